@@ -1,0 +1,281 @@
+//! The settings; the only reader of the environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rust_decimal::Decimal;
+
+use crate::idempotency::TrackingKey;
+use crate::lifecycle::Budgets;
+
+/// Everything `waybill serve` is told.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen on 127.0.0.1 (`FUNCTIONS_CUSTOMHANDLER_PORT`, set by the host).
+    pub port: u16,
+    /// Where the embedded store keeps its file (`WAYBILL_DATA`).
+    pub data: PathBuf,
+    /// Secret under which tracking ids are derived (`TRACKING_ID_KEY`); made at random beside the records when not set.
+    pub tracking_key: Option<TrackingKey>,
+    /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
+    pub public_base_url: Option<String>,
+    /// Slept before each stage of the built-in work (`WORK_DELAY`).
+    pub work_delay: Duration,
+    /// Share of the subtotal (`TAX_RATE`).
+    pub tax_rate: Decimal,
+    /// What an order may spend (`LEASE`, `MAX_INTERRUPTIONS`, `ORDER_DEADLINE`, `RETENTION`).
+    pub budgets: Budgets,
+    /// How often a worker renews its lease (`LEASE_RENEWAL`).
+    pub lease_renewal: Duration,
+    /// How long an invocation waits for an order that somebody else holds (`CLAIM_WAIT`).
+    pub claim_wait: Duration,
+    /// How long an invocation waits for a store that does not answer (`STORE_WAIT`).
+    pub store_wait: Duration,
+    /// How long running invocations may take when asked to stop (`DRAIN_TIMEOUT`).
+    pub drain_timeout: Duration,
+    /// Connections at the same time (`MAX_CONNECTIONS`).
+    pub max_connections: usize,
+    /// The platform's name for this instance.
+    pub instance: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// One JSON object a line (`LOG_FORMAT`: `json`, `text`; by itself JSON in Azure, text elsewhere).
+    pub json: bool,
+    /// Levels by target, e.g. `info,waybill=debug` (`RUST_LOG`).
+    pub levels: String,
+}
+
+/// The environment of this process. What is not Unicode is not ours.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+/// The variable that says we run inside Azure, if one does. `FUNCTIONS_CORETOOLS_ENVIRONMENT` says that `func start` runs us
+/// on somebody's own machine, whatever else is set there.
+///
+/// `CONTAINER_NAME` is how Linux Consumption shows itself, but other container platforms set it too, so it counts only beside
+/// something that every function app there has: the required app setting `FUNCTIONS_EXTENSION_VERSION`, the site's name, or the
+/// platform's other `CONTAINER_` variables.
+pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
+    const SIGNS: [&str; 4] = ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"];
+    const BESIDE: [&str; 5] =
+        ["FUNCTIONS_EXTENSION_VERSION", "WEBSITE_SITE_NAME", "WEBSITE_PLACEHOLDER_MODE", "CONTAINER_ENCRYPTION_KEY", "CONTAINER_START_CONTEXT"];
+    let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+    if set("FUNCTIONS_CORETOOLS_ENVIRONMENT") {
+        return None;
+    }
+    let consumption = set("CONTAINER_NAME") && BESIDE.into_iter().any(set);
+    SIGNS.into_iter().find(|name| set(name)).or(consumption.then_some("CONTAINER_NAME"))
+}
+
+impl LogConfig {
+    /// Reads how to log; a mistake here is told and never stops the start.
+    pub fn read(environment: &BTreeMap<String, String>) -> Self {
+        let json = match environment.get("LOG_FORMAT").map(String::as_str) {
+            Some("json") => true,
+            Some("text") => false,
+            _ => azure(environment).is_some(),
+        };
+        Self { json, levels: environment.get("RUST_LOG").cloned().unwrap_or_else(|| "info".into()) }
+    }
+}
+
+impl Config {
+    /// Reads every setting, or names everything that is wrong with them at once.
+    pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
+        let mut settings = Settings { environment, problems: Vec::new() };
+        if let Some(sign) = azure(environment) {
+            settings.problems.push(format!(
+                "the embedded store must not be used inside Azure ({sign} is set): instances there come and go, and their disks with them; \
+                 configure a shared store, or unset {sign} if this is not Azure"
+            ));
+        }
+        let config = Self {
+            port: settings.port(),
+            data: settings.data(),
+            tracking_key: settings.tracking_key(),
+            public_base_url: settings.public_base_url(),
+            work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
+            tax_rate: settings.tax_rate(),
+            budgets: Budgets {
+                lease: settings.duration("LEASE", Duration::from_secs(30), Duration::from_millis(100)),
+                max_interruptions: settings.number("MAX_INTERRUPTIONS", 20, 1),
+                order_deadline: settings.duration("ORDER_DEADLINE", Duration::from_secs(24 * 3600), Duration::from_millis(1)),
+                retention: settings.duration("RETENTION", Duration::from_secs(7 * 24 * 3600), Duration::from_secs(1)),
+                first_look: Duration::from_secs(120),
+            },
+            lease_renewal: settings.duration("LEASE_RENEWAL", Duration::from_secs(10), Duration::from_millis(10)),
+            claim_wait: settings.duration("CLAIM_WAIT", Duration::from_secs(240), Duration::ZERO),
+            store_wait: settings.duration("STORE_WAIT", Duration::from_secs(60), Duration::ZERO),
+            drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::from_secs(10), Duration::ZERO),
+            max_connections: settings.number("MAX_CONNECTIONS", 1024, 1) as usize,
+            instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.text(name)).map(str::to_owned),
+        };
+        if config.lease_renewal * 2 > config.budgets.lease {
+            settings.problems.push("LEASE_RENEWAL must be at most half of LEASE, or a lease runs out before one lost renewal is made good".into());
+        }
+        if settings.problems.is_empty() { Ok(config) } else { Err(settings.problems) }
+    }
+}
+
+struct Settings<'a> {
+    environment: &'a BTreeMap<String, String>,
+    problems: Vec<String>,
+}
+
+impl<'a> Settings<'a> {
+    /// A setting that is set to nothing is not set.
+    fn text(&self, name: &str) -> Option<&'a str> {
+        self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn problem<T>(&mut self, text: String, instead: T) -> T {
+        self.problems.push(text);
+        instead
+    }
+
+    fn port(&mut self) -> u16 {
+        const NAME: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
+        match self.text(NAME) {
+            None => self.problem(
+                format!("{NAME} is not set: the Functions host sets it; to run everything on this machine use `waybill local`, to try the handler alone set {NAME}=8080"),
+                0,
+            ),
+            Some(text) => match text.parse() {
+                Ok(port) if port != 0 => port,
+                _ => self.problem(format!("{NAME} is {text:?}: set a port from 1 to 65535"), 0),
+            },
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        match self.text("WAYBILL_DATA") {
+            Some(path) => path.into(),
+            // The host starts us in the app's folder, but says so more reliably here.
+            None => Path::new(self.text("FUNCTIONS_APP_ROOT_PATH").unwrap_or(".")).join(".waybill"),
+        }
+    }
+
+    fn tracking_key(&mut self) -> Option<TrackingKey> {
+        let secret = self.text("TRACKING_ID_KEY")?;
+        let key = TrackingKey::new(secret.as_bytes().to_vec());
+        if key.is_none() {
+            self.problems.push("TRACKING_ID_KEY is too short: set at least 32 characters, e.g. the output of `openssl rand -hex 32`".into());
+        }
+        key
+    }
+
+    fn public_base_url(&mut self) -> Option<String> {
+        let text = self.text("PUBLIC_BASE_URL")?;
+        let url: Option<hyper::Uri> = text.parse().ok();
+        let fits = url.is_some_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty()) && url.query().is_none()
+        });
+        if !fits || text.contains('#') {
+            self.problems.push(format!("PUBLIC_BASE_URL is {text:?}: set what stands before /orders, e.g. https://shop.example.com/api"));
+        }
+        Some(text.trim_end_matches('/').to_owned())
+    }
+
+    fn tax_rate(&mut self) -> Decimal {
+        match self.text("TAX_RATE").map(|text| (text, Decimal::from_str_exact(text))) {
+            None => Decimal::new(20, 2),
+            Some((_, Ok(rate))) if rate >= Decimal::ZERO && rate <= Decimal::ONE && rate.scale() <= 6 => rate,
+            Some((text, _)) => self.problem(format!("TAX_RATE is {text:?}: set a share from 0 to 1 such as 0.20"), Decimal::ZERO),
+        }
+    }
+
+    fn number(&mut self, name: &str, default: u32, least: u32) -> u32 {
+        match self.text(name).map(|text| (text, text.parse())) {
+            None => default,
+            Some((_, Ok(number))) if number >= least => number,
+            Some((text, _)) => self.problem(format!("{name} is {text:?}: set a whole number from {least}"), default),
+        }
+    }
+
+    fn duration(&mut self, name: &str, default: Duration, least: Duration) -> Duration {
+        match self.text(name).map(|text| (text, duration(text))) {
+            None => default,
+            Some((_, Some(duration))) if duration >= least => duration,
+            Some((text, Some(_))) => self.problem(format!("{name} is {text:?}: set at least {}ms", least.as_millis()), default),
+            Some((text, None)) => self.problem(format!("{name} is {text:?}: set a number with a unit (ms, s, m, h, d) such as 30s"), default),
+        }
+    }
+}
+
+/// Longest duration a setting may have: a hundred years, far from the end of every clock we count with.
+const MAX_DURATION: u64 = 100 * 366 * 24 * 3600 * 1000;
+
+/// Reads `250ms`, `30s`, `5m`, `24h`, `7d`; a bare `0` needs no unit.
+pub fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let milliseconds = digits.trim_end().parse::<u64>().ok()?.checked_mul(unit)?;
+    (milliseconds <= MAX_DURATION).then(|| Duration::from_millis(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn every_problem_is_named_at_once() {
+        let problems = Config::read(&environment(&[
+            ("WEBSITE_INSTANCE_ID", "i"),
+            ("TRACKING_ID_KEY", "short"),
+            ("PUBLIC_BASE_URL", "shop"),
+            ("LEASE", "soon"),
+            ("TAX_RATE", "2"),
+            ("MAX_CONNECTIONS", "0"),
+        ]))
+        .unwrap_err();
+
+        for name in ["FUNCTIONS_CUSTOMHANDLER_PORT", "WEBSITE_INSTANCE_ID", "TRACKING_ID_KEY", "PUBLIC_BASE_URL", "LEASE", "TAX_RATE", "MAX_CONNECTIONS"] {
+            assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
+        }
+        assert!(!problems.iter().any(|problem| problem.contains("\"short\"")), "a secret is never printed");
+    }
+
+    #[test]
+    fn defaults_need_only_the_port() {
+        let config = Config::read(&environment(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("LEASE", "")])).unwrap();
+
+        assert_eq!((config.port, config.budgets.lease, config.data), (8080, Duration::from_secs(30), "./.waybill".into()));
+    }
+
+    #[test]
+    fn azure_is_known_by_any_sign_unless_core_tools_run_us() {
+        for sign in ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"] {
+            assert_eq!(azure(&environment(&[(sign, "x")])), Some(sign));
+            assert_eq!(azure(&environment(&[(sign, "x"), ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True")])), None);
+            assert_eq!(azure(&environment(&[(sign, "")])), None);
+        }
+        assert_eq!(azure(&environment(&[("CONTAINER_NAME", "c"), ("FUNCTIONS_EXTENSION_VERSION", "~4")])), Some("CONTAINER_NAME"));
+        assert_eq!(azure(&environment(&[("CONTAINER_NAME", "some container platform")])), None);
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (text, expected) in [("250ms", Some(250)), ("30s", Some(30_000)), ("7d", Some(604_800_000)), ("0", Some(0)), ("30", None), ("-1s", None), ("99999999999d", None), ("1.5s", None)] {
+            assert_eq!(duration(text).map(|duration| duration.as_millis()), expected, "{text}");
+        }
+    }
+}

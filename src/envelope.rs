@@ -1,0 +1,242 @@
+//! The JSON the Functions host and a custom handler exchange, with its quirks, and nowhere else.
+//!
+//! Shapes: `POST /{Function}` with `{"Data":{"{binding}":..},"Metadata":{..}}`; the answer is
+//! `{"Outputs":{..},"Logs":[..],"ReturnValue":..}`. Nothing here reads `Metadata` for anything that matters: a message's own
+//! properties replace the host's of the same name (azure-functions-host #7119).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// A request to a function with an HTTP trigger, as the host passes it on.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HttpRequest<'a> {
+    /// `scheme://host/path?query` as the client sent it; the query may hold a function key.
+    #[serde(borrow)]
+    pub url: Cow<'a, str>,
+    /// Names as the client wrote them; each an array of values.
+    #[serde(borrow, default)]
+    pub headers: Headers<'a>,
+    /// Route parameters; an optional one that is absent is `null`.
+    #[serde(borrow, default)]
+    pub params: Params<'a>,
+    /// The body as text; base64 for `application/octet-stream` and `multipart/*`. Absent when the client sent none, or sent
+    /// it chunked: the host drops it then (azure-functions-host #4926).
+    #[serde(borrow, default)]
+    pub body: Option<Cow<'a, str>>,
+}
+
+impl HttpRequest<'_> {
+    /// Every value of a header, whatever the case of its name.
+    pub fn header<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s str> {
+        self.headers.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
+    }
+
+    /// A route parameter.
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.as_deref())
+    }
+}
+
+/// Client headers in order.
+#[derive(Debug, Default)]
+pub struct Headers<'a>(Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>);
+
+/// Route parameters in order.
+#[derive(Debug, Default)]
+pub struct Params<'a>(Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>);
+
+/// Text that borrows wherever the JSON has no escapes; serde's own `Cow` in a collection never does.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Headers<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values<'a>(Vec<Cow<'a, str>>);
+        impl<'de: 'a, 'a> Deserialize<'de> for Values<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(OneOrMany).map(Values)
+            }
+        }
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Vec<Cow<'de, str>>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a header value or an array of them")
+            }
+            fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
+                Ok(vec![Cow::Borrowed(value)])
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+                Ok(vec![Cow::Owned(value.to_owned())])
+            }
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Vec::new())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(Text(value)) = elements.next_element()? {
+                    values.push(value);
+                }
+                Ok(values)
+            }
+        }
+        deserializer.deserialize_map(Pairs::<Values<'de>>::new()).map(|pairs| Self(pairs.into_iter().map(|(name, values)| (name, values.0)).collect()))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Params<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pairs = deserializer.deserialize_map(Pairs::<Option<Text<'de>>>::new())?;
+        Ok(Self(pairs.into_iter().map(|(name, value)| (name, value.map(|Text(text)| text))).collect()))
+    }
+}
+
+/// A JSON object as pairs, in order.
+struct Pairs<V>(std::marker::PhantomData<V>);
+
+impl<V> Pairs<V> {
+    fn new() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<'de, V: Deserialize<'de>> Visitor<'de> for Pairs<V> {
+    type Value = Vec<(Cow<'de, str>, V)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::with_capacity(members.size_hint().unwrap_or(8));
+        while let Some((Text(name), value)) = members.next_entry()? {
+            pairs.push((name, value));
+        }
+        Ok(pairs)
+    }
+}
+
+/// Reads the envelope of a function whose HTTP trigger is named `req`.
+pub fn http_request(body: &[u8]) -> Result<HttpRequest<'_>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        req: HttpRequest<'a>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Invocation<'a> {
+        #[serde(borrow)]
+        data: Data<'a>,
+    }
+    serde_json::from_slice::<Invocation<'_>>(body).map(|invocation| invocation.data.req)
+}
+
+/// One message of a queue trigger named `orderMessage`.
+#[derive(Debug)]
+pub struct QueueMessage {
+    /// Its text.
+    pub text: String,
+    /// How often it was delivered, for the log only: a message body can replace it.
+    pub delivery_count: Option<u32>,
+}
+
+/// Reads the envelope of a function with a Service Bus trigger: the text is JSON-encoded twice.
+pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Data<'a> {
+        #[serde(borrow)]
+        order_message: Cow<'a, str>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Metadata<'a> {
+        #[serde(borrow)]
+        delivery_count: Option<&'a serde_json::value::RawValue>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Invocation<'a> {
+        #[serde(borrow)]
+        data: Data<'a>,
+        #[serde(borrow, default)]
+        metadata: Metadata<'a>,
+    }
+    let invocation: Invocation<'_> = serde_json::from_slice(body)?;
+    let text = serde_json::from_str(&invocation.data.order_message)?;
+    let delivery_count = invocation.metadata.delivery_count.and_then(|raw| raw.get().trim_matches(['"', '\\']).parse().ok());
+    Ok(QueueMessage { text, delivery_count })
+}
+
+/// What a function answers the host: an HTTP response, messages, both or nothing.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Answer {
+    #[serde(skip_serializing_if = "Outputs::is_empty")]
+    outputs: Outputs,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Outputs {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    res: Option<Response>,
+    /// An array of one text: the only form the host sends on byte for byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order_message: Option<[String; 1]>,
+}
+
+impl Outputs {
+    fn is_empty(&self) -> bool {
+        self.res.is_none() && self.order_message.is_none()
+    }
+}
+
+/// The response the host gives the client.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Response {
+    /// `statusCode`: the host ignores `status`.
+    pub status_code: u16,
+    /// Values without CR, LF and anything beyond ASCII: the host answers 500 to those, after the message is sent.
+    #[serde(serialize_with = "as_map")]
+    pub headers: Vec<(&'static str, String)>,
+    /// Always text that is already JSON: an object would be indented and its dates rewritten.
+    pub body: String,
+}
+
+fn as_map<S: Serializer>(headers: &[(&'static str, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.iter().map(|(name, value)| (name, value)))
+}
+
+impl Answer {
+    /// Success without outputs: `{}`. An empty body would hang the host until its timeout.
+    pub fn done() -> Self {
+        Self { outputs: Outputs::default() }
+    }
+
+    /// A response for the client.
+    pub fn respond(response: Response) -> Self {
+        Self { outputs: Outputs { res: Some(response), order_message: None } }
+    }
+
+    /// A message for the queue, sent before the response leaves.
+    pub fn respond_and_emit(response: Response, message: String) -> Self {
+        Self { outputs: Outputs { res: Some(response), order_message: Some([message]) } }
+    }
+
+    /// The status the client will see, for the log.
+    pub fn status_code(&self) -> Option<u16> {
+        self.outputs.res.as_ref().map(|response| response.status_code)
+    }
+
+    /// The body of the answer.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an answer has only string keys")
+    }
+}

@@ -1,0 +1,128 @@
+//! Prices an order: lines, tax, total; exact decimals throughout.
+
+use std::sync::Arc;
+
+use rust_decimal::{Decimal, RoundingStrategy};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::fulfillment::Step;
+use crate::lifecycle::Failure;
+use crate::order::Order;
+
+/// The stages, in order, with the progress that stands when each begins.
+pub const STAGES: [Step; 4] = [
+    Step { progress: 0, stage: "validating" },
+    Step { progress: 25, stage: "pricing lines" },
+    Step { progress: 60, stage: "adding tax" },
+    Step { progress: 85, stage: "totalling" },
+];
+
+/// An order beyond this total needs a person; in units of its currency.
+pub const MAX_TOTAL: i64 = 1_000_000_000_000;
+
+/// The rules of pricing.
+#[derive(Debug, Clone)]
+pub struct Pricing {
+    /// Share of the subtotal, e.g. `0.20`.
+    pub tax_rate: Decimal,
+}
+
+/// What pricing makes of an order; amounts are decimal strings in the currency's own number of places.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Priced<'a> {
+    currency: &'a str,
+    lines: Vec<Line<'a>>,
+    subtotal: String,
+    tax_rate: String,
+    tax: String,
+    total: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    sku: &'a str,
+    quantity: u64,
+    unit_price: String,
+    amount: String,
+}
+
+impl Pricing {
+    /// The priced order as JSON. Each line and the tax are rounded half away from zero, as invoices are.
+    pub fn price(&self, order: &Order) -> Result<Arc<RawValue>, Failure> {
+        let too_large = || Failure::new("total_too_large", format!("the total exceeds {MAX_TOTAL} {}; split the order", order.currency));
+        let places = minor_units(&order.currency);
+        let round = |amount: Decimal| amount.round_dp_with_strategy(places, RoundingStrategy::MidpointAwayFromZero);
+        let text = |amount: Decimal| format!("{amount:.*}", places as usize);
+
+        let mut subtotal = Decimal::ZERO;
+        let mut lines = Vec::with_capacity(order.items.len());
+        for item in &order.items {
+            let amount = item.unit_price.checked_mul(Decimal::from(item.quantity)).map(round).ok_or_else(too_large)?;
+            subtotal = subtotal.checked_add(amount).ok_or_else(too_large)?;
+            lines.push(Line { sku: &item.sku, quantity: item.quantity, unit_price: item.unit_price.to_string(), amount: text(amount) });
+        }
+        let tax = subtotal.checked_mul(self.tax_rate).map(round).ok_or_else(too_large)?;
+        let total = subtotal.checked_add(tax).filter(|total| *total <= Decimal::from(MAX_TOTAL)).ok_or_else(too_large)?;
+        let priced = Priced {
+            currency: &order.currency,
+            lines,
+            subtotal: text(subtotal),
+            tax_rate: self.tax_rate.normalize().to_string(),
+            tax: text(tax),
+            total: text(total),
+        };
+        let result = serde_json::value::to_raw_value(&priced).expect("strings and numbers always serialise");
+        Ok(result.into())
+    }
+}
+
+/// Decimal places of a currency (ISO 4217, the active codes that differ from two).
+fn minor_units(currency: &str) -> u32 {
+    match currency {
+        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND" | "VUV" | "XAF" | "XOF" | "XPF" => 0,
+        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+        "CLF" | "UYW" => 4,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::json::Json;
+
+    fn price(text: &str) -> Result<Arc<RawValue>, Failure> {
+        let pricing = Pricing { tax_rate: "0.20".parse().unwrap() };
+        pricing.price(&Order::read(&Json::parse(text).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn lines_tax_and_total_are_exact() {
+        let result = price(
+            r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[
+                {"sku":"a","quantity":3,"unitPrice":0.1},{"sku":"b","quantity":1,"unitPrice":"0.005"},{"sku":"c","quantity":1e3,"unitPrice":19.90}]}"#,
+        );
+
+        assert_eq!(
+            result.unwrap().get(),
+            r#"{"currency":"EUR","lines":[{"sku":"a","quantity":3,"unitPrice":"0.1","amount":"0.30"},{"sku":"b","quantity":1,"unitPrice":"0.005","amount":"0.01"},{"sku":"c","quantity":1000,"unitPrice":"19.9","amount":"19900.00"}],"subtotal":"19900.31","taxRate":"0.2","tax":"3980.06","total":"23880.37"}"#
+        );
+    }
+
+    #[test]
+    fn a_currency_without_cents_has_none() {
+        let result = price(r#"{"orderId":"o","customerId":"c","currency":"JPY","items":[{"sku":"a","quantity":3,"unitPrice":"0.5"}]}"#).unwrap();
+
+        assert!(result.get().contains(r#""amount":"2""#), "{}", result.get());
+    }
+
+    #[test]
+    fn a_total_beyond_reason_fails_for_good() {
+        let failure = price(r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"a","quantity":1000000,"unitPrice":1e9}]}"#).unwrap_err();
+
+        assert_eq!(failure.code, "total_too_large");
+    }
+}

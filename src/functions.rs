@@ -1,0 +1,152 @@
+//! The functions: each takes an invocation, decides, records, answers.
+
+pub mod order_ingress;
+pub mod order_processor;
+pub mod order_status;
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::SetOnce;
+use tracing::{error, info};
+use warp::http::StatusCode;
+
+use crate::config::Config;
+use crate::envelope::{Answer, Response};
+use crate::fulfillment::Fulfillment;
+use crate::idempotency::TrackingId;
+use crate::lifecycle::Holder;
+use crate::problem::Problem;
+use crate::store::{StatusStore, StoreError};
+
+/// How long a customer's request waits for a store that is just being opened.
+const OPENING: Duration = Duration::from_secs(2);
+/// First and longest pause between two questions to a store that does not answer.
+const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What every function works with.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// Set once the store is open; the port is bound before that.
+    pub store: SetOnce<StatusStore>,
+    /// The work.
+    pub fulfillment: Fulfillment,
+    /// This process, as leases name it.
+    pub holder: Holder,
+}
+
+/// How an invocation ended: what the host is answered, and what the log says.
+#[derive(Debug)]
+pub struct Conclusion {
+    /// An answer, or a refusal that the host turns into an empty 500 or an abandoned message.
+    pub answer: Result<Answer, Refusal>,
+    /// The order it was about, once known.
+    pub tracking_id: Option<TrackingId>,
+    /// For messages.
+    pub delivery_count: Option<u32>,
+}
+
+/// An invocation that fails on purpose.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Never 2xx.
+    pub status: StatusCode,
+    /// For the log.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// The host sent what is no invocation.
+    pub fn malformed(reason: impl std::fmt::Display) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, reason: format!("not an invocation of this function: {reason}") }
+    }
+
+    /// The message is to be delivered again, and dead-lettered in the end.
+    pub fn abandon(reason: impl Into<String>) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, reason: reason.into() }
+    }
+}
+
+impl Conclusion {
+    fn new(answer: Result<Answer, Refusal>) -> Self {
+        Self { answer, tracking_id: None, delivery_count: None }
+    }
+
+    fn about(self, tracking_id: Option<TrackingId>) -> Self {
+        Self { tracking_id, ..self }
+    }
+
+    /// The one line of an invocation.
+    pub fn log(&self, function: &str, invocation: &str, duration: Duration) {
+        let tracking_id = self.tracking_id.map(tracing::field::display);
+        let duration_ms = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) as f64 / 1000.0;
+        match &self.answer {
+            Ok(answer) => info!(
+                function.name = function,
+                invocation.id = invocation,
+                order.tracking_id = tracking_id,
+                message.delivery_count = self.delivery_count,
+                http.status = answer.status_code(),
+                duration_ms,
+                "{function} answered"
+            ),
+            Err(refusal) => error!(
+                function.name = function,
+                invocation.id = invocation,
+                order.tracking_id = tracking_id,
+                message.delivery_count = self.delivery_count,
+                duration_ms,
+                "{function} failed: {}",
+                refusal.reason
+            ),
+        }
+    }
+}
+
+/// The store for a customer's request, which must not wait long.
+async fn store_for_customer(app: &App) -> Option<&StatusStore> {
+    tokio::time::timeout(OPENING, app.store.wait()).await.ok()
+}
+
+/// Asks the store again with growing pauses until it answers or `until` has passed. An invocation that failed at once would be
+/// redelivered at once, and spend all ten deliveries of its message within a second of an outage.
+async fn hold<T, F: Future<Output = Result<T, StoreError>>>(until: Instant, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
+    let (mut pause, longest) = STORE_PAUSE;
+    loop {
+        match ask().await {
+            Err(error @ (StoreError::NotApplied | StoreError::Unknown)) if Instant::now() + pause < until => {
+                tracing::warn!(%error, "the store does not answer; asking again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Asks the store one question; figures when it answers.
+pub async fn probe_store(app: &App) -> Option<Value> {
+    let store = app.store.get()?;
+    let nobody = crate::idempotency::IdempotencyKey::Header("").tracking_id(store.tracking_key(), "");
+    store.read(nobody).await.ok().map(|_| store.figures())
+}
+
+/// A JSON body for a client.
+fn json(status_code: u16, headers: Vec<(&'static str, String)>, body: &impl Serialize) -> Response {
+    let body = serde_json::to_string(body).expect("bodies have only string keys");
+    let mut all = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "no-store".to_owned())];
+    all.extend(headers);
+    Response { status_code, headers: all, body }
+}
+
+/// A problem for a client. A customer's mistake is a successful invocation: anything else becomes an empty 500.
+fn problem(problem: &Problem) -> Response {
+    let mut response = json(problem.status, Vec::new(), problem);
+    response.headers[0].1 = "application/problem+json".into();
+    if let Some(seconds) = problem.retry_after {
+        response.headers.push(("Retry-After", seconds.to_string()));
+    }
+    response
+}

@@ -1,0 +1,226 @@
+//! `OrderIngress`: an order comes in, is recorded, and only then promised.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use crate::envelope::{self, Answer, HttpRequest};
+use crate::functions::{self, App, Conclusion, Refusal};
+use crate::idempotency::{self, IdempotencyKey, TrackingId};
+use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
+use crate::message;
+use crate::order::json::Json;
+use crate::order::{Order, Violation};
+use crate::problem::{Outcome, Problem};
+use crate::routes::{Invocation, InvocationBody};
+use crate::store::{Created, StoreError};
+use crate::timestamp::Timestamp;
+
+/// The owner of every order as long as nobody has to log in.
+pub const ANONYMOUS: &str = "anonymous";
+/// Seconds after which the status is worth a look.
+const RETRY_AFTER: u32 = 1;
+
+/// The body of a 202.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted<'a> {
+    tracking_id: TrackingId,
+    status: Status,
+    message: &'static str,
+    status_url: &'a str,
+    submitted_at: Timestamp,
+    estimated_completion: Timestamp,
+}
+
+/// Takes an order, records it, answers 202 with the message beside it.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    let body = match &invocation.body {
+        InvocationBody::Whole(body) => body,
+        InvocationBody::TooLarge => return Conclusion::new(Ok(Answer::respond(functions::problem(&too_large())))),
+        InvocationBody::Broken => return Conclusion::new(Err(Refusal::malformed("its body broke off"))),
+    };
+    let request = match envelope::http_request(body) {
+        Ok(request) => request,
+        Err(error) => return Conclusion::new(Err(Refusal::malformed(error))),
+    };
+    match submit(app, &request).await {
+        Ok(submitted) => {
+            let record = &submitted.record;
+            Conclusion::new(Ok(accepted(app, &request, &submitted))).about(Some(record.tracking_id))
+        }
+        Err(problem) => Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
+    }
+}
+
+struct Submitted {
+    record: Record,
+    /// The message, when it is to be sent.
+    message: Option<String>,
+}
+
+async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
+    let header = idempotency_header(request)?;
+    let text = body_text(request)?;
+    let json = Json::parse(&text).map_err(|error| Problem::not_json(format!("{error}; send one JSON object")))?;
+    let order = Order::read(&json).map_err(invalid)?;
+    let key = IdempotencyKey::of(header, &order);
+
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(Some(Outcome::NotAccepted)))?;
+    let now = store.now();
+    let submission = Submission {
+        tracking_id: key.tracking_id(store.tracking_key(), ANONYMOUS),
+        life: Uuid::new_v4(),
+        order: raw(&text)?,
+        fingerprint: hex(&json.fingerprint()),
+        metadata: Metadata {
+            api_name: "orders".into(),
+            operation_name: "submitOrder".into(),
+            subscription_id: None,
+            received_at: now,
+            traceparent: request.header("traceparent").next().filter(|value| value.len() <= 128 && value.is_ascii()).map(str::to_owned),
+            owner: ANONYMOUS.into(),
+        },
+    };
+    let record = lifecycle::accept(submission, now, &app.config.budgets);
+    let message = message::write(&record);
+    if message.len() > message::MAX_BYTES {
+        return Err(too_large());
+    }
+    match store.create(&record).await {
+        Ok(Created::Created) => {
+            info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
+            Ok(Submitted { record, message: Some(message) })
+        }
+        Ok(Created::Exists(found)) => match lifecycle::resubmit(&found.record, &record.fingerprint) {
+            Resubmission::EmitAgain => Ok(Submitted { message: Some(message::write(&found.record)), record: found.record }),
+            Resubmission::Repeat => Ok(Submitted { record: found.record, message: None }),
+            Resubmission::Conflict => Err(conflict(key)),
+        },
+        Err(error) => {
+            error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
+            Err(Problem::unavailable(Some(match error {
+                StoreError::NotApplied => Outcome::NotAccepted,
+                StoreError::Unknown | StoreError::Unreadable(_) => Outcome::Unknown,
+            })))
+        }
+    }
+}
+
+fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answer {
+    let record = &submitted.record;
+    let status_url = status_url(app.config.public_base_url.as_deref(), &request.url, record.tracking_id);
+    let body = Accepted {
+        tracking_id: record.tracking_id,
+        status: record.status,
+        message: match record.status {
+            Status::Accepted => "The order is accepted; follow it at statusUrl.",
+            Status::Processing => "The order was accepted before and is being processed; follow it at statusUrl.",
+            Status::Completed | Status::Failed | Status::Cancelled => "The order was accepted before and has ended; its outcome is at statusUrl.",
+        },
+        status_url: &status_url,
+        submitted_at: record.submitted_at,
+        estimated_completion: record.completed_at.unwrap_or_else(|| record.submitted_at.after(app.fulfillment.estimate())),
+    };
+    let headers = vec![("Location", status_url.clone()), ("Retry-After", RETRY_AFTER.to_string())];
+    let response = functions::json(202, headers, &body);
+    match &submitted.message {
+        Some(message) => Answer::respond_and_emit(response, message.clone()),
+        None => Answer::respond(response),
+    }
+}
+
+/// Absolute and right behind a proxy: below `PUBLIC_BASE_URL` when that is set, else below the URL the client used, which is
+/// the public one in Azure. Its query is dropped: it may hold a function key.
+fn status_url(public_base_url: Option<&str>, request_url: &str, tracking_id: TrackingId) -> String {
+    if let Some(base) = public_base_url {
+        return format!("{base}/orders/{tracking_id}/status");
+    }
+    let url = request_url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    // A header value must be visible ASCII, or the host answers 500 after the message is sent.
+    let orders = if url.bytes().all(|byte| byte.is_ascii_graphic()) { url } else { "/api/orders" };
+    format!("{orders}/{tracking_id}/status")
+}
+
+fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str>, Problem> {
+    let mut values = request.header("idempotency-key");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::invalid_idempotency_key("the header stands there more than once; send it once"));
+    }
+    let limit = idempotency::MAX_KEY;
+    idempotency::header_key(value)
+        .map(Some)
+        .ok_or_else(|| Problem::invalid_idempotency_key(format!("send 1 to {limit} visible ASCII characters, or leave the header out")))
+}
+
+fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {
+    let content_type = request.header("content-type").next().unwrap_or_default().trim_start().to_ascii_lowercase();
+    if content_type.starts_with("application/octet-stream") || content_type.starts_with("multipart/") {
+        return Err(Problem::unsupported_media_type("send the order as Content-Type: application/json"));
+    }
+    match &request.body {
+        Some(body) if !body.trim_ascii().is_empty() => Ok(Cow::Borrowed(body)),
+        Some(_) => Err(Problem::no_body("send the order as JSON")),
+        None => Err(Problem::no_body(
+            "send the order as JSON with a Content-Length header; a body sent with Transfer-Encoding: chunked does not arrive",
+        )),
+    }
+}
+
+fn raw(text: &str) -> Result<Arc<RawValue>, Problem> {
+    let raw = serde_json::from_str::<&RawValue>(text.trim_ascii()).map_err(|error| Problem::not_json(error.to_string()))?;
+    Ok(raw.to_owned().into())
+}
+
+fn invalid(errors: Vec<Violation>) -> Problem {
+    let count = errors.len();
+    let detail = format!("{count} {} to correct; see errors", if count == 1 { "mistake" } else { "mistakes" });
+    Problem { errors, ..Problem::invalid_order(detail) }
+}
+
+fn too_large() -> Problem {
+    Problem::order_too_large(format!("an order with its metadata takes at most {} bytes; split it", message::MAX_BYTES))
+}
+
+/// Never names the order it collides with: its id is what lets one read it.
+fn conflict(key: IdempotencyKey<'_>) -> Problem {
+    match key {
+        IdempotencyKey::Header(_) => Problem::idempotency_key_reused("send another order under another Idempotency-Key"),
+        IdempotencyKey::Order(..) => {
+            Problem::order_conflict("an order with this customerId and orderId and other contents was accepted before; use another orderId")
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_url_is_absolute_and_keeps_no_query() {
+        let id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
+        let cases = [
+            (None, "https://shop.example.com/api/orders?code=SECRET", "https://shop.example.com/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+            (None, "http://localhost:7071/api/orders/", "http://localhost:7071/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+            (Some("https://a.example/x"), "http://inner/api/orders", "https://a.example/x/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+            (None, "http://h\u{e9}/api/orders", "/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+        ];
+        for (base, url, expected) in cases {
+            assert_eq!(status_url(base, url, id), expected);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `OrderStatus`: the record as its customer may see it.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tracing::error;
+
+use crate::envelope::{self, Answer, HttpRequest};
+use crate::functions::{self, App, Conclusion, Refusal};
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{Failure, Record, Status, Transition};
+use crate::problem::Problem;
+use crate::routes::{Invocation, InvocationBody};
+use crate::timestamp::Timestamp;
+
+/// Seconds after which the status of an order that has not ended is worth another look.
+const RETRY_AFTER: u32 = 1;
+
+/// The body of a status.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    tracking_id: TrackingId,
+    status: Status,
+    progress: u8,
+    stage: Option<&'a str>,
+    attempt: u32,
+    submitted_at: Timestamp,
+    started_at: Option<Timestamp>,
+    updated_at: Timestamp,
+    completed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
+    history: &'a [Transition],
+}
+
+impl<'a> Shown<'a> {
+    fn of(record: &'a Record) -> Self {
+        Self {
+            tracking_id: record.tracking_id,
+            status: record.status,
+            progress: record.progress,
+            stage: record.stage.as_deref(),
+            attempt: record.attempt,
+            submitted_at: record.submitted_at,
+            started_at: record.started_at,
+            updated_at: record.updated_at,
+            completed_at: record.completed_at,
+            result: record.result.as_deref(),
+            error: record.error.as_ref(),
+            history: &record.history,
+        }
+    }
+}
+
+/// Takes a tracking id, reads its record, answers with what a customer may see.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    let body = match &invocation.body {
+        InvocationBody::Whole(body) => body,
+        InvocationBody::TooLarge => return Conclusion::new(Err(Refusal::malformed("it is too large"))),
+        InvocationBody::Broken => return Conclusion::new(Err(Refusal::malformed("its body broke off"))),
+    };
+    let request = match envelope::http_request(body) {
+        Ok(request) => request,
+        Err(error) => return Conclusion::new(Err(Refusal::malformed(error))),
+    };
+    let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
+    let response = match look_up(app, &request, tracking_id).await {
+        Ok(record) => {
+            let mut headers = Vec::new();
+            if !record.status.is_terminal() {
+                headers.push(("Retry-After", RETRY_AFTER.to_string()));
+            }
+            functions::json(200, headers, &Shown::of(&record))
+        }
+        Err(problem) => functions::problem(&problem),
+    };
+    Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
+}
+
+async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Record, Problem> {
+    let missing = || {
+        let asked = request.param("trackingId").unwrap_or_default();
+        Problem::order_not_found(if tracking_id.is_some() {
+            "no order has this tracking id; records of ended orders are kept for a limited time"
+        } else if asked.is_empty() {
+            "ask for orders/{trackingId}/status"
+        } else {
+            "this is not a tracking id; use the statusUrl of the 202 as it stands"
+        })
+    };
+    let tracking_id = tracking_id.ok_or_else(missing)?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
+    match store.read(tracking_id).await {
+        Ok(Some(found)) => Ok(found.record),
+        Ok(None) => Err(missing()),
+        Err(error) => {
+            error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
+            Err(Problem::unavailable(None))
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What may become of an order: record and event in, decision out.
+//!
+//! Nothing here reads a clock, a store or the environment, so that every interleaving can be tried in a model.
+//! The rules are the section "Interleavings" of `ARCHITECTURE.md`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::idempotency::TrackingId;
+use crate::timestamp::Timestamp;
+
+/// The version this program writes. It reads this one and every older one.
+pub const SCHEMA_VERSION: u32 = 1;
+/// So many transitions are kept: the first, and the latest of the others. The counters say what is no longer shown.
+pub const MAX_HISTORY: usize = 16;
+
+/// Everything known of one order; one item in the store, id and partition key are the tracking id.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Form of this record; see [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// Its id.
+    pub tracking_id: TrackingId,
+    /// Who may see it.
+    pub owner: String,
+    /// Random, made with the record and renewed by a re-drive; a message of another life is completed unread.
+    pub life: Uuid,
+    /// The order as it was accepted, to the letter.
+    pub order: Arc<RawValue>,
+    /// SHA-256 of the order's canonical form, in hexadecimal.
+    pub fingerprint: String,
+    /// Where the request came from.
+    pub metadata: Metadata,
+    /// Where the order stands.
+    pub status: Status,
+    /// 0 to 100, never backwards.
+    pub progress: u8,
+    /// What the work is doing, or did last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// Raised by every claim and by every finish by someone who does not hold the lease; never reset.
+    pub fence: u64,
+    /// Tries that reached the work and gave a verdict or are running.
+    pub attempt: u32,
+    /// Claims that ended without a verdict: a crash, a lost lease.
+    pub interruptions: u32,
+    /// Who works on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// When to look whether it is stuck; absent once terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<Timestamp>,
+    /// After this moment it fails, waits included.
+    pub deadline: Timestamp,
+    /// What the work made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Arc<RawValue>>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// When it was recorded, which is before its 202.
+    pub submitted_at: Timestamp,
+    /// When it was first claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When this record last changed.
+    pub updated_at: Timestamp,
+    /// When it reached its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+    /// What happened, oldest first; see [`MAX_HISTORY`].
+    pub history: Vec<Transition>,
+    /// Seconds the store keeps it after its last change; set when terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
+}
+
+/// Where an order stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Recorded; its message is on its way.
+    Accepted,
+    /// Claimed at least once, not ended.
+    Processing,
+    /// Ended with a result.
+    Completed,
+    /// Ended with an error.
+    Failed,
+    /// Ended by its owner's wish.
+    Cancelled,
+}
+
+impl Status {
+    /// Whether nothing more happens to it by itself.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// As clients and logs see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Processing => "processing",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Where a request came from; travels in the message too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// The API that took it.
+    pub api_name: String,
+    /// Its operation.
+    pub operation_name: String,
+    /// The caller's subscription at a gateway, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription_id: Option<String>,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// W3C trace context of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// Who asked.
+    pub owner: String,
+}
+
+/// One worker's right to write, until a moment by the store's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// Who holds it.
+    pub holder: Holder,
+    /// The invocation that claimed: one process runs many.
+    pub invocation: String,
+    /// When it runs out unless renewed.
+    pub expires_at: Timestamp,
+}
+
+/// A process, told apart from every other that ever was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Holder {
+    /// Name of the instance.
+    pub instance: String,
+    /// Boot of its machine, with the process namespace; absent where the system does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Process id.
+    pub process: u32,
+    /// When the process started, in the system's own ticks: process ids are used again.
+    pub started: u64,
+}
+
+/// Why an order failed, as its customer may see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable, for machines.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with a stable code.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
+/// One step of an order's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: Event,
+    /// The attempt it belongs to; 0 before the first.
+    pub attempt: u32,
+}
+
+/// What can happen to an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// Recorded.
+    Accepted,
+    /// A worker took it.
+    Claimed,
+    /// A worker took it from one that vanished.
+    Interrupted,
+    /// Ended.
+    Completed,
+    /// Ended.
+    Failed,
+    /// Ended.
+    Cancelled,
+}
+
+/// What an order may spend.
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    /// Length of a lease.
+    pub lease: Duration,
+    /// The claim that would be interrupted for the so-manieth time fails the order instead.
+    pub max_interruptions: u32,
+    /// From submission to the end, waits included.
+    pub order_deadline: Duration,
+    /// How long a terminal record is kept.
+    pub retention: Duration,
+    /// When the first look at an order that nobody claimed is due.
+    pub first_look: Duration,
+}
+
+/// A new order, about to be recorded.
+#[derive(Debug)]
+pub struct Submission {
+    /// Derived from the request; see [`crate::idempotency`].
+    pub tracking_id: TrackingId,
+    /// Random.
+    pub life: Uuid,
+    /// The body as sent.
+    pub order: Arc<RawValue>,
+    /// Of the body.
+    pub fingerprint: String,
+    /// Of the request.
+    pub metadata: Metadata,
+}
+
+/// The record of an order nobody has worked on.
+pub fn accept(submission: Submission, now: Timestamp, budgets: &Budgets) -> Record {
+    Record {
+        schema_version: SCHEMA_VERSION,
+        tracking_id: submission.tracking_id,
+        owner: submission.metadata.owner.clone(),
+        life: submission.life,
+        order: submission.order,
+        fingerprint: submission.fingerprint,
+        metadata: submission.metadata,
+        status: Status::Accepted,
+        progress: 0,
+        stage: None,
+        fence: 0,
+        attempt: 0,
+        interruptions: 0,
+        lease: None,
+        due_at: Some(now.after(budgets.first_look)),
+        deadline: now.after(budgets.order_deadline),
+        result: None,
+        error: None,
+        submitted_at: now,
+        started_at: None,
+        updated_at: now,
+        completed_at: None,
+        history: vec![Transition { at: now, event: Event::Accepted, attempt: 0 }],
+        ttl: None,
+    }
+}
+
+/// What a request means whose record already exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resubmission {
+    /// The same order, not yet claimed: the same answer, and the message once more, since the first may never have left.
+    EmitAgain,
+    /// The same order, on its way or at its end: the same answer.
+    Repeat,
+    /// Another order under the same key.
+    Conflict,
+}
+
+/// Decides about a request that found a record under its key.
+pub fn resubmit(found: &Record, fingerprint: &str) -> Resubmission {
+    if found.fingerprint != fingerprint {
+        Resubmission::Conflict
+    } else if found.status == Status::Accepted {
+        Resubmission::EmitAgain
+    } else {
+        Resubmission::Repeat
+    }
+}
+
+/// A worker that holds a message and asks for its order.
+#[derive(Debug)]
+pub struct Claimant<'a> {
+    /// Of the message.
+    pub life: Uuid,
+    /// The asking process.
+    pub holder: &'a Holder,
+    /// The asking invocation.
+    pub invocation: &'a str,
+    /// By the store's clock.
+    pub now: Timestamp,
+    /// Whether the process named in the record's lease is known to be gone (same instance, same boot, no such process).
+    pub holder_gone: bool,
+}
+
+/// What a claimant does next.
+#[derive(Debug)]
+pub enum Claim {
+    /// The order is at its end, or the message is of another life: complete the message, change nothing.
+    NothingToDo,
+    /// Somebody else holds it, at least until this moment.
+    Wait(Timestamp),
+    /// Write this; then the order is ours.
+    Take(Record),
+    /// This invocation's own claim already stands: the answer to its write was lost.
+    Held(Record),
+    /// A budget is spent: write this failure.
+    GiveUp(Record),
+}
+
+/// Decides who may work on an order: one that is accepted, or whose lease has run out or whose worker is gone, with budget left.
+pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Claim {
+    let now = claimant.now;
+    if found.status.is_terminal() || found.life != claimant.life {
+        return Claim::NothingToDo;
+    }
+    if let Some(lease) = &found.lease {
+        if lease.holder == *claimant.holder && lease.invocation == claimant.invocation {
+            return Claim::Held(found.clone());
+        }
+        if lease.expires_at > now && !claimant.holder_gone {
+            return Claim::Wait(lease.expires_at);
+        }
+    }
+    let interrupted = found.lease.is_some();
+    let interruptions = found.interruptions + u32::from(interrupted);
+    let failure = if now >= found.deadline {
+        Some(Failure::new("deadline_exceeded", "the order was not processed in time"))
+    } else if interrupted && interruptions >= budgets.max_interruptions {
+        Some(Failure::new("interrupted", "processing was interrupted too often"))
+    } else {
+        None
+    };
+    if let Some(failure) = failure {
+        let mut record = found.clone();
+        record.fence += 1;
+        record.interruptions = interruptions;
+        end(&mut record, Verdict::Failed(failure), now, budgets);
+        return Claim::GiveUp(record);
+    }
+    let mut record = found.clone();
+    let expires_at = now.after(budgets.lease);
+    record.fence += 1;
+    record.status = Status::Processing;
+    record.interruptions = interruptions;
+    // A try that was cut off is still the same try: it gave no verdict.
+    record.attempt += u32::from(!interrupted);
+    record.lease = Some(Lease { holder: claimant.holder.clone(), invocation: claimant.invocation.into(), expires_at });
+    record.due_at = Some(expires_at);
+    record.started_at.get_or_insert(now);
+    note(&mut record, if interrupted { Event::Interrupted } else { Event::Claimed }, now);
+    Claim::Take(record)
+}
+
+/// Why a writer must not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fenced {
+    /// Its own finishing write already stands: go on as if it had been answered.
+    AlreadyEnded,
+    /// Somebody else took the order: stop without a trace.
+    Superseded,
+}
+
+/// Checks that the writer who claimed with `fence` still owns the order. After a refused write the record is read again and
+/// the same change applied to the new version; this says whether it may be.
+pub fn owned(found: &Record, fence: u64) -> Result<(), Fenced> {
+    if found.fence != fence {
+        Err(Fenced::Superseded)
+    } else if found.status.is_terminal() {
+        // Everyone who ends an order without its lease raises the fence, so this end is the writer's own.
+        Err(Fenced::AlreadyEnded)
+    } else {
+        Ok(())
+    }
+}
+
+/// The worker is alive and so far: renews its lease, and moves progress forwards.
+pub fn advance(found: &Record, fence: u64, progress: u8, stage: Option<&str>, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
+    owned(found, fence)?;
+    let mut record = found.clone();
+    let expires_at = now.after(budgets.lease);
+    record.progress = record.progress.max(progress.min(100));
+    if let Some(stage) = stage {
+        record.stage = Some(stage.into());
+    }
+    if let Some(lease) = &mut record.lease {
+        lease.expires_at = expires_at;
+    }
+    record.due_at = Some(expires_at);
+    record.updated_at = now;
+    Ok(record)
+}
+
+/// How the work ended.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// With this result.
+    Completed(Arc<RawValue>),
+    /// For good.
+    Failed(Failure),
+}
+
+/// The worker's own end of an order.
+pub fn finish(found: &Record, fence: u64, verdict: Verdict, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
+    owned(found, fence)?;
+    let mut record = found.clone();
+    end(&mut record, verdict, now, budgets);
+    Ok(record)
+}
+
+fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets) {
+    let event = match verdict {
+        Verdict::Completed(result) => {
+            record.status = Status::Completed;
+            record.progress = 100;
+            record.result = Some(result);
+            Event::Completed
+        }
+        Verdict::Failed(failure) => {
+            record.status = Status::Failed;
+            record.error = Some(failure);
+            Event::Failed
+        }
+    };
+    record.lease = None;
+    record.due_at = None;
+    record.completed_at = Some(now);
+    record.ttl = Some(u32::try_from(budgets.retention.as_secs()).unwrap_or(u32::MAX));
+    note(record, event, now);
+}
+
+fn note(record: &mut Record, event: Event, now: Timestamp) {
+    record.updated_at = now;
+    record.history.push(Transition { at: now, event, attempt: record.attempt });
+    if record.history.len() > MAX_HISTORY {
+        record.history.remove(1);
+    }
+}

@@ -1,0 +1,236 @@
+//! What a customer sends: an order, checked once at the edge and trusted from there on.
+
+pub mod json;
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+
+use crate::order::json::Json;
+
+/// Longest `orderId` and `customerId`, in characters.
+pub const MAX_ID: usize = 128;
+/// Longest `sku`, in characters.
+pub const MAX_SKU: usize = 64;
+/// Longest `note`, in characters.
+pub const MAX_NOTE: usize = 2_000;
+/// Most lines in one order; with every line at its longest the message still fits the queue.
+pub const MAX_ITEMS: usize = 500;
+/// Largest `quantity` of one line.
+pub const MAX_QUANTITY: u64 = 1_000_000;
+/// Largest `unitPrice`, in units of the currency.
+pub const MAX_UNIT_PRICE: u64 = 1_000_000_000;
+/// Most decimal places of a `unitPrice`: what price lists use (fuel, components) and exact in every step that follows.
+pub const MAX_PRICE_SCALE: u32 = 6;
+/// Longest number anywhere in an order, in characters; a longer one is a mistake or an attack.
+const MAX_NUMBER: usize = 64;
+/// So many mistakes are named at once; a text with more is not an order that somebody mistyped.
+const MAX_VIOLATIONS: usize = 100;
+
+/// A valid order. Unknown fields are not here: they stay with the text the record keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The customer's own number for it.
+    pub order_id: String,
+    /// Who ordered.
+    pub customer_id: String,
+    /// ISO 4217, three capital letters.
+    pub currency: String,
+    /// At least one line.
+    pub items: Vec<Item>,
+}
+
+/// One line of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// What is ordered.
+    pub sku: String,
+    /// How many; 1 to [`MAX_QUANTITY`].
+    pub quantity: u64,
+    /// Exact; 0 to [`MAX_UNIT_PRICE`].
+    pub unit_price: Decimal,
+}
+
+/// One thing wrong with an order, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// A JSON pointer into the body as it was sent (RFC 6901), e.g. `/items/0/quantity`; empty for the whole.
+    pub pointer: String,
+    /// What to change.
+    pub detail: String,
+}
+
+impl Order {
+    /// Checks a whole order and names every mistake at once.
+    pub fn read(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
+        let mut check = Check { violations: Vec::new() };
+        if !matches!(json, Json::Object(_)) {
+            check.fail("", format!("must be a JSON object, not {}", json.kind()));
+            return Err(check.violations);
+        }
+        check.everywhere("", json);
+        let order = Self {
+            order_id: check.text(json, "", "orderId", MAX_ID),
+            customer_id: check.text(json, "", "customerId", MAX_ID),
+            currency: check.currency(json),
+            items: check.items(json),
+        };
+        check.note(json);
+        check.violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        check.violations.truncate(MAX_VIOLATIONS);
+        if check.violations.is_empty() { Ok(order) } else { Err(check.violations) }
+    }
+}
+
+struct Check {
+    violations: Vec<Violation>,
+}
+
+impl Check {
+    fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
+    }
+
+    /// What holds for every value, known to us or not: no key twice, no absurd number, no NUL.
+    fn everywhere(&mut self, pointer: &str, json: &Json<'_>) {
+        if self.violations.len() >= MAX_VIOLATIONS {
+            return;
+        }
+        match json {
+            Json::Object(members) => {
+                for pair in members.windows(2) {
+                    if pair[0].0 == pair[1].0 {
+                        self.fail(join(pointer, &pair[0].0), "this key stands here twice; keep one");
+                    }
+                }
+                for (key, value) in members {
+                    self.everywhere(&join(pointer, key), value);
+                }
+            }
+            Json::Array(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    self.everywhere(&format!("{pointer}/{index}"), element);
+                }
+            }
+            Json::Number(digits) => {
+                let exponent = digits.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i32>());
+                if digits.len() > MAX_NUMBER || !exponent.is_ok_and(|exponent| exponent.abs() <= 400) {
+                    self.fail(pointer, "this number is too large or too long");
+                }
+            }
+            Json::String(_) | Json::Null | Json::Bool(_) => {}
+        }
+    }
+
+    fn text(&mut self, parent: &Json<'_>, at: &str, name: &str, max: usize) -> String {
+        let pointer = format!("{at}/{name}");
+        match parent.member(name) {
+            None => self.fail(pointer, format!("is missing; send a string of 1 to {max} characters")),
+            Some(Json::String(text)) if text.trim().is_empty() => self.fail(pointer, "must not be empty"),
+            Some(Json::String(text)) if text.chars().count() > max => {
+                self.fail(pointer, format!("must have at most {max} characters"));
+            }
+            Some(Json::String(text)) if text.chars().any(char::is_control) => {
+                self.fail(pointer, "must not contain control characters");
+            }
+            Some(Json::String(text)) => return text.clone().into_owned(),
+            Some(other) => self.fail(pointer, format!("must be a string, not {}", other.kind())),
+        }
+        String::new()
+    }
+
+    fn currency(&mut self, order: &Json<'_>) -> String {
+        match order.member("currency") {
+            Some(Json::String(text)) if text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+                return text.clone().into_owned();
+            }
+            None => self.fail("/currency", "is missing; send three capital letters such as \"EUR\""),
+            Some(_) => self.fail("/currency", "must be three capital letters such as \"EUR\""),
+        }
+        String::new()
+    }
+
+    fn note(&mut self, order: &Json<'_>) {
+        match order.member("note") {
+            None | Some(Json::Null) => {}
+            Some(Json::String(text)) if text.chars().count() > MAX_NOTE => {
+                self.fail("/note", format!("must have at most {MAX_NOTE} characters"));
+            }
+            Some(Json::String(_)) => {}
+            Some(other) => self.fail("/note", format!("must be a string, not {}", other.kind())),
+        }
+    }
+
+    fn items(&mut self, order: &Json<'_>) -> Vec<Item> {
+        match order.member("items") {
+            None => self.fail("/items", "is missing; send an array of at least one item"),
+            Some(Json::Array(items)) if items.is_empty() => self.fail("/items", "must have at least one item"),
+            Some(Json::Array(items)) if items.len() > MAX_ITEMS => {
+                self.fail("/items", format!("must have at most {MAX_ITEMS} items; split the order"));
+            }
+            Some(Json::Array(items)) => {
+                return items.iter().enumerate().map(|(index, item)| self.item(index, item)).collect();
+            }
+            Some(other) => self.fail("/items", format!("must be an array, not {}", other.kind())),
+        }
+        Vec::new()
+    }
+
+    fn item(&mut self, index: usize, item: &Json<'_>) -> Item {
+        let at = format!("/items/{index}");
+        if !matches!(item, Json::Object(_)) {
+            self.fail(at, format!("must be an object with sku, quantity and unitPrice, not {}", item.kind()));
+            return Item { sku: String::new(), quantity: 0, unit_price: Decimal::ZERO };
+        }
+        Item { sku: self.text(item, &at, "sku", MAX_SKU), quantity: self.quantity(item, &at), unit_price: self.unit_price(item, &at) }
+    }
+
+    fn quantity(&mut self, item: &Json<'_>, at: &str) -> u64 {
+        let pointer = format!("{at}/quantity");
+        match item.member("quantity") {
+            None => self.fail(pointer, format!("is missing; send a whole number from 1 to {MAX_QUANTITY}")),
+            Some(Json::Number(digits)) => {
+                // `2.0` means two; `2.5` does not mean anything.
+                match decimal(digits).map(|number| number.normalize()) {
+                    Some(number) if number.scale() == 0 && number >= Decimal::ONE && number <= Decimal::from(MAX_QUANTITY) => {
+                        return u64::try_from(number).unwrap_or(0);
+                    }
+                    _ => self.fail(pointer, format!("must be a whole number from 1 to {MAX_QUANTITY}")),
+                }
+            }
+            Some(other) => self.fail(pointer, format!("must be a whole number, not {}", other.kind())),
+        }
+        0
+    }
+
+    fn unit_price(&mut self, item: &Json<'_>, at: &str) -> Decimal {
+        let pointer = format!("{at}/unitPrice");
+        match item.member("unitPrice") {
+            None => self.fail(pointer, "is missing; send a decimal such as \"19.90\""),
+            Some(Json::Number(digits) | Json::String(digits)) => match decimal(digits).map(|number| number.normalize()) {
+                Some(price) if price.is_sign_negative() && !price.is_zero() => self.fail(pointer, "must not be negative"),
+                Some(price) if price > Decimal::from(MAX_UNIT_PRICE) => {
+                    self.fail(pointer, format!("must be at most {MAX_UNIT_PRICE}"));
+                }
+                Some(price) if price.scale() > MAX_PRICE_SCALE => {
+                    self.fail(pointer, format!("must have at most {MAX_PRICE_SCALE} decimal places"));
+                }
+                Some(price) => return price,
+                None => self.fail(pointer, format!("must be a decimal from 0 to {MAX_UNIT_PRICE} such as \"19.90\"")),
+            },
+            Some(other) => self.fail(pointer, format!("must be a decimal such as \"19.90\", not {}", other.kind())),
+        }
+        Decimal::ZERO
+    }
+}
+
+/// An exact decimal, or nothing: never rounded on the way in.
+fn decimal(digits: &str) -> Option<Decimal> {
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'));
+    // A string may hold anything; it is held to the grammar of a JSON number.
+    digits.parse::<serde_json::Number>().ok()?;
+    if plain { Decimal::from_str_exact(digits).ok() } else { Decimal::from_scientific(digits).ok() }
+}
+
+fn join(pointer: &str, key: &str) -> String {
+    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+}

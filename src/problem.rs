@@ -1,0 +1,92 @@
+//! What a customer is told when a request cannot be served: RFC 9457 problem details.
+
+use serde::Serialize;
+
+use crate::order::Violation;
+
+/// A problem, as the body of an answer with this `status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// Stable name of the kind of problem.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The kind in words; the same for every problem of it.
+    pub title: &'static str,
+    /// HTTP status code.
+    pub status: u16,
+    /// What to change in this very request.
+    pub detail: String,
+    /// Every mistake of an order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Violation>,
+    /// Whether the order may have been accepted all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Seconds after which asking again makes sense; the header `Retry-After`.
+    #[serde(skip)]
+    pub retry_after: Option<u32>,
+}
+
+/// What became of an order that was answered with a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Nothing was recorded.
+    NotAccepted,
+    /// It may be recorded; the same request again tells.
+    Unknown,
+}
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident($status:literal, $kind:literal, $title:literal);)*) => {
+        impl Problem {
+            $($(#[$doc])*
+            pub fn $name(detail: impl Into<String>) -> Self {
+                Self {
+                    kind: concat!("urn:problem-type:waybill:", $kind),
+                    title: $title,
+                    status: $status,
+                    detail: detail.into(),
+                    errors: Vec::new(),
+                    outcome: None,
+                    retry_after: None,
+                }
+            })*
+        }
+    };
+}
+
+problems! {
+    /// The request has no body.
+    no_body(400, "no-body", "The request has no body");
+    /// The body is not JSON.
+    not_json(400, "not-json", "The body is not JSON");
+    /// The order has mistakes; they stand in `errors`.
+    invalid_order(400, "invalid-order", "The order is not valid");
+    /// The header `Idempotency-Key` cannot be used.
+    invalid_idempotency_key(400, "invalid-idempotency-key", "The Idempotency-Key is not valid");
+    /// The order is too large for the queue.
+    order_too_large(413, "order-too-large", "The order is too large");
+    /// The body is neither JSON nor text.
+    unsupported_media_type(415, "unsupported-media-type", "The content type is not supported");
+    /// Another order has the same customer and order number.
+    order_conflict(409, "order-conflict", "Another order has this orderId");
+    /// Another order was sent under the same `Idempotency-Key`.
+    idempotency_key_reused(422, "idempotency-key-reused", "The Idempotency-Key was used for another order");
+    /// There is no such order, or not for this caller.
+    order_not_found(404, "order-not-found", "There is no such order");
+    /// Orders cannot be recorded or read for a while.
+    store_unavailable(503, "store-unavailable", "Orders cannot be recorded at the moment");
+}
+
+impl Problem {
+    /// The store does not answer.
+    pub fn unavailable(outcome: Option<Outcome>) -> Self {
+        let detail = match outcome {
+            Some(Outcome::Unknown) => "the order may have been accepted; send the same request again to find out",
+            Some(Outcome::NotAccepted) => "nothing was recorded; send the same request again",
+            None => "ask again",
+        };
+        Self { outcome, retry_after: Some(5), ..Self::store_unavailable(detail) }
+    }
+}

@@ -1,0 +1,195 @@
+//! The handler's routes: one warp filter a function, and what watches the handler itself.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use serde_json::json;
+use tracing::warn;
+use warp::http::StatusCode;
+use warp::http::header::CONTENT_TYPE;
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use crate::functions::{self, App, Conclusion, order_ingress, order_processor, order_status};
+
+/// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
+/// escaped inside the envelope and promoted into its metadata.
+pub const MAX_INVOCATION: usize = 4 * 1024 * 1024;
+/// Until the body of an invocation has arrived; it comes from the same machine.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One call of a function by the host.
+#[derive(Debug)]
+pub struct Invocation {
+    /// `X-Azure-Functions-InvocationId`: what the host's own log calls it.
+    pub id: String,
+    /// When its head arrived.
+    pub started: Instant,
+    /// The envelope.
+    pub body: InvocationBody,
+}
+
+/// What came with an invocation.
+#[derive(Debug)]
+pub enum InvocationBody {
+    /// All of it.
+    Whole(Bytes),
+    /// More than [`MAX_INVOCATION`]; it was thrown away.
+    TooLarge,
+    /// It broke off.
+    Broken,
+}
+
+/// Every route of the handler.
+pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    order_ingress(Arc::clone(&app))
+        .or(order_processor(Arc::clone(&app)))
+        .unify()
+        .or(order_status(Arc::clone(&app)))
+        .unify()
+        .or(probe())
+        .unify()
+        .or(healthz())
+        .unify()
+        .or(readyz(app))
+        .unify()
+        .recover(rejected)
+        .unify()
+}
+
+/// POST /OrderIngress
+fn order_ingress(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderIngress").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_ingress::run(&app, &invocation).await, "OrderIngress", &invocation) }
+    })
+}
+
+/// POST /OrderProcessor
+fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderProcessor").and(invocation()).then(move |invocation: Invocation| {
+        let app = Arc::clone(&app);
+        // A task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease.
+        let task = tokio::spawn(async move { respond(order_processor::run(&app, &invocation).await, "OrderProcessor", &invocation) });
+        async move {
+            match task.await {
+                Ok(response) => response,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
+            }
+        }
+    })
+}
+
+/// POST /OrderStatus
+fn order_status(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderStatus").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_status::run(&app, &invocation).await, "OrderStatus", &invocation) }
+    })
+}
+
+/// GET / — the host's readiness probe and its periodic ping; the answer is ignored (functions-host, readiness).
+fn probe() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path::end().and(warp::get()).map(|| plain(StatusCode::OK, ""))
+}
+
+/// GET /healthz — the process is alive.
+fn healthz() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("healthz").and(warp::get()).map(|| json_response(StatusCode::OK, &json!({ "status": "alive" })))
+}
+
+/// GET /readyz — the store answers.
+fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("readyz").and(warp::get()).then(move || {
+        let app = Arc::clone(&app);
+        async move {
+            match functions::probe_store(&app).await {
+                Some(figures) => json_response(StatusCode::OK, &json!({ "status": "ready", "store": figures })),
+                None => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": "the store does not answer" })),
+            }
+        }
+    })
+}
+
+fn invocation() -> impl Filter<Extract = (Invocation,), Error = Rejection> + Copy {
+    warp::post()
+        .and(warp::header::optional::<String>("x-azure-functions-invocationid"))
+        .and(warp::body::stream())
+        .then(|id: Option<String>, body| async move {
+            let started = Instant::now();
+            // Only tools that are not the host leave the id out.
+            let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let body = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.unwrap_or(InvocationBody::Broken);
+            Invocation { id, started, body }
+        })
+}
+
+/// The body, chunked or not, capped while it is read. The rest of one that is too large is read all the same: an answer before
+/// the end of a request is lost when the host is still sending.
+async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> InvocationBody {
+    let mut body = std::pin::pin!(body);
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut length = 0;
+    while let Some(chunk) = body.next().await {
+        let Ok(mut chunk) = chunk else { return InvocationBody::Broken };
+        length += chunk.remaining();
+        if length > MAX_INVOCATION {
+            (first, rest) = (Bytes::new(), BytesMut::new());
+        } else if first.is_empty() && rest.is_empty() {
+            first = chunk.copy_to_bytes(chunk.remaining());
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+        }
+    }
+    match length {
+        length if length > MAX_INVOCATION => InvocationBody::TooLarge,
+        _ if rest.is_empty() => InvocationBody::Whole(first),
+        _ => InvocationBody::Whole(rest.freeze()),
+    }
+}
+
+/// What the host is answered, and the line that says so.
+fn respond(conclusion: Conclusion, function: &'static str, invocation: &Invocation) -> Response {
+    conclusion.log(function, &invocation.id, invocation.started.elapsed());
+    match conclusion.answer {
+        Ok(answer) => {
+            let mut response = Response::new(Bytes::from(answer.to_json()).into());
+            response.headers_mut().insert(CONTENT_TYPE, warp::http::HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(refusal) => plain(refusal.status, "the invocation failed; see the handler's log\n"),
+    }
+}
+
+async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    let status = if rejection.is_not_found() {
+        StatusCode::NOT_FOUND
+    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    warn!(http.status = status.as_u16(), "a request to no function; the host calls POST /{{Function}}");
+    Ok(json_response(status, &json!({ "title": "no such function here", "status": status.as_u16() })))
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+}
+
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
+    let mut response = Response::new(body.to_string().into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, warp::http::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,93 @@
+//! `waybill serve`: the handler the Functions host starts.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::SetOnce;
+use tower_service::Service;
+use tracing::{info, warn};
+
+use crate::config::{Config, LogConfig};
+use crate::fulfillment::Fulfillment;
+use crate::fulfillment::pricing::Pricing;
+use crate::functions::App;
+use crate::routes::routes;
+use crate::server::{Drained, Limits};
+use crate::store::StatusStore;
+use crate::store::sqlite::SqliteStore;
+use crate::{logging, process, server};
+
+/// Longer than the host keeps idle connections (.NET: one minute, two in older versions): a connection that we end while the
+/// host sends on it costs that client an empty 500.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
+
+/// Runs the handler until it is asked to stop. `Err`: why it could not start or go on, one line each.
+pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let config = Config::read(environment)?;
+    // Two threads: one to answer while the other parses; the disk has threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let served = runtime.block_on(serve(config, &LogConfig::read(environment)));
+    runtime.shutdown_background();
+    served.map_err(|problem| vec![problem])
+}
+
+async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
+    let listener = server::bind(address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("port {} is in use: stop what listens there, or set another FUNCTIONS_CUSTOMHANDLER_PORT", config.port),
+        _ => format!("cannot listen on {address}: {error}"),
+    })?;
+    logging::start(log);
+    info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
+
+    let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
+    let app = Arc::new(App {
+        holder: process::this_process(config.instance.clone()),
+        fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+        store: SetOnce::new(),
+        config,
+    });
+    let filters = warp::service(routes(Arc::clone(&app)));
+    let service = move |request| {
+        // Cheap: filters are shared. A service wants `&mut` only for the readiness warp does not use.
+        let answer = filters.clone().call(request);
+        async move { answer.await.unwrap_or_else(|never| match never {}) }
+    };
+    tokio::select! {
+        problem = open_store(&app) => Err(problem),
+        drained = server::serve(listener, service, limits, stop()) => {
+            if drained == Drained::DeadlinePassed {
+                warn!("invocations were still running when the drain deadline passed; their messages come back");
+            }
+            info!("the handler has stopped");
+            Ok(())
+        }
+    }
+}
+
+/// Opens the store beside the requests that already arrive; returns only if that fails.
+async fn open_store(app: &App) -> String {
+    let (data, key) = (app.config.data.clone(), app.config.tracking_key.clone());
+    match tokio::task::spawn_blocking(move || SqliteStore::open(&data, key)).await {
+        Ok(Ok(store)) => {
+            info!(store.path = %app.config.data.display(), "the embedded store is open");
+            // Set only here, once.
+            drop(app.store.set(StatusStore::Sqlite(store)));
+            std::future::pending().await
+        }
+        Ok(Err(problem)) => format!("{problem}; set WAYBILL_DATA to a directory that can be written"),
+        Err(problem) => format!("the store could not be opened: {problem}"),
+    }
+}
+
+/// The first signal asks to stop, the second does not ask.
+async fn stop() {
+    server::stop_signal().await;
+    info!("stopping: running invocations may end");
+    tokio::spawn(async {
+        server::stop_signal().await;
+        std::process::exit(130);
+    });
+}

@@ -1,0 +1,137 @@
+//! The accept loop: what `warp::serve` leaves out.
+//!
+//! `TCP_NODELAY`, a header-read timeout, a cap on connections, a drain deadline, and a panic that ends one request only.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tracing::{debug, error, warn};
+
+/// Connections waiting to be accepted.
+const BACKLOG: u32 = 1024;
+/// Pause after a failed accept: the usual reason is that file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a server bears.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Until a request's headers are complete. It also ends idle connections, so it must be longer than clients keep those.
+    pub header_timeout: Duration,
+    /// Connections at the same time; more wait to be accepted.
+    pub max_connections: usize,
+    /// For requests that run when the server is asked to stop.
+    pub drain_timeout: Duration,
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every request was answered.
+    Completely,
+    /// The drain deadline passed first.
+    DeadlinePassed,
+}
+
+/// Binds with `SO_REUSEADDR`, since the host starts a new handler on the port of the old one.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until `stop`, then lets running requests end.
+pub async fn serve<F, A, B>(listener: TcpListener, service: F, limits: Limits, stop: impl Future<Output = ()>) -> Drained
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<&'static str> + Send + 'static,
+{
+    let connections = GracefulShutdown::new();
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let service = service.clone();
+        let answer = service_fn(move |request| {
+            let answer = AssertUnwindSafe(service(request)).catch_unwind();
+            async move {
+                Ok::<_, std::convert::Infallible>(answer.await.unwrap_or_else(|_| {
+                    error!("a request panicked; it is answered with 500");
+                    let mut response = Response::new(B::from(""));
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                    response
+                }))
+            }
+        });
+        let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), answer));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    match tokio::time::timeout(limits.drain_timeout, connections.shutdown()).await {
+        Ok(()) => Drained::Completely,
+        Err(_) => Drained::DeadlinePassed,
+    }
+}
+
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// Resolves at the first SIGINT or SIGTERM; each later call waits for a further one.
+pub async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+            (Ok(mut interrupt), Ok(mut terminate)) => {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            }
+            _ => std::future::pending().await,
+        }
+    }
+    #[cfg(not(unix))]
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,189 @@
+//! SQLite with group commit: many writers share one fsync, and none waits for a timer to join a group.
+//!
+//! One thread owns the writing connection. It takes whatever has queued up while the last commit was on its way to the disk,
+//! runs it all in one transaction, commits, and only then answers. A second thread answers reads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::oneshot;
+use tracing::error;
+
+/// So many operations share a commit at most; beyond it the first of them would wait for the last.
+const MAX_BATCH: usize = 256;
+/// How long another process may hold the write lock before an operation fails.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Kept prepared, per connection; more than the statements of any one user of this module.
+const STATEMENTS: usize = 32;
+
+/// Why an operation failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The database could not be opened or prepared.
+    Open(PathBuf, String),
+    /// Nothing was written.
+    NotApplied,
+    /// The commit failed; whether it reached the disk is not known.
+    Unknown,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(path, reason) => write!(f, "cannot open the database {}: {reason}", path.display()),
+            Self::NotApplied => f.write_str("the database did not take the operation"),
+            Self::Unknown => f.write_str("the database did not confirm the operation"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A database file, opened by this process. Dropping the last handle ends both threads after what was queued.
+#[derive(Clone)]
+pub struct Database {
+    writer: mpsc::Sender<Write>,
+    reader: mpsc::Sender<Read>,
+    counts: Arc<Counts>,
+}
+
+/// How the work was grouped so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Operations that wrote.
+    pub operations: AtomicU64,
+    /// Commits, each one fsync.
+    pub commits: AtomicU64,
+}
+
+/// Runs inside a transaction; what it returns runs once the transaction is on disk. `None`: there is no transaction, answer so.
+type Write = Box<dyn FnOnce(Option<&Connection>) -> Done + Send>;
+type Done = Box<dyn FnOnce() + Send>;
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+impl Database {
+    /// Opens or creates the file, private to the user, and brings it to `schema` (idempotent statements).
+    /// Every directory on the way must exist.
+    pub fn open(path: &Path, schema: &str) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        create_private(path).map_err(|error| failed(&error))?;
+        let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+        let prepared = writer
+            .pragma_update(None, "journal_mode", "WAL")
+            // FULL: a commit is on disk before anyone hears of it. In WAL mode that is one fsync a commit.
+            .and_then(|()| writer.pragma_update(None, "synchronous", "FULL"))
+            .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 4000))
+            .and_then(|()| {
+                let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                transaction.execute_batch(schema)?;
+                transaction.commit()
+            });
+        prepared.map_err(|error| failed(&error))?;
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
+
+        let counts = Arc::new(Counts::default());
+        let (write_sender, writes) = mpsc::channel::<Write>();
+        let (read_sender, reads) = mpsc::channel::<Read>();
+        let shared = Arc::clone(&counts);
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
+        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &writes, &shared))).map_err(|error| failed(&error))?;
+        spawn("sqlite-read", Box::new(move || reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
+        Ok(Self { writer: write_sender, reader: read_sender, counts })
+    }
+
+    /// How the work was grouped so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Runs one operation in the next group; returns once its commit is on disk.
+    /// An operation is a single statement, or fails before it changes anything: a group is not undone for one member.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let write: Write = Box::new(move |connection| {
+            let result = match connection.map(operation) {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(error)) => {
+                    error!(error = %error, "a database operation failed");
+                    Err(Error::NotApplied)
+                }
+                None => Err(Error::NotApplied),
+            };
+            // Nobody waits any more when the caller was cancelled; the write stands all the same.
+            Box::new(move || drop(sender.send(result)))
+        });
+        self.writer.send(write).map_err(|_| Error::NotApplied)?;
+        receiver.await.map_err(|_| Error::Unknown)?
+    }
+
+    /// Reads what is committed.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let read: Read = Box::new(move |connection| {
+            let result = query(connection).map_err(|error| {
+                error!(error = %error, "a database query failed");
+                Error::NotApplied
+            });
+            drop(sender.send(result));
+        });
+        self.reader.send(read).map_err(|_| Error::NotApplied)?;
+        receiver.await.map_err(|_| Error::NotApplied)?
+    }
+}
+
+fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, counts: &Counts) {
+    let mut group = Vec::new();
+    let mut done = Vec::new();
+    while let Ok(first) = writes.recv() {
+        group.push(first);
+        group.extend(writes.try_iter().take(MAX_BATCH - 1));
+        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+            error!(error = %error, "the database cannot be written");
+            group.drain(..).for_each(|write| write(None)());
+            continue;
+        }
+        counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
+        done.extend(group.drain(..).map(|write| write(Some(connection))));
+        match connection.execute_batch("COMMIT") {
+            Ok(()) => {
+                counts.commits.fetch_add(1, Ordering::Relaxed);
+                done.drain(..).for_each(|done| done());
+            }
+            Err(error) => {
+                error!(error = %error, "a database commit failed");
+                done.clear();
+                // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
+                if !connection.is_autocommit() {
+                    drop(connection.execute_batch("ROLLBACK"));
+                }
+            }
+        }
+    }
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Orders are nobody else's business; SQLite gives its side files the mode of the main one.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}

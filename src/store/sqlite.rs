@@ -1,0 +1,194 @@
+//! Records in a file of this machine: the embedded default.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::SystemTime;
+
+use rusqlite::{OptionalExtension, params};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::idempotency::{TrackingId, TrackingKey};
+use crate::lifecycle::Record;
+use crate::sqlite::{Database, Error};
+use crate::store::{Created, Etag, Replaced, StoreError, Versioned};
+use crate::timestamp::Timestamp;
+
+/// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages.
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS orders (
+        tracking_id BLOB NOT NULL UNIQUE,
+        etag INTEGER NOT NULL,
+        due_at INTEGER,
+        expires_at INTEGER,
+        record TEXT NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS orders_expires_at ON orders (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+";
+/// Expired records are deleted this often, in milliseconds; until then they are only invisible.
+const PURGE_PERIOD: i64 = 600_000;
+/// So many expired records are deleted in one go: a client's order waits behind them.
+const PURGE_LIMIT: u32 = 500;
+
+/// Records in SQLite.
+#[derive(Clone)]
+pub struct SqliteStore {
+    database: Database,
+    tracking_key: TrackingKey,
+    purge_due: Arc<AtomicI64>,
+}
+
+/// This machine's clock.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_milliseconds(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl SqliteStore {
+    /// Opens `DIRECTORY/records.db`, made when it does not exist. Blocks: call it off the runtime.
+    /// `tracking_key` overrides the secret kept beside the records, which is made at random at the first start.
+    pub fn open(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
+        let path = directory.join("records.db");
+        let failed = |reason: String| Error::Open(path.clone(), reason);
+        create_directory(directory).map_err(|error| failed(error.to_string()))?;
+        let database = Database::open(&path, SCHEMA)?;
+        let tracking_key = match tracking_key {
+            Some(key) => key,
+            None => kept_secret(&path).map_err(failed)?,
+        };
+        Ok(Self { database, tracking_key, purge_due: Arc::new(AtomicI64::new(0)) })
+    }
+
+    pub(super) fn tracking_key(&self) -> &TrackingKey {
+        &self.tracking_key
+    }
+
+    pub(super) fn figures(&self) -> Value {
+        let counts = self.database.counts();
+        json!({ "engine": "sqlite", "writes": counts.operations.load(Ordering::Relaxed), "commits": counts.commits.load(Ordering::Relaxed) })
+    }
+
+    pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
+        let now = now().as_milliseconds();
+        let row = self
+            .database
+            .read(move |connection| {
+                connection
+                    .prepare_cached("SELECT etag, record FROM orders WHERE tracking_id = ?1 AND (expires_at IS NULL OR expires_at > ?2)")?
+                    .query_row(params![tracking_id.as_bytes(), now], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()
+            })
+            .await?;
+        row.map(|(etag, text): (i64, String)| versioned(etag, &text)).transpose()
+    }
+
+    pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
+        let row = Row::of(record)?;
+        let now = now().as_milliseconds();
+        let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD, Ordering::Relaxed) <= now;
+        let found: Option<(i64, String)> = self
+            .database
+            .write(move |connection| {
+                if purge {
+                    connection
+                        .prepare_cached("DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE expires_at <= ?1 LIMIT ?2)")?
+                        .execute(params![now, PURGE_LIMIT])?;
+                }
+                let created = connection
+                    .prepare_cached(
+                        "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
+                         ON CONFLICT (tracking_id) DO UPDATE
+                         SET etag = excluded.etag, due_at = excluded.due_at, expires_at = excluded.expires_at, record = excluded.record
+                         WHERE expires_at <= ?6",
+                    )?
+                    .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, now])?;
+                if created == 1 {
+                    return Ok(None);
+                }
+                connection
+                    .prepare_cached("SELECT etag, record FROM orders WHERE tracking_id = ?1")?
+                    .query_row([row.tracking_id.as_bytes()], |row| Ok(Some((row.get(0)?, row.get(1)?))))
+            })
+            .await?;
+        match found {
+            None => Ok(Created::Created),
+            Some((etag, text)) => Ok(Created::Exists(versioned(etag, &text)?)),
+        }
+    }
+
+    pub(super) async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
+        let row = Row::of(record)?;
+        let new = Etag(row.etag.to_string());
+        let Ok(old) = etag.0.parse::<i64>() else { return Ok(Replaced::Stale) };
+        let replaced = self
+            .database
+            .write(move |connection| {
+                connection
+                    .prepare_cached("UPDATE orders SET etag = ?2, due_at = ?3, expires_at = ?4, record = ?5 WHERE tracking_id = ?1 AND etag = ?6")?
+                    .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, old])
+            })
+            .await?;
+        Ok(if replaced == 1 { Replaced::Replaced(new) } else { Replaced::Stale })
+    }
+}
+
+struct Row {
+    tracking_id: TrackingId,
+    /// Random, so that a record made anew after its expiry never has the version of the old one.
+    etag: i64,
+    due_at: Option<i64>,
+    expires_at: Option<i64>,
+    record: String,
+}
+
+impl Row {
+    fn of(record: &Record) -> Result<Self, StoreError> {
+        let expires_at = record.ttl.map(|ttl| record.updated_at.as_milliseconds().saturating_add(i64::from(ttl) * 1000));
+        Ok(Self {
+            tracking_id: record.tracking_id,
+            etag: (Uuid::new_v4().as_u128() >> 65) as i64,
+            due_at: record.due_at.map(Timestamp::as_milliseconds),
+            expires_at,
+            record: serde_json::to_string(record).map_err(|error| StoreError::Unreadable(error.to_string()))?,
+        })
+    }
+}
+
+fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
+    let record = serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    Ok(Versioned { record, etag: Etag(etag.to_string()) })
+}
+
+impl From<Error> for StoreError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unknown => Self::Unknown,
+            Error::NotApplied | Error::Open(..) => Self::NotApplied,
+        }
+    }
+}
+
+/// Made once, by whoever comes first: two handlers may start at the same time.
+fn kept_secret(path: &Path) -> Result<TrackingKey, String> {
+    let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
+    let mut fresh = [0; 32];
+    getrandom::fill(&mut fresh).map_err(|error| error.to_string())?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(5))
+        .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
+        .and_then(|()| connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('tracking_id_key', ?1)", [fresh]))
+        .and_then(|_| connection.query_row("SELECT value FROM secrets WHERE name = 'tracking_id_key'", [], |row| row.get(0)))
+        .map_err(|error| error.to_string())
+        .and_then(|secret| TrackingKey::new(secret).ok_or_else(|| "the secret kept beside the records is damaged".into()))
+}
+
+/// Makes the data directory, private to the user where it is new.
+pub fn create_directory(directory: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory)
+}
