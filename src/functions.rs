@@ -59,8 +59,13 @@ pub struct Refusal {
 
 impl Refusal {
     /// The host sent what is no invocation.
-    pub fn malformed(reason: impl std::fmt::Display) -> Self {
+    pub fn malformed(reason: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: format!("not an invocation of this function: {reason}") }
+    }
+
+    /// The host sent an envelope that cannot be read. Names the kind of mistake and its place: serde's text may quote a body.
+    pub fn unreadable(error: &serde_json::Error) -> Self {
+        Self::malformed(&format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
     }
 
     /// The message is to be delivered again, and dead-lettered in the end.

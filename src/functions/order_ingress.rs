@@ -47,7 +47,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     };
     let request = match envelope::http_request(body) {
         Ok(request) => request,
-        Err(error) => return Conclusion::new(Err(Refusal::malformed(error))),
+        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
     };
     match submit(app, &request).await {
         Ok(submitted) => {

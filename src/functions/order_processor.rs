@@ -27,7 +27,7 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
     };
     let queue_message = match envelope::queue_message(body) {
         Ok(queue_message) => queue_message,
-        Err(error) => return Conclusion::new(Err(Refusal::malformed(error))),
+        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
     };
     let message = match message::read(&queue_message.text) {
         Ok(message) => message,

@@ -63,7 +63,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     };
     let request = match envelope::http_request(body) {
         Ok(request) => request,
-        Err(error) => return Conclusion::new(Err(Refusal::malformed(error))),
+        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
     let response = match look_up(app, &request, tracking_id).await {

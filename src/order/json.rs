@@ -148,6 +148,14 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Json::Bool(value))
     }
 
+    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(Cow::Owned(value.to_string())))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(Cow::Owned(value.to_string())))
+    }
+
     fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Json<'de>, E> {
         Ok(Json::String(Cow::Borrowed(value)))
     }
