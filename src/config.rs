@@ -62,8 +62,13 @@ pub fn environment() -> BTreeMap<String, String> {
 /// platform's other `CONTAINER_` variables.
 pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
     const SIGNS: [&str; 4] = ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"];
-    const BESIDE: [&str; 5] =
-        ["FUNCTIONS_EXTENSION_VERSION", "WEBSITE_SITE_NAME", "WEBSITE_PLACEHOLDER_MODE", "CONTAINER_ENCRYPTION_KEY", "CONTAINER_START_CONTEXT"];
+    const BESIDE: [&str; 5] = [
+        "FUNCTIONS_EXTENSION_VERSION",
+        "WEBSITE_SITE_NAME",
+        "WEBSITE_PLACEHOLDER_MODE",
+        "CONTAINER_ENCRYPTION_KEY",
+        "CONTAINER_START_CONTEXT",
+    ];
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     if set("FUNCTIONS_CORETOOLS_ENVIRONMENT") {
         return None;
@@ -116,7 +121,9 @@ impl Config {
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.text(name)).map(str::to_owned),
         };
         if config.lease_renewal * 2 > config.budgets.lease {
-            settings.problems.push("LEASE_RENEWAL must be at most half of LEASE, or a lease runs out before one lost renewal is made good".into());
+            settings
+                .problems
+                .push("LEASE_RENEWAL must be at most half of LEASE, or a lease runs out before one lost renewal is made good".into());
         }
         if settings.problems.is_empty() { Ok(config) } else { Err(settings.problems) }
     }
@@ -164,7 +171,8 @@ impl<'a> Settings<'a> {
         let secret = self.text("TRACKING_ID_KEY")?;
         let key = TrackingKey::new(secret.as_bytes().to_vec());
         if key.is_none() {
-            self.problems.push("TRACKING_ID_KEY is too short: set at least 32 characters, e.g. the output of `openssl rand -hex 32`".into());
+            self.problems
+                .push("TRACKING_ID_KEY is too short: set at least 32 characters, e.g. the output of `openssl rand -hex 32`".into());
         }
         key
     }
@@ -202,7 +210,9 @@ impl<'a> Settings<'a> {
             None => default,
             Some((_, Some(duration))) if duration >= least => duration,
             Some((text, Some(_))) => self.problem(format!("{name} is {text:?}: set at least {}ms", least.as_millis()), default),
-            Some((text, None)) => self.problem(format!("{name} is {text:?}: set a number with a unit (ms, s, m, h, d) such as 30s"), default),
+            Some((text, None)) => {
+                self.problem(format!("{name} is {text:?}: set a number with a unit (ms, s, m, h, d) such as 30s"), default)
+            }
         }
     }
 }
@@ -248,7 +258,15 @@ mod tests {
         ]))
         .unwrap_err();
 
-        for name in ["FUNCTIONS_CUSTOMHANDLER_PORT", "WEBSITE_INSTANCE_ID", "TRACKING_ID_KEY", "PUBLIC_BASE_URL", "LEASE", "TAX_RATE", "MAX_CONNECTIONS"] {
+        for name in [
+            "FUNCTIONS_CUSTOMHANDLER_PORT",
+            "WEBSITE_INSTANCE_ID",
+            "TRACKING_ID_KEY",
+            "PUBLIC_BASE_URL",
+            "LEASE",
+            "TAX_RATE",
+            "MAX_CONNECTIONS",
+        ] {
             assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
         }
         assert!(!problems.iter().any(|problem| problem.contains("\"short\"")), "a secret is never printed");
@@ -274,7 +292,16 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, expected) in [("250ms", Some(250)), ("30s", Some(30_000)), ("7d", Some(604_800_000)), ("0", Some(0)), ("30", None), ("-1s", None), ("99999999999d", None), ("1.5s", None)] {
+        for (text, expected) in [
+            ("250ms", Some(250)),
+            ("30s", Some(30_000)),
+            ("7d", Some(604_800_000)),
+            ("0", Some(0)),
+            ("30", None),
+            ("-1s", None),
+            ("99999999999d", None),
+            ("1.5s", None),
+        ] {
             assert_eq!(duration(text).map(|duration| duration.as_millis()), expected, "{text}");
         }
     }

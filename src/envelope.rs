@@ -32,7 +32,11 @@ pub struct HttpRequest<'a> {
 impl HttpRequest<'_> {
     /// Every value of a header, whatever the case of its name.
     pub fn header<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s str> {
-        self.headers.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
+        self.headers
+            .0
+            .iter()
+            .filter(move |(key, _)| key.eq_ignore_ascii_case(name))
+            .flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
     }
 
     /// A route parameter.
@@ -84,7 +88,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Headers<'a> {
                 Ok(values)
             }
         }
-        deserializer.deserialize_map(Pairs::<Values<'de>>::new()).map(|pairs| Self(pairs.into_iter().map(|(name, values)| (name, values.0)).collect()))
+        deserializer
+            .deserialize_map(Pairs::<Values<'de>>::new())
+            .map(|pairs| Self(pairs.into_iter().map(|(name, values)| (name, values.0)).collect()))
     }
 }
 

@@ -121,7 +121,9 @@ mod tests {
 
     #[test]
     fn only_the_form_we_hand_out_is_a_tracking_id() {
-        for text in ["", "x", "0d6f2f1e7c514a0e9a553f3b6a1d2c10", "{0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2c1}", "0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2cZZ"] {
+        for text in
+            ["", "x", "0d6f2f1e7c514a0e9a553f3b6a1d2c10", "{0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2c1}", "0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2cZZ"]
+        {
             assert_eq!(TrackingId::parse(text), None, "{text}");
         }
     }

@@ -2,23 +2,30 @@
 //!
 //! Start with `ARCHITECTURE.md`; the modules stand in reading order.
 
+// What a person types.
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod logging;
 
-pub mod order;
+// The domain, pure.
 pub mod idempotency;
-pub mod timestamp;
 pub mod lifecycle;
 pub mod message;
+pub mod order;
 pub mod problem;
+pub mod timestamp;
 
+// The handler.
+pub mod envelope;
+pub mod fulfillment;
+pub mod functions;
+pub mod process;
+pub mod routes;
 pub mod serve;
 pub mod server;
-pub mod routes;
-pub mod envelope;
-pub mod functions;
-pub mod fulfillment;
-pub mod process;
-pub mod store;
 pub mod sqlite;
+pub mod store;
+
+// The stand-in for the Functions host.
+pub mod local;

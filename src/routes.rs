@@ -109,23 +109,24 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
         async move {
             match functions::probe_store(&app).await {
                 Some(figures) => json_response(StatusCode::OK, &json!({ "status": "ready", "store": figures })),
-                None => json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": "the store does not answer" })),
+                None => {
+                    json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": "the store does not answer" }))
+                }
             }
         }
     })
 }
 
 fn invocation() -> impl Filter<Extract = (Invocation,), Error = Rejection> + Copy {
-    warp::post()
-        .and(warp::header::optional::<String>("x-azure-functions-invocationid"))
-        .and(warp::body::stream())
-        .then(|id: Option<String>, body| async move {
+    warp::post().and(warp::header::optional::<String>("x-azure-functions-invocationid")).and(warp::body::stream()).then(
+        |id: Option<String>, body| async move {
             let started = Instant::now();
             // Only tools that are not the host leave the id out.
             let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
             let body = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.unwrap_or(InvocationBody::Broken);
             Invocation { id, started, body }
-        })
+        },
+    )
 }
 
 /// The body, chunked or not, capped while it is read. The rest of one that is too large is read all the same: an answer before

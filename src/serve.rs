@@ -27,7 +27,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let config = Config::read(environment)?;
     // Two threads: one to answer while the other parses; the disk has threads of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
     let served = runtime.block_on(serve(config, &LogConfig::read(environment)));
     runtime.shutdown_background();
     served.map_err(|problem| vec![problem])
@@ -36,7 +37,9 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
 async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
     let listener = server::bind(address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => format!("port {} is in use: stop what listens there, or set another FUNCTIONS_CUSTOMHANDLER_PORT", config.port),
+        std::io::ErrorKind::AddrInUse => {
+            format!("port {} is in use: stop what listens there, or set another FUNCTIONS_CUSTOMHANDLER_PORT", config.port)
+        }
         _ => format!("cannot listen on {address}: {error}"),
     })?;
     logging::start(log);

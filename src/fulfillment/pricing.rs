@@ -82,7 +82,8 @@ impl Pricing {
 /// Decimal places of a currency (ISO 4217, the active codes that differ from two).
 fn minor_units(currency: &str) -> u32 {
     match currency {
-        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND" | "VUV" | "XAF" | "XOF" | "XPF" => 0,
+        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND" | "VUV" | "XAF" | "XOF"
+        | "XPF" => 0,
         "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
         "CLF" | "UYW" => 4,
         _ => 2,
@@ -114,14 +115,17 @@ mod tests {
 
     #[test]
     fn a_currency_without_cents_has_none() {
-        let result = price(r#"{"orderId":"o","customerId":"c","currency":"JPY","items":[{"sku":"a","quantity":3,"unitPrice":"0.5"}]}"#).unwrap();
+        let result =
+            price(r#"{"orderId":"o","customerId":"c","currency":"JPY","items":[{"sku":"a","quantity":3,"unitPrice":"0.5"}]}"#).unwrap();
 
         assert!(result.get().contains(r#""amount":"2""#), "{}", result.get());
     }
 
     #[test]
     fn a_total_beyond_reason_fails_for_good() {
-        let failure = price(r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"a","quantity":1000000,"unitPrice":1e9}]}"#).unwrap_err();
+        let failure =
+            price(r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"a","quantity":1000000,"unitPrice":1e9}]}"#)
+                .unwrap_err();
 
         assert_eq!(failure.code, "total_too_large");
     }

@@ -121,7 +121,9 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answ
         message: match record.status {
             Status::Accepted => "The order is accepted; follow it at statusUrl.",
             Status::Processing => "The order was accepted before and is being processed; follow it at statusUrl.",
-            Status::Completed | Status::Failed | Status::Cancelled => "The order was accepted before and has ended; its outcome is at statusUrl.",
+            Status::Completed | Status::Failed | Status::Cancelled => {
+                "The order was accepted before and has ended; its outcome is at statusUrl."
+            }
         },
         status_url: &status_url,
         submitted_at: record.submitted_at,
@@ -214,9 +216,17 @@ mod tests {
     fn the_status_url_is_absolute_and_keeps_no_query() {
         let id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
         let cases = [
-            (None, "https://shop.example.com/api/orders?code=SECRET", "https://shop.example.com/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+            (
+                None,
+                "https://shop.example.com/api/orders?code=SECRET",
+                "https://shop.example.com/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status",
+            ),
             (None, "http://localhost:7071/api/orders/", "http://localhost:7071/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
-            (Some("https://a.example/x"), "http://inner/api/orders", "https://a.example/x/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
+            (
+                Some("https://a.example/x"),
+                "http://inner/api/orders",
+                "https://a.example/x/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status",
+            ),
             (None, "http://h\u{e9}/api/orders", "/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
         ];
         for (base, url, expected) in cases {

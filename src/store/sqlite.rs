@@ -126,7 +126,9 @@ impl SqliteStore {
             .database
             .write(move |connection| {
                 connection
-                    .prepare_cached("UPDATE orders SET etag = ?2, due_at = ?3, expires_at = ?4, record = ?5 WHERE tracking_id = ?1 AND etag = ?6")?
+                    .prepare_cached(
+                        "UPDATE orders SET etag = ?2, due_at = ?3, expires_at = ?4, record = ?5 WHERE tracking_id = ?1 AND etag = ?6",
+                    )?
                     .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, old])
             })
             .await?;

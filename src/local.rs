@@ -1,0 +1,295 @@
+//! `waybill local`: plays the Functions host on one machine, for any handler.
+//!
+//! It reads the real `host.json`, `*/function.json` and `local.settings.json`, starts the handler as a child process, and calls
+//! it only over HTTP, in the host's own JSON. What is behind it (a durable queue, timers) needs nothing but a directory.
+
+pub mod app;
+pub mod child;
+pub mod dispatch;
+pub mod http;
+pub mod invocation;
+pub mod listener;
+mod newtonsoft;
+pub mod outcome;
+pub mod queue;
+pub mod route;
+pub mod schedule;
+pub mod timers;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::config::{self, LogConfig};
+use crate::local::app::App;
+use crate::local::app::host_json::Executable;
+use crate::local::child::{Plan, Supervisor};
+use crate::local::dispatch::{Dispatcher, Function};
+use crate::local::http::Front;
+use crate::local::listener::Listener;
+use crate::local::queue::{Broker, Rules};
+use crate::server::{Drained, Limits};
+use crate::store::sqlite::create_directory;
+use crate::{logging, server};
+
+/// Clients keep idle connections for about a minute.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// What a person asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The app's folder: where `host.json` is.
+    pub app: PathBuf,
+    /// Port of the public side; `Host.LocalHttpPort` or 7071 when absent, any free one when 0.
+    pub port: Option<u16>,
+    /// Address of the public side.
+    pub host: IpAddr,
+    /// Where everything durable lives; `.waybill` in the app's folder when absent.
+    pub data: Option<PathBuf>,
+    /// The handler, instead of what host.json names.
+    pub handler: Option<PathBuf>,
+    /// Frame invocations with Content-Length, as `func start` does, instead of chunked, as Azure does.
+    pub content_length: bool,
+    /// What the broker decides.
+    pub rules: Rules,
+    /// How long running invocations may take when asked to stop.
+    pub drain_timeout: Duration,
+}
+
+/// A host that is up.
+#[derive(Debug)]
+pub struct Up {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What `func start` would print.
+    pub listing: String,
+}
+
+/// Runs the host until it is asked to stop. `Err`: why it could not start or go on, one line each.
+/// `up` hears once the handler answers.
+pub async fn run(
+    options: Options,
+    environment: &BTreeMap<String, String>,
+    up: oneshot::Sender<Up>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Vec<String>> {
+    if let Some(sign) = config::azure(environment) {
+        return Err(vec![format!(
+            "`waybill local` is for a machine of your own, and {sign} says that this is Azure, where the Functions host does its work"
+        )]);
+    }
+    let mut app = App::load(&options.app, environment)?;
+    let one = |problem: String| vec![problem];
+
+    // One place for records and messages; the handler's own setting counts, below the app's folder as under the real host.
+    let setting = environment.get("WAYBILL_DATA").or_else(|| app.settings.get("WAYBILL_DATA")).filter(|path| !path.is_empty());
+    let data = options.data.clone().unwrap_or_else(|| app.root.join(setting.map_or(".waybill", String::as_str)));
+    let data = std::path::absolute(&data).unwrap_or(data);
+    let _lock = lock(&data).map_err(one)?;
+    let port = options.port.or(app.local_host.http_port).unwrap_or(7071);
+    let listener = listen(SocketAddr::new(options.host, port)).map_err(one)?;
+    let address = listener.local_addr().map_err(|error| one(error.to_string()))?;
+
+    let (plan, notice) = plan(&options, &app, &data, address, environment)?;
+    app.notices.extend(notice);
+    let open = data.clone();
+    let rules = options.rules.clone();
+    let broker = tokio::task::spawn_blocking(move || Broker::open(&open, rules)).await.map_err(|error| one(error.to_string()))?;
+    let broker = broker.map_err(|error| one(error.to_string()))?;
+    let released = broker.release_locks().await.map_err(|error| one(error.to_string()))?;
+    if released > 0 {
+        info!(messages = released, "messages that an earlier host was working on are delivered again");
+    }
+
+    let (handler, supervisor) = child::prepare(plan, !options.content_length);
+    let (running, ended) = mpsc::channel(1);
+    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
+    let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Function::of(function, app.forwards(function)))).collect();
+    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone())?);
+
+    for line in app.notices.iter().cloned().chain(app.in_error_lines()) {
+        warn!("{line}");
+    }
+    let host = Host { dispatcher, functions, front, options, ended };
+    host.run(&app, listener, address, supervisor, up, stop).await
+}
+
+struct Host {
+    dispatcher: Arc<Dispatcher>,
+    functions: Vec<Arc<Function>>,
+    front: Arc<Front>,
+    options: Options,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Host {
+    async fn run(
+        self,
+        app: &App,
+        listener: TcpListener,
+        address: SocketAddr,
+        supervisor: Supervisor,
+        up: oneshot::Sender<Up>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Vec<String>> {
+        let Self { dispatcher, functions, front, options, mut ended } = self;
+        let (stop_sender, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for function in functions {
+            tasks.spawn(timers::run(Arc::clone(&dispatcher), Arc::clone(&function), stopping.clone()));
+            if let Some(listener) = Listener::of(Arc::clone(&dispatcher), function, app.host.service_bus.clone()) {
+                tasks.spawn(listener.run(stopping.clone()));
+            }
+        }
+        let ready = Arc::clone(&dispatcher);
+        let listing = app.listing(&format!("http://{}", shown(address)));
+        tasks.spawn(async move {
+            if ready.handler.wait_until_ready().await {
+                // Nobody may be listening, which is fine.
+                drop(up.send(Up { address, listing }));
+            }
+        });
+        drop(dispatcher);
+
+        let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS, drain_timeout: options.drain_timeout };
+        let service = {
+            let front = Arc::clone(&front);
+            move |request| Arc::clone(&front).answer(request)
+        };
+        let stop = async {
+            stop.await;
+            stop_sender.send_replace(true);
+        };
+        let serving = async {
+            let drained = server::serve(listener, service, limits, stop).await;
+            // Queue and timer invocations end too: each holds a sender, and so do the dispatcher's owners.
+            drop(front);
+            while tasks.join_next().await.is_some() {}
+            let rest = tokio::time::timeout(options.drain_timeout, ended.recv()).await;
+            if drained == Drained::DeadlinePassed || rest.is_err() {
+                warn!("invocations were still running when the drain deadline passed; their messages come back at the next start");
+            }
+        };
+        // The handler is started from this task, which lives as long as the process: on Linux it dies with the thread that started it.
+        tokio::select! {
+            problem = supervisor.run() => Err(vec![problem]),
+            () = serving => Ok(()),
+        }
+    }
+}
+
+/// How to start the handler, and what to tell the person about it.
+fn plan(
+    options: &Options,
+    app: &App,
+    data: &Path,
+    address: SocketAddr,
+    environment: &BTreeMap<String, String>,
+) -> Result<(Plan, Option<String>), Vec<String>> {
+    let custom = &app.host.custom_handler;
+    let mut notice = None;
+    let executable = match (&options.handler, &custom.executable) {
+        (Some(handler), _) => std::path::absolute(handler).unwrap_or_else(|_| handler.clone()),
+        (None, Executable::File(path)) => path.clone(),
+        (None, Executable::OnPath(program)) if is_this_program(program) => {
+            let this = std::env::current_exe().map_err(|error| vec![format!("cannot find this program: {error}")])?;
+            notice = Some(format!("{program} is not built in {}: using {} itself as the handler", app.root.display(), this.display()));
+            this
+        }
+        (None, Executable::OnPath(program)) => program.into(),
+    };
+    let mut settings = app.settings.clone();
+    let port = child::free_port().map_err(|error| vec![format!("no port is free for the handler: {error}")])?;
+    settings.extend(child::variables(&app.root, &Uuid::new_v4().to_string(), port));
+    let played = [
+        ("AZURE_FUNCTIONS_ENVIRONMENT", "Development".to_owned()),
+        ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True".to_owned()),
+        ("AzureWebJobsScriptRoot", app.root.display().to_string()),
+        ("WEBSITE_HOSTNAME", shown(address)),
+        // Records belong beside the queue that names them.
+        ("WAYBILL_DATA", data.display().to_string()),
+    ];
+    settings.extend(played.map(|(name, value)| (name.to_owned(), value)));
+    let lookup = |name: &str| settings.get(name).or_else(|| environment.get(name)).cloned();
+    let plan = Plan {
+        port,
+        executable,
+        arguments: custom.arguments(lookup),
+        working_directory: custom.working_directory.clone(),
+        initialization_timeout: custom.initialization_timeout,
+        record: data.join("handler.json"),
+        environment: settings,
+    };
+    Ok((plan, notice))
+}
+
+/// Whether host.json names this very program, which then need not be built into the app's folder.
+fn is_this_program(program: &str) -> bool {
+    Path::new(program).file_stem().is_some_and(|stem| stem.eq_ignore_ascii_case("waybill"))
+}
+
+/// Two hosts on one queue would each believe that the other's messages are free.
+fn lock(data: &Path) -> Result<File, String> {
+    create_directory(data).map_err(|error| format!("cannot make the data directory {}: {error}; pass another --data", data.display()))?;
+    let path = data.join("host.lock");
+    let file = File::create(&path).map_err(|error| format!("cannot write {}: {error}; pass another --data", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(format!("another `waybill local` uses the data directory {}: stop it, or pass another --data", data.display()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(format!("cannot lock {}: {error}", path.display())),
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    server::bind(address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("port {} is in use: stop what listens there, or pass another --port", address.port()),
+        std::io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine: pass another --host", address.ip()),
+        _ => format!("cannot listen on {address}: {error}"),
+    })
+}
+
+/// As a person would type it.
+fn shown(address: SocketAddr) -> String {
+    if address.ip().is_loopback() || address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+/// `waybill local` as a command: logs, prints the functions, stops on Ctrl-C.
+pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    logging::start(&LogConfig::read(environment));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let ended = runtime.block_on(async {
+        let (sender, up) = oneshot::channel();
+        tokio::spawn(async move {
+            if let Ok(Up { listing, .. }) = up.await {
+                println!("{listing}\nPress Ctrl-C to stop.");
+            }
+        });
+        run(options, environment, sender, stop()).await
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+/// The first signal asks to stop, the second does not ask.
+async fn stop() {
+    server::stop_signal().await;
+    info!("stopping: running invocations may end; press Ctrl-C again to leave at once");
+    tokio::spawn(async {
+        server::stop_signal().await;
+        std::process::exit(130);
+    });
+}

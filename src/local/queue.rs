@@ -1,0 +1,376 @@
+//! A durable queue with the semantics of Service Bus: peek-lock, delivery count, dead letters, scheduled and expiring messages.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::sqlite::{Database, Error};
+use crate::timestamp::Timestamp;
+
+/// What a dead-letter queue is named after its queue (Service Bus, "Path to the dead-letter queue").
+pub const DEAD_LETTER_SUFFIX: &str = "/$deadletterqueue";
+/// How long an idle receiver sleeps at most; messages wake it, clocks may jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// `visible_at` is the one moment that counts: when a scheduled message comes due, when a lock runs out, or when a message was
+/// enqueued. A message is ready once that has passed, whatever the reason it was away.
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS messages (
+        sequence_number INTEGER PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        visible_at INTEGER NOT NULL,
+        enqueued_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        delivery_count INTEGER NOT NULL DEFAULT 0,
+        lock_token BLOB,
+        properties TEXT NOT NULL,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS messages_ready ON messages (queue, visible_at, sequence_number);
+";
+
+/// What a broker decides for all its queues.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How long a receiver holds a message before it is given to another.
+    pub lock_duration: Duration,
+    /// Deliveries before a message is dead-lettered.
+    pub max_delivery_count: u32,
+}
+
+/// Every queue of this machine, in one file. Queues come into being when they are first named.
+#[derive(Clone)]
+pub struct Broker {
+    database: Database,
+    rules: Rules,
+    arrivals: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Everything else.
+    pub properties: Properties,
+    /// When it may be delivered; at once when absent.
+    pub scheduled_at: Option<Timestamp>,
+    /// How long it lives; for ever when absent.
+    pub time_to_live: Option<Duration>,
+}
+
+/// What travels beside a body.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Properties {
+    /// Made by the broker when absent.
+    pub message_id: String,
+    /// MIME type of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// For correlation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Also known as label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Where to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// Where it is meant to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The sender's own; the broker adds `DeadLetterReason` and `DeadLetterErrorDescription` to dead letters.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub application_properties: Map<String, Value>,
+    /// The queue it was dead-lettered from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter_source: Option<String>,
+}
+
+/// A message held under a lock.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Unique in this broker, and growing.
+    pub sequence_number: i64,
+    /// Names the lock.
+    pub lock_token: Uuid,
+    /// 1 at the first delivery.
+    pub delivery_count: u32,
+    /// When it was sent.
+    pub enqueued_at: Timestamp,
+    /// When it vanishes, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Everything else.
+    pub properties: Properties,
+}
+
+/// What became of a settlement or renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// As asked.
+    Done,
+    /// The lock had run out: somebody else may have the message.
+    LockLost,
+}
+
+impl Broker {
+    /// Opens `DIRECTORY/queue.db`. Blocks.
+    pub fn open(directory: &Path, rules: Rules) -> Result<Self, Error> {
+        let database = Database::open(&directory.join("queue.db"), SCHEMA)?;
+        Ok(Self { database, rules, arrivals: Arc::default() })
+    }
+
+    /// How long a lock lasts.
+    pub fn lock_duration(&self) -> Duration {
+        self.rules.lock_duration
+    }
+
+    /// Sends messages in order; on disk when this returns.
+    pub async fn send(&self, queue: &str, messages: Vec<Outgoing>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let name = queue.to_owned();
+        self.database
+            .write(move |connection| {
+                let now = now();
+                let mut insert = connection.prepare_cached(
+                    "INSERT INTO messages (queue, visible_at, enqueued_at, expires_at, properties, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?;
+                for mut message in messages {
+                    if message.properties.message_id.is_empty() {
+                        message.properties.message_id = Uuid::new_v4().simple().to_string();
+                    }
+                    let enqueued_at = message.scheduled_at.map_or(now, |at| at.as_milliseconds().max(now));
+                    let expires_at =
+                        message.time_to_live.map(|life| Timestamp::from_milliseconds(enqueued_at).after(life).as_milliseconds());
+                    insert.execute(params![name, enqueued_at, enqueued_at, expires_at, json_text(&message.properties), message.body])?;
+                }
+                Ok(())
+            })
+            .await?;
+        self.arrivals(queue).notify_one();
+        Ok(())
+    }
+
+    /// Locks up to `max` messages, oldest first; waits until there is one.
+    pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
+        let arrivals = self.arrivals(queue);
+        loop {
+            let name = queue.to_owned();
+            let rules = self.rules.clone();
+            let (received, next) = self.database.write(move |connection| lock_ready(connection, &name, max, &rules)).await?;
+            if !received.is_empty() {
+                return Ok(received);
+            }
+            let sleep = next.map_or(LONGEST_SLEEP, |at| Timestamp::from_milliseconds(now()).until(Timestamp::from_milliseconds(at)));
+            // A send between the look and this wait has left its permit with `notify_one`.
+            drop(tokio::time::timeout(sleep.min(LONGEST_SLEEP), arrivals.notified()).await);
+        }
+    }
+
+    /// The message is dealt with.
+    pub async fn complete(&self, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let changed = self
+            .database
+            .write(move |connection| {
+                connection
+                    .prepare_cached("DELETE FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
+                    .execute(params![sequence_number, lock_token.as_bytes(), now()])
+            })
+            .await?;
+        Ok(settled(changed))
+    }
+
+    /// The message is to be delivered again, at once, or dead-lettered when it was delivered often enough.
+    pub async fn abandon(&self, queue: &str, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let spent = message.delivery_count >= self.rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX);
+        let (name, properties) = (queue.to_owned(), message.properties.clone());
+        let max = self.rules.max_delivery_count;
+        let changed = self
+            .database
+            .write(move |connection| {
+                let held: Option<i64> = connection
+                    .prepare_cached("SELECT 1 FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
+                    .query_row(params![sequence_number, lock_token.as_bytes(), now()], |row| row.get(0))
+                    .optional()?;
+                if held.is_none() {
+                    return Ok(0);
+                }
+                if spent {
+                    return dead_letter(connection, &name, sequence_number, properties, max);
+                }
+                // Back to its place: it is as old as it was.
+                connection
+                    .prepare_cached("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE sequence_number = ?1")?
+                    .execute([sequence_number])
+            })
+            .await?;
+        self.arrivals(queue).notify_one();
+        if spent {
+            self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_one();
+        }
+        Ok(settled(changed))
+    }
+
+    /// Holds the message for another lock duration.
+    pub async fn renew(&self, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let lock_duration = self.rules.lock_duration;
+        let changed = self
+            .database
+            .write(move |connection| {
+                let now = now();
+                let until = Timestamp::from_milliseconds(now).after(lock_duration).as_milliseconds();
+                connection
+                    .prepare_cached(
+                        "UPDATE messages SET visible_at = ?4 WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3",
+                    )?
+                    .execute(params![sequence_number, lock_token.as_bytes(), now, until])
+            })
+            .await?;
+        Ok(settled(changed))
+    }
+
+    /// At the start of a host no receiver is left from an earlier one: what they held is ready at once.
+    pub async fn release_locks(&self) -> Result<usize, Error> {
+        self.database
+            .write(|connection| {
+                connection.execute("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE lock_token IS NOT NULL", [])
+            })
+            .await
+    }
+
+    /// How many messages each queue holds, and how the disk work was grouped.
+    pub async fn figures(&self) -> Result<Value, Error> {
+        let queues = self
+            .database
+            .read(|connection| {
+                let now = now();
+                let mut counts = connection.prepare_cached(
+                    "SELECT queue, COUNT(*), COUNT(lock_token), SUM(lock_token IS NULL AND visible_at > ?1) FROM messages GROUP BY queue",
+                )?;
+                let rows = counts.query_map([now], |row| {
+                    let (total, locked, scheduled): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        json!({ "active": total - locked - scheduled, "locked": locked, "scheduled": scheduled }),
+                    ))
+                })?;
+                rows.collect::<rusqlite::Result<Map<String, Value>>>()
+            })
+            .await?;
+        let counts = self.database.counts();
+        Ok(json!({
+            "queues": queues,
+            "writes": counts.operations.load(Ordering::Relaxed),
+            "commits": counts.commits.load(Ordering::Relaxed),
+        }))
+    }
+
+    fn arrivals(&self, queue: &str) -> Arc<Notify> {
+        // A map of notifiers is never left half changed.
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notify) = arrivals.get(queue) {
+            return Arc::clone(notify);
+        }
+        Arc::clone(arrivals.entry(queue.to_owned()).or_default())
+    }
+}
+
+/// Locks what is ready; also tells when the next message will be, if none is.
+fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -> rusqlite::Result<(Vec<Received>, Option<i64>)> {
+    let now = now();
+    let until = Timestamp::from_milliseconds(now).after(rules.lock_duration).as_milliseconds();
+    let ready: Vec<Received> = connection
+        .prepare_cached(
+            "SELECT sequence_number, delivery_count, enqueued_at, expires_at, properties, body FROM messages
+             WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, sequence_number LIMIT ?3",
+        )?
+        .query_map(params![queue, now, i64::try_from(max).unwrap_or(i64::MAX)], received)?
+        .collect::<rusqlite::Result<_>>()?;
+    let found = !ready.is_empty();
+    let mut locked = Vec::with_capacity(ready.len());
+    for mut message in ready {
+        let sequence_number = message.sequence_number;
+        if message.expires_at.is_some_and(|at| at.as_milliseconds() <= now) {
+            connection.prepare_cached("DELETE FROM messages WHERE sequence_number = ?1")?.execute([sequence_number])?;
+        } else if message.delivery_count >= rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX) {
+            // Its last lock ran out: a receiver that vanished counts like one that abandoned.
+            dead_letter(connection, queue, sequence_number, message.properties, rules.max_delivery_count)?;
+        } else {
+            message.delivery_count += 1;
+            message.lock_token = Uuid::new_v4();
+            connection
+                .prepare_cached("UPDATE messages SET lock_token = ?2, visible_at = ?3, delivery_count = ?4 WHERE sequence_number = ?1")?
+                .execute(params![sequence_number, message.lock_token.as_bytes(), until, message.delivery_count])?;
+            locked.push(message);
+        }
+    }
+    if !locked.is_empty() {
+        return Ok((locked, None));
+    }
+    if found {
+        // Everything that was ready has just left; there may be more behind it.
+        return Ok((locked, Some(now)));
+    }
+    let next = connection.prepare_cached("SELECT MIN(visible_at) FROM messages WHERE queue = ?1")?.query_row([queue], |row| row.get(0))?;
+    Ok((locked, next))
+}
+
+fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
+    let properties: String = row.get(4)?;
+    Ok(Received {
+        sequence_number: row.get(0)?,
+        lock_token: Uuid::nil(),
+        delivery_count: row.get(1)?,
+        enqueued_at: Timestamp::from_milliseconds(row.get(2)?),
+        expires_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_milliseconds),
+        properties: serde_json::from_str(&properties).unwrap_or_default(),
+        body: row.get(5)?,
+    })
+}
+
+fn dead_letter(
+    connection: &Connection,
+    queue: &str,
+    sequence_number: i64,
+    mut properties: Properties,
+    max: u32,
+) -> rusqlite::Result<usize> {
+    properties.dead_letter_source = Some(queue.to_owned());
+    let described = &mut properties.application_properties;
+    described.insert("DeadLetterReason".into(), "MaxDeliveryCountExceeded".into());
+    described.insert("DeadLetterErrorDescription".into(), format!("Message could not be consumed after {max} delivery attempts.").into());
+    connection
+        .prepare_cached(
+            "UPDATE messages SET queue = ?2, lock_token = NULL, visible_at = ?3, expires_at = NULL, delivery_count = 0, properties = ?4
+             WHERE sequence_number = ?1",
+        )?
+        .execute(params![sequence_number, format!("{queue}{DEAD_LETTER_SUFFIX}"), now(), json_text(&properties)])
+}
+
+fn json_text(properties: &Properties) -> String {
+    serde_json::to_string(properties).expect("properties have only string keys")
+}
+
+fn settled(changed: usize) -> Settled {
+    if changed == 1 { Settled::Done } else { Settled::LockLost }
+}
+
+fn now() -> i64 {
+    crate::store::sqlite::now().as_milliseconds()
+}

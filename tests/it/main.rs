@@ -1,0 +1,4 @@
+//! Black-box tests: the real executable, real sockets, real files.
+
+mod support;
+mod walk;

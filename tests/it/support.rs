@@ -1,0 +1,359 @@
+//! Starts the real programs, talks to them, and ends them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Whatever is waited for comes within this, or the test fails; generous, for machines that build beside the tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory of its own, removed at the end.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("waybill-it-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, path: &str, text: &str) -> PathBuf {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The repository's own app.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A running program, its output collected line by line; killed when dropped.
+pub struct Program {
+    child: Child,
+    output: Arc<(Mutex<Vec<String>>, Condvar)>,
+}
+
+impl Program {
+    /// Starts `waybill` with nothing of this process's environment but `environment`.
+    pub fn waybill(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+        command.args(arguments).env_clear().envs(environment.iter().copied());
+        if let Some(path) = std::env::var_os("PATH") {
+            command.env("PATH", path);
+        }
+        Self::start(&mut command)
+    }
+
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let pipes: [Box<dyn Read + Send>; 2] = [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for pipe in pipes {
+            let output = Arc::clone(&output);
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+                    output.0.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+                    output.1.notify_all();
+                }
+            });
+        }
+        Self { child, output }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has printed so far, both streams.
+    pub fn lines(&self) -> Vec<String> {
+        self.output.0.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that contains `text`.
+    pub fn line(&mut self, text: &str) -> String {
+        self.line_where(text, |line| line.contains(text))
+    }
+
+    pub fn line_where(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut lines = self.output.0.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().find(|line| wanted(line)) {
+                return line.clone();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no line with {what:?} in:\n{}", lines.join("\n"));
+            lines = self.output.1.wait_timeout(lines, left.min(Duration::from_millis(100))).unwrap().0;
+            assert!(
+                self.child.try_wait().unwrap().is_none() || lines.iter().any(|line| wanted(line)),
+                "it ended without a line with {what:?}:\n{}",
+                lines.join("\n")
+            );
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.id(), name);
+    }
+
+    /// Waits for its end by itself.
+    pub fn end(mut self) -> (ExitStatus, Vec<String>) {
+        let status = eventually("the program ends", || self.child.try_wait().unwrap());
+        // Its pipes are read to their end once nobody holds them any more.
+        let lines = eventually("its output is read", || (Arc::strong_count(&self.output) == 1).then(|| self.lines()));
+        (status, lines)
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends a signal by name, e.g. `INT`.
+pub fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status().unwrap();
+    let _ = sent; // the process may be gone by now
+}
+
+/// Asks until there is an answer.
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// `waybill local` on a free port, with an app and a data directory of its own.
+pub struct Host {
+    pub program: Program,
+    pub port: u16,
+}
+
+impl Host {
+    /// Starts it on the repository's app, with these settings in its environment.
+    pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::with(repository(), data, &[], settings)
+    }
+
+    pub fn with(app: &Path, data: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut program = Self::begin(app, data, arguments, settings);
+        let port = Self::wait(&mut program);
+        Self { program, port }
+    }
+
+    /// Starts it without waiting until it is up.
+    pub fn begin(app: &Path, data: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Program {
+        let mut all = vec!["local", "--port", "0", "--app", app.to_str().unwrap(), "--data", data.to_str().unwrap()];
+        all.extend(arguments);
+        Program::waybill(&all, settings)
+    }
+
+    /// The port, once its handler answers.
+    pub fn wait(program: &mut Program) -> u16 {
+        program.line("Press Ctrl-C to stop");
+        let status = program.lines().into_iter().find_map(|line| {
+            let (_, rest) = line.split_once("http://localhost:")?;
+            rest.split('/').next()?.trim().parse().ok()
+        });
+        status.unwrap_or_else(|| panic!("no URL in {:?}", program.lines()))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Response {
+        request("POST", &self.url(path), &[("Content-Type", "application/json")], Some(body.to_string().as_bytes()))
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        request("GET", &self.url(path), &[], None)
+    }
+
+    /// Sends an order; its tracking id.
+    pub fn submit(&self, order: &Value) -> String {
+        let response = self.post("/api/orders", order);
+        assert_eq!(response.status, 202, "{response:?}");
+        response.json()["trackingId"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for an order's end; its status body.
+    pub fn ended(&self, tracking_id: &str) -> Value {
+        eventually("the order ends", || {
+            let response = self.get(&format!("/api/orders/{tracking_id}/status"));
+            assert_eq!(response.status, 200, "{response:?}");
+            let body = response.json();
+            matches!(body["status"].as_str(), Some("completed" | "failed" | "cancelled")).then_some(body)
+        })
+    }
+
+    /// What `/admin/host/status` says.
+    pub fn figures(&self) -> Value {
+        self.get("/admin/host/status").json()
+    }
+}
+
+/// `waybill serve` alone on a free port: the test plays the host.
+pub struct Handler {
+    pub program: Program,
+    pub port: u16,
+}
+
+impl Handler {
+    pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let text = port.to_string();
+        let mut environment = vec![("FUNCTIONS_CUSTOMHANDLER_PORT", text.as_str()), ("WAYBILL_DATA", data.to_str().unwrap())];
+        environment.extend(settings);
+        let mut program = Program::waybill(&["serve"], &environment);
+        program.line("store is open");
+        Self { program, port }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// Invokes a function with this envelope.
+    pub fn invoke(&self, function: &str, envelope: &Value) -> Response {
+        let headers = [("Content-Type", "application/json; charset=utf-8"), ("X-Azure-Functions-InvocationId", "3f2504e0-4f89-41d3-9a0c-0305e82c3301")];
+        request("POST", &self.url(&format!("/{function}")), &headers, Some(envelope.to_string().as_bytes()))
+    }
+
+    /// Invokes `OrderIngress` with this client body; what the client would see.
+    pub fn ingress(&self, body: Option<&str>, headers: &[(&str, &str)]) -> Answer {
+        let answer = self.invoke("OrderIngress", &http_envelope("POST", "http://localhost:7071/api/orders", &json!({}), body, headers));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        Answer::of(&answer)
+    }
+
+    pub fn status(&self, tracking_id: &str) -> Answer {
+        let url = format!("http://localhost:7071/api/orders/{tracking_id}/status");
+        Answer::of(&self.invoke("OrderStatus", &http_envelope("GET", &url, &json!({ "trackingId": tracking_id }), None, &[])))
+    }
+
+    /// Invokes `OrderProcessor` with a message text; the status that decides between complete and abandon.
+    pub fn process(&self, message: &str) -> Response {
+        self.invoke("OrderProcessor", &queue_envelope(message))
+    }
+}
+
+pub fn http_envelope(method: &str, url: &str, params: &Value, body: Option<&str>, headers: &[(&str, &str)]) -> Value {
+    let mut all: BTreeMap<&str, Vec<&str>> = BTreeMap::from([("Content-Type", vec!["application/json"])]);
+    for (name, value) in headers {
+        all.entry(name).or_default().push(value);
+    }
+    let mut req = json!({ "Url": url, "Method": method, "Query": {}, "Headers": all, "Params": params, "Identities": [] });
+    if let Some(body) = body {
+        req["Body"] = body.into();
+    }
+    json!({ "Data": { "req": req }, "Metadata": { "sys": { "MethodName": "X" } } })
+}
+
+pub fn queue_envelope(message: &str) -> Value {
+    json!({ "Data": { "orderMessage": Value::from(message).to_string() }, "Metadata": { "DeliveryCount": "1" } })
+}
+
+/// What a handler told the host to answer its client, and to send.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u64,
+    pub headers: Value,
+    pub body: Value,
+    pub message: Option<String>,
+}
+
+impl Answer {
+    pub fn of(response: &Response) -> Self {
+        let outputs = &response.json()["Outputs"];
+        let res = &outputs["res"];
+        Self {
+            status: res["statusCode"].as_u64().unwrap_or_else(|| panic!("{response:?}")),
+            headers: res["headers"].clone(),
+            body: serde_json::from_str(res["body"].as_str().unwrap()).unwrap(),
+            message: outputs["orderMessage"].as_array().map(|messages| {
+                assert_eq!(messages.len(), 1, "a one-element array: {messages:?}");
+                messages[0].as_str().expect("the JSON text").to_owned()
+            }),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+impl Response {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// One request; connection errors panic.
+pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Response {
+    try_request(method, url, headers, body).unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+}
+
+/// One request on a connection of its own.
+pub fn try_request(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Result<Response, ureq::Error> {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).max_idle_connections(0);
+    let agent: ureq::Agent = config.build().into();
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = match body {
+        Some(body) => agent.run(request.body(body)?)?,
+        None => agent.run(request.body(())?)?,
+    };
+    let headers = response.headers().iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    Ok(Response { status: response.status().as_u16(), headers: headers.collect(), body: response.body_mut().read_to_string()? })
+}
+
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A valid order with this id.
+pub fn order(order_id: &str) -> Value {
+    json!({
+        "orderId": order_id, "customerId": "C-1001", "currency": "EUR",
+        "items": [{ "sku": "SKU-1", "quantity": 2, "unitPrice": "19.90" }, { "sku": "SKU-2", "quantity": 1, "unitPrice": "4.50" }]
+    })
+}
