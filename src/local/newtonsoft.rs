@@ -12,17 +12,17 @@ use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
 
 /// Newtonsoft.Json 13 refuses deeper text unless told otherwise; it bounds our recursion too.
-pub const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// What `System.Net.Http.Formatting` allows for a response body it reads.
-pub const MAX_ENVELOPE_DEPTH: usize = 256;
+pub(super) const MAX_ENVELOPE_DEPTH: usize = 256;
 
 /// Above this many members a repeated name is looked for with a map, so that a hostile object costs linear time.
 const FEW: usize = 32;
 
 /// A JSON value that still has the digits and, where no escape was used, the memory of the text it came from.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Json<'a> {
+pub(super) enum Json<'a> {
     /// `null`
     Null,
     /// `true` or `false`
@@ -40,7 +40,7 @@ pub enum Json<'a> {
 /// Reads one JSON value and nothing after it.
 ///
 /// The error is a short reason with the byte it was found at.
-pub fn parse(text: &str, max_depth: usize) -> Result<Json<'_>, String> {
+pub(super) fn parse(text: &str, max_depth: usize) -> Result<Json<'_>, String> {
     let mut reader = Reader { text, at: 0, depth_left: max_depth };
     let value = reader.value()?;
     reader.skip_whitespace();
@@ -51,13 +51,13 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Json<'_>, String> {
 }
 
 /// Whether the host would try to parse this text (`Utility.IsJson`): it starts and ends like an object or an array.
-pub fn looks_like_json(text: &str) -> bool {
+pub(super) fn looks_like_json(text: &str) -> bool {
     let text = text.trim();
     (text.starts_with('{') && text.ends_with('}')) || (text.starts_with('[') && text.ends_with(']'))
 }
 
 /// Whether Newtonsoft takes this string for a date, and so not for a string.
-pub fn is_date(text: &str) -> bool {
+pub(super) fn is_date(text: &str) -> bool {
     Instant::recognise(text).is_some()
 }
 
@@ -159,21 +159,21 @@ impl<'a> Json<'a> {
 }
 
 /// Writes a JSON string as Newtonsoft escapes it: the line separators of Unicode too, nothing else that need not be.
-pub fn write_string(out: &mut String, text: &str) {
+pub(super) fn write_string(out: &mut String, text: &str) {
     out.push('"');
     write_escaped(out, text, "\\");
     out.push('"');
 }
 
 /// Writes a JSON string that contains a JSON string, the host's form of most metadata (host §3.2), without the copy in between.
-pub fn write_string_in_string(out: &mut String, text: &str) {
+pub(super) fn write_string_in_string(out: &mut String, text: &str) {
     out.push_str("\"\\\"");
     write_escaped(out, text, "\\\\");
     out.push_str("\\\"\"");
 }
 
 /// Writes a date and time to the second, then the fraction .NET would keep: up to seven digits without trailing zeros.
-pub fn write_date_time(out: &mut String, at: DateTime) {
+pub(super) fn write_date_time(out: &mut String, at: DateTime) {
     write_to_the_second(out, at);
     let ticks = at.subsec_nanosecond() / 100;
     if ticks > 0 {
@@ -186,12 +186,12 @@ pub fn write_date_time(out: &mut String, at: DateTime) {
 }
 
 /// Writes `2026-11-23T10:15:30`.
-pub fn write_to_the_second(out: &mut String, at: DateTime) {
+pub(super) fn write_to_the_second(out: &mut String, at: DateTime) {
     push(out, format_args!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}", at.year(), at.month(), at.day(), at.hour(), at.minute(), at.second()));
 }
 
 /// Appends formatted text.
-pub fn push(out: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub(super) fn push(out: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = out.write_fmt(arguments);
 }

@@ -117,6 +117,10 @@ impl Program {
         signal(self.id(), name);
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end by itself.
     pub fn end(mut self) -> (ExitStatus, Vec<String>) {
         let status = eventually("the program ends", || self.child.try_wait().unwrap());
@@ -138,10 +142,9 @@ impl Drop for Program {
     }
 }
 
-/// Sends a signal by name, e.g. `INT`.
+/// Sends a signal by name, e.g. `INT`; the process may be gone by now.
 pub fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status().unwrap();
-    let _ = sent; // the process may be gone by now
+    Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
 /// Asks until there is an answer.
@@ -176,8 +179,11 @@ impl Host {
 
     /// Starts it without waiting until it is up.
     pub fn begin(app: &Path, data: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> Program {
-        let mut all = vec!["local", "--port", "0", "--app", app.to_str().unwrap(), "--data", data.to_str().unwrap()];
+        let mut all = vec!["local", "--app", app.to_str().unwrap(), "--data", data.to_str().unwrap()];
         all.extend(arguments);
+        if !arguments.contains(&"--port") {
+            all.extend(["--port", "0"]);
+        }
         Program::waybill(&all, settings)
     }
 
@@ -249,7 +255,10 @@ impl Handler {
 
     /// Invokes a function with this envelope.
     pub fn invoke(&self, function: &str, envelope: &Value) -> Response {
-        let headers = [("Content-Type", "application/json; charset=utf-8"), ("X-Azure-Functions-InvocationId", "3f2504e0-4f89-41d3-9a0c-0305e82c3301")];
+        let headers = [
+            ("Content-Type", "application/json; charset=utf-8"),
+            ("X-Azure-Functions-InvocationId", "3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        ];
         request("POST", &self.url(&format!("/{function}")), &headers, Some(envelope.to_string().as_bytes()))
     }
 
