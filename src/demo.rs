@@ -34,7 +34,7 @@ const WORK_DELAY: &str = "400ms";
 /// Between two looks at the status.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// A demo that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs the demo; `Err` says what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
@@ -68,7 +68,7 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
         data: Some(directory.join("data")),
         handler: Some(std::env::current_exe().map_err(|error| vec![error.to_string()])?),
         content_length: false,
-        rules: Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 },
+        rules: Rules { lock_duration: Duration::from_mins(1), max_delivery_count: 10 },
         drain_timeout: Duration::from_secs(5),
     };
     let (up_sender, up) = oneshot::channel();
@@ -86,7 +86,8 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
             }
             Err(_) => Ok(()), // the host says itself why it did not start
         };
-        drop(done_sender.send(()));
+        // The host may have ended already.
+        done_sender.send(()).unwrap_or_default();
         shown
     };
     let (ended, shown) = tokio::join!(local::run(options, environment, up_sender, stop), show);

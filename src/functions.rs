@@ -86,7 +86,7 @@ impl Conclusion {
     /// The one line of an invocation.
     pub fn log(&self, function: &str, invocation: &str, duration: Duration) {
         let tracking_id = self.tracking_id.map(tracing::field::display);
-        let duration_ms = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) as f64 / 1000.0;
+        let duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3;
         match &self.answer {
             Ok(answer) => info!(
                 function.name = function,

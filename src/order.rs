@@ -151,11 +151,10 @@ impl Check {
 
     fn note(&mut self, order: &Json<'_>) {
         match order.member("note") {
-            None | Some(Json::Null) => {}
             Some(Json::String(text)) if text.chars().count() > MAX_NOTE => {
                 self.fail("/note", format!("must have at most {MAX_NOTE} characters"));
             }
-            Some(Json::String(_)) => {}
+            None | Some(Json::Null | Json::String(_)) => {}
             Some(other) => self.fail("/note", format!("must be a string, not {}", other.kind())),
         }
     }

@@ -19,7 +19,7 @@ use crate::functions::{self, App, Conclusion, order_ingress, order_processor, or
 /// escaped inside the envelope and promoted into its metadata.
 pub const MAX_INVOCATION: usize = 4 * 1024 * 1024;
 /// Until the body of an invocation has arrived; it comes from the same machine.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One call of a function by the host.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
 }
 
-/// POST /OrderIngress
+/// POST /`OrderIngress`
 fn order_ingress(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("OrderIngress").and(invocation()).then(move |invocation| {
         let app = Arc::clone(&app);
@@ -68,7 +68,7 @@ fn order_ingress(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Re
     })
 }
 
-/// POST /OrderProcessor
+/// POST /`OrderProcessor`
 fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("OrderProcessor").and(invocation()).then(move |invocation: Invocation| {
         let app = Arc::clone(&app);
@@ -84,7 +84,7 @@ fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = 
     })
 }
 
-/// POST /OrderStatus
+/// POST /`OrderStatus`
 fn order_status(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("OrderStatus").and(invocation()).then(move |invocation| {
         let app = Arc::clone(&app);

@@ -1,4 +1,4 @@
-//! SQLite with group commit: many writers share one fsync, and none waits for a timer to join a group.
+//! `SQLite` with group commit: many writers share one fsync, and none waits for a timer to join a group.
 //!
 //! One thread owns the writing connection. It takes whatever has queued up while the last commit was on its way to the disk,
 //! runs it all in one transaction, commits, and only then answers. A second thread answers reads.
@@ -87,13 +87,13 @@ impl Database {
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
-        let (write_sender, writes) = mpsc::channel::<Write>();
-        let (read_sender, reads) = mpsc::channel::<Read>();
+        let (writer_queue, writes) = mpsc::channel::<Write>();
+        let (reader_queue, reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
         spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &writes, &shared))).map_err(|error| failed(&error))?;
         spawn("sqlite-read", Box::new(move || reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
-        Ok(Self { writer: write_sender, reader: read_sender, counts })
+        Ok(Self { writer: writer_queue, reader: reader_queue, counts })
     }
 
     /// How the work was grouped so far.
@@ -179,7 +179,7 @@ fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Orders are nobody else's business; SQLite gives its side files the mode of the main one.
+/// Orders are nobody else's business; `SQLite` gives its side files the mode of the main one.
 fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);

@@ -21,6 +21,7 @@ impl Timestamp {
     }
 
     /// The moment `duration` later; stops at the end of representable time.
+    #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }

@@ -126,7 +126,10 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result
             Ok(Ok(())) => renewal.reset(),
             Ok(Err(fenced)) => {
                 task.abort();
-                return Ok(lost(&own.record, fenced));
+                return {
+                    lost(&own.record, fenced);
+                    Ok(())
+                };
             }
             // Progress is worth no failure; the lease runs on, and the next renewal asks again.
             Err(error) => warn!(order.tracking_id = %own.record.tracking_id, %error, "progress could not be recorded"),
@@ -140,7 +143,12 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result
                 log_transition(&own.record, ended_text(&own.record));
                 return Ok(());
             }
-            Ok(Err(fenced)) => return Ok(lost(&own.record, fenced)),
+            Ok(Err(fenced)) => {
+                return {
+                    lost(&own.record, fenced);
+                    Ok(())
+                };
+            }
             Err(error) if Instant::now() >= until => return Err(Refusal::abandon(error.to_string())),
             Err(error) => {
                 warn!(order.tracking_id = %own.record.tracking_id, %error, "the end of an order could not be recorded; trying again");

@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::process;
 
@@ -31,9 +31,9 @@ const PROBE_PERIOD: Duration = Duration::from_millis(25);
 /// One error more than this within [`ERROR_WINDOW`] stops the host.
 const MAX_RESTARTS: usize = 2;
 /// How long an error counts.
-const ERROR_WINDOW: Duration = Duration::from_secs(30 * 60);
+const ERROR_WINDOW: Duration = Duration::from_mins(30);
 /// An invocation waits this long for a handler that is starting: four times thirty seconds.
-const READY_WAIT: Duration = Duration::from_secs(120);
+const READY_WAIT: Duration = Duration::from_mins(2);
 /// Larger answers are refused; the real host would hold them in memory.
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
 /// How long the end of an orphan is waited for.
@@ -131,7 +131,7 @@ pub fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client =
-        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_secs(60)).build(connector);
+        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_mins(1)).build(connector);
     let (phase_sender, phase) = watch::channel(Phase::Starting);
     let (kill_sender, kills) = mpsc::channel(16);
     let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
@@ -195,8 +195,9 @@ impl Handler {
     /// Ends this start of the handler, every call in it included, and starts it again: what the host does when a function runs
     /// into `functionTimeout`. Not counted as an error of the handler. Nothing happens when it was replaced already.
     pub async fn kill(&self, generation: u64) {
-        // Fails only when the host is stopping.
-        drop(self.kills.send(generation).await);
+        if self.kills.send(generation).await.is_err() {
+            debug!("the host is stopping; it ends the handler itself");
+        }
     }
 
     /// Waits until the handler has answered its first probe.
@@ -254,7 +255,7 @@ impl Supervisor {
                     self.port
                 );
             }
-            match self.decide(exit, &mut errors) {
+            match Self::decide(exit, &mut errors) {
                 Next::Restart => {}
                 Next::StayGone => {
                     warn!("the handler exited with code 0: the host does not restart it, and every call fails from now on");
@@ -290,7 +291,7 @@ impl Supervisor {
         }
     }
 
-    fn decide(&self, exit: ExitStatus, errors: &mut VecDeque<Instant>) -> Next {
+    fn decide(exit: ExitStatus, errors: &mut VecDeque<Instant>) -> Next {
         match exit.code() {
             Some(0) => return Next::StayGone,
             Some(200) => {
@@ -393,9 +394,8 @@ async fn end_orphan(record: &Path) -> Result<(), String> {
 #[cfg(unix)]
 fn kill_process(process: u32) {
     let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
-    if let Some(process) = process {
-        // It may be gone by now, which is what is wanted.
-        drop(rustix::process::kill_process(process, rustix::process::Signal::KILL));
+    if let Some(Err(error)) = process.map(|process| rustix::process::kill_process(process, rustix::process::Signal::KILL)) {
+        debug!(%error, "the orphan is gone already");
     }
 }
 

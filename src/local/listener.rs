@@ -18,7 +18,7 @@ use crate::timestamp::Timestamp;
 /// After the queue could not be read.
 const BROKER_PAUSE: Duration = Duration::from_secs(1);
 /// Life of a message in a queue that sets none (Service Bus: 14 days), for the metadata only.
-const DEFAULT_LIFE: Duration = Duration::from_secs(14 * 24 * 3600);
+const DEFAULT_LIFE: Duration = Duration::from_hours(336);
 /// What a local namespace is called, as under the Service Bus emulator.
 const NAMESPACE: &str = "localhost";
 

@@ -65,7 +65,7 @@ impl<'a> Json<'a> {
     /// The value as `ToString()` gives it: raw strings, `True`, numbers, dates in the invariant culture, indented containers.
     ///
     /// `None` is JSON null.
-    pub fn into_text(self) -> Option<Cow<'a, str>> {
+    pub(super) fn into_text(self) -> Option<Cow<'a, str>> {
         match self {
             Json::Null => None,
             Json::Bool(true) => Some(Cow::Borrowed("True")),
@@ -89,7 +89,7 @@ impl<'a> Json<'a> {
     }
 
     /// Writes the value without white space (`Formatting.None`).
-    pub fn write_compact(&self, out: &mut String) {
+    pub(super) fn write_compact(&self, out: &mut String) {
         match self {
             Json::Null => out.push_str("null"),
             Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
@@ -121,7 +121,7 @@ impl<'a> Json<'a> {
     }
 
     /// Writes the value with two spaces a level (`Formatting.Indented`), line breaks as on Linux.
-    pub fn write_indented(&self, out: &mut String) {
+    pub(super) fn write_indented(&self, out: &mut String) {
         self.write_at(out, 0);
     }
 

@@ -78,7 +78,9 @@ impl<'a> Json<'a> {
             Self::Array(elements) => {
                 hash.update(b"[");
                 hash.update((elements.len() as u64).to_be_bytes());
-                elements.iter().for_each(|element| element.feed(hash));
+                for element in elements {
+                    element.feed(hash);
+                }
             }
             Self::Object(members) => {
                 hash.update(b"{");

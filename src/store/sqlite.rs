@@ -32,7 +32,7 @@ const PURGE_PERIOD: i64 = 600_000;
 /// So many expired records are deleted in one go: a client's order waits behind them.
 const PURGE_LIMIT: u32 = 500;
 
-/// Records in SQLite.
+/// Records in `SQLite`.
 #[derive(Clone)]
 pub struct SqliteStore {
     database: Database,

@@ -1,6 +1,10 @@
 //! Black-box tests: the real executable, real sockets, real files.
 
-#![expect(unreachable_pub, reason = "helpers are public to the modules of this binary")]
+#![expect(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
+)]
 
 mod crash;
 mod support;

@@ -64,7 +64,7 @@ impl LocalSettings {
         match notes.keep(root.child("IsEncrypted").boolean()) {
             Some(false) => {}
             Some(true) => {
-                notes.problems.push("IsEncrypted is true: run `func settings decrypt`, or write the values in the clear".to_owned())
+                notes.problems.push("IsEncrypted is true: run `func settings decrypt`, or write the values in the clear".to_owned());
             }
             // `AppSettingsFile.cs` of the core tools starts from true.
             None => notes.problems.push("IsEncrypted is missing, which means true: add \"IsEncrypted\": false".to_owned()),
