@@ -77,7 +77,7 @@ impl Database {
             .pragma_update(None, "journal_mode", "WAL")
             // FULL: a commit is on disk before anyone hears of it. In WAL mode that is one fsync a commit.
             .and_then(|()| writer.pragma_update(None, "synchronous", "FULL"))
-            .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 4000))
+            .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 1000))
             .and_then(|()| {
                 let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
                 transaction.execute_batch(schema)?;
@@ -87,13 +87,13 @@ impl Database {
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
-        let (writer_queue, writes) = mpsc::channel::<Write>();
-        let (reader_queue, reads) = mpsc::channel::<Read>();
+        let (queued_writes, writes) = mpsc::channel::<Write>();
+        let (queued_reads, reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
         spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &writes, &shared))).map_err(|error| failed(&error))?;
         spawn("sqlite-read", Box::new(move || reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
-        Ok(Self { writer: writer_queue, reader: reader_queue, counts })
+        Ok(Self { writer: queued_writes, reader: queued_reads, counts })
     }
 
     /// How the work was grouped so far.
