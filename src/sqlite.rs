@@ -87,13 +87,13 @@ impl Database {
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
-        let (queued_writes, writes) = mpsc::channel::<Write>();
-        let (queued_reads, reads) = mpsc::channel::<Read>();
+        let (write_queue, pending_writes) = mpsc::channel::<Write>();
+        let (read_queue, pending_reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
-        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &writes, &shared))).map_err(|error| failed(&error))?;
-        spawn("sqlite-read", Box::new(move || reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
-        Ok(Self { writer: queued_writes, reader: queued_reads, counts })
+        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &pending_writes, &shared))).map_err(|error| failed(&error))?;
+        spawn("sqlite-read", Box::new(move || pending_reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
+        Ok(Self { writer: write_queue, reader: read_queue, counts })
     }
 
     /// How the work was grouped so far.
