@@ -114,7 +114,7 @@ impl Config {
                 first_look: Duration::from_mins(2),
             },
             lease_renewal: settings.duration("LEASE_RENEWAL", Duration::from_secs(10), Duration::from_millis(10)),
-            claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(4), Duration::ZERO),
+            claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(3), Duration::ZERO),
             store_wait: settings.duration("STORE_WAIT", Duration::from_mins(1), Duration::ZERO),
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::from_secs(10), Duration::ZERO),
             max_connections: settings.number("MAX_CONNECTIONS", 1024, 1) as usize,

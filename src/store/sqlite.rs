@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::Record;
+use crate::lifecycle::{Record, SCHEMA_VERSION};
 use crate::sqlite::{Database, Error};
 use crate::store::{Created, Etag, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
@@ -159,7 +159,13 @@ impl Row {
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
-    let record = serde_json::from_str(text).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+    // The kind and place of a mistake, not serde's own text, which may quote the order.
+    let record: Record = serde_json::from_str(text).map_err(|error| {
+        StoreError::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
+    })?;
+    if record.schema_version > SCHEMA_VERSION {
+        return Err(StoreError::Unreadable(format!("its schema version {} is newer than {SCHEMA_VERSION}", record.schema_version)));
+    }
     Ok(Versioned { record, etag: Etag(etag.to_string()) })
 }
 

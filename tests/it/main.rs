@@ -7,5 +7,6 @@
 )]
 
 mod crash;
+mod panic;
 mod support;
 mod walk;
