@@ -57,12 +57,28 @@ pub struct Database {
 pub struct Counts {
     /// Operations that wrote.
     pub operations: AtomicU64,
-    /// Commits, each one fsync.
+    /// Commits, synced or not.
     pub commits: AtomicU64,
+    /// Commits with an fsync.
+    pub synced: AtomicU64,
 }
 
-/// Runs inside a transaction; what it returns runs once the transaction is on disk. `None`: there is no transaction, answer so.
-type Write = Box<dyn FnOnce(Option<&Connection>) -> Done + Send>;
+/// One operation that waits for its group.
+struct Write {
+    durability: Durability,
+    /// Runs inside a transaction; what it returns runs once that is committed. `None`: there is no transaction, answer so.
+    run: Box<dyn FnOnce(Option<&Connection>) -> Done + Send>,
+}
+
+/// What must be true when a write returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// It is on disk: somebody is told so.
+    Synced,
+    /// It is with the operating system, which outlives this process; a power failure may undo it, and then only the latest.
+    Committed,
+}
+
 type Done = Box<dyn FnOnce() + Send>;
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -107,8 +123,25 @@ impl Database {
         &self,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
+        self.enqueue(Durability::Synced, operation).await
+    }
+
+    /// Like [`Database::write`], for what nobody is promised: survives the end of this process, not a power failure. Costs no
+    /// fsync of its own; the next one covers it.
+    pub async fn write_unsynced<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.enqueue(Durability::Committed, operation).await
+    }
+
+    async fn enqueue<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
-        let write: Write = Box::new(move |connection| {
+        let run = Box::new(move |connection: Option<&Connection>| -> Done {
             let result = match connection.map(operation) {
                 Some(Ok(value)) => Ok(value),
                 Some(Err(error)) => {
@@ -120,7 +153,7 @@ impl Database {
             // Nobody waits any more when the caller was cancelled; the write stands all the same.
             Box::new(move || drop(sender.send(result)))
         });
-        self.writer.send(write).map_err(|_| Error::NotApplied)?;
+        self.writer.send(Write { durability, run }).map_err(|_| Error::NotApplied)?;
         receiver.await.map_err(|_| Error::Unknown)?
     }
 
@@ -145,19 +178,26 @@ impl Database {
 fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, counts: &Counts) {
     let mut group = Vec::new();
     let mut done = Vec::new();
+    let mut level = Durability::Synced;
     while let Ok(first) = writes.recv() {
         group.push(first);
         group.extend(writes.try_iter().take(MAX_BATCH - 1));
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+        let needed = group.iter().map(|write| write.durability).find(|durability| *durability == Durability::Synced);
+        let begun = set_level(connection, &mut level, needed.unwrap_or(Durability::Committed))
+            .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
+        if let Err(error) = begun {
             error!(error = %error, "the database cannot be written");
-            group.drain(..).for_each(|write| write(None)());
+            group.drain(..).for_each(|write| (write.run)(None)());
             continue;
         }
         counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
-        done.extend(group.drain(..).map(|write| write(Some(connection))));
+        done.extend(group.drain(..).map(|write| (write.run)(Some(connection))));
         match connection.execute_batch("COMMIT") {
             Ok(()) => {
                 counts.commits.fetch_add(1, Ordering::Relaxed);
+                if level == Durability::Synced {
+                    counts.synced.fetch_add(1, Ordering::Relaxed);
+                }
                 done.drain(..).for_each(|done| done());
             }
             Err(error) => {
@@ -170,6 +210,18 @@ fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, coun
             }
         }
     }
+}
+
+/// FULL syncs the log at each commit; NORMAL only when it is checkpointed (SQLite, "PRAGMA synchronous", in WAL mode).
+fn set_level(connection: &Connection, level: &mut Durability, needed: Durability) -> rusqlite::Result<()> {
+    if *level != needed {
+        connection.execute_batch(match needed {
+            Durability::Synced => "PRAGMA synchronous = FULL",
+            Durability::Committed => "PRAGMA synchronous = NORMAL",
+        })?;
+        *level = needed;
+    }
+    Ok(())
 }
 
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {

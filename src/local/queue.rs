@@ -164,13 +164,14 @@ impl Broker {
         Ok(())
     }
 
-    /// Locks up to `max` messages, oldest first; waits until there is one.
+    /// Locks up to `max` messages, oldest first; waits until there is one. A power failure may undo this, and what follows it
+    /// for the message: then it is delivered again, as any message may be.
     pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
         let arrivals = self.arrivals(queue);
         loop {
             let name = queue.to_owned();
             let rules = self.rules.clone();
-            let (received, next) = self.database.write(move |connection| lock_ready(connection, &name, max, &rules)).await?;
+            let (received, next) = self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
             if !received.is_empty() {
                 return Ok(received);
             }
@@ -185,7 +186,7 @@ impl Broker {
         let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
         let changed = self
             .database
-            .write(move |connection| {
+            .write_unsynced(move |connection| {
                 connection
                     .prepare_cached("DELETE FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
                     .execute(params![sequence_number, lock_token.as_bytes(), now()])
@@ -202,7 +203,7 @@ impl Broker {
         let max = self.rules.max_delivery_count;
         let changed = self
             .database
-            .write(move |connection| {
+            .write_unsynced(move |connection| {
                 let held: Option<i64> = connection
                     .prepare_cached("SELECT 1 FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
                     .query_row(params![sequence_number, lock_token.as_bytes(), now()], |row| row.get(0))
@@ -232,7 +233,7 @@ impl Broker {
         let lock_duration = self.rules.lock_duration;
         let changed = self
             .database
-            .write(move |connection| {
+            .write_unsynced(move |connection| {
                 let now = now();
                 let until = Timestamp::from_milliseconds(now).after(lock_duration).as_milliseconds();
                 connection
@@ -278,6 +279,7 @@ impl Broker {
             "queues": queues,
             "writes": counts.operations.load(Ordering::Relaxed),
             "commits": counts.commits.load(Ordering::Relaxed),
+            "synced": counts.synced.load(Ordering::Relaxed),
         }))
     }
 

@@ -67,7 +67,7 @@ impl SqliteStore {
 
     pub(super) fn figures(&self) -> Value {
         let counts = self.database.counts();
-        json!({ "engine": "sqlite", "writes": counts.operations.load(Ordering::Relaxed), "commits": counts.commits.load(Ordering::Relaxed) })
+        json!({ "engine": "sqlite", "writes": counts.operations.load(Ordering::Relaxed), "commits": counts.commits.load(Ordering::Relaxed), "synced": counts.synced.load(Ordering::Relaxed) })
     }
 
     pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
