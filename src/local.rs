@@ -118,7 +118,10 @@ pub async fn run(
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Function::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone())?);
 
-    for line in app.notices.iter().cloned().chain(app.in_error_lines()) {
+    for line in &app.notices {
+        info!("{line}");
+    }
+    for line in app.in_error_lines() {
         warn!("{line}");
     }
     let host = Host { dispatcher, functions, front, options, ended };
