@@ -13,7 +13,7 @@ use warp::http::header::CONTENT_TYPE;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::functions::{self, App, Conclusion, order_ingress, order_processor, order_status};
+use crate::functions::{self, App, Conclusion, Refusal, order_ingress, order_processor, order_status};
 
 /// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
 /// escaped inside the envelope and promoted into its metadata.
@@ -41,6 +41,17 @@ pub enum InvocationBody {
     TooLarge,
     /// It broke off.
     Broken,
+}
+
+impl InvocationBody {
+    /// The envelope, if it came whole.
+    pub fn whole(&self) -> Result<&Bytes, Refusal> {
+        match self {
+            Self::Whole(body) => Ok(body),
+            Self::TooLarge => Err(Refusal::malformed("it is too large")),
+            Self::Broken => Err(Refusal::malformed("its body broke off")),
+        }
+    }
 }
 
 /// Every route of the handler.

@@ -40,14 +40,13 @@ struct Accepted<'a> {
 
 /// Takes an order, records it, answers 202 with the message beside it.
 pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let body = match &invocation.body {
-        InvocationBody::Whole(body) => body,
-        InvocationBody::TooLarge => return Conclusion::new(Ok(Answer::respond(functions::problem(&too_large())))),
-        InvocationBody::Broken => return Conclusion::new(Err(Refusal::malformed("its body broke off"))),
-    };
-    let request = match envelope::http_request(body) {
+    if matches!(invocation.body, InvocationBody::TooLarge) {
+        return Conclusion::new(Ok(Answer::respond(functions::problem(&too_large()))));
+    }
+    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
+    let request = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(request) => request,
-        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
+        Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     match submit(app, &request).await {
         Ok(submitted) => {

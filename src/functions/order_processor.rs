@@ -12,7 +12,7 @@ use crate::functions::{self, App, Conclusion, Refusal};
 use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Verdict};
 use crate::message::{self, Message};
 use crate::process;
-use crate::routes::{Invocation, InvocationBody};
+use crate::routes::Invocation;
 use crate::store::{Replaced, StatusStore, StoreError, Versioned};
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
@@ -20,14 +20,10 @@ const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 
 /// Takes a message, claims its order, does the work, ends it.
 pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
-    let body = match &invocation.body {
-        InvocationBody::Whole(body) => body,
-        InvocationBody::TooLarge => return Conclusion::new(Err(Refusal::malformed("it is too large"))),
-        InvocationBody::Broken => return Conclusion::new(Err(Refusal::malformed("its body broke off"))),
-    };
-    let queue_message = match envelope::queue_message(body) {
+    let read = |body| envelope::queue_message(body).map_err(|error| Refusal::unreadable(&error));
+    let queue_message = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(queue_message) => queue_message,
-        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
+        Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let message = match message::read(&queue_message.text) {
         Ok(message) => message,

@@ -9,7 +9,7 @@ use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Failure, Record, Status, Transition};
 use crate::problem::Problem;
-use crate::routes::{Invocation, InvocationBody};
+use crate::routes::Invocation;
 use crate::timestamp::Timestamp;
 
 /// Seconds after which the status of an order that has not ended is worth another look.
@@ -56,14 +56,10 @@ impl<'a> Shown<'a> {
 
 /// Takes a tracking id, reads its record, answers with what a customer may see.
 pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let body = match &invocation.body {
-        InvocationBody::Whole(body) => body,
-        InvocationBody::TooLarge => return Conclusion::new(Err(Refusal::malformed("it is too large"))),
-        InvocationBody::Broken => return Conclusion::new(Err(Refusal::malformed("its body broke off"))),
-    };
-    let request = match envelope::http_request(body) {
+    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
+    let request = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(request) => request,
-        Err(error) => return Conclusion::new(Err(Refusal::unreadable(&error))),
+        Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
     let response = match look_up(app, &request, tracking_id).await {
