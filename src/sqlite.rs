@@ -67,8 +67,10 @@ pub struct Counts {
 struct Write {
     durability: Durability,
     /// Runs inside a transaction; what it returns runs once that is committed. `None`: there is no transaction, answer so.
-    run: Box<dyn FnOnce(Option<&Connection>) -> Done + Send>,
+    run: Box<Run>,
 }
+
+type Run = dyn FnOnce(Option<&Connection>) -> Done + Send;
 
 /// What must be true when a write returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +214,7 @@ fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, coun
     }
 }
 
-/// FULL syncs the log at each commit; NORMAL only when it is checkpointed (SQLite, "PRAGMA synchronous", in WAL mode).
+/// FULL syncs the log at each commit; NORMAL only when it is checkpointed (`SQLite`, "PRAGMA synchronous", in WAL mode).
 fn set_level(connection: &Connection, level: &mut Durability, needed: Durability) -> rusqlite::Result<()> {
     if *level != needed {
         connection.execute_batch(match needed {
