@@ -1,1 +1,398 @@
-//! x
+//! How the handler starts, speaks and stops: settings, log lines, signals.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Directory, Handler, eventually, free_port, http_envelope, order, queue_envelope, request};
+
+const KEY: &str = "an-entirely-secret-tracking-id-key";
+
+/// A handler whose two streams are kept apart, in files.
+struct Run {
+    child: Child,
+    files: Directory,
+}
+
+impl Run {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let files = Directory::new();
+        let file = |name: &str| File::create(files.path().join(name)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+        command.arg("serve").env_clear().envs(settings.iter().copied()).current_dir(files.path());
+        let child = command.stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
+        Self { child, files }
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.files.path().join(name)).unwrap()
+    }
+
+    /// Its exit code and what it wrote to stderr, line by line.
+    fn end(&mut self) -> (Option<i32>, Vec<String>) {
+        let status = eventually("the handler ends", || self.child.try_wait().unwrap());
+        (status.code(), self.read("stderr").lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts it on settings it must refuse; its lines on stderr.
+fn refused(settings: &[(&str, &str)]) -> Vec<String> {
+    let mut run = Run::start(settings);
+    let (code, lines) = run.end();
+    assert_eq!(code, Some(1), "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with("waybill: ")), "{lines:?}");
+    lines
+}
+
+fn invoke(port: u16, function: &str, invocation: &str, envelope: &Value) -> crate::support::Response {
+    let url = format!("http://127.0.0.1:{port}/{function}");
+    let headers = [("Content-Type", "application/json"), ("X-Azure-Functions-InvocationId", invocation)];
+    request("POST", &url, &headers, Some(envelope.to_string().as_bytes()))
+}
+
+#[test]
+fn a_missing_port_is_explained_in_one_line() {
+    let lines = refused(&[]);
+
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("FUNCTIONS_CUSTOMHANDLER_PORT is not set") && lines[0].contains("waybill local"), "{lines:?}");
+}
+
+#[test]
+fn a_busy_port_is_explained_in_one_line() {
+    let data = Directory::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", &port), ("WAYBILL_DATA", data.path().to_str().unwrap())]);
+
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(&format!("port {port} is in use")), "{lines:?}");
+}
+
+#[test]
+fn every_wrong_setting_is_named_at_once() {
+    let wrong = [
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", "65536"),
+        ("TRACKING_ID_KEY", "short-secret"),
+        ("PUBLIC_BASE_URL", "shop.example.com/api?x=1"),
+        ("WORK_DELAY", "-1s"),
+        ("TAX_RATE", "1.01"),
+        ("LEASE", "99ms"),
+        ("LEASE_RENEWAL", "fast"),
+        ("MAX_INTERRUPTIONS", "0"),
+        ("ORDER_DEADLINE", "0"),
+        ("RETENTION", "999ms"),
+        ("CLAIM_WAIT", "1.5s"),
+        ("STORE_WAIT", "99999999999d"),
+        ("DRAIN_TIMEOUT", "10"),
+        ("MAX_CONNECTIONS", "many"),
+    ];
+
+    let lines = refused(&wrong);
+
+    assert_eq!(lines.len(), wrong.len(), "{lines:?}");
+    for (name, _) in wrong {
+        let matching = lines.iter().filter(|line| line.starts_with(&format!("waybill: {name} is "))).count();
+        assert_eq!(matching, 1, "{name}: {lines:?}");
+    }
+    assert!(!lines.join("").contains("short-secret"), "{lines:?}");
+}
+
+#[test]
+fn a_lease_that_cannot_be_renewed_in_time_is_refused() {
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("LEASE", "10s"), ("LEASE_RENEWAL", "6s")]);
+
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("LEASE_RENEWAL must be at most half of LEASE"), "{lines:?}");
+}
+
+#[test]
+fn inside_azure_it_refuses_to_start_and_names_the_variable() {
+    for sign in ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"] {
+        let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), (sign, "x")]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("must not be used inside Azure") && lines[0].contains(sign), "{lines:?}");
+    }
+}
+
+#[test]
+fn under_core_tools_it_starts_whatever_else_is_set() {
+    let data = Directory::new();
+
+    let handler = Handler::start(data.path(), &[("WEBSITE_INSTANCE_ID", "x"), ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True")]);
+
+    assert_eq!(handler.ingress(Some(&order("CORE-1").to_string()), &[]).status, 202);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_is_explained_in_one_line() {
+    let data = Directory::new();
+    let file = data.write("taken", "a file");
+
+    for path in [file.clone(), file.join("below")] {
+        let port = free_port().to_string();
+        let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", &port), ("WAYBILL_DATA", path.to_str().unwrap())]);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("cannot open the database") && lines[0].contains("WAYBILL_DATA"), "{lines:?}");
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "a file");
+}
+
+#[test]
+fn records_that_are_no_database_are_left_as_they_are() {
+    let data = Directory::new();
+    let text = "these are no records\n".repeat(1000);
+    let file = data.write("records.db", &text);
+    let port = free_port().to_string();
+
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", &port), ("WAYBILL_DATA", data.path().to_str().unwrap())]);
+
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("records.db") && lines[0].contains("not a database"), "{lines:?}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), text);
+}
+
+#[cfg(unix)]
+#[test]
+fn records_are_private_to_the_user() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = Directory::new();
+    let data = parent.path().join("new/deep");
+    let _handler = Handler::start(&data, &[]);
+
+    for (path, mode) in [(data.clone(), 0o700), (data.join("records.db"), 0o600), (data.join("records.db-wal"), 0o600)] {
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn asked_to_stop_it_lets_running_invocations_end() {
+    for signal in ["TERM", "INT"] {
+        let data = Directory::new();
+        let mut handler = Handler::start(data.path(), &[("WORK_DELAY", "150ms"), ("DRAIN_TIMEOUT", "30s")]);
+        let accepted = handler.ingress(Some(&order("STOP-1").to_string()), &[]);
+        let (port, message) = (handler.port, accepted.message.unwrap());
+
+        let working = std::thread::spawn(move || invoke(port, "OrderProcessor", "i-1", &queue_envelope(&message)).status);
+        handler.program.line("order claimed");
+        handler.program.signal(signal);
+
+        assert_eq!(working.join().unwrap(), 200, "{signal}");
+        let (status, lines) = handler.program.end();
+        assert_eq!(status.code(), Some(0), "{signal}: {lines:?}");
+        assert!(lines.last().unwrap().contains("the handler has stopped"), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("order completed")), "{lines:?}");
+        let next = Handler::start(data.path(), &[]);
+        assert_eq!(next.status(accepted.body["trackingId"].as_str().unwrap()).body["status"], "completed");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_idle_handler_stops_at_once() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("DRAIN_TIMEOUT", "1h")]);
+    let idle = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    handler.ingress(Some(&order("IDLE-1").to_string()), &[]);
+
+    handler.program.signal("TERM");
+
+    assert_eq!(handler.program.end().0.code(), Some(0));
+    drop(idle);
+}
+
+#[cfg(unix)]
+#[test]
+fn work_that_outlasts_the_drain_deadline_is_left_to_the_next_handler() {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[("WORK_DELAY", "60s"), ("DRAIN_TIMEOUT", "100ms")]);
+    let accepted = handler.ingress(Some(&order("DRAIN-1").to_string()), &[]);
+    let (url, body) = (handler.url("/OrderProcessor"), queue_envelope(accepted.message.as_ref().unwrap()).to_string());
+    let working = std::thread::spawn(move || crate::support::try_request("POST", &url, &[], Some(body.as_bytes())).is_err());
+    handler.program.line("order claimed");
+
+    handler.program.signal("TERM");
+
+    let (status, lines) = handler.program.end();
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("drain deadline passed")), "{lines:?}");
+    assert!(working.join().unwrap(), "the host hears of no success");
+    let next = Handler::start(data.path(), &[]);
+    assert_eq!(next.process(accepted.message.as_ref().unwrap()).status, 200);
+    assert_eq!(next.status(accepted.body["trackingId"].as_str().unwrap()).body["status"], "completed");
+}
+
+#[cfg(unix)]
+#[test]
+fn asked_twice_it_leaves_at_once() {
+    let data = Directory::new();
+    let port = free_port();
+    let text = port.to_string();
+    let mut run = Run::start(&[
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", &text),
+        ("WAYBILL_DATA", data.path().to_str().unwrap()),
+        ("WORK_DELAY", "60s"),
+        ("DRAIN_TIMEOUT", "1h"),
+    ]);
+    eventually("it is ready", || run.read("stdout").contains("store is open").then_some(()));
+    let envelope = http_envelope("POST", "http://localhost/api/orders", &json!({}), Some(&order("LEAVE-1").to_string()), &[]);
+    let message = Answer::of(&invoke(port, "OrderIngress", "i-1", &envelope)).message.unwrap();
+    std::thread::spawn(move || {
+        let url = format!("http://127.0.0.1:{port}/OrderProcessor");
+        let _ = crate::support::try_request("POST", &url, &[], Some(queue_envelope(&message).to_string().as_bytes()));
+    });
+    eventually("it works", || run.read("stdout").contains("order claimed").then_some(()));
+
+    crate::support::signal(run.child.id(), "TERM");
+    eventually("it is stopping", || run.read("stdout").contains("stopping").then_some(()));
+    assert_eq!(run.child.try_wait().unwrap(), None, "one signal lets running work end");
+    let status = eventually("it ends", || {
+        crate::support::signal(run.child.id(), "INT");
+        run.child.try_wait().unwrap()
+    });
+
+    assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+fn a_half_sent_request_blocks_nobody() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+
+    let halves: Vec<TcpStream> = (0..20)
+        .map(|number| {
+            let mut stream = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+            let start = "POST /OrderIngress HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"Da";
+            stream.write_all(&start.as_bytes()[..start.len() - number]).unwrap();
+            stream
+        })
+        .collect();
+
+    assert_eq!(handler.ingress(Some(&order("HALF-1").to_string()), &[]).status, 202);
+    drop(halves);
+}
+
+#[test]
+fn one_connection_too_many_waits_its_turn() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "2")]);
+    let connect = || TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    let held = [connect(), connect()];
+    let url = handler.url("/healthz");
+    let waiting = std::thread::spawn(move || request("GET", &url, &[], None).status);
+
+    drop(held);
+
+    assert_eq!(waiting.join().unwrap(), 200);
+}
+
+/// A handler that has done everything once: an order with private content accepted, processed, shown, refused, and a failure.
+fn busy(settings: &[(&str, &str)]) -> (Run, String) {
+    let port = free_port();
+    let text = port.to_string();
+    let mut all = vec![("FUNCTIONS_CUSTOMHANDLER_PORT", text.as_str()), ("TRACKING_ID_KEY", KEY)];
+    all.extend(settings);
+    let run = Run::start(&all);
+    eventually("it is ready", || (crate::support::try_request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], None).ok()?.status == 200).then_some(()));
+
+    let mut private = order("PRIVATE-ORDER");
+    private["customerId"] = "PRIVATE-CUSTOMER".into();
+    private["note"] = "PRIVATE-NOTE".into();
+    private["items"][0]["sku"] = "PRIVATE-SKU".into();
+    private["extra"] = json!({ "PRIVATE-KEY": "PRIVATE-VALUE" });
+    let url = "http://localhost/api/orders?code=PRIVATE-CODE";
+    let headers = [("Authorization", "Bearer PRIVATE-TOKEN"), ("Idempotency-Key", "PRIVATE-IDEMPOTENCY")];
+    let envelope = |body: &str| http_envelope("POST", url, &json!({ "trackingId": "PRIVATE-ID" }), Some(body), &headers);
+    let accepted = Answer::of(&invoke(port, "OrderIngress", "inv-accept", &envelope(&private.to_string())));
+    let id = accepted.body["trackingId"].as_str().unwrap().to_owned();
+    private["extra"] = "PRIVATE-OTHER".into();
+    assert_eq!(Answer::of(&invoke(port, "OrderIngress", "inv-reused", &envelope(&private.to_string()))).status, 422);
+    assert_eq!(Answer::of(&invoke(port, "OrderIngress", "inv-refuse", &envelope(r#"{"orderId":["PRIVATE"]}"#))).status, 400);
+    assert_eq!(Answer::of(&invoke(port, "OrderIngress", "inv-nojson", &envelope("PRIVATE"))).status, 400);
+    assert_eq!(Answer::of(&invoke(port, "OrderStatus", "inv-noid", &envelope(""))).status, 404);
+    let message = accepted.message.unwrap();
+    assert_eq!(invoke(port, "OrderProcessor", "inv-process", &queue_envelope(&message)).status, 200);
+    assert!(invoke(port, "OrderProcessor", "inv-unreadable", &queue_envelope("{\"PRIVATE\":")).status >= 400);
+    for broken in [json!({ "PRIVATE": 1 }), json!({ "Data": { "req": { "Url": ["PRIVATE"] } } }), json!({ "Data": "PRIVATE" })] {
+        assert_eq!(invoke(port, "OrderIngress", "inv-broken", &broken).status, 400);
+    }
+    let shown = http_envelope("GET", url, &json!({ "trackingId": id }), None, &headers);
+    assert_eq!(Answer::of(&invoke(port, "OrderStatus", "inv-show", &shown)).body["status"], "completed");
+    eventually("its last line is written", || run.read("stdout").contains("inv-show").then_some(()));
+    (run, id)
+}
+
+#[test]
+fn a_json_line_says_which_invocation_of_which_function_did_what_to_which_order() {
+    let (run, id) = busy(&[("LOG_FORMAT", "json")]);
+    let (stdout, stderr) = (run.read("stdout"), run.read("stderr"));
+    let lines: Vec<Value> = stdout.lines().chain(stderr.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |invocation: &str| lines.iter().find(|line| line["invocation.id"] == invocation).unwrap_or_else(|| panic!("{invocation}: {lines:?}"));
+
+    for (invocation, function, status) in [
+        ("inv-accept", "OrderIngress", json!(202)),
+        ("inv-refuse", "OrderIngress", json!(400)),
+        ("inv-process", "OrderProcessor", Value::Null),
+        ("inv-show", "OrderStatus", json!(200)),
+    ] {
+        let line = of(invocation);
+        assert_eq!((&line["function.name"], &line["http.status"]), (&json!(function), &status), "{line}");
+        assert_eq!((&line["level"], &line["message"]), (&json!("INFO"), &json!(format!("{function} answered"))), "{line}");
+        assert!(line["duration_ms"].as_f64().unwrap() > 0.0, "{line}");
+        assert!(line["timestamp"].is_string(), "{line}");
+        if invocation == "inv-refuse" {
+            assert_eq!(line.get("order.tracking_id"), None, "{line}");
+        } else {
+            assert_eq!(line["order.tracking_id"], id, "{line}");
+        }
+    }
+    assert_eq!(of("inv-process")["message.delivery_count"], 1);
+    let failed = of("inv-unreadable");
+    assert_eq!((&failed["level"], &failed["function.name"]), (&json!("ERROR"), &json!("OrderProcessor")));
+    let completed = lines.iter().find(|line| line["message"] == "order completed").unwrap();
+    assert_eq!((&completed["order.tracking_id"], &completed["order.status"]), (&json!(id), &json!("completed")));
+    assert_eq!((&completed["order.attempt"], &completed["order.fence"], &completed["order.interruptions"]), (&json!(1), &json!(1), &json!(0)));
+}
+
+#[test]
+fn errors_go_to_stderr_and_everything_else_to_stdout() {
+    let (run, _) = busy(&[]);
+
+    let (stdout, stderr) = (run.read("stdout"), run.read("stderr"));
+
+    assert_eq!(stderr.lines().count(), 4, "{stderr}");
+    assert!(stderr.lines().all(|line| line.contains("ERROR") && line.contains(" failed: ")), "{stderr}");
+    assert!(!stdout.contains("ERROR") && stdout.contains("order completed"), "{stdout}");
+    assert!(!stdout.contains('\u{1b}'), "no colours into a file");
+}
+
+#[test]
+fn no_line_holds_what_a_customer_sent_or_a_secret_at_any_level() {
+    for settings in [[("LOG_FORMAT", "json"), ("RUST_LOG", "trace")], [("LOG_FORMAT", "text"), ("RUST_LOG", "trace")]] {
+        let (run, _) = busy(&settings);
+        let lines = run.read("stdout") + &run.read("stderr");
+        for secret in ["PRIVATE", KEY] {
+            let found: Vec<&str> = lines.lines().filter(|line| line.contains(secret)).collect();
+            assert!(found.is_empty(), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn log_settings_that_make_no_sense_stop_nothing() {
+    let (run, _) = busy(&[("LOG_FORMAT", "xml"), ("RUST_LOG", "waybill=loud,=")]);
+
+    assert!(run.read("stdout").contains("RUST_LOG is not understood"), "{}", run.read("stdout"));
+}
