@@ -1,0 +1,480 @@
+//! What holds for every sequence of events, and every text.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+use waybill::idempotency::{IdempotencyKey, TrackingKey};
+use waybill::lifecycle::{
+    self, Budgets, Claim, Claimant, Event, Failure, Fenced, Holder, MAX_HISTORY, Metadata, Record, Submission, Verdict,
+};
+use waybill::order::Order;
+use waybill::order::json::Json;
+use waybill::timestamp::Timestamp;
+use waybill::{envelope, message};
+
+const LIFE: Uuid = Uuid::from_u128(1);
+const ORDER: &str = r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"s","quantity":1,"unitPrice":"1.10"}],"z":1.10}"#;
+
+fn budgets() -> Budgets {
+    Budgets {
+        lease: Duration::from_secs(30),
+        max_interruptions: 4,
+        order_deadline: Duration::from_secs(600),
+        retention: Duration::from_secs(1000),
+        first_look: Duration::from_secs(120),
+    }
+}
+
+fn accepted() -> Record {
+    let key = TrackingKey::new(vec![7; 32]).unwrap();
+    let metadata = Metadata {
+        api_name: "orders".into(),
+        operation_name: "submitOrder".into(),
+        subscription_id: None,
+        received_at: Timestamp::from_milliseconds(0),
+        traceparent: None,
+        owner: "anonymous".into(),
+    };
+    let submission = Submission {
+        tracking_id: IdempotencyKey::Header("k").tracking_id(&key, "anonymous"),
+        life: LIFE,
+        order: raw(ORDER),
+        fingerprint: "f".into(),
+        metadata,
+    };
+    lifecycle::accept(submission, Timestamp::from_milliseconds(0), &budgets())
+}
+
+fn raw(text: &str) -> Arc<RawValue> {
+    RawValue::from_string(text.into()).unwrap().into()
+}
+
+fn holder(process: u32) -> Holder {
+    Holder { instance: "i".into(), boot: Some("b".into()), process, started: 1 }
+}
+
+/// One thing that happens: somebody read the record some versions ago, and now writes what he made of it.
+#[derive(Debug, Clone)]
+enum Step {
+    Claim { worker: u32, invocation: u8, gone: bool, other_life: bool, stale: Option<Index>, wait: i64 },
+    Advance { fence: u64, progress: u8, stale: Option<Index>, wait: i64 },
+    Finish { fence: u64, completed: bool, stale: Option<Index>, wait: i64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let stale = || proptest::option::weighted(0.3, any::<Index>());
+    // Clocks mostly go forwards, a little or past a lease, sometimes past the deadline, and sometimes back.
+    let wait = || prop_oneof![6 => 0..2_000i64, 3 => 20_000..40_000i64, 1 => 100_000..400_000i64, 1 => -50_000..0i64];
+    prop_oneof![
+        4 => (0..3u32, 0..2u8, proptest::bool::weighted(0.3), proptest::bool::weighted(0.1), stale(), wait())
+            .prop_map(|(worker, invocation, gone, other_life, stale, wait)| Step::Claim { worker, invocation, gone, other_life, stale, wait }),
+        4 => (0..6u64, any::<u8>(), stale(), wait()).prop_map(|(fence, progress, stale, wait)| Step::Advance { fence, progress, stale, wait }),
+        1 => (0..6u64, any::<bool>(), stale(), wait()).prop_map(|(fence, completed, stale, wait)| Step::Finish { fence, completed, stale, wait }),
+    ]
+}
+
+/// The store: every version there ever was. Only what was made from the latest is written.
+struct Versions(Vec<Record>);
+
+impl Versions {
+    fn latest(&self) -> &Record {
+        self.0.last().unwrap()
+    }
+
+    fn seen(&self, stale: Option<&Index>) -> usize {
+        stale.map_or(self.0.len() - 1, |index| index.index(self.0.len()))
+    }
+
+    fn write(&mut self, seen: usize, record: Record) -> bool {
+        let fits = seen == self.0.len() - 1;
+        if fits {
+            self.0.push(record);
+        }
+        fits
+    }
+
+    /// As a worker does: refused, he reads again and applies the same change, if he still may.
+    fn change(&mut self, seen: usize, change: impl Fn(&Record) -> Result<Record, Fenced>) -> Result<(), Fenced> {
+        let record = change(&self.0[seen])?;
+        if !self.write(seen, record) {
+            let record = change(self.latest())?;
+            self.0.push(record);
+        }
+        Ok(())
+    }
+}
+
+fn rank(record: &Record) -> u8 {
+    match record.status {
+        lifecycle::Status::Accepted => 0,
+        lifecycle::Status::Processing => 1,
+        _ => 2,
+    }
+}
+
+fn holds_alone(record: &Record) {
+    let ends = record.history.iter().filter(|step| matches!(step.event, Event::Completed | Event::Failed | Event::Cancelled)).count();
+    assert_eq!(ends, usize::from(record.status.is_terminal()), "{record:?}");
+    assert!(record.history.len() <= MAX_HISTORY && record.history[0].event == Event::Accepted);
+    assert!(record.progress <= 100);
+    assert_eq!(record.lease.is_some(), rank(record) == 1, "{record:?}");
+    assert_eq!(record.due_at.is_none(), record.status.is_terminal(), "{record:?}");
+    assert_eq!(record.ttl.is_some(), record.status.is_terminal(), "{record:?}");
+    assert_eq!(record.completed_at.is_some(), record.status.is_terminal(), "{record:?}");
+    assert_eq!(record.result.is_some(), record.status == lifecycle::Status::Completed, "{record:?}");
+    assert_eq!(record.error.is_some(), record.status == lifecycle::Status::Failed, "{record:?}");
+    assert!(record.interruptions <= budgets().max_interruptions);
+    assert_eq!(record.order.get(), ORDER);
+
+    let text = serde_json::to_string(record).unwrap();
+    assert_eq!(serde_json::to_string(&serde_json::from_str::<Record>(&text).unwrap()).unwrap(), text, "records survive the store");
+}
+
+fn follows(before: &Record, after: &Record) {
+    assert!(!before.status.is_terminal(), "nothing follows an end: {before:?} {after:?}");
+    assert!(rank(before) <= rank(after), "{before:?} {after:?}");
+    assert!(before.progress <= after.progress && before.fence <= after.fence, "{before:?} {after:?}");
+    assert!(before.attempt <= after.attempt && before.interruptions <= after.interruptions);
+    assert_eq!((before.life, &before.fingerprint, before.submitted_at), (after.life, &after.fingerprint, after.submitted_at));
+    assert!(before.started_at.is_none() || before.started_at == after.started_at);
+    let same_holder = before.lease.as_ref().map(|lease| &lease.invocation) == after.lease.as_ref().map(|lease| &lease.invocation)
+        && before.lease.as_ref().map(|lease| &lease.holder) == after.lease.as_ref().map(|lease| &lease.holder);
+    assert!(before.fence < after.fence || same_holder || after.status.is_terminal(), "{before:?} {after:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_order_only_ever_moves_forwards(steps in vec(step(), 1..60)) {
+        let budgets = budgets();
+        let mut versions = Versions(vec![accepted()]);
+        let mut now = 0;
+        let mut claims = 0;
+        let mut given_up_interrupted = 0;
+        for step in steps {
+            let length = versions.0.len();
+            match step {
+                Step::Claim { worker, invocation, gone, other_life, stale, wait } => {
+                    now += wait;
+                    let seen = versions.seen(stale.as_ref());
+                    let (holder, invocation) = (holder(worker), invocation.to_string());
+                    let found = versions.0[seen].clone();
+                    let life = if other_life { Uuid::from_u128(2) } else { LIFE };
+                    let time = Timestamp::from_milliseconds(now);
+                    // Nobody takes himself for gone.
+                    let gone = gone && found.lease.as_ref().is_some_and(|lease| lease.holder != holder);
+                    let claimant = Claimant { life, holder: &holder, invocation: &invocation, now: time, holder_gone: gone };
+                    let live = found.lease.as_ref().is_some_and(|lease| lease.expires_at > time) && !gone;
+                    match lifecycle::claim(&found, &claimant, &budgets) {
+                        Claim::Take(record) => {
+                            prop_assert!(!live && !other_life && time < found.deadline);
+                            prop_assert_eq!(record.fence, found.fence + 1);
+                            prop_assert_eq!(&record.lease.as_ref().unwrap().holder, &holder);
+                            prop_assert!(record.due_at == Some(record.lease.as_ref().unwrap().expires_at));
+                            claims += u32::from(versions.write(seen, record));
+                        }
+                        Claim::GiveUp(record) => {
+                            prop_assert!(!live && !other_life);
+                            prop_assert!(record.fence > found.fence && record.status == lifecycle::Status::Failed);
+                            given_up_interrupted += u32::from(versions.write(seen, record) && found.lease.is_some());
+                        }
+                        Claim::Held(record) => {
+                            let lease = record.lease.as_ref().unwrap();
+                            prop_assert!(lease.holder == holder && lease.invocation == invocation);
+                        }
+                        Claim::Wait(until) => prop_assert!(live && until > time),
+                        Claim::NothingToDo => prop_assert!(found.status.is_terminal() || other_life),
+                    }
+                }
+                Step::Advance { fence, progress, stale, wait } => {
+                    now += wait;
+                    let before = versions.latest().clone();
+                    let seen = versions.seen(stale.as_ref());
+                    let time = Timestamp::from_milliseconds(now);
+                    let changed = versions.change(seen, |found| lifecycle::advance(found, fence, progress, Some("stage"), time, &budgets));
+                    let owned = before.fence == fence && !before.status.is_terminal();
+                    prop_assert!(owned || changed.is_err() && versions.0.len() == length);
+                }
+                Step::Finish { fence, completed, stale, wait } => {
+                    // Only a claim hands out a fence.
+                    if fence == 0 {
+                        continue;
+                    }
+                    now += wait;
+                    let before = versions.latest().clone();
+                    let seen = versions.seen(stale.as_ref());
+                    let time = Timestamp::from_milliseconds(now);
+                    let verdict = if completed { Verdict::Completed(raw("{}")) } else { Verdict::Failed(Failure::new("c", "m")) };
+                    let changed = versions.change(seen, |found| lifecycle::finish(found, fence, verdict.clone(), time, &budgets));
+                    let owned = before.fence == fence && !before.status.is_terminal();
+                    prop_assert!(owned || changed.is_err() && versions.0.len() == length);
+                }
+            }
+            if versions.0.len() > length {
+                holds_alone(versions.latest());
+                follows(&versions.0[length - 1], versions.latest());
+            }
+            let latest = versions.latest();
+            prop_assert_eq!(latest.attempt + latest.interruptions, claims + given_up_interrupted, "{:?}", latest);
+        }
+    }
+
+    #[test]
+    fn an_order_that_somebody_keeps_asking_for_ends(lives in vec((0..3u32, 1_000..120_000i64), 1..60)) {
+        let budgets = budgets();
+        let mut record = accepted();
+        let mut now = 0;
+        for (worker, wait) in lives {
+            now += wait;
+            let claimant = Claimant { life: LIFE, holder: &holder(worker), invocation: "i", now: Timestamp::from_milliseconds(now), holder_gone: false };
+            if let Claim::Take(taken) | Claim::GiveUp(taken) = lifecycle::claim(&record, &claimant, &budgets) {
+                record = taken;
+            }
+        }
+        let late = Timestamp::from_milliseconds(now + 2_000_000);
+        let claimant = Claimant { life: LIFE, holder: &holder(9), invocation: "late", now: late, holder_gone: false };
+        if let Claim::Take(taken) | Claim::GiveUp(taken) = lifecycle::claim(&record, &claimant, &budgets) {
+            record = taken;
+        }
+        prop_assert!(record.status.is_terminal(), "{:?}", record);
+    }
+}
+
+/// JSON whose numbers keep the text they are written as.
+#[derive(Debug, Clone, PartialEq)]
+enum Tree {
+    Word(&'static str),
+    Number(String),
+    Text(String),
+    Array(Vec<Tree>),
+    Object(Vec<(String, Tree)>),
+}
+
+fn number() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        (any::<i32>(), 0..1_000_000u32).prop_map(|(whole, fraction)| format!("{whole}.{fraction:06}")),
+        ("-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?", -500..500i32).prop_map(|(mantissa, exponent)| format!("{mantissa}e{exponent}")),
+        // i32's own lowest value is left out: see the order's check of exponents.
+        ("-?(0|[1-9][0-9]{0,5})(\\.[0-9]{1,5})?[eE][+-]?[0-9]{1,25}").prop_filter("not the lowest", |text| !text.contains("-2147483648")),
+    ]
+}
+
+fn tree() -> impl Strategy<Value = Tree> {
+    let leaf = prop_oneof![
+        prop::sample::select(vec!["null", "true", "false"]).prop_map(Tree::Word),
+        number().prop_map(Tree::Number),
+        any::<String>().prop_map(Tree::Text),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..6).prop_map(Tree::Array),
+            prop::collection::btree_map(any::<String>(), inner, 0..6).prop_map(|members| Tree::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// Small trees, each of its own meaning, alike enough to be taken for one another.
+fn whole_numbers() -> impl Strategy<Value = Tree> {
+    let leaf = prop_oneof![
+        prop::sample::select(vec!["null", "true"]).prop_map(Tree::Word),
+        (-2..12i8).prop_map(|number| Tree::Number(number.to_string())),
+        "[a1]{0,2}".prop_map(Tree::Text),
+    ];
+    leaf.prop_recursive(3, 8, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(Tree::Array),
+            prop::collection::btree_map("[a1]{0,2}", inner, 0..3).prop_map(|members| Tree::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// An order, more or less: the right names with any values.
+fn order() -> impl Strategy<Value = Tree> {
+    let item = prop_oneof![
+        tree(),
+        (tree(), prop_oneof![number().prop_map(Tree::Number), tree()], prop_oneof![number().prop_map(Tree::Number), tree()]).prop_map(
+            |(sku, quantity, price)| Tree::Object(vec![("sku".into(), sku), ("quantity".into(), quantity), ("unitPrice".into(), price)])
+        )
+    ];
+    (tree(), tree(), tree(), vec(item, 0..5), tree()).prop_map(|(id, customer, currency, items, extra)| {
+        Tree::Object(vec![
+            ("orderId".into(), id),
+            ("customerId".into(), customer),
+            ("currency".into(), currency),
+            ("items".into(), Tree::Array(items)),
+            ("extra".into(), extra),
+        ])
+    })
+}
+
+/// Writes a tree; `choices` decides spaces, escapes, the order of keys and the spelling of numbers, none of which mean anything.
+struct Writer<'a> {
+    choices: std::iter::Cycle<std::slice::Iter<'a, u8>>,
+    text: String,
+}
+
+impl<'a> Writer<'a> {
+    fn write(tree: &Tree, choices: &'a [u8]) -> String {
+        let mut writer = Self { choices: choices.iter().cycle(), text: String::new() };
+        writer.tree(tree);
+        writer.text
+    }
+
+    fn choice(&mut self, of: usize) -> usize {
+        usize::from(*self.choices.next().unwrap()) % of
+    }
+
+    fn space(&mut self) {
+        let space = ["", "", " ", "\n\t", "\r\n  "][self.choice(5)];
+        self.text.push_str(space);
+    }
+
+    fn string(&mut self, text: &str) {
+        self.text.push('"');
+        for letter in text.chars() {
+            if self.choice(3) == 0 || letter.is_control() || matches!(letter, '"' | '\\') {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    let escape = if self.choice(2) == 0 { format!("\\u{unit:04x}") } else { format!("\\u{unit:04X}") };
+                    self.text.push_str(&escape);
+                }
+            } else {
+                self.text.push(letter);
+            }
+        }
+        self.text.push('"');
+    }
+
+    fn number(&mut self, digits: &str) {
+        let plain = !digits.contains(['e', 'E']);
+        let spelled = match self.choice(5) {
+            1 if plain && digits.contains('.') => format!("{digits}00"),
+            2 if plain && !digits.contains('.') => format!("{digits}.0"),
+            3 if plain => format!("{digits}e0"),
+            4 if plain && !digits.contains('.') && digits != "0" => format!("{digits}0E-1"),
+            _ => digits.to_owned(),
+        };
+        self.text.push_str(&spelled);
+    }
+
+    fn tree(&mut self, tree: &Tree) {
+        self.space();
+        match tree {
+            Tree::Word(word) => self.text.push_str(word),
+            Tree::Number(digits) => self.number(digits),
+            Tree::Text(text) => self.string(text),
+            Tree::Array(elements) => {
+                self.text.push('[');
+                for (index, element) in elements.iter().enumerate() {
+                    if index > 0 {
+                        self.text.push(',');
+                    }
+                    self.tree(element);
+                }
+                self.text.push(']');
+            }
+            Tree::Object(members) => {
+                let mut members: Vec<_> = members.iter().collect();
+                for last in (1..members.len()).rev() {
+                    members.swap(last, self.choice(last + 1));
+                }
+                self.text.push('{');
+                for (index, (key, value)) in members.into_iter().enumerate() {
+                    if index > 0 {
+                        self.text.push(',');
+                    }
+                    self.space();
+                    self.string(key);
+                    self.space();
+                    self.text.push(':');
+                    self.tree(value);
+                }
+                self.text.push('}');
+            }
+        }
+        self.space();
+    }
+}
+
+/// Real invocations and a message, to be damaged.
+const VALID: [&str; 5] = [
+    include_str!("fixtures/host/captured/http-post-json.request.json"),
+    include_str!("fixtures/host/captured/http-get.request.json"),
+    include_str!("fixtures/host/captured/queue-json.request.json"),
+    include_str!("fixtures/host/servicebus-trigger-batch.request.json"),
+    r#"{"schemaVersion":1,"trackingId":"0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10","life":"11111111-2222-4333-8444-555555555555","data":{"a":[1.10]},"metadata":{}}"#,
+];
+
+fn read_every_way(bytes: &[u8]) {
+    if let Ok(request) = envelope::http_request(bytes) {
+        let _ = (request.header("content-type").count(), request.param("id"));
+    }
+    let _ = envelope::queue_message(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(error) = message::read(&text) {
+        let _ = error.to_string();
+    }
+    if let Ok(json) = Json::parse(&text) {
+        let _ = (json.fingerprint(), Order::read(&json));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_break_a_reader(bytes in vec(any::<u8>(), 0..400)) {
+        read_every_way(&bytes);
+    }
+
+    #[test]
+    fn no_damage_to_what_is_valid_breaks_a_reader(
+        of in 0..VALID.len(),
+        damages in vec((any::<Index>(), any::<Index>(), vec(prop::sample::select(b"{}[]\",:\\un01e-.+ \xff\0".to_vec()), 0..6)), 1..5),
+    ) {
+        let mut bytes = VALID[of].as_bytes().to_vec();
+        for (from, to, instead) in damages {
+            let (from, to) = (from.index(bytes.len() + 1), to.index(bytes.len() + 1));
+            bytes.splice(from.min(to)..(from.min(to) + from.abs_diff(to) % 20).min(bytes.len()), instead);
+        }
+        read_every_way(&bytes);
+    }
+
+    #[test]
+    fn a_fingerprint_depends_on_the_meaning_alone(tree in tree(), first in vec(any::<u8>(), 8..64), second in vec(any::<u8>(), 8..64)) {
+        let (a, b) = (Writer::write(&tree, &first), Writer::write(&tree, &second));
+
+        let (parsed_a, parsed_b) = (Json::parse(&a).unwrap(), Json::parse(&b).unwrap());
+
+        prop_assert_eq!(parsed_a.fingerprint(), parsed_b.fingerprint(), "{} {}", a, b);
+    }
+
+    #[test]
+    fn another_meaning_has_another_fingerprint(one in whole_numbers(), other in whole_numbers(), choices in vec(any::<u8>(), 8..64)) {
+        prop_assume!(one != other);
+        let (a, b) = (Writer::write(&one, &choices), Writer::write(&other, &choices));
+
+        prop_assert_ne!(Json::parse(&a).unwrap().fingerprint(), Json::parse(&b).unwrap().fingerprint(), "{} {}", a, b);
+    }
+
+    #[test]
+    fn an_order_of_any_values_is_read_or_refused_with_reasons(tree in order(), choices in vec(any::<u8>(), 8..64)) {
+        let text = Writer::write(&tree, &choices);
+
+        match Order::read(&Json::parse(&text).unwrap()) {
+            Ok(order) => prop_assert!(!order.items.is_empty()),
+            Err(violations) => {
+                prop_assert!((1..=100).contains(&violations.len()));
+                for violation in violations {
+                    prop_assert!(violation.pointer.is_empty() || violation.pointer.starts_with('/'));
+                }
+            }
+        }
+    }
+}
