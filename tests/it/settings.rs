@@ -305,7 +305,9 @@ fn busy(settings: &[(&str, &str)]) -> (Run, String) {
     let mut all = vec![("FUNCTIONS_CUSTOMHANDLER_PORT", text.as_str()), ("TRACKING_ID_KEY", KEY)];
     all.extend(settings);
     let run = Run::start(&all);
-    eventually("it is ready", || (crate::support::try_request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], None).ok()?.status == 200).then_some(()));
+    eventually("it is ready", || {
+        (crate::support::try_request("GET", &format!("http://127.0.0.1:{port}/readyz"), &[], None).ok()?.status == 200).then_some(())
+    });
 
     let mut private = order("PRIVATE-ORDER");
     private["customerId"] = "PRIVATE-CUSTOMER".into();
@@ -339,7 +341,9 @@ fn a_json_line_says_which_invocation_of_which_function_did_what_to_which_order()
     let (run, id) = busy(&[("LOG_FORMAT", "json")]);
     let (stdout, stderr) = (run.read("stdout"), run.read("stderr"));
     let lines: Vec<Value> = stdout.lines().chain(stderr.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of = |invocation: &str| lines.iter().find(|line| line["invocation.id"] == invocation).unwrap_or_else(|| panic!("{invocation}: {lines:?}"));
+    let of = |invocation: &str| {
+        lines.iter().find(|line| line["invocation.id"] == invocation).unwrap_or_else(|| panic!("{invocation}: {lines:?}"))
+    };
 
     for (invocation, function, status) in [
         ("inv-accept", "OrderIngress", json!(202)),
@@ -363,7 +367,10 @@ fn a_json_line_says_which_invocation_of_which_function_did_what_to_which_order()
     assert_eq!((&failed["level"], &failed["function.name"]), (&json!("ERROR"), &json!("OrderProcessor")));
     let completed = lines.iter().find(|line| line["message"] == "order completed").unwrap();
     assert_eq!((&completed["order.tracking_id"], &completed["order.status"]), (&json!(id), &json!("completed")));
-    assert_eq!((&completed["order.attempt"], &completed["order.fence"], &completed["order.interruptions"]), (&json!(1), &json!(1), &json!(0)));
+    assert_eq!(
+        (&completed["order.attempt"], &completed["order.fence"], &completed["order.interruptions"]),
+        (&json!(1), &json!(1), &json!(0))
+    );
 }
 
 #[test]
