@@ -1,0 +1,498 @@
+//! The handler beside a bare hyper server that does the same parsing, validating, storing and serialising.
+//!
+//! `cargo bench --bench handler`; `-- --help` for options. See `benches/README.md`.
+
+#![expect(unreachable_pub, reason = "helpers are public to the modules of this binary")]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::SetOnce;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use waybill::config::{self, Config, LogConfig};
+use waybill::fulfillment::Fulfillment;
+use waybill::fulfillment::pricing::Pricing;
+use waybill::functions::{App, order_ingress, order_processor, order_status};
+use waybill::local::child::free_port;
+use waybill::local::invocation::{self, Identity, Sys};
+use waybill::local::route::Params;
+use waybill::routes::{Invocation, InvocationBody};
+use waybill::store::StatusStore;
+use waybill::store::sqlite::SqliteStore;
+use waybill::{logging, server};
+
+use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
+use crate::process::{Directory, Program, resident};
+
+/// Both sides allocate alike.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs before each measurement, so that connections, caches and files are warm.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Starts that are timed.
+const STARTS: usize = 10;
+/// Between two looks whether a program accepts connections: fine enough for milliseconds, and leaves it a processor.
+const LOOK_PAUSE: Duration = Duration::from_micros(100);
+/// Until a start has failed.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Stands for the order id in a prepared invocation; ids have the same length.
+const PLACEHOLDER: &str = "ORDER-ID-000000000000";
+
+/// The handler beside a bare hyper server that does the same work.
+#[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch on the command line")]
+struct Arguments {
+    /// Pairs of rounds.
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Seconds for each function in each round.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Keep-alive connections.
+    #[arg(long, default_value_t = 32)]
+    connections: usize,
+    /// Send invocations with a Content-Length, as `func start` does, instead of chunked, as Azure does.
+    #[arg(long)]
+    content_length: bool,
+    /// Let the bare server write the handler's log line for each invocation, too.
+    #[arg(long)]
+    same_log: bool,
+    /// Where data directories are made [default: Cargo's target directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Be the bare server.
+    #[arg(long, hide = true)]
+    bare: bool,
+    /// Cargo says so.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ended = if arguments.bare { bare(arguments.same_log) } else { measure(&arguments) };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("handler: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<(), Failure> {
+    // One thread: the client takes as little as it can of the processors it shares with the server.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            ended = report(arguments) => ended,
+            () = server::stop_signal() => Err("stopped".into()),
+        }
+    })
+}
+
+async fn report(arguments: &Arguments) -> Result<(), Failure> {
+    let syncs = Directory::new(arguments.dir.as_deref())?.syncs_per_second()?;
+    println!("disk: {syncs:.0} fdatasync/s, one after the other; stdout of both servers: /dev/null, logging as by default");
+    println!(
+        "{} connections, invocations {}, {} pairs of rounds of {} s, a new data directory for each round\n",
+        arguments.connections,
+        if arguments.content_length { "with a Content-Length" } else { "chunked" },
+        arguments.rounds,
+        arguments.seconds
+    );
+
+    let mut pairs = Vec::new();
+    println!(
+        "{:<6}{:<13}{:<9}{:>9}{:>10}{:>10}{:>12}{:>8}",
+        "round", "function", "server", "req/s", "p50 ms", "p99 ms", "cpu us/req", "errors"
+    );
+    for round in 0..arguments.rounds {
+        // A B, B A, A B: neither gains from always being first.
+        let (waybill, bare) = if round % 2 == 0 {
+            let waybill = play(arguments, Side::Waybill, round).await?;
+            (waybill, play(arguments, Side::Bare, round).await?)
+        } else {
+            let bare = play(arguments, Side::Bare, round).await?;
+            (play(arguments, Side::Waybill, round).await?, bare)
+        };
+        pairs.push((waybill, bare));
+    }
+    println!("\nwaybill to bare, median of pairs (targets: req/s >= 0.90, p99 <= 1.20)");
+    summary("OrderIngress", &pairs.iter().map(|(waybill, bare)| (&waybill.ingress, &bare.ingress)));
+    summary("OrderStatus", &pairs.iter().map(|(waybill, bare)| (&waybill.status, &bare.status)));
+
+    println!("\nstart to accepting: from the spawn to an answered GET /, median of {STARTS} (target: <= 10 ms)");
+    let directory = Directory::new(arguments.dir.as_deref())?;
+    let mut fresh = Vec::new();
+    for number in 0..STARTS {
+        fresh.push(start_time(&directory.path().join(number.to_string()))?);
+    }
+    let existing = directory.path().join("0");
+    let again = (0..STARTS).map(|_| start_time(&existing)).collect::<Result<Vec<_>, _>>()?;
+    for (name, times) in [("a new data directory", fresh), ("an existing one", again)] {
+        println!("  {name:<22}{:>7.1} ms   slowest {:>6.1} ms", median(times.iter().copied()), quantile(times, 1.0));
+    }
+
+    let running = Running::start(Side::Waybill, arguments).await?;
+    let after_start = resident(running.program.id());
+    running.finished_order().await?;
+    println!("\nresident memory (target: <= 12 MiB)");
+    println!("  after start           {after_start:>7.1} MiB");
+    println!("  after one order       {:>7.1} MiB", resident(running.program.id()));
+    Ok(())
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Waybill,
+    Bare,
+}
+
+/// What one server did in one round.
+struct Round {
+    ingress: Figures,
+    status: Figures,
+}
+
+/// What one function did in one round.
+struct Figures {
+    requests_per_second: f64,
+    p50: f64,
+    p99: f64,
+    /// Microseconds of processor time for each request, the server's alone.
+    processor: f64,
+}
+
+fn summary<'a>(function: &str, pairs: &(impl Iterator<Item = (&'a Figures, &'a Figures)> + Clone)) {
+    let ratio = |figure: fn(&Figures) -> f64| median(pairs.clone().map(|(waybill, bare)| figure(waybill) / figure(bare)));
+    println!(
+        "  {function:<13} req/s {:.2}x   p50 {:.2}x   p99 {:.2}x   processor time {:.2}x",
+        ratio(|figures| figures.requests_per_second),
+        ratio(|figures| figures.p50),
+        ratio(|figures| figures.p99),
+        ratio(|figures| figures.processor),
+    );
+}
+
+async fn play(arguments: &Arguments, side: Side, round: usize) -> Result<Round, Failure> {
+    let running = Running::start(side, arguments).await?;
+    let tracking_id = running.finished_order().await?;
+    let duration = Duration::from_secs_f64(arguments.seconds);
+    let name = if side == Side::Waybill { "waybill" } else { "bare" };
+
+    let order = Template::new(ingress_envelope(PLACEHOLDER));
+    let next = AtomicU64::new(1);
+    let ingress = Load { running: &running, arguments, path: "/OrderIngress", expected: "\"statusCode\":202" };
+    let ingress = ingress.run(Arc::new(move || order.fill(next.fetch_add(1, Ordering::Relaxed))), duration, (name, round)).await?;
+
+    let envelope = Bytes::from(status_envelope(&tracking_id));
+    let status = Load { running: &running, arguments, path: "/OrderStatus", expected: "\"statusCode\":200" };
+    let status = status.run(Arc::new(move || envelope.clone()), duration, (name, round)).await?;
+    Ok(Round { ingress, status })
+}
+
+/// A server with a data directory of its own.
+struct Running {
+    // Ends before its directory does.
+    program: Program,
+    port: u16,
+    _directory: Directory,
+}
+
+impl Running {
+    async fn start(side: Side, arguments: &Arguments) -> Result<Self, Failure> {
+        let directory = Directory::new(arguments.dir.as_deref())?;
+        let port = free_port()?;
+        let (program, mut options) = match side {
+            Side::Waybill => (PathBuf::from(env!("CARGO_BIN_EXE_waybill")), vec!["serve"]),
+            Side::Bare => (std::env::current_exe()?, vec!["--bare"]),
+        };
+        if side == Side::Bare && arguments.same_log {
+            options.push("--same-log");
+        }
+        let mut program = start(&program, &options, port, directory.path())?;
+        program.accepts(port).await?;
+        let running = Self { program, port, _directory: directory };
+        let mut connection = running.connect().await?;
+        let ready = async {
+            while connection.get("/readyz").await?.0 != StatusCode::OK {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok::<_, Failure>(())
+        };
+        tokio::time::timeout(START_TIMEOUT, ready).await??;
+        Ok(running)
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        Connection::open(&format!("127.0.0.1:{}", self.port)).await
+    }
+
+    /// Takes an order through everything; its tracking id.
+    async fn finished_order(&self) -> Result<String, Failure> {
+        let mut connection = self.connect().await?;
+        let (_, answer) = connection.post("/OrderIngress", Payload::chunked(ingress_envelope("FINISHED"))).await?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        let message = answer["Outputs"]["orderMessage"][0].as_str().ok_or("an order brought no message")?;
+        // The text is encoded twice, as the host does it.
+        let text = Value::from(message).to_string();
+        let envelope = json!({ "Data": { "orderMessage": text }, "Metadata": { "DeliveryCount": "1" } });
+        let (status, _) = connection.post("/OrderProcessor", Payload::chunked(envelope.to_string())).await?;
+        let body: Value = serde_json::from_str(answer["Outputs"]["res"]["body"].as_str().unwrap_or_default())?;
+        match body["trackingId"].as_str() {
+            Some(tracking_id) if status == StatusCode::OK => Ok(tracking_id.to_owned()),
+            _ => Err(format!("an order was not finished: {status}, {body}").into()),
+        }
+    }
+}
+
+fn start(program: &Path, options: &[&str], port: u16, data: &Path) -> std::io::Result<Program> {
+    let environment = [("FUNCTIONS_CUSTOMHANDLER_PORT", &*port.to_string()), ("WAYBILL_DATA", &*data.to_string_lossy())];
+    Program::start(program, options, &environment)
+}
+
+struct Load<'a> {
+    running: &'a Running,
+    arguments: &'a Arguments,
+    path: &'static str,
+    /// Stands in the answer when all is well.
+    expected: &'static str,
+}
+
+impl Load<'_> {
+    async fn run(
+        &self,
+        make: Arc<impl Fn() -> Bytes + Send + Sync + 'static>,
+        duration: Duration,
+        (server, round): (&str, usize),
+    ) -> Result<Figures, Failure> {
+        self.drive(&make, WARM_UP).await?;
+        let process = self.running.program.id();
+        let before = processor_time(process);
+        let (took, latencies, errors) = self.drive(&make, duration).await?;
+        let processor = processor_time(process).saturating_sub(before);
+        #[expect(clippy::cast_precision_loss, reason = "far fewer requests than that")]
+        let count = latencies.len() as f64;
+        let latencies = latencies.into_iter().map(milliseconds);
+        let figures = Figures {
+            requests_per_second: count / took.as_secs_f64(),
+            p50: quantile(latencies.clone(), 0.5),
+            p99: quantile(latencies, 0.99),
+            processor: processor.as_secs_f64() * 1e6 / count,
+        };
+        println!(
+            "{:<6}{:<13}{server:<9}{:>9.0}{:>10.2}{:>10.2}{:>12.1}{errors:>8}",
+            round + 1,
+            self.path.trim_start_matches('/'),
+            figures.requests_per_second,
+            figures.p50,
+            figures.p99,
+            figures.processor
+        );
+        Ok(figures)
+    }
+
+    async fn drive(
+        &self,
+        make: &Arc<impl Fn() -> Bytes + Send + Sync + 'static>,
+        duration: Duration,
+    ) -> Result<(Duration, Vec<Duration>, usize), Failure> {
+        let mut connections = Vec::new();
+        for _ in 0..self.arguments.connections {
+            connections.push(self.running.connect().await?);
+        }
+        let frame = if self.arguments.content_length { Payload::sized } else { Payload::chunked };
+        let mut tasks = JoinSet::new();
+        let started = Instant::now();
+        for mut connection in connections {
+            let (make, path, expected) = (Arc::clone(make), self.path, self.expected.as_bytes());
+            tasks.spawn(async move {
+                let (mut latencies, mut errors) = (Vec::new(), 0);
+                while started.elapsed() < duration {
+                    let body = frame(make());
+                    let sent = Instant::now();
+                    let (status, answer) = connection.post(path, body).await?;
+                    if status == StatusCode::OK && answer.windows(expected.len()).any(|part| part == expected) {
+                        latencies.push(sent.elapsed());
+                    } else {
+                        errors += 1;
+                    }
+                }
+                Ok::<_, Failure>((latencies, errors))
+            });
+        }
+        let (mut latencies, mut errors) = (Vec::new(), 0);
+        while let Some(task) = tasks.join_next().await {
+            let (more, failed) = task??;
+            latencies.extend(more);
+            errors += failed;
+        }
+        Ok((started.elapsed(), latencies, errors))
+    }
+}
+
+/// An invocation in which only the order id changes.
+struct Template {
+    bytes: Vec<u8>,
+    places: Vec<usize>,
+}
+
+impl Template {
+    fn new(bytes: Vec<u8>) -> Self {
+        let placeholder = PLACEHOLDER.as_bytes();
+        let places =
+            bytes.windows(placeholder.len()).enumerate().filter(|(_, part)| *part == placeholder).map(|(place, _)| place).collect();
+        Self { bytes, places }
+    }
+
+    fn fill(&self, number: u64) -> Bytes {
+        let mut bytes = self.bytes.clone();
+        let id = format!("ORDER-ID-{number:012}");
+        for &place in &self.places {
+            bytes[place..place + id.len()].copy_from_slice(id.as_bytes());
+        }
+        bytes.into()
+    }
+}
+
+fn ingress_envelope(id: &str) -> Vec<u8> {
+    envelope("OrderIngress", "POST", "http://localhost:7071/api/orders", &Params::new(), Some(&order(id)))
+}
+
+fn status_envelope(tracking_id: &str) -> Vec<u8> {
+    let url = format!("http://localhost:7071/api/orders/{tracking_id}/status");
+    envelope("OrderStatus", "GET", &url, &vec![("trackingId".to_owned(), Some(tracking_id.to_owned()))], None)
+}
+
+/// What the host makes of a client's request.
+fn envelope(function: &str, method: &str, url: &str, params: &Params, body: Option<&str>) -> Vec<u8> {
+    let mut headers = HeaderMap::new();
+    headers.insert("accept", HeaderValue::from_static("*/*"));
+    headers.insert("host", HeaderValue::from_static("localhost:7071"));
+    headers.insert("user-agent", HeaderValue::from_static("curl/8.14.1"));
+    if let Some(body) = body {
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers.insert("content-length", HeaderValue::from(body.len()));
+    }
+    let identity = Identity::LocalAdmin;
+    let request = invocation::Request {
+        binding: "req",
+        url,
+        method,
+        query: None,
+        headers: &headers,
+        params,
+        body: body.map(str::as_bytes),
+        identity,
+    };
+    invocation::http(&request, &Sys { method_name: function, utc_now: jiff::Timestamp::now(), rand_guid: Uuid::new_v4() })
+}
+
+/// Milliseconds from the spawn of the handler to its first answer.
+fn start_time(data: &Path) -> Result<f64, Failure> {
+    let port = free_port()?;
+    let started = Instant::now();
+    let _program = start(Path::new(env!("CARGO_BIN_EXE_waybill")), &["serve"], port, data)?;
+    loop {
+        if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+            stream.set_read_timeout(Some(START_TIMEOUT))?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+            let mut answer = [0; 256];
+            let length = stream.read(&mut answer)?;
+            let took = started.elapsed();
+            if !answer[..length].starts_with(b"HTTP/1.1 200 ") {
+                return Err("the handler does not answer its probe".into());
+            }
+            // The store opens beside; ending the handler in the middle would leave the next start more to do.
+            std::thread::sleep(Duration::from_millis(100));
+            return Ok(milliseconds(took));
+        }
+        if started.elapsed() > START_TIMEOUT {
+            return Err("the handler does not start".into());
+        }
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+/// What a process has used of the processors, in steps of 10 ms.
+fn processor_time(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; user and system time are fields 14 and 15 (proc_pid_stat(5)).
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// A plain hyper accept loop over the functions: no warp, no graceful shutdown, no limits, no panic guard.
+fn bare(same_log: bool) -> Result<(), Failure> {
+    let environment = config::environment();
+    let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
+    logging::start(&LogConfig::read(&environment));
+    let store = SqliteStore::open(&config.data, config.tracking_key.clone())?;
+    let port = config.port;
+    let app = Arc::new(App {
+        holder: waybill::process::this_process(config.instance.clone()),
+        fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+        store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
+        config,
+    });
+    // As many as `waybill serve`.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let app = Arc::clone(&app);
+            let service = service_fn(move |request| answer(Arc::clone(&app), request, same_log));
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    })
+}
+
+async fn answer(app: Arc<App>, request: Request<Incoming>, same_log: bool) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let started = Instant::now();
+    let (parts, body) = request.into_parts();
+    let id = parts.headers.get("x-azure-functions-invocationid").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+    let invocation = Invocation { id, started, body: InvocationBody::Whole(body.collect().await?.to_bytes()) };
+    let function = parts.uri.path().trim_start_matches('/');
+    let conclusion = match function {
+        "OrderIngress" => order_ingress::run(&app, &invocation).await,
+        "OrderProcessor" => order_processor::run(&app, &invocation).await,
+        "OrderStatus" => order_status::run(&app, &invocation).await,
+        _ => return Ok(Response::new(Full::default())),
+    };
+    if same_log {
+        conclusion.log(function, &invocation.id, invocation.started.elapsed());
+    }
+    let mut response = Response::new(Full::from(Bytes::new()));
+    match conclusion.answer {
+        Ok(answer) => *response.body_mut() = Full::from(answer.to_json()),
+        Err(refusal) => *response.status_mut() = refusal.status,
+    }
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

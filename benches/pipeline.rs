@@ -1,0 +1,504 @@
+//! Orders through everything: `waybill local`, its queue, the handler and its records, driven from outside.
+//!
+//! `cargo bench --bench pipeline`; `-- --help` for options. See `benches/README.md`.
+
+#![expect(unreachable_pub, reason = "helpers are public to the modules of this binary")]
+
+#[path = "support/client.rs"]
+mod client;
+#[path = "support/process.rs"]
+mod process;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderValue};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use waybill::local::child::free_port;
+use waybill::local::invocation::{self, Identity, Sys};
+use waybill::server;
+
+use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
+use crate::process::{Directory, Program, resident};
+
+/// Connections that submit; once nothing is left to submit they follow, too.
+const SUBMITTERS: usize = 64;
+/// Connections that follow orders from the beginning.
+const FOLLOWERS: usize = 32;
+/// Orders that are asked about at the same time, oldest first: asking about all of them would be the load.
+const WINDOW: usize = 64;
+/// Before an order that has not ended is asked about again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+/// Before a follower looks for an order to follow again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Orders that warm a server up; they are not counted.
+const WARM_UP: usize = 500;
+/// No order takes longer, and no server is slower than [`SLOWEST`] orders a second.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Orders a second.
+const SLOWEST: u32 = 100;
+/// Status reads for the host's added latency, through the host and directly each.
+const READS: usize = 2_000;
+/// Of these, the first do not count.
+const READS_WARM_UP: usize = 200;
+/// Orders after which memory is looked at.
+const MEMORY_AFTER: [usize; 2] = [10_000, 100_000];
+/// Before memory is looked at: what is freed is given back.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Orders through everything.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Orders a round.
+    #[arg(long, default_value_t = 5_000)]
+    n: usize,
+    /// Rounds, each with a new data directory.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Drive a running server with the same API instead.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    url: Option<String>,
+    /// Measure memory after 10,000 and after 100,000 orders instead.
+    #[arg(long, conflicts_with = "url")]
+    rss: bool,
+    /// Where data directories are made [default: Cargo's target directory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Cargo says so.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match measure(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("pipeline: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<(), Failure> {
+    // One thread: the client takes as little as it can of the processors it shares with the server.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            ended = report(arguments) => ended,
+            () = server::stop_signal() => Err("stopped".into()),
+        }
+    })
+}
+
+async fn report(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(url) = &arguments.url {
+        let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+        for _ in 0..arguments.rounds {
+            drive(authority, WARM_UP).await?;
+            drive(authority, arguments.n).await?.print();
+        }
+        return Ok(());
+    }
+    let syncs = Directory::new(arguments.dir.as_deref())?.syncs_per_second()?;
+    println!("disk: {syncs:.0} fdatasync/s, one after the other; logging as by default, to /dev/null");
+    if arguments.rss {
+        return memory(arguments).await;
+    }
+    for _ in 0..arguments.rounds {
+        let host = Host::start(arguments).await?;
+        drive(&host.authority, WARM_UP).await?;
+        let before = host.figures().await?;
+        let driven = drive(&host.authority, arguments.n).await?;
+        driven.print();
+        host.figures().await?.since(&before).print(driven.accepted());
+        added_latency(&host).await?;
+    }
+    Ok(())
+}
+
+async fn memory(arguments: &Arguments) -> Result<(), Failure> {
+    let host = Host::start(arguments).await?;
+    let mut seen = Vec::new();
+    let mut done = 0;
+    println!("{:>10}{:>12}{:>13}", "orders", "host MiB", "handler MiB");
+    for orders in MEMORY_AFTER {
+        let driven = drive(&host.authority, orders - done).await?;
+        if driven.completed() != orders - done {
+            driven.print();
+            return Err("not every order was completed".into());
+        }
+        done = orders;
+        tokio::time::sleep(SETTLE).await;
+        let (of_host, of_handler) = (resident(host.program.id()), resident(host.handler));
+        println!("{orders:>10}{of_host:>12.1}{of_handler:>13.1}");
+        seen.push((of_host, of_handler));
+    }
+    let growth = |first: f64, last: f64| (last / first - 1.0) * 100.0;
+    let [first, last] = seen[..] else { return Ok(()) };
+    println!("{:>10}{:>11.1}%{:>12.1}%   (target: <= 10 %)", "growth", growth(first.0, last.0), growth(first.1, last.1));
+    Ok(())
+}
+
+/// Sends new orders, and follows each accepted one to its end while others are still being sent.
+async fn drive(authority: &str, count: usize) -> Result<Driven, Failure> {
+    let orders = Arc::new(Mutex::new(Orders::new(count)));
+    let run = Uuid::new_v4().simple().to_string();
+    let mut connections = Vec::new();
+    for _ in 0..SUBMITTERS + FOLLOWERS {
+        connections.push(Connection::open(authority).await?);
+    }
+    let started = (Instant::now(), jiff::Timestamp::now());
+    let deadline = started.0 + PATIENCE + PATIENCE * u32::try_from(count)? / (60 * SLOWEST);
+    let mut tasks = JoinSet::new();
+    for (number, mut connection) in connections.into_iter().enumerate() {
+        let (orders, run) = (Arc::clone(&orders), run.clone());
+        tasks.spawn(async move {
+            if number < SUBMITTERS {
+                submit(&mut connection, &orders, &run, deadline).await?;
+            }
+            follow(&mut connection, &orders, deadline).await
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task??;
+    }
+    let orders = std::mem::take(&mut *lock(&orders));
+    Ok(Driven { started, orders })
+}
+
+async fn submit(connection: &mut Connection, orders: &Mutex<Orders>, run: &str, deadline: Instant) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Accepted {
+        tracking_id: String,
+    }
+    while Instant::now() < deadline {
+        let Some(number) = lock(orders).next_number() else { return Ok(()) };
+        let body = Payload::sized(order(&format!("{run}-{number}")));
+        let sent = Instant::now();
+        let (status, answer) = connection.post("/api/orders", body).await?;
+        let took = sent.elapsed();
+        let accepted = if status == StatusCode::ACCEPTED { Some(serde_json::from_slice::<Accepted>(&answer)?.tracking_id) } else { None };
+        lock(orders).submitted(status, accepted, took);
+    }
+    Ok(())
+}
+
+async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: Instant) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status<'a> {
+        status: &'a str,
+        #[serde(borrow, default)]
+        completed_at: Option<&'a str>,
+    }
+    while Instant::now() < deadline {
+        let next = lock(orders).next_to_ask(Instant::now());
+        let tracking_id = match next {
+            Next::Ask(tracking_id) => tracking_id,
+            Next::Wait(until) => {
+                tokio::time::sleep_until(until.into()).await;
+                continue;
+            }
+            Next::Nothing => return Ok(()),
+        };
+        let (status, answer) = connection.get(&format!("/api/orders/{tracking_id}/status")).await?;
+        if status != StatusCode::OK {
+            lock(orders).ended(&format!("HTTP {}", status.as_u16()), None);
+            continue;
+        }
+        let shown: Status<'_> = serde_json::from_slice(&answer)?;
+        if matches!(shown.status, "completed" | "failed" | "cancelled") {
+            lock(orders).ended(shown.status, shown.completed_at);
+        } else {
+            lock(orders).not_yet(tracking_id);
+        }
+    }
+    Ok(())
+}
+
+fn lock(orders: &Mutex<Orders>) -> std::sync::MutexGuard<'_, Orders> {
+    orders.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The orders of one run, and what became of them.
+#[derive(Default)]
+struct Orders {
+    unsent: usize,
+    sent: usize,
+    unanswered: usize,
+    /// Accepted and not asked about yet.
+    accepted: VecDeque<String>,
+    /// Asked about, and when to ask again.
+    waiting: VecDeque<(Instant, String)>,
+    latencies: Vec<Duration>,
+    refused: BTreeMap<u16, usize>,
+    ends: BTreeMap<String, usize>,
+    last_accepted: Option<Instant>,
+    last_ended: Option<Instant>,
+    /// By the server's own clock.
+    last_completed_at: Option<jiff::Timestamp>,
+}
+
+enum Next {
+    Ask(String),
+    Wait(Instant),
+    Nothing,
+}
+
+impl Orders {
+    fn new(count: usize) -> Self {
+        Self { unsent: count, latencies: Vec::with_capacity(count), ..Self::default() }
+    }
+
+    fn next_number(&mut self) -> Option<usize> {
+        self.unsent = self.unsent.checked_sub(1)?;
+        self.unanswered += 1;
+        self.sent += 1;
+        Some(self.sent)
+    }
+
+    fn submitted(&mut self, status: StatusCode, accepted: Option<String>, took: Duration) {
+        self.unanswered -= 1;
+        match accepted {
+            Some(tracking_id) => {
+                self.latencies.push(took);
+                self.accepted.push_back(tracking_id);
+                self.last_accepted = Some(Instant::now());
+            }
+            None => *self.refused.entry(status.as_u16()).or_default() += 1,
+        }
+    }
+
+    fn next_to_ask(&mut self, now: Instant) -> Next {
+        if let Some((_, tracking_id)) = self.waiting.pop_front_if(|(due, _)| *due <= now) {
+            return Next::Ask(tracking_id);
+        }
+        if self.waiting.len() < WINDOW
+            && let Some(tracking_id) = self.accepted.pop_front()
+        {
+            return Next::Ask(tracking_id);
+        }
+        match self.waiting.front() {
+            Some((due, _)) => Next::Wait((*due).min(now + LOOK_AGAIN)),
+            None if self.unsent + self.unanswered > 0 => Next::Wait(now + LOOK_AGAIN),
+            None => Next::Nothing,
+        }
+    }
+
+    fn not_yet(&mut self, tracking_id: String) {
+        self.waiting.push_back((Instant::now() + ASK_AGAIN, tracking_id));
+    }
+
+    fn ended(&mut self, how: &str, completed_at: Option<&str>) {
+        *self.ends.entry(how.to_owned()).or_default() += 1;
+        self.last_ended = Some(Instant::now());
+        self.last_completed_at = self.last_completed_at.max(completed_at.and_then(|text| text.parse().ok()));
+    }
+}
+
+/// How a run went.
+struct Driven {
+    started: (Instant, jiff::Timestamp),
+    orders: Orders,
+}
+
+impl Driven {
+    fn accepted(&self) -> usize {
+        self.orders.latencies.len()
+    }
+
+    fn completed(&self) -> usize {
+        self.orders.ends.get("completed").copied().unwrap_or_default()
+    }
+
+    fn print(&self) {
+        let orders = &self.orders;
+        let rate = |count: usize, until: Option<Instant>| {
+            until.map_or(f64::NAN, |until| ratio(count, 1) / until.duration_since(self.started.0).as_secs_f64())
+        };
+        let latencies = orders.latencies.iter().copied().map(milliseconds);
+        println!(
+            "accepted/s {:>6.0}   completed/s {:>6.0}   POST p50 {:>6.2} ms  p99 {:>6.2} ms",
+            rate(self.accepted(), orders.last_accepted),
+            rate(self.completed(), orders.last_ended),
+            quantile(latencies.clone(), 0.5),
+            quantile(latencies, 0.99)
+        );
+        // What the polling adds shows in the difference.
+        let by_server = orders.last_completed_at.map(|last| last.duration_since(self.started.1).as_secs_f64());
+        println!(
+            "  {} accepted, refused {:?}, ends {:?}, without an end {}; completed/s by the records' own completedAt {:.0}",
+            self.accepted(),
+            orders.refused,
+            orders.ends,
+            self.accepted() - orders.ends.values().sum::<usize>(),
+            by_server.map_or(f64::NAN, |seconds| ratio(self.completed(), 1) / seconds)
+        );
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of things that were measured")]
+fn ratio(count: usize, to: u64) -> f64 {
+    count as f64 / to as f64
+}
+
+/// `waybill local` on the repository's app, with a data directory of its own.
+struct Host {
+    authority: String,
+    handler: u32,
+    handler_started: Option<u64>,
+    // Ends before its directory does.
+    program: Program,
+    directory: Directory,
+}
+
+impl Host {
+    async fn start(arguments: &Arguments) -> Result<Self, Failure> {
+        let directory = Directory::new(arguments.dir.as_deref())?;
+        let port = free_port()?;
+        let (data, port_text) = (directory.path().to_string_lossy().into_owned(), port.to_string());
+        let options = ["local", "--app", env!("CARGO_MANIFEST_DIR"), "--data", &data, "--port", &port_text];
+        let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &[])?;
+        let mut host = Self { authority: format!("127.0.0.1:{port}"), handler: 0, handler_started: None, program, directory };
+        host.program.accepts(port).await?;
+        tokio::time::timeout(PATIENCE, host.ready()).await??;
+        Ok(host)
+    }
+
+    /// Waits for the handler, and learns its process id from the host's record of it.
+    async fn ready(&mut self) -> Result<(), Failure> {
+        let mut connection = Connection::open(&self.authority).await?;
+        loop {
+            let (_, status) = connection.get("/admin/host/status").await?;
+            if serde_json::from_slice::<Value>(&status)?["state"] == "Running" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let record: Value = serde_json::from_slice(&std::fs::read(self.directory.path().join("handler.json"))?)?;
+        self.handler = record["process"].as_u64().and_then(|process| u32::try_from(process).ok()).ok_or("no handler is on record")?;
+        self.handler_started = waybill::process::started(self.handler);
+        Ok(())
+    }
+
+    async fn handler_authority(&self) -> Result<String, Failure> {
+        let (_, status) = Connection::open(&self.authority).await?.get("/admin/host/status").await?;
+        Ok(format!("127.0.0.1:{}", serde_json::from_slice::<Value>(&status)?["handlerPort"]))
+    }
+
+    async fn figures(&self) -> Result<Grouping, Failure> {
+        let (_, host) = Connection::open(&self.authority).await?.get("/admin/host/status").await?;
+        let (_, handler) = Connection::open(&self.handler_authority().await?).await?.get("/readyz").await?;
+        let (host, handler): (Value, Value) = (serde_json::from_slice(&host)?, serde_json::from_slice(&handler)?);
+        let figures = |figures: &Value| {
+            let commits = figures["commits"].as_u64()?;
+            Some([figures["writes"].as_u64()?, commits, figures["synced"].as_u64().unwrap_or(commits)])
+        };
+        Ok(Grouping {
+            queue: figures(&host["serviceBus"]).ok_or("the host shows no figures of its queue")?,
+            records: figures(&handler["store"]).ok_or("the handler shows no figures of its store")?,
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The handler dies with its host where the system can do that; elsewhere it is ended here, if it is still the same process.
+        let handler = self.handler.to_string();
+        if self.handler_started.is_some() && waybill::process::started(self.handler) == self.handler_started {
+            drop(Command::new("kill").args(["-KILL", &handler]).stderr(Stdio::null()).status());
+        }
+    }
+}
+
+/// Writes, commits, and commits that were synced to the disk.
+struct Grouping {
+    queue: [u64; 3],
+    records: [u64; 3],
+}
+
+impl Grouping {
+    fn since(&self, before: &Self) -> Self {
+        let less = |now: [u64; 3], before: [u64; 3]| std::array::from_fn(|place| now[place] - before[place]);
+        Self { queue: less(self.queue, before.queue), records: less(self.records, before.records) }
+    }
+
+    fn print(&self, orders: usize) {
+        for (name, [writes, commits, synced]) in [("records", self.records), ("queue", self.queue)] {
+            println!(
+                "  {name:<8} {writes} writes in {commits} commits, {synced} of them synced: {:.1} orders per fsync",
+                ratio(orders, synced)
+            );
+        }
+    }
+}
+
+/// Reads of one finished order, by turns through the host and from the handler: a busy machine then slows both alike.
+async fn added_latency(host: &Host) -> Result<(), Failure> {
+    let mut through_host = Connection::open(&host.authority).await?;
+    let mut direct = Connection::open(&host.handler_authority().await?).await?;
+    let body = Payload::sized(order(&Uuid::new_v4().to_string()));
+    let (_, accepted) = through_host.post("/api/orders", body).await?;
+    let accepted: Value = serde_json::from_slice(&accepted)?;
+    let tracking_id = accepted["trackingId"].as_str().ok_or("an order was not accepted")?;
+    let path = format!("/api/orders/{tracking_id}/status");
+    let end = Instant::now() + PATIENCE;
+    while serde_json::from_slice::<Value>(&through_host.get(&path).await?.1)?["status"] != "completed" {
+        if Instant::now() > end {
+            return Err("an order was not completed".into());
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+
+    let envelope = status_envelope(&host.authority, &path, tracking_id);
+    let mut latencies = (Vec::new(), Vec::new());
+    for number in 0..READS_WARM_UP + READS {
+        let started = Instant::now();
+        let (from_host, _) = through_host.get(&path).await?;
+        let middle = Instant::now();
+        let (from_handler, _) = direct.post("/OrderStatus", Payload::chunked(envelope.clone())).await?;
+        let ended = Instant::now();
+        if (from_host, from_handler) != (StatusCode::OK, StatusCode::OK) {
+            return Err(format!("a status was not read: {from_host} from the host, {from_handler} from the handler").into());
+        }
+        if number >= READS_WARM_UP {
+            latencies.0.push(milliseconds(middle - started));
+            latencies.1.push(milliseconds(ended - middle));
+        }
+    }
+    let (through_host, direct) = (median(latencies.0), median(latencies.1));
+    println!(
+        "  status p50 through the host {through_host:.3} ms, from the handler {direct:.3} ms: the host adds {:.3} ms (target: <= 0.3 ms)",
+        through_host - direct
+    );
+    Ok(())
+}
+
+/// What the host makes of this client's request.
+fn status_envelope(authority: &str, path: &str, tracking_id: &str) -> Bytes {
+    let mut headers = HeaderMap::new();
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        headers.insert("host", host);
+    }
+    let request = invocation::Request {
+        binding: "req",
+        url: &format!("http://{authority}{path}"),
+        method: "GET",
+        query: None,
+        headers: &headers,
+        params: &vec![("trackingId".to_owned(), Some(tracking_id.to_owned()))],
+        body: None,
+        identity: Identity::LocalAdmin,
+    };
+    invocation::http(&request, &Sys { method_name: "OrderStatus", utc_now: jiff::Timestamp::now(), rand_guid: Uuid::new_v4() }).into()
+}
