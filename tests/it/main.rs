@@ -6,12 +6,8 @@
     reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
 )]
 
-mod contract;
 mod crash;
-mod ingress;
+mod foreign;
 mod panic;
-mod processor;
-mod settings;
-mod status;
 mod support;
 mod walk;
