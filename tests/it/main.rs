@@ -8,6 +8,7 @@
 
 mod crash;
 mod foreign;
+mod host;
 mod panic;
 mod support;
 mod walk;
