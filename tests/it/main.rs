@@ -10,5 +10,6 @@ mod crash;
 mod foreign;
 mod host;
 mod panic;
+mod queue;
 mod support;
 mod walk;
