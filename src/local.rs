@@ -21,7 +21,7 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -156,9 +156,14 @@ impl Host {
             }
         }
         let ready = Arc::clone(&dispatcher);
+        let mut leaving = stopping.clone();
         let listing = app.listing(&format!("http://{}", shown(address)));
         tasks.spawn(async move {
-            if ready.handler.wait_until_ready().await {
+            let is_ready = tokio::select! {
+                _ = leaving.wait_for(|stop| *stop) => false,
+                is_ready = ready.handler.wait_until_ready() => is_ready,
+            };
+            if is_ready {
                 // Nobody may be listening, which is fine.
                 drop(up.send(Up { address, listing }));
             }
@@ -170,16 +175,24 @@ impl Host {
             let front = Arc::clone(&front);
             move |request| Arc::clone(&front).answer(request)
         };
+        let (asked_sender, stopped_at) = watch::channel(None);
         let stop = async {
             stop.await;
+            asked_sender.send_replace(Some(Instant::now()));
             stop_sender.send_replace(true);
         };
         let serving = async {
             let drained = server::serve(listener, service, limits, stop).await;
             // Queue and timer invocations end too: each holds a sender, and so do the dispatcher's owners.
             drop(front);
-            while tasks.join_next().await.is_some() {}
-            let rest = tokio::time::timeout(options.drain_timeout, ended.recv()).await;
+            let rest = async {
+                while tasks.join_next().await.is_some() {}
+                ended.recv().await
+            };
+            // One deadline for all of them, from the moment of the wish.
+            let asked = *stopped_at.borrow();
+            let left = options.drain_timeout.saturating_sub(asked.map_or(Duration::ZERO, |asked| asked.elapsed()));
+            let rest = tokio::time::timeout(left, rest).await;
             if drained == Drained::DeadlinePassed || rest.is_err() {
                 warn!("invocations were still running when the drain deadline passed; their messages come back at the next start");
             }

@@ -36,14 +36,15 @@ pub fn started(_process: u32) -> Option<u64> {
 
 /// The boot of this machine and the process namespace: two containers on one machine cannot see each other's processes.
 #[cfg(target_os = "linux")]
-fn boot() -> Option<String> {
+pub fn boot() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
 
+/// Elsewhere a boot has no name.
 #[cfg(not(target_os = "linux"))]
-fn boot() -> Option<String> {
+pub fn boot() -> Option<String> {
     None
 }
 

@@ -1,5 +1,7 @@
 //! What holds for every sequence of events, and every text.
 
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -123,7 +123,7 @@ pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
 pub fn quantile(figures: impl IntoIterator<Item = f64>, share: f64) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
-    if share == 0.5 && figures.len().is_multiple_of(2) && !figures.is_empty() {
+    if (share - 0.5).abs() < f64::EPSILON && figures.len().is_multiple_of(2) && !figures.is_empty() {
         return f64::midpoint(figures[figures.len() / 2 - 1], figures[figures.len() / 2]);
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a share of a length")]

@@ -130,8 +130,11 @@ pub fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
     let port = plan.port;
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    let client =
-        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).pool_idle_timeout(Duration::from_mins(1)).build(connector);
+    let client = Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_mins(1))
+        .http1_title_case_headers(true)
+        .build(connector);
     let (phase_sender, phase) = watch::channel(Phase::Starting);
     let (kill_sender, kills) = mpsc::channel(16);
     let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
@@ -184,6 +187,15 @@ impl Handler {
         }
     }
 
+    /// What the host says of itself meanwhile.
+    pub fn state(&self) -> &'static str {
+        match *self.phase.borrow() {
+            Phase::Starting => "Starting",
+            Phase::Ready(_) => "Running",
+            Phase::Gone => "Error",
+        }
+    }
+
     /// The running start of the handler, if it is ready.
     pub fn generation(&self) -> Option<u64> {
         match *self.phase.borrow() {
@@ -219,10 +231,12 @@ impl Supervisor {
                 Ok(child) => child,
                 Err(error) => return self.cannot_start(&error),
             };
+            let mut was_ready = false;
             let exit = tokio::select! {
                 exit = child.wait() => exit,
                 ready = self.probe() => {
                     if ready {
+                        was_ready = true;
                         info!(process.id = child.id(), handler.port = self.port, "the handler is ready");
                         self.phase.send_replace(Phase::Ready(generation));
                         self.watch(&mut child, generation).await
@@ -240,7 +254,6 @@ impl Supervisor {
                     }
                 }
             };
-            let was_ready = matches!(*self.phase.borrow(), Phase::Ready(_));
             self.phase.send_replace(Phase::Starting);
             drop(std::fs::remove_file(&self.plan.record));
             let exit = match exit {
@@ -321,7 +334,7 @@ impl Supervisor {
         #[cfg(target_os = "linux")]
         die_with_parent(&mut command);
         let child = command.spawn()?;
-        let orphan = child.id().and_then(|process| Some(Orphan { process, started: process::started(process)? }));
+        let orphan = child.id().and_then(|process| Some(Orphan { process, started: process::started(process)?, boot: process::boot() }));
         if let Some(orphan) = orphan {
             std::fs::write(&self.plan.record, serde_json::to_vec(&orphan)?)?;
         }
@@ -330,7 +343,20 @@ impl Supervisor {
 
     fn cannot_start(&self, error: &std::io::Error) -> String {
         let executable = self.plan.executable.display();
+        let directory = &self.plan.working_directory;
         match error.kind() {
+            // The system gives one error for all three.
+            std::io::ErrorKind::NotFound if !directory.is_dir() => {
+                format!(
+                    "the working directory {} does not exist: make it, or correct customHandler.description.workingDirectory in host.json",
+                    directory.display()
+                )
+            }
+            std::io::ErrorKind::NotFound if self.plan.executable.is_absolute() && self.plan.executable.exists() => {
+                format!(
+                    "the handler {executable} names an interpreter that does not exist: correct its first line, or build it for this system"
+                )
+            }
             std::io::ErrorKind::NotFound => format!(
                 "the handler {executable} does not exist: build it, or correct customHandler.description.defaultExecutablePath in host.json, or pass --handler"
             ),
@@ -369,13 +395,17 @@ enum Next {
 struct Orphan {
     process: u32,
     started: u64,
+    /// Start times begin anew with each boot.
+    #[serde(default)]
+    boot: Option<String>,
 }
 
 /// Two handlers must not run side by side: ends the one an earlier host left behind.
 async fn end_orphan(record: &Path) -> Result<(), String> {
     let Ok(text) = std::fs::read(record) else { return Ok(()) };
     let Ok(orphan) = serde_json::from_slice::<Orphan>(&text) else { return Ok(()) };
-    let lives = || process::started(orphan.process) == Some(orphan.started);
+    let here = orphan.boot.is_none() || orphan.boot == process::boot();
+    let lives = || here && process::started(orphan.process) == Some(orphan.started);
     if !lives() {
         return Ok(());
     }

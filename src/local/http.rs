@@ -44,6 +44,24 @@ pub struct Front {
     started: Instant,
 }
 
+/// One of the outstanding requests; free again also when its client leaves.
+struct Place<'a> {
+    outstanding: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Place<'a> {
+    fn take(outstanding: &'a AtomicUsize) -> Self {
+        Self { outstanding, before: outstanding.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Route {
     template: Template,
     methods: Vec<Method>,
@@ -103,10 +121,8 @@ impl Front {
 
     async fn throttled(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let Some(most) = self.max_outstanding else { return self.limited(request).await };
-        let before = self.outstanding.fetch_add(1, Ordering::Relaxed);
-        let answer = if before < most { self.limited(request).await } else { empty(StatusCode::TOO_MANY_REQUESTS) };
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        answer
+        let place = Place::take(&self.outstanding);
+        if place.before < most { self.limited(request).await } else { empty(StatusCode::TOO_MANY_REQUESTS) }
     }
 
     async fn limited(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
@@ -151,7 +167,9 @@ impl Front {
         let dispatcher = Arc::clone(&self.dispatcher);
         let invocation = Invocation::new();
         if function.forwards {
-            return forward(&dispatcher, &function, &invocation, Request::from_parts(parts, body)).await;
+            // A task of its own, like below.
+            let task = tokio::spawn(async move { forward(&dispatcher, &function, &invocation, Request::from_parts(parts, body)).await });
+            return task.await.unwrap_or_else(|error| broken_down(&error));
         }
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
         let url = format!("http://{host}{}", parts.uri.path_and_query().map_or("/", |path| path.as_str()));
@@ -174,10 +192,7 @@ impl Front {
             Ok(Ok(Reply::Response(response))) => respond(response, &parts.method),
             Ok(Ok(Reply::None)) => empty(StatusCode::NO_CONTENT),
             Ok(Ok(Reply::Failed(_)) | Err(Failed)) => empty(StatusCode::INTERNAL_SERVER_ERROR),
-            Err(error) => {
-                error!(%error, "an invocation broke down inside the host");
-                empty(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+            Err(error) => broken_down(&error),
         }
     }
 
@@ -190,7 +205,7 @@ impl Front {
                 let queue = self.dispatcher.broker.figures().await.unwrap_or_default();
                 let status = json!({
                     "id": "waybill-local",
-                    "state": if self.dispatcher.handler.generation().is_some() { "Running" } else { "Starting" },
+                    "state": self.dispatcher.handler.state(),
                     "version": HOST_VERSION,
                     "processUptime": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                     "handlerPort": self.dispatcher.handler.port(),
@@ -229,7 +244,8 @@ impl Front {
         let invocation = Invocation::new();
         let envelope = match &function.trigger {
             Trigger::Http { route, .. } => {
-                return text(StatusCode::BAD_REQUEST, &format!("{} has an HTTP trigger: call /{}/{route}\n", function.name, self.prefix));
+                let prefix = if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
+                return text(StatusCode::BAD_REQUEST, &format!("{} has an HTTP trigger: call {prefix}/{route}\n", function.name));
             }
             Trigger::Queue { .. } => listener::manual_envelope(function, input.as_deref().unwrap_or_default(), &invocation),
             Trigger::Timer { name, .. } => Some(invocation::timer(name, None, false, &invocation.sys(&function.name))),
@@ -342,6 +358,11 @@ fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     }
     let (first, rest) = path.split_at_checked(prefix.len())?;
     first.eq_ignore_ascii_case(prefix).then_some(rest)?.strip_prefix('/')
+}
+
+fn broken_down(error: &tokio::task::JoinError) -> Answer {
+    error!(%error, "an invocation broke down inside the host");
+    empty(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn empty(status: StatusCode) -> Answer {

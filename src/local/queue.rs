@@ -141,7 +141,7 @@ impl Broker {
         if messages.is_empty() {
             return Ok(());
         }
-        let name = queue.to_owned();
+        let name = entity(queue);
         self.database
             .write(move |connection| {
                 let now = now();
@@ -169,7 +169,7 @@ impl Broker {
     pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
         let arrivals = self.arrivals(queue);
         loop {
-            let name = queue.to_owned();
+            let name = entity(queue);
             let rules = self.rules.clone();
             let (received, next) = self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
             if !received.is_empty() {
@@ -198,8 +198,8 @@ impl Broker {
     /// The message is to be delivered again, at once, or dead-lettered when it was delivered often enough.
     pub async fn abandon(&self, queue: &str, message: &Received) -> Result<Settled, Error> {
         let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
-        let spent = message.delivery_count >= self.rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX);
-        let (name, properties) = (queue.to_owned(), message.properties.clone());
+        let spent = message.delivery_count >= self.rules.max_delivery_count && !entity(queue).ends_with(DEAD_LETTER_SUFFIX);
+        let (name, properties) = (entity(queue), message.properties.clone());
         let max = self.rules.max_delivery_count;
         let changed = self
             .database
@@ -286,11 +286,13 @@ impl Broker {
     fn arrivals(&self, queue: &str) -> Arc<Notify> {
         // A map of notifiers is never left half changed.
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(notify) = arrivals.get(queue) {
-            return Arc::clone(notify);
-        }
-        Arc::clone(arrivals.entry(queue.to_owned()).or_default())
+        Arc::clone(arrivals.entry(entity(queue)).or_default())
     }
+}
+
+/// Names of queues have no case in Service Bus: `orders/$DeadLetterQueue` is `orders/$deadletterqueue`.
+fn entity(queue: &str) -> String {
+    queue.to_ascii_lowercase()
 }
 
 /// Locks what is ready; also tells when the next message will be, if none is.
@@ -359,7 +361,7 @@ fn dead_letter(
     described.insert("DeadLetterErrorDescription".into(), format!("Message could not be consumed after {max} delivery attempts.").into());
     connection
         .prepare_cached(
-            "UPDATE messages SET queue = ?2, lock_token = NULL, visible_at = ?3, expires_at = NULL, delivery_count = 0, properties = ?4
+            "UPDATE messages SET queue = ?2, lock_token = NULL, visible_at = ?3, expires_at = NULL, properties = ?4
              WHERE sequence_number = ?1",
         )?
         .execute(params![sequence_number, format!("{queue}{DEAD_LETTER_SUFFIX}"), now(), json_text(&properties)])

@@ -447,6 +447,42 @@ fn a_handler_given_on_the_command_line_replaces_that_of_host_json() {
 }
 
 #[test]
+fn ctrl_c_ends_a_host_whose_handler_is_still_starting() {
+    let directory = Directory::new();
+    script(&directory, "handler", "echo $$ > pid; exec sleep 100", true);
+    app(&directory, "handler", &[]);
+    let program = Host::begin(&directory.path().join("app"), &directory.path().join("data"), &[], &[]);
+    let handler = number(&directory.path().join("app/pid"));
+
+    let started = Instant::now();
+    program.signal("INT");
+    let (status, lines) = program.end();
+
+    assert!(started.elapsed() < Duration::from_secs(5), "{lines:?}");
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    ends(handler);
+}
+
+#[test]
+fn a_timer_run_that_outlives_the_drain_timeout_ends_with_the_host() {
+    let Some(app) = App::new() else { return };
+    app.function(
+        "Stuck",
+        &json!([{ "type": "timerTrigger", "direction": "in", "name": "timer", "schedule": "0 0 0 1 1 *", "runOnStartup": true }]),
+    );
+    let mut host = app.start(&["--drain-timeout", "300ms"], &[]);
+    app.recorded("begin", "Stuck", 1);
+
+    host.program.signal("INT");
+    host.program.line("stopping");
+    let started = Instant::now();
+    let (status, lines) = host.program.end();
+
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{lines:?}");
+}
+
+#[test]
 fn a_connection_that_never_sent_anything_does_not_delay_the_end() {
     let data = Directory::new();
     let mut host = Host::start(data.path(), &[]);
@@ -494,4 +530,50 @@ fn the_port_of_the_local_settings_counts_unless_one_is_given() {
 
     assert_eq!(Host::wait(&mut program), port);
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+}
+
+#[test]
+fn a_function_timeout_of_the_first_handler_starts_another() {
+    let Some(app) = App::new() else { return };
+    let host = app.start(&[], &[("AzureFunctionsJobHost__functionTimeout", "00:00:01")]);
+    let first = handler_process(&host);
+
+    let response = tell(&host, &json!({ "sleep": 60 }));
+
+    assert_eq!((response.status, response.body.as_str()), (500, ""));
+    assert_ne!(handler_process(&host), first);
+}
+
+#[test]
+fn a_working_directory_that_does_not_exist_is_named() {
+    let directory = Directory::new();
+    script(&directory, "handler", "exit 0", true);
+    app(&directory, "handler", &[]);
+
+    let line = refused(&directory, &[("AzureFunctionsJobHost__customHandler__description__workingDirectory", "nowhere")]);
+
+    assert!(line.contains("nowhere"), "{line}");
+}
+
+#[test]
+fn a_handler_whose_interpreter_is_missing_is_not_said_to_be_missing() {
+    let directory = Directory::new();
+    app(&directory, "handler", &[]);
+    let path = directory.write("app/handler", "#!/no/such/interpreter\n");
+    assert!(Command::new("chmod").arg("755").arg(path).status().unwrap().success());
+
+    let line = refused(&directory, &[]);
+
+    assert!(!line.contains("app/handler does not exist"), "{line}");
+}
+
+#[test]
+fn a_handler_that_is_gone_is_not_said_to_be_starting() {
+    let Some(app) = App::new() else { return };
+    let mut host = app.start(&[], &[]);
+
+    tell(&host, &json!({ "exit": 0 }));
+    host.program.line("exited with code 0");
+
+    assert_ne!(host.figures()["state"], "Starting");
 }

@@ -477,3 +477,33 @@ fn an_address_of_no_machine_here_is_refused() {
     assert_eq!(status.code(), Some(1), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("192.0.2.1 is no address of this machine")), "{lines:?}");
 }
+
+#[test]
+fn a_client_that_leaves_makes_room_for_another() {
+    let Some(app) = App::new() else { return };
+    let host = app.start(&[], &[("AzureFunctionsJobHost__extensions__http__maxOutstandingRequests", "1")]);
+    let orders = json!({ "until": app.gate(), "send": ["done"] }).to_string();
+    let mut stream = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
+    write!(stream, "POST /api/case HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{orders}", orders.len()).unwrap();
+    app.recorded("begin", "Case", 1);
+
+    drop(stream);
+    app.open();
+    app.sunk_until("done");
+
+    eventually("there is room again", || (host.get("/api/hello").status == 200).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_does_not_cancel_a_forwarded_request() {
+    let Some(app) = App::new() else { return };
+    app.change("host.json", |host| host["customHandler"]["enableForwardingHttpRequest"] = true.into());
+    let host = app.start(&[], &[]);
+    let mut stream = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
+    write!(stream, "POST /api/hello/wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi").unwrap();
+    app.recorded("begin", "forwarded", 1);
+
+    drop(stream);
+
+    assert_eq!(app.recorded("end", "forwarded", 1)[0]["connected"], true);
+}

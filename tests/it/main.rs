@@ -7,10 +7,15 @@
 )]
 
 mod child;
+mod contract;
 mod crash;
 mod foreign;
 mod host;
+mod ingress;
 mod panic;
+mod processor;
 mod queue;
+mod settings;
+mod status;
 mod support;
 mod walk;

@@ -218,6 +218,17 @@ fn the_status_page_counts_what_waits_and_what_is_being_worked_on() {
 }
 
 #[test]
+fn the_name_of_a_queue_has_no_case() {
+    let Some(app) = App::new() else { return };
+    app.function("Dead", &json!([{ "type": "serviceBusTrigger", "direction": "in", "name": "message", "queueName": "Cases/$DeadLetterQueue", "connection": "ServiceBusConnection" }]));
+    let host = app.start(&["--max-delivery-count", "1"], &[]);
+
+    send(&host, &[r#"{"fail": 1}"#]);
+
+    app.recorded("begin", "Dead", 1);
+}
+
+#[test]
 fn a_message_answered_with_nothing_is_held_until_the_function_timeout() {
     let Some(app) = App::new() else { return };
     let arguments = ["--lock-duration", "500ms", "--max-delivery-count", "1"];

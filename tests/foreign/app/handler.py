@@ -10,10 +10,13 @@ Orders are a JSON object, as the body of a request to `Case` or as the text of a
     send    texts for the queue behind `orderMessage`
     relay   texts for the queue of `Relay`
     show    "process": answer the client with the environment, arguments and directory
+
+The function `Stuck` never answers.
 """
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -96,6 +99,8 @@ class Handler(BaseHTTPRequestHandler):
         delivery = int(metadata.get("DeliveryCount", "1"))
         seen = {"function": name, "text": text, "delivery": delivery, "properties": metadata.get("ApplicationProperties")}
         record(event="begin", **seen)
+        while name == "Stuck":
+            time.sleep(1)
         exact = obey(orders(text[0] if isinstance(text, list) and text else text), delivery)
         record(event="end", **seen)
         if exact:
@@ -104,6 +109,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def forwarded(self, body):
         seen = {"line": self.requestline, "head": [[key, value] for key, value in self.headers.items()], "body": body.decode()}
+        record(event="begin", function="forwarded")
+        if self.path.endswith("/wait"):
+            # Readable before it is answered means that the host has hung up.
+            hung_up, _, _ = select.select([self.connection], [], [], 0.5)
+            record(event="end", function="forwarded", connected=not hung_up)
         self.answer(418, "application/x-teapot", json.dumps(seen).encode())
 
     def outputs(self, outputs):
