@@ -106,9 +106,10 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
     // One thread: the client takes as little as it can of the processors it shares with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut signals = server::StopSignals::listen();
         tokio::select! {
             ended = report(arguments) => ended,
-            () = server::stop_signal() => Err("stopped".into()),
+            () = signals.next() => Err("stopped".into()),
         }
     })
 }
@@ -457,6 +458,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
         holder: waybill::process::this_process(config.instance.clone()),
         fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
+        running: server::Running::default(),
         config,
     });
     // As many as `waybill serve`.

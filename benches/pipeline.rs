@@ -92,9 +92,10 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
     // One thread: the client takes as little as it can of the processors it shares with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut signals = server::StopSignals::listen();
         tokio::select! {
             ended = report(arguments) => ended,
-            () = server::stop_signal() => Err("stopped".into()),
+            () = signals.next() => Err("stopped".into()),
         }
     })
 }

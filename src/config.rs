@@ -183,7 +183,8 @@ impl<'a> Settings<'a> {
         let fits = url.is_some_and(|url| {
             matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty()) && url.query().is_none()
         });
-        if !fits || text.contains('#') {
+        // It becomes a header value: anything but visible ASCII there is a 500 of the host, after the message is sent.
+        if !fits || text.contains('#') || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             self.problems.push(format!("PUBLIC_BASE_URL is {text:?}: set what stands before /orders, e.g. https://shop.example.com/api"));
         }
         Some(text.trim_end_matches('/').to_owned())

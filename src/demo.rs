@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use crate::config::LogConfig;
 use crate::local::queue::Rules;
 use crate::local::{self, Options, Up};
-use crate::{logging, server};
+use crate::logging;
+use crate::server::StopSignals;
 
 /// The app, as it is deployed: the demo runs from any directory.
 const APP: [(&str, &str); 5] = [
@@ -73,10 +74,11 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
     };
     let (up_sender, up) = oneshot::channel();
     let (done_sender, done) = oneshot::channel::<()>();
+    let mut signals = StopSignals::listen();
     let stop = async {
         tokio::select! {
             _ = done => {}
-            () = server::stop_signal() => {}
+            () = signals.next() => {}
         }
     };
     let show = async {

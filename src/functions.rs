@@ -18,6 +18,7 @@ use crate::fulfillment::Fulfillment;
 use crate::idempotency::TrackingId;
 use crate::lifecycle::Holder;
 use crate::problem::Problem;
+use crate::server::Running;
 use crate::store::{StatusStore, StoreError};
 
 /// How long a customer's request waits for a store that is just being opened.
@@ -31,6 +32,8 @@ pub struct App {
     pub config: Config,
     /// Set once the store is open; the port is bound before that.
     pub store: SetOnce<StatusStore>,
+    /// Invocations that go on when their connection breaks; a stop waits for them.
+    pub running: Running,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.

@@ -294,18 +294,10 @@ pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Resu
                 println!("{listing}\nPress Ctrl-C to stop.");
             }
         });
-        run(options, environment, sender, stop()).await
+        let signals = server::StopSignals::listen();
+        let stop = signals.first("stopping: running invocations may end; press Ctrl-C again to leave at once");
+        run(options, environment, sender, stop).await
     });
     runtime.shutdown_background();
     ended
-}
-
-/// The first signal asks to stop, the second does not ask.
-async fn stop() {
-    server::stop_signal().await;
-    info!("stopping: running invocations may end; press Ctrl-C again to leave at once");
-    tokio::spawn(async {
-        server::stop_signal().await;
-        std::process::exit(130);
-    });
 }

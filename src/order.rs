@@ -23,6 +23,10 @@ pub const MAX_UNIT_PRICE: u64 = 1_000_000_000;
 pub const MAX_PRICE_SCALE: u32 = 6;
 /// Longest number anywhere in an order, in characters; a longer one is a mistake or an attack.
 const MAX_NUMBER: usize = 64;
+/// Largest exponent of a number anywhere in an order, either way; beyond what a double holds, nobody means it.
+const MAX_EXPONENT: u32 = 400;
+/// Longest JSON pointer, in bytes: a hundred of them are one answer.
+const MAX_POINTER: usize = 1_000;
 /// So many mistakes are named at once; a text with more is not an order that somebody mistyped.
 const MAX_VIOLATIONS: usize = 100;
 
@@ -67,7 +71,7 @@ impl Order {
             check.fail("", format!("must be a JSON object, not {}", json.kind()));
             return Err(check.violations);
         }
-        check.everywhere("", json);
+        check.everywhere(&Place::Root, json);
         let order = Self {
             order_id: check.text(json, "", "orderId", MAX_ID),
             customer_id: check.text(json, "", "customerId", MAX_ID),
@@ -75,10 +79,40 @@ impl Order {
             items: check.items(json),
         };
         check.note(json);
-        check.violations.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        check.violations.sort_by_cached_key(|violation| natural(&violation.pointer));
         check.violations.truncate(MAX_VIOLATIONS);
         if check.violations.is_empty() { Ok(order) } else { Err(check.violations) }
     }
+}
+
+/// Where a value stands. Written out only when there is something to say about it: one long key may stand above many values.
+enum Place<'a> {
+    Root,
+    Key(&'a Place<'a>, &'a str),
+    Index(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    /// Its JSON pointer; that of the nearest one above it which is not too long.
+    fn pointer(&self) -> String {
+        let (above, last) = match self {
+            Self::Root => return String::new(),
+            Self::Key(above, key) if key.len() > MAX_POINTER => return above.pointer(),
+            Self::Key(above, key) => (above, key.replace('~', "~0").replace('/', "~1")),
+            Self::Index(above, index) => (above, index.to_string()),
+        };
+        let mut pointer = above.pointer();
+        if pointer.len() + last.len() < MAX_POINTER {
+            pointer.push('/');
+            pointer.push_str(&last);
+        }
+        pointer
+    }
+}
+
+/// `/items/2` before `/items/10`.
+fn natural(pointer: &str) -> Vec<(u64, String)> {
+    pointer.split('/').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
 }
 
 struct Check {
@@ -90,31 +124,29 @@ impl Check {
         self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
     }
 
-    /// What holds for every value, known to us or not: no key twice, no absurd number, no NUL.
-    fn everywhere(&mut self, pointer: &str, json: &Json<'_>) {
+    /// What holds for every value, known to us or not: no key twice, no absurd number.
+    fn everywhere(&mut self, place: &Place<'_>, json: &Json<'_>) {
         if self.violations.len() >= MAX_VIOLATIONS {
             return;
         }
         match json {
             Json::Object(members) => {
-                for pair in members.windows(2) {
-                    if pair[0].0 == pair[1].0 {
-                        self.fail(join(pointer, &pair[0].0), "this key stands here twice; keep one");
-                    }
+                for same in members.chunk_by(|(a, _), (b, _)| a == b).filter(|same| same.len() > 1) {
+                    self.fail(Place::Key(place, &same[0].0).pointer(), "this key stands here more than once; keep one");
                 }
                 for (key, value) in members {
-                    self.everywhere(&join(pointer, key), value);
+                    self.everywhere(&Place::Key(place, key), value);
                 }
             }
             Json::Array(elements) => {
                 for (index, element) in elements.iter().enumerate() {
-                    self.everywhere(&format!("{pointer}/{index}"), element);
+                    self.everywhere(&Place::Index(place, index), element);
                 }
             }
             Json::Number(digits) => {
                 let exponent = digits.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i32>());
-                if digits.len() > MAX_NUMBER || !exponent.is_ok_and(|exponent| exponent.abs() <= 400) {
-                    self.fail(pointer, "this number is too large or too long");
+                if digits.len() > MAX_NUMBER || !exponent.is_ok_and(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT) {
+                    self.fail(place.pointer(), "this number is too large or too long");
                 }
             }
             Json::String(_) | Json::Null | Json::Bool(_) => {}
@@ -224,12 +256,47 @@ impl Check {
 
 /// An exact decimal, or nothing: never rounded on the way in.
 fn decimal(digits: &str) -> Option<Decimal> {
-    let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'-'));
     // A string may hold anything; it is held to the grammar of a JSON number.
     digits.parse::<serde_json::Number>().ok()?;
-    if plain { Decimal::from_str_exact(digits).ok() } else { Decimal::from_scientific(digits).ok() }
+    let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+    let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT)?;
+    let mut number = Decimal::from_str_exact(mantissa).ok()?.normalize();
+    if number.is_zero() {
+        return Some(Decimal::ZERO);
+    }
+    let scale = i64::from(number.scale()) - i64::from(exponent);
+    if let Ok(scale) = u32::try_from(scale) {
+        number.set_scale(scale).ok()?;
+        return Some(number);
+    }
+    number.set_scale(0).ok()?;
+    let power = 10_u64.checked_pow(u32::try_from(-scale).ok()?)?;
+    number.checked_mul(Decimal::from(power))
 }
 
-fn join(pointer: &str, key: &str) -> String {
-    format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_exact_or_nothing() {
+        for (text, expected) in [
+            ("19.90", Some("19.90")),
+            ("1990e-2", Some("19.90")),
+            ("1.5E3", Some("1500")),
+            ("1e18", Some("1000000000000000000")),
+            ("0e400", Some("0")),
+            ("-0.0", Some("0")),
+            ("1e29", None),
+            ("1e-29", None),
+            ("1e-2147483648", None),
+            ("1.00000000000000000000000000000000001e0", None),
+            ("1.00000000000000000000000000000000001", None),
+            ("0x10", None),
+            ("+1", None),
+            (" 1", None),
+        ] {
+            assert_eq!(decimal(text), expected.map(|expected| expected.parse().unwrap()), "{text}");
+        }
+    }
 }

@@ -84,7 +84,11 @@ fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = 
     warp::path!("OrderProcessor").and(invocation()).then(move |invocation: Invocation| {
         let app = Arc::clone(&app);
         // A task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease.
-        let task = tokio::spawn(async move { respond(order_processor::run(&app, &invocation).await, "OrderProcessor", &invocation) });
+        let place = app.running.enter();
+        let task = tokio::spawn(async move {
+            let _place = place;
+            respond(order_processor::run(&app, &invocation).await, "OrderProcessor", &invocation)
+        });
         async move {
             match task.await {
                 Ok(response) => response,

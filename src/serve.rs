@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
 use tokio::sync::SetOnce;
 use tower_service::Service;
 use tracing::{info, warn};
@@ -14,7 +17,7 @@ use crate::fulfillment::Fulfillment;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
 use crate::routes::routes;
-use crate::server::{Drained, Limits};
+use crate::server::{Drained, Limits, Running, StopSignals};
 use crate::store::StatusStore;
 use crate::store::sqlite::SqliteStore;
 use crate::{logging, process, server};
@@ -50,6 +53,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         holder: process::this_process(config.instance.clone()),
         fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         store: SetOnce::new(),
+        running: Running::default(),
         config,
     });
     let filters = warp::service(routes(Arc::clone(&app)));
@@ -60,13 +64,34 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     };
     tokio::select! {
         problem = open_store(&app) => Err(problem),
-        drained = server::serve(listener, service, limits, stop()) => {
+        drained = drain(listener, service, limits, &app) => {
             if drained == Drained::DeadlinePassed {
                 warn!("invocations were still running when the drain deadline passed; their messages come back");
             }
             info!("the handler has stopped");
             Ok(())
         }
+    }
+}
+
+/// Serves until asked to stop, then lets invocations end; one whose connection broke goes on too.
+async fn drain<F, A>(listener: TcpListener, service: F, limits: Limits, app: &App) -> Drained
+where
+    F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
+    A: Future<Output = warp::reply::Response> + Send + 'static,
+{
+    let signals = StopSignals::listen();
+    let drain_timeout = limits.drain_timeout;
+    let mut asked = Instant::now();
+    let stop = async {
+        signals.first("stopping: running invocations may end").await;
+        asked = Instant::now();
+    };
+    let drained = server::serve(listener, service, limits, stop).await;
+    let left = drain_timeout.saturating_sub(asked.elapsed());
+    match tokio::time::timeout(left, app.running.ended()).await {
+        Ok(()) => drained,
+        Err(_) => Drained::DeadlinePassed,
     }
 }
 
@@ -80,17 +105,7 @@ async fn open_store(app: &App) -> String {
             drop(app.store.set(StatusStore::Sqlite(store)));
             std::future::pending().await
         }
-        Ok(Err(problem)) => format!("{problem}; set WAYBILL_DATA to a directory that can be written"),
+        Ok(Err(problem)) => format!("{problem}; mend it, or set WAYBILL_DATA to another directory"),
         Err(problem) => format!("the store could not be opened: {problem}"),
     }
-}
-
-/// The first signal asks to stop, the second does not ask.
-async fn stop() {
-    server::stop_signal().await;
-    info!("stopping: running invocations may end");
-    tokio::spawn(async {
-        server::stop_signal().await;
-        std::process::exit(130);
-    });
 }

@@ -16,13 +16,16 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
-use tracing::{debug, error, warn};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, error, info, warn};
 
 /// Connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
 /// Pause after a failed accept: the usual reason is that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// After the last answer, for it to leave.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What a server bears.
 #[derive(Debug, Clone)]
@@ -65,6 +68,7 @@ where
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     let mut stop = std::pin::pin!(stop);
+    let running = Running::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -83,9 +87,12 @@ where
             debug!(%error, "cannot set TCP_NODELAY");
         }
         let service = service.clone();
+        let running = running.clone();
         let answer = service_fn(move |request| {
+            let place = running.enter();
             let answer = AssertUnwindSafe(service(request)).catch_unwind();
             async move {
+                let _place = place;
                 Ok::<_, std::convert::Infallible>(answer.await.unwrap_or_else(|_| {
                     error!("a request panicked; it is answered with 500");
                     let mut response = Response::new(B::from(""));
@@ -103,9 +110,50 @@ where
         });
     }
     drop(listener);
-    match tokio::time::timeout(limits.drain_timeout, connections.shutdown()).await {
+    let closed = tokio::time::timeout(limits.drain_timeout, async {
+        tokio::select! {
+            () = connections.shutdown() => {}
+            // Who has sent half a request has been promised nothing.
+            () = async { running.ended().await; tokio::time::sleep(LINGER).await } => {}
+        }
+    });
+    match closed.await {
         Ok(()) => Drained::Completely,
         Err(_) => Drained::DeadlinePassed,
+    }
+}
+
+/// What is being worked on right now.
+#[derive(Debug, Clone)]
+pub struct Running(watch::Sender<usize>);
+
+/// One piece of it; ends when dropped.
+#[derive(Debug)]
+pub struct RunningPlace(watch::Sender<usize>);
+
+impl Default for Running {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Running {
+    /// One more.
+    pub fn enter(&self) -> RunningPlace {
+        self.0.send_modify(|running| *running += 1);
+        RunningPlace(self.0.clone())
+    }
+
+    /// Waits until there is none.
+    pub async fn ended(&self) {
+        // Fails only without a sender, and here is one.
+        drop(self.0.subscribe().wait_for(|running| *running == 0).await);
+    }
+}
+
+impl Drop for RunningPlace {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
     }
 }
 
@@ -118,23 +166,50 @@ async fn accept(
     Ok((stream, permit))
 }
 
-/// Resolves at the first SIGINT or SIGTERM; each later call waits for a further one.
-pub async fn stop_signal() {
+/// The wish to stop: SIGINT and SIGTERM, or Ctrl-C where there are no signals. None is lost between two waits.
+pub struct StopSignals {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-            (Ok(mut interrupt), Ok(mut terminate)) => {
+    streams: Option<[tokio::signal::unix::Signal; 2]>,
+}
+
+impl StopSignals {
+    /// From now on signals are heard. Without them (which a system hardly refuses) only SIGKILL stops us.
+    pub fn listen() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let streams = signal(SignalKind::interrupt()).and_then(|interrupt| Ok([interrupt, signal(SignalKind::terminate())?]));
+            Self { streams: streams.inspect_err(|error| warn!(%error, "signals cannot be heard")).ok() }
+        }
+        #[cfg(not(unix))]
+        Self {}
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        match &mut self.streams {
+            Some([interrupt, terminate]) => {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                 }
             }
-            _ => std::future::pending().await,
+            None => std::future::pending().await,
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
         }
     }
-    #[cfg(not(unix))]
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+
+    /// Waits for the first one, which asks; the second does not ask, and ends the process with exit code 130.
+    pub async fn first(mut self, said: &str) {
+        self.next().await;
+        info!("{said}");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(130);
+        });
     }
 }

@@ -1,7 +1,6 @@
 //! What holds for every sequence of events, and every text.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -264,8 +263,7 @@ fn number() -> impl Strategy<Value = String> {
         any::<i64>().prop_map(|number| number.to_string()),
         (any::<i32>(), 0..1_000_000u32).prop_map(|(whole, fraction)| format!("{whole}.{fraction:06}")),
         ("-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?", -500..500i32).prop_map(|(mantissa, exponent)| format!("{mantissa}e{exponent}")),
-        // i32's own lowest value is left out: see the order's check of exponents.
-        ("-?(0|[1-9][0-9]{0,5})(\\.[0-9]{1,5})?[eE][+-]?[0-9]{1,25}").prop_filter("not the lowest", |text| !text.contains("-2147483648")),
+        "-?(0|[1-9][0-9]{0,5})(\\.[0-9]{1,5})?[eE][+-]?[0-9]{1,25}",
     ]
 }
 

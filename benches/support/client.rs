@@ -114,18 +114,15 @@ impl Body for Payload {
     }
 }
 
-/// The middle of some figures.
-pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
-    quantile(figures, 0.5)
+/// The middle of some figures, or of the two in the middle.
+pub fn median(figures: impl IntoIterator<Item = f64> + Clone) -> f64 {
+    f64::midpoint(quantile(figures.clone(), 0.5), -quantile(figures.into_iter().map(|figure| -figure), 0.5))
 }
 
 /// The figure that a share of all figures does not exceed; NaN without any.
 pub fn quantile(figures: impl IntoIterator<Item = f64>, share: f64) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
-    if (share - 0.5).abs() < f64::EPSILON && figures.len().is_multiple_of(2) && !figures.is_empty() {
-        return f64::midpoint(figures[figures.len() / 2 - 1], figures[figures.len() / 2]);
-    }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a share of a length")]
     let place = (figures.len() as f64 * share) as usize;
     figures.get(place.min(figures.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)

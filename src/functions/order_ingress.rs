@@ -66,6 +66,10 @@ struct Submitted {
 async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
+    // Before it is taken apart: a tree of many small values is far larger than its text.
+    if text.len() > message::MAX_BYTES {
+        return Err(too_large());
+    }
     let json = Json::parse(&text).map_err(|error| Problem::not_json(format!("{error}; send one JSON object")))?;
     let order = Order::read(&json).map_err(invalid)?;
     let key = IdempotencyKey::of(header, &order);
@@ -155,9 +159,9 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
         return Err(Problem::invalid_idempotency_key("the header stands there more than once; send it once"));
     }
     let limit = idempotency::MAX_KEY;
-    idempotency::header_key(value)
-        .map(Some)
-        .ok_or_else(|| Problem::invalid_idempotency_key(format!("send 1 to {limit} visible ASCII characters, or leave the header out")))
+    idempotency::header_key(value).map(Some).ok_or_else(|| {
+        Problem::invalid_idempotency_key(format!("send 1 to {limit} visible ASCII characters without spaces, or leave the header out"))
+    })
 }
 
 fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {

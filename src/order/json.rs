@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
 /// Deeper nesting than this is refused: no order needs it, and every reader after us would have to bear it.
@@ -185,19 +185,39 @@ impl<'de> Visitor<'de> for Tree {
         while let Some(key) = members.next_key_seed(Key)? {
             if key == NUMBER_TOKEN {
                 // The only way serde_json hands over exact digits. A customer's own object with this key comes out here too.
-                let digits: String = members.next_value()?;
-                if !object.is_empty() || digits.parse::<serde_json::Number>().is_err() {
-                    return Err(A::Error::custom(format_args!("the key {NUMBER_TOKEN:?} is reserved")));
-                }
-                if members.next_key_seed(Key)?.is_some() {
-                    return Err(A::Error::custom(format_args!("the key {NUMBER_TOKEN:?} is reserved")));
-                }
-                return Ok(Json::Number(Cow::Owned(digits)));
+                return members.next_value_seed(Digits).map(|digits| Json::Number(Cow::Owned(digits)));
             }
             object.push((key, members.next_value_seed(tree)?));
         }
         object.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Json::Object(object))
+    }
+}
+
+/// The digits of a number. `serde_json` hands them over as an owned string, which no text of a customer ever is.
+struct Digits;
+
+impl<'de> DeserializeSeed<'de> for Digits {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Digits {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "another key than the reserved {NUMBER_TOKEN:?}")
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Self::Value, E> {
+        Ok(value)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::invalid_value(serde::de::Unexpected::Other("a string"), &self))
     }
 }
 
@@ -294,6 +314,10 @@ mod tests {
     fn the_reserved_number_key_cannot_smuggle_anything() {
         for text in [
             r#"{"$serde_json::private::Number":"x"}"#,
+            r#"{"$serde_json::private::Number":"5"}"#,
+            r#"{"$serde_json::private::Number":"\u0035"}"#,
+            r#"{"\u0024serde_json::private::Number":"5"}"#,
+            r#"{"$serde_json::private::Number":5}"#,
             r#"{"$serde_json::private::Number":{"a":1}}"#,
             r#"{"a":1,"$serde_json::private::Number":"1"}"#,
             r#"{"$serde_json::private::Number":"1","a":1}"#,

@@ -403,3 +403,61 @@ fn log_settings_that_make_no_sense_stop_nothing() {
 
     assert!(run.read("stdout").contains("RUST_LOG is not understood"), "{}", run.read("stdout"));
 }
+// Append to tests/it/settings.rs
+#[test]
+fn a_public_base_url_that_is_no_header_value_is_refused() {
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "65535"), ("PUBLIC_BASE_URL", "https://shop.example.com/caf\u{e9}")]);
+    assert!(lines[0].contains("PUBLIC_BASE_URL"), "{lines:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_half_sent_request_does_not_hold_up_the_end() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("DRAIN_TIMEOUT", "5s")]);
+    let mut half = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    half.write_all(b"POST /OrderIngress HTTP/1.1\r\nHos").unwrap();
+    handler.ingress(Some(&order("HALF-2").to_string()), &[]);
+    handler.program.signal("TERM");
+    let (_, lines) = handler.program.end();
+    assert!(!lines.iter().any(|line| line.contains("drain deadline passed")), "{lines:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn work_whose_host_hung_up_may_end_too_when_asked_to_stop() {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[("WORK_DELAY", "150ms")]);
+    let message = handler.ingress(Some(&order("HUNG-1").to_string()), &[]).message.unwrap();
+    let body = queue_envelope(&message).to_string();
+    let mut stream = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    stream
+        .write_all(format!("POST /OrderProcessor HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())
+        .unwrap();
+    handler.program.line("order claimed");
+    drop(stream);
+    handler.program.signal("TERM");
+    let (_, lines) = handler.program.end();
+    assert!(lines.iter().any(|line| line.contains("order completed")), "{lines:?}");
+}
+
+#[test]
+fn a_reserved_key_is_refused() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let body = |extra: &str| order("RES-1").to_string().replacen('{', &format!("{{\"extra\":{extra},"), 1);
+    let first = handler.ingress(Some(&body("5")), &[]);
+    let second = handler.ingress(Some(&body(r#"{"$serde_json::private::Number":"5"}"#)), &[]);
+    assert_eq!(first.status, 202);
+    assert_eq!(second.status, 400, "{second:?}");
+}
+
+#[test]
+fn one_key_twice_in_one_object_is_told_once() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let body = order("K3-1").to_string().replacen('{', r#"{"extra":{"a":1,"a":2,"a":3},"#, 1);
+    let answer = handler.ingress(Some(&body), &[]);
+    println!("{answer:?}");
+    assert_eq!(answer.body["errors"].as_array().unwrap().len(), 1);
+}
