@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 use waybill::local::child::free_port;
 use waybill::local::invocation::{self, Identity, Sys};
+use waybill::process::Started;
 use waybill::server;
 
 use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
@@ -357,7 +358,7 @@ fn ratio(count: usize, to: u64) -> f64 {
 struct Host {
     authority: String,
     handler: u32,
-    handler_started: Option<u64>,
+    handler_started: Started,
     // Ends before its directory does.
     program: Program,
     directory: Directory,
@@ -370,7 +371,7 @@ impl Host {
         let (data, port_text) = (directory.path().to_string_lossy().into_owned(), port.to_string());
         let options = ["local", "--app", env!("CARGO_MANIFEST_DIR"), "--data", &data, "--port", &port_text];
         let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &[])?;
-        let mut host = Self { authority: format!("127.0.0.1:{port}"), handler: 0, handler_started: None, program, directory };
+        let mut host = Self { authority: format!("127.0.0.1:{port}"), handler: 0, handler_started: Started::Unknown, program, directory };
         host.program.accepts(port).await?;
         tokio::time::timeout(PATIENCE, host.ready()).await??;
         Ok(host)
@@ -416,7 +417,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // The handler dies with its host where the system can do that; elsewhere it is ended here, if it is still the same process.
         let handler = self.handler.to_string();
-        if self.handler_started.is_some() && waybill::process::started(self.handler) == self.handler_started {
+        if matches!(self.handler_started, Started::At(_)) && waybill::process::started(self.handler) == self.handler_started {
             drop(Command::new("kill").args(["-KILL", &handler]).stderr(Stdio::null()).status());
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rust_decimal::Decimal;
+use tracing_subscriber::filter::Targets;
 
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
@@ -78,7 +79,7 @@ pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
 }
 
 impl LogConfig {
-    /// Reads how to log; a mistake here is told and never stops the start.
+    /// Reads how to log. A mistake is told by [`Config::read`], and by the stand-in once it logs.
     pub fn read(environment: &BTreeMap<String, String>) -> Self {
         let json = match environment.get("LOG_FORMAT").map(String::as_str) {
             Some("json") => true,
@@ -99,6 +100,7 @@ impl Config {
                  configure a shared store, or unset {sign} if this is not Azure"
             ));
         }
+        settings.log();
         let config = Self {
             port: settings.port(),
             data: settings.data(),
@@ -138,6 +140,15 @@ impl<'a> Settings<'a> {
     /// A setting that is set to nothing is not set.
     fn text(&self, name: &str) -> Option<&'a str> {
         self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn log(&mut self) {
+        if let Some(format) = self.text("LOG_FORMAT").filter(|format| !matches!(*format, "json" | "text")) {
+            self.problems.push(format!("LOG_FORMAT is {format:?}: set json or text"));
+        }
+        if let Some(levels) = self.text("RUST_LOG").filter(|levels| levels.parse::<Targets>().is_err()) {
+            self.problems.push(format!("RUST_LOG is {levels:?}: set a level or levels by target, e.g. info,waybill=debug"));
+        }
     }
 
     fn problem<T>(&mut self, text: String, instead: T) -> T {
@@ -181,7 +192,12 @@ impl<'a> Settings<'a> {
         let text = self.text("PUBLIC_BASE_URL")?;
         let url: Option<hyper::Uri> = text.parse().ok();
         let fits = url.is_some_and(|url| {
-            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty()) && url.query().is_none()
+            let port = url.authority().and_then(|authority| authority.as_str().rsplit_once(':')).filter(|(_, port)| !port.ends_with(']'));
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+                && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok())
+                && url.query().is_none()
         });
         // It becomes a header value: anything but visible ASCII there is a 500 of the host, after the message is sent.
         if !fits || text.contains('#') || !text.bytes().all(|byte| byte.is_ascii_graphic()) {

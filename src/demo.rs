@@ -37,6 +37,11 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// A demo that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Like `println!`, but a closed pipe is no reason to stop half way.
+macro_rules! say {
+    ($($text:tt)*) => { drop(writeln!(std::io::stdout(), $($text)*)) };
+}
+
 /// Runs the demo; `Err` says what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let mut log = LogConfig::read(environment);
@@ -100,15 +105,15 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
 /// Sends the order and follows it to its end.
 async fn show(address: SocketAddr) -> Result<(), String> {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    println!("An order comes in:\n\n    POST http://{address}/api/orders\n");
+    say!("An order comes in:\n\n    POST http://{address}/api/orders\n");
     let request = Request::post(format!("http://{address}/api/orders")).header("Content-Type", "application/json");
     let (status, accepted) = ask(&client, request.body(Full::new(Bytes::from_static(ORDER.as_bytes())))).await?;
-    println!("It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
+    say!("It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
     if status != StatusCode::ACCEPTED {
         return Err(format!("the order was answered with {status}"));
     }
     let url = accepted["statusUrl"].as_str().ok_or("the answer has no statusUrl")?;
-    println!("Its progress:\n\n    GET {url}\n");
+    say!("Its progress:\n\n    GET {url}\n");
     let started = Instant::now();
     let mut before = Value::Null;
     loop {
@@ -123,7 +128,7 @@ async fn show(address: SocketAddr) -> Result<(), String> {
         }
         match record["status"].as_str() {
             Some("completed") => {
-                println!("\n\n{}\n\nThe order is completed. Next: `waybill local`, and send your own.", indented(&record));
+                say!("\n\n{}\n\nThe order is completed. Next: `waybill local`, and send your own.", indented(&record));
                 return Ok(());
             }
             Some("failed" | "cancelled") => return Err(format!("the order ended as {record}")),
@@ -178,7 +183,7 @@ struct Directory(PathBuf);
 impl Directory {
     fn make() -> std::io::Result<Self> {
         let path = std::env::temp_dir().join(format!("waybill-demo-{}", uuid::Uuid::new_v4().simple()));
-        crate::store::sqlite::create_directory(&path)?;
+        std::fs::create_dir(&path)?;
         Ok(Self(path))
     }
 }

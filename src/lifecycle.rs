@@ -269,7 +269,8 @@ pub fn accept(submission: Submission, now: Timestamp, budgets: &Budgets) -> Reco
 /// What a request means whose record already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resubmission {
-    /// The same order, not yet claimed: the same answer, and the message once more, since the first may never have left.
+    /// The same order, not yet claimed, or overdue: the same answer, and the message once more, since the first may never have
+    /// left, or have been dead-lettered.
     EmitAgain,
     /// The same order, on its way or at its end: the same answer.
     Repeat,
@@ -278,10 +279,11 @@ pub enum Resubmission {
 }
 
 /// Decides about a request that found a record under its key.
-pub fn resubmit(found: &Record, fingerprint: &str) -> Resubmission {
+pub fn resubmit(found: &Record, fingerprint: &str, now: Timestamp) -> Resubmission {
+    let overdue = !found.status.is_terminal() && found.due_at.is_some_and(|due_at| due_at <= now);
     if found.fingerprint != fingerprint {
         Resubmission::Conflict
-    } else if found.status == Status::Accepted {
+    } else if found.status == Status::Accepted || overdue {
         Resubmission::EmitAgain
     } else {
         Resubmission::Repeat

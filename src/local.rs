@@ -18,6 +18,7 @@ pub mod timers;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -182,7 +183,10 @@ impl Host {
             stop_sender.send_replace(true);
         };
         let serving = async {
-            let drained = server::serve(listener, service, limits, stop).await;
+            let drained = tokio::select! {
+                drained = server::serve(listener, service, limits, stop) => drained,
+                problem = broken_down(&mut tasks) => return Err(vec![problem]),
+            };
             // Queue and timer invocations end too: each holds a sender, and so do the dispatcher's owners.
             drop(front);
             let rest = async {
@@ -196,13 +200,26 @@ impl Host {
             if drained == Drained::DeadlinePassed || rest.is_err() {
                 warn!("invocations were still running when the drain deadline passed; their messages come back at the next start");
             }
+            info!("stopped");
+            Ok(())
         };
         // The handler is started from this task, which lives as long as the process: on Linux it dies with the thread that started it.
         tokio::select! {
             problem = supervisor.run() => Err(vec![problem]),
-            () = serving => Ok(()),
+            ended = serving => ended,
         }
     }
+}
+
+/// Waits for a trigger that ended although nobody asked it to: a host that takes orders and does nothing with them is worse
+/// than none.
+async fn broken_down(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return format!("a trigger broke down inside the host: {error}");
+        }
+    }
+    std::future::pending().await
 }
 
 /// How to start the handler, and what to tell the person about it.
@@ -291,7 +308,8 @@ pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Resu
         let (sender, up) = oneshot::channel();
         tokio::spawn(async move {
             if let Ok(Up { listing, .. }) = up.await {
-                println!("{listing}\nPress Ctrl-C to stop.");
+                // A closed pipe is no reason to stop.
+                drop(writeln!(std::io::stdout(), "{listing}\nPress Ctrl-C to stop."));
             }
         });
         let signals = server::StopSignals::listen();

@@ -5,33 +5,62 @@ use crate::lifecycle::Holder;
 /// This process, as leases name it. `instance` is the platform's name for where it runs, if it gave one.
 pub fn this_process(instance: Option<String>) -> Holder {
     let process = std::process::id();
-    Holder { instance: instance.unwrap_or_else(host_name), boot: boot(), process, started: started(process).unwrap_or(0) }
+    let instance = instance.unwrap_or_else(host_name);
+    match started(process) {
+        Started::At(started) => Holder { instance, boot: boot(), process, started },
+        // Without a boot nobody takes this process for gone.
+        Started::Gone | Started::Unknown => Holder { instance, boot: None, process, started: 0 },
+    }
 }
 
 /// Whether `holder` is known to be gone: same instance and boot as `this`, and no such process any more.
 /// Anything that cannot be seen from here is not known to be gone; its lease is waited out.
 pub fn is_gone(holder: &Holder, this: &Holder) -> bool {
-    holder.boot.is_some() && holder.boot == this.boot && holder.instance == this.instance && started(holder.process) != Some(holder.started)
+    let visible = holder.boot.is_some() && holder.boot == this.boot && holder.instance == this.instance;
+    let own = holder.process == this.process && holder.started == this.started;
+    visible
+        && !own
+        && match started(holder.process) {
+            Started::At(started) => started != holder.started,
+            Started::Gone => true,
+            Started::Unknown => false,
+        }
 }
 
-/// When a process started, in clock ticks since boot; nothing when there is none, or only the remains of one.
+/// What can be seen of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It runs, and started at this many clock ticks after boot.
+    At(u64),
+    /// There is none, or only the remains of one.
+    Gone,
+    /// The system did not tell.
+    Unknown,
+}
+
+/// When a process started.
 #[cfg(target_os = "linux")]
-pub fn started(process: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+pub fn started(process: u32) -> Started {
+    let stat = match std::fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(stat) => stat,
+        // ESRCH: it ended while it was read.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => return Started::Gone,
+        Err(_) => return Started::Unknown,
+    };
     // The second field is the program's name in parentheses and may hold anything (proc_pid_stat(5)).
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+    let Some(fields) = stat.rfind(')').map(|end| &stat[end + 1..]) else { return Started::Unknown };
+    let mut fields = fields.split_ascii_whitespace();
+    match fields.next() {
+        Some("Z" | "X") => Started::Gone,
+        // State was field 3; the start time is field 22.
+        _ => fields.nth(18).and_then(|ticks| ticks.parse().ok()).map_or(Started::Unknown, Started::At),
     }
-    // State was field 3; the start time is field 22.
-    fields.nth(18)?.parse().ok()
 }
 
 /// Elsewhere nobody can be told apart from a later process of the same number.
 #[cfg(not(target_os = "linux"))]
-pub fn started(_process: u32) -> Option<u64> {
-    None
+pub fn started(_process: u32) -> Started {
+    Started::Unknown
 }
 
 /// The boot of this machine and the process namespace: two containers on one machine cannot see each other's processes.

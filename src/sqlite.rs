@@ -3,6 +3,7 @@
 //! One thread owns the writing connection. It takes whatever has queued up while the last commit was on its way to the disk,
 //! runs it all in one transaction, commits, and only then answers. A second thread answers reads.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,7 +110,9 @@ impl Database {
         let (read_queue, pending_reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
-        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &pending_writes, &shared))).map_err(|error| failed(&error))?;
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &file, &pending_writes, &shared)))
+            .map_err(|error| failed(&error))?;
         spawn("sqlite-read", Box::new(move || pending_reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
         Ok(Self { writer: write_queue, reader: read_queue, counts })
     }
@@ -177,7 +180,7 @@ impl Database {
     }
 }
 
-fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, counts: &Counts) {
+fn write_in_groups(connection: &Connection, file: &File, writes: &mpsc::Receiver<Write>, counts: &Counts) {
     let mut group = Vec::new();
     let mut done = Vec::new();
     let mut level = Durability::Synced;
@@ -185,6 +188,11 @@ fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, coun
         group.push(first);
         group.extend(writes.try_iter().take(MAX_BATCH - 1));
         let needed = group.iter().map(|write| write.durability).find(|durability| *durability == Durability::Synced);
+        if is_deleted(file) {
+            error!("the database file was deleted: nothing can be recorded; stop, and start again");
+            group.drain(..).for_each(|write| (write.run)(None)());
+            continue;
+        }
         let begun = set_level(connection, &mut level, needed.unwrap_or(Durability::Committed))
             .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
         if let Err(error) = begun {
@@ -212,6 +220,14 @@ fn write_in_groups(connection: &Connection, writes: &mpsc::Receiver<Write>, coun
             }
         }
     }
+}
+
+/// A file without a name takes writes that nobody will ever read.
+fn is_deleted(file: &File) -> bool {
+    #[cfg(unix)]
+    return file.metadata().is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) == 0);
+    #[cfg(not(unix))]
+    false
 }
 
 /// FULL syncs the log at each commit; NORMAL only when it is checkpointed (`SQLite`, "PRAGMA synchronous", in WAL mode).

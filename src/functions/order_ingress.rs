@@ -100,7 +100,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
             info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
             Ok(Submitted { record, message: Some(message) })
         }
-        Ok(Created::Exists(found)) => match lifecycle::resubmit(&found.record, &record.fingerprint) {
+        Ok(Created::Exists(found)) => match lifecycle::resubmit(&found.record, &record.fingerprint, now) {
             Resubmission::EmitAgain => Ok(Submitted { message: Some(message::write(&found.record)), record: found.record }),
             Resubmission::Repeat => Ok(Submitted { record: found.record, message: None }),
             Resubmission::Conflict => Err(conflict(key)),
@@ -165,8 +165,10 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
 }
 
 fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {
-    let content_type = request.header("content-type").next().unwrap_or_default().trim_start().to_ascii_lowercase();
-    if content_type.starts_with("application/octet-stream") || content_type.starts_with("multipart/") {
+    let content_type = request.header("content-type").next().unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    // None at all is taken for JSON. Anything a web page may send without asking is not: forms and plain text.
+    if !(media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json")) {
         return Err(Problem::unsupported_media_type("send the order as Content-Type: application/json"));
     }
     match &request.body {

@@ -22,7 +22,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::process;
+use crate::process::{self, Started};
 
 /// The host version this stand-in plays.
 pub const HOST_VERSION: &str = "4.1037.0.0";
@@ -231,6 +231,8 @@ impl Supervisor {
                 Ok(child) => child,
                 Err(error) => return self.cannot_start(&error),
             };
+            // With everything it started: a wrapper script may leave the real handler behind on our port.
+            let group = Group(child.id());
             let mut was_ready = false;
             let exit = tokio::select! {
                 exit = child.wait() => exit,
@@ -255,6 +257,7 @@ impl Supervisor {
                 }
             };
             self.phase.send_replace(Phase::Starting);
+            drop(group);
             drop(std::fs::remove_file(&self.plan.record));
             let exit = match exit {
                 Ok(exit) => exit,
@@ -334,7 +337,10 @@ impl Supervisor {
         #[cfg(target_os = "linux")]
         die_with_parent(&mut command);
         let child = command.spawn()?;
-        let orphan = child.id().and_then(|process| Some(Orphan { process, started: process::started(process)?, boot: process::boot() }));
+        let orphan = child.id().and_then(|process| match process::started(process) {
+            Started::At(started) => Some(Orphan { process, started, boot: process::boot() }),
+            Started::Gone | Started::Unknown => None,
+        });
         if let Some(orphan) = orphan {
             std::fs::write(&self.plan.record, serde_json::to_vec(&orphan)?)?;
         }
@@ -405,11 +411,12 @@ async fn end_orphan(record: &Path) -> Result<(), String> {
     let Ok(text) = std::fs::read(record) else { return Ok(()) };
     let Ok(orphan) = serde_json::from_slice::<Orphan>(&text) else { return Ok(()) };
     let here = orphan.boot.is_none() || orphan.boot == process::boot();
-    let lives = || here && process::started(orphan.process) == Some(orphan.started);
+    let lives = || here && process::started(orphan.process) == Started::At(orphan.started);
     if !lives() {
         return Ok(());
     }
     warn!(process.id = orphan.process, "ending a handler that an earlier host left behind");
+    kill_group(orphan.process);
     kill_process(orphan.process);
     let end = Instant::now() + ORPHAN_WAIT;
     while lives() {
@@ -420,6 +427,29 @@ async fn end_orphan(record: &Path) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// A process and what it started; ended when dropped, as when the host stops.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(process) = self.0 {
+            kill_group(process);
+        }
+    }
+}
+
+/// Each handler leads a process group of its own, so this ends nothing else. Nothing may be left of it, which is fine.
+#[cfg(unix)]
+fn kill_group(leader: u32) {
+    let leader = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(Err(error)) = leader.map(|leader| rustix::process::kill_process_group(leader, rustix::process::Signal::KILL)) {
+        debug!(%error, "nothing is left of the handler");
+    }
+}
+
+#[cfg(not(unix))]
+fn kill_group(_leader: u32) {}
 
 #[cfg(unix)]
 fn kill_process(process: u32) {

@@ -156,7 +156,7 @@ impl Dispatcher {
             Err(refusal) => return Err(failed(&refusal)),
         };
         let Outcome { logs, messages, reply } = outcome;
-        for line in logs {
+        for line in logs.iter().flat_map(|entry| entry.lines()) {
             info!(function.name = function.name, invocation.id = id, "{line}");
         }
         for (output, bodies) in messages {

@@ -131,6 +131,9 @@ impl Front {
             Some(concurrent) => concurrent.acquire().await.ok(),
             None => None,
         };
+        if !has_one_host(request.headers()) {
+            return closing(empty(StatusCode::BAD_REQUEST));
+        }
         let path = request.uri().path();
         if let Some(rest) = below(path, &self.prefix)
             && let Some((route, params)) = self.find(rest, request.method())
@@ -216,9 +219,10 @@ impl Front {
             (&Method::POST, path) => match path.strip_prefix("/admin/functions/") {
                 Some(name) => {
                     let name = name.to_owned();
-                    match Limited::new(body, MAX_BODY).collect().await {
-                        Ok(body) => self.run_by_hand(&name, &body.to_bytes()),
-                        Err(_) => closing(empty(StatusCode::PAYLOAD_TOO_LARGE)),
+                    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+                        Ok(Ok(body)) => self.run_by_hand(&name, &body.to_bytes()),
+                        Ok(Err(_)) => closing(empty(StatusCode::PAYLOAD_TOO_LARGE)),
+                        Err(_) => closing(empty(StatusCode::REQUEST_TIMEOUT)),
                     }
                 }
                 None => empty(StatusCode::NOT_FOUND),
@@ -358,6 +362,17 @@ fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     }
     let (first, rest) = path.split_at_checked(prefix.len())?;
     first.eq_ignore_ascii_case(prefix).then_some(rest)?.strip_prefix('/')
+}
+
+/// What goes into URLs for clients is a host and nothing that could be a path, a query or a user; Kestrel answers 400 too.
+fn has_one_host(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let valid = |host: &HeaderValue| {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+        !host.is_empty() && host.as_bytes().iter().all(plain)
+    };
+    // HTTP/1.0 has none.
+    hosts.next().is_none_or(valid) && hosts.next().is_none()
 }
 
 fn broken_down(error: &tokio::task::JoinError) -> Answer {

@@ -17,6 +17,8 @@ use crate::timestamp::Timestamp;
 
 /// After the queue could not be read.
 const BROKER_PAUSE: Duration = Duration::from_secs(1);
+/// So many messages are received at once at most, whatever `maxConcurrentCalls` allows.
+const MAX_RECEIVE: u32 = 256;
 /// Life of a message in a queue that sets none (Service Bus: 14 days), for the metadata only.
 const DEFAULT_LIFE: Duration = Duration::from_hours(336);
 /// What a local namespace is called, as under the Service Bus emulator.
@@ -62,7 +64,7 @@ impl Listener {
         // Batches are not limited by maxConcurrentCalls; one at a time is what the extension does per receiver.
         let (most, batch) =
             if this.trigger.many { (1, this.options.max_message_batch_size) } else { (this.options.max_concurrent_calls, 1) };
-        let permits = Arc::new(Semaphore::new(most));
+        let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         loop {
             let received = tokio::select! {
                 biased;
@@ -100,10 +102,12 @@ impl Listener {
             return Err(());
         }
         let mut permit = Arc::clone(permits).acquire_owned().await.map_err(drop)?;
-        while let Ok(another) = Arc::clone(permits).try_acquire_owned() {
-            permit.merge(another);
+        let more = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX).min(MAX_RECEIVE);
+        // Nobody else takes from them.
+        if let Ok(more) = Arc::clone(permits).try_acquire_many_owned(more) {
+            permit.merge(more);
         }
-        let most = permit.num_permits() * batch;
+        let most = permit.num_permits().saturating_mul(batch);
         match self.dispatcher.broker.receive(&self.trigger.queue, most).await {
             Ok(messages) => Ok((messages, permit)),
             Err(error) => {

@@ -18,7 +18,7 @@ const HTTP: [(&str, u64, &str); 15] = [
     ("captured/http-post-names-clash.request.json", 400, "invalid-order"),
     ("captured/http-post-no-content-type.request.json", 400, "invalid-order"),
     ("captured/http-post-octet-stream.request.json", 415, "unsupported-media-type"),
-    ("captured/http-post-text.request.json", 400, "not-json"),
+    ("captured/http-post-text.request.json", 415, "unsupported-media-type"),
     ("captured/http-post-utf8-bom.request.json", 400, "invalid-order"),
     ("http-trigger-binary-body.request.json", 415, "unsupported-media-type"),
     ("http-trigger-get-no-body.request.json", 400, "no-body"),

@@ -620,7 +620,6 @@ fn a_fixed_secret_makes_ids_equal_across_records() {
     let id = ids.keys().next().unwrap();
     assert_eq!((id.len(), &id[14..15]), (36, "8"), "a UUIDv8: {id}");
 }
-// Append to tests/it/ingress.rs
 #[cfg(target_os = "linux")]
 #[test]
 fn a_body_of_many_small_values_takes_no_more_memory_than_its_size_explains() {
