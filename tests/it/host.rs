@@ -507,3 +507,15 @@ fn a_client_that_leaves_does_not_cancel_a_forwarded_request() {
 
     assert_eq!(app.recorded("end", "forwarded", 1)[0]["connected"], true);
 }
+
+#[test]
+fn a_host_header_that_is_no_host_reaches_no_function() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+
+    for name in ["evil.example/x?y", "localhost@evil.example", "\"><script>", ""] {
+        let response = request("POST", &host.url("/api/orders"), &[("Host", name), ("Content-Type", "application/json")], Some(b"{}"));
+        assert_eq!(response.status, 400, "{name:?}: {response:?}");
+        assert_eq!(response.body, "", "{name:?}");
+    }
+}

@@ -678,3 +678,28 @@ fn the_lowest_exponent_is_refused_like_any_other() {
 
     refused(&handler, &with("X-1", r#""extra":1e-2147483648"#), &[("/extra", "too large or too long")]);
 }
+
+#[test]
+fn an_overdue_order_is_sent_again_when_it_is_asked_for_again() {
+    let data = Directory::new();
+    let settings = [("WORK_DELAY", "60s"), ("LEASE", "200ms"), ("LEASE_RENEWAL", "50ms")];
+    let mut first = Handler::start(data.path(), &settings);
+    let body = order("OVERDUE-1").to_string();
+    let message = first.ingress(Some(&body), &[]).message.unwrap();
+    std::thread::scope(|scope| {
+        let url = first.url("/OrderProcessor");
+        scope.spawn(move || {
+            crate::support::try_request("POST", &url, &[], Some(crate::support::queue_envelope(&message).to_string().as_bytes()))
+        });
+        first.program.line("order claimed");
+        assert_eq!(first.ingress(Some(&body), &[]).message, None, "a live worker has it");
+        first.program.kill();
+    });
+
+    let second = Handler::start(data.path(), &[]);
+    let again = crate::support::eventually("the order is overdue", || second.ingress(Some(&body), &[]).message);
+    assert_eq!(second.process(&again).status, 200);
+
+    let message: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(second.status(message["trackingId"].as_str().unwrap()).body["status"], "completed");
+}

@@ -461,3 +461,16 @@ fn one_key_twice_in_one_object_is_told_once() {
     println!("{answer:?}");
     assert_eq!(answer.body["errors"].as_array().unwrap().len(), 1);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_database_that_was_deleted_takes_no_orders() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    assert_eq!(handler.ingress(Some(&order("DELETED-1").to_string()), &[]).status, 202);
+
+    std::fs::remove_dir_all(data.path()).unwrap();
+    let answer = handler.ingress(Some(&order("DELETED-2").to_string()), &[]);
+
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &Value::from("not_accepted")), "{answer:?}");
+}

@@ -1,6 +1,6 @@
 //! One order walks from POST to completed.
 
-use crate::support::{Directory, Host, order};
+use crate::support::{Directory, Host, eventually, order, repository, request, try_request};
 
 #[test]
 fn an_order_is_accepted_processed_and_shown() {
@@ -19,4 +19,34 @@ fn an_order_is_accepted_processed_and_shown() {
     assert_eq!(ended["status"], "completed");
     assert_eq!(ended["progress"], 100);
     assert_eq!(ended["result"]["total"], "53.16");
+}
+
+#[test]
+fn any_concurrency_in_host_json_processes_orders() {
+    for calls in ["1", "2000000000", "9000000000000000000"] {
+        let data = Directory::new();
+        let host = Host::start(data.path(), &[("AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls", calls)]);
+
+        let tracking_id = host.submit(&order("CONCURRENCY-1"));
+
+        assert_eq!(host.ended(&tracking_id)["status"], "completed", "{calls}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_handler_behind_a_script_ends_with_its_host() {
+    let data = Directory::new();
+    let script = data.write("wrapper.sh", &format!("#!/bin/sh\n\"{}\" \"$@\"\nexit 1\n", env!("CARGO_BIN_EXE_waybill")));
+    assert!(std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap().success());
+    let host = Host::with(repository(), data.path(), &["--handler", script.to_str().unwrap()], &[]);
+    let handler = host.figures()["handlerPort"].as_u64().unwrap();
+    let url = format!("http://127.0.0.1:{handler}/healthz");
+    assert_eq!(request("GET", &url, &[], None).status, 200);
+
+    host.program.signal("INT");
+    let (status, _) = host.program.end();
+
+    assert!(status.success());
+    eventually("the handler is gone", || try_request("GET", &url, &[], None).is_err().then_some(()));
 }
