@@ -56,10 +56,11 @@ impl InvocationBody {
 
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    order_ingress(Arc::clone(&app))
-        .or(order_processor(Arc::clone(&app)))
+    // Asked one after the other: what is called most stands first.
+    order_status(Arc::clone(&app))
+        .or(order_ingress(Arc::clone(&app)))
         .unify()
-        .or(order_status(Arc::clone(&app)))
+        .or(order_processor(Arc::clone(&app)))
         .unify()
         .or(probe())
         .unify()

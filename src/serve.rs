@@ -58,8 +58,8 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     });
     let filters = warp::service(routes(Arc::clone(&app)));
     let service = move |request| {
-        // Cheap: filters are shared. A service wants `&mut` only for the readiness warp does not use.
-        let answer = filters.clone().call(request);
+        // Cloning is cheap: filters are shared. Boxed, since the future of all routes together is large and would be moved about.
+        let answer = Box::pin(filters.clone().call(request));
         async move { answer.await.unwrap_or_else(|never| match never {}) }
     };
     tokio::select! {

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -16,7 +17,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tracing::{debug, error, info, warn};
 
 /// Connections waiting to be accepted.
@@ -123,37 +124,46 @@ where
     }
 }
 
-/// What is being worked on right now.
-#[derive(Debug, Clone)]
-pub struct Running(watch::Sender<usize>);
+/// What is being worked on right now. Counted twice a request, so it is an atomic and no channel.
+#[derive(Debug, Clone, Default)]
+pub struct Running(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    running: AtomicUsize,
+    ended: Notify,
+}
 
 /// One piece of it; ends when dropped.
 #[derive(Debug)]
-pub struct RunningPlace(watch::Sender<usize>);
-
-impl Default for Running {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
-}
+pub struct RunningPlace(Arc<Count>);
 
 impl Running {
     /// One more.
     pub fn enter(&self) -> RunningPlace {
-        self.0.send_modify(|running| *running += 1);
-        RunningPlace(self.0.clone())
+        self.0.running.fetch_add(1, Ordering::AcqRel);
+        RunningPlace(Arc::clone(&self.0))
     }
 
     /// Waits until there is none.
     pub async fn ended(&self) {
-        // Fails only without a sender, and here is one.
-        drop(self.0.subscribe().wait_for(|running| *running == 0).await);
+        loop {
+            let mut ended = std::pin::pin!(self.0.ended.notified());
+            // Listen before looking, or an end in between goes unheard.
+            ended.as_mut().enable();
+            if self.0.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 }
 
 impl Drop for RunningPlace {
     fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.ended.notify_waiters();
+        }
     }
 }
 
