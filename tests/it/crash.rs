@@ -28,6 +28,7 @@ fn kills_at_random_lose_no_order_and_double_none() {
     let mut random = Random::seeded();
 
     std::thread::scope(|scope| {
+        let _over = Over(&over);
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
                 scope.spawn(|| {
@@ -62,7 +63,6 @@ fn kills_at_random_lose_no_order_and_double_none() {
         }
         let accepted = accepted.lock().unwrap().clone();
         let ends: HashMap<&String, Value> = accepted.values().map(|id| (id, ended(port, id))).collect();
-        over.store(true, Ordering::Relaxed);
 
         assert_eq!(accepted.len(), ORDERS);
         assert_eq!(ends.len(), ORDERS, "each order has an id of its own");
@@ -82,6 +82,15 @@ fn kills_at_random_lose_no_order_and_double_none() {
     println!("{ORDERS} orders, {} kills, {} starts of the host", kills.load(Ordering::Relaxed), platform.starts.load(Ordering::Relaxed));
     assert!(kills.load(Ordering::Relaxed) >= 20);
     assert!(platform.starts.load(Ordering::Relaxed) > KILLS / 4, "the host itself was killed or stopped now and then");
+}
+
+/// Ends the platform's watch, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Platform<'a> {
