@@ -1,0 +1,126 @@
+//! What a request asks for, as its method, its path and a few headers tell.
+
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+
+/// What figures are kept of and faults are chosen by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Operation {
+    /// The account itself, which clients read at start and then from time to time.
+    Account,
+    /// Anything about a container but not inside it.
+    Container,
+    /// Where its documents are.
+    PartitionKeyRanges,
+    /// A create, or an upsert.
+    Create,
+    /// A point read.
+    Read,
+    /// A replace, or a patch.
+    Replace,
+    /// A delete.
+    Delete,
+    /// A query, its plan, or a feed of documents.
+    Query,
+    /// All the rest: databases, offers, batches.
+    Other,
+}
+
+impl Operation {
+    /// In the order of their numbers (`as usize`).
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Account,
+        Self::Container,
+        Self::PartitionKeyRanges,
+        Self::Create,
+        Self::Read,
+        Self::Replace,
+        Self::Delete,
+        Self::Query,
+        Self::Other,
+    ];
+
+    /// It changes one document.
+    pub(crate) fn is_write(self) -> bool {
+        matches!(self, Self::Create | Self::Replace | Self::Delete)
+    }
+
+    /// It is about documents.
+    pub(crate) fn is_document(self) -> bool {
+        self.is_write() || matches!(self, Self::Read | Self::Query)
+    }
+}
+
+/// One document, as its requests name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Document {
+    /// `dbs/waybill/colls/orders`, decoded.
+    pub(crate) container: String,
+    pub(crate) id: String,
+    /// The partition key header as it came: every client writes it the same way each time.
+    pub(crate) partition_key: String,
+}
+
+/// A request's purpose.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) operation: Operation,
+    /// Decoded, without the slash it begins with.
+    pub(crate) path: String,
+    /// Whether a write is to be answered with the document.
+    pub(crate) wants_content: bool,
+}
+
+impl Asked {
+    pub(crate) fn of(head: &Parts) -> Self {
+        let path = percent_decode_str(head.uri.path().trim_start_matches('/')).decode_utf8_lossy().into_owned();
+        let operation = operation(&head.method, &path, &head.headers);
+        Self { operation, path, wants_content: wants_content(&head.headers) }
+    }
+
+    /// `dbs/waybill/colls/orders` of a request about documents.
+    pub(crate) fn container(&self) -> &str {
+        let end = self.path.match_indices('/').nth(3).map_or(self.path.len(), |(at, _)| at);
+        &self.path[..end]
+    }
+
+    /// The id in the path; creates and queries have none.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.path.splitn(6, '/').nth(5)
+    }
+}
+
+/// A header as text, if it is there and is text.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn operation(method: &Method, path: &str, headers: &HeaderMap) -> Operation {
+    let is_true = |name| header(headers, name).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let is_query = || ["x-ms-documentdb-isquery", "x-ms-documentdb-query", "x-ms-cosmos-is-query-plan-request"].into_iter().any(is_true);
+    let mut segments = [""; 6];
+    let count = path.splitn(6, '/').zip(&mut segments).map(|(segment, place)| *place = segment).count();
+    match (&segments[..count], method) {
+        ([""], _) => Operation::Account,
+        (["dbs", _, "colls"] | ["dbs", _, "colls", _], _) => Operation::Container,
+        (["dbs", _, "colls", _, "pkranges", ..], _) => Operation::PartitionKeyRanges,
+        (["dbs", _, "colls", _, "docs"], &Method::GET) => Operation::Query,
+        (["dbs", _, "colls", _, "docs"], &Method::POST) if is_query() => Operation::Query,
+        (["dbs", _, "colls", _, "docs"], &Method::POST) if !is_true("x-ms-cosmos-is-batch-request") => Operation::Create,
+        (["dbs", _, "colls", _, "docs", _], &Method::GET) => Operation::Read,
+        (["dbs", _, "colls", _, "docs", _], &Method::PUT | &Method::PATCH) => Operation::Replace,
+        (["dbs", _, "colls", _, "docs", _], &Method::DELETE) => Operation::Delete,
+        _ => Operation::Other,
+    }
+}
+
+/// The emulator's own rule.
+fn wants_content(headers: &HeaderMap) -> bool {
+    match header(headers, "x-ms-cosmos-populate-content-response-on-write") {
+        Some(value) => value.eq_ignore_ascii_case("true"),
+        None => !header(headers, "prefer").is_some_and(|value| value.contains("return=minimal")),
+    }
+}

@@ -1,0 +1,118 @@
+//! Time to live, which the emulator keeps but does not enforce.
+//!
+//! The documents that are due are deleted before the next request is served, so nobody sees one.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::asked::Document;
+use crate::emulator::Emulator;
+use crate::stored::Stored;
+
+/// What is going to expire.
+#[derive(Debug)]
+pub(crate) struct Expiry {
+    /// The second at which the next one is due, so that a request need not take the lock.
+    next: AtomicU64,
+    waiting: Mutex<BinaryHeap<Reverse<Waiting>>>,
+    /// Held while the due ones are deleted: a request waits until they are gone, which is rare and short.
+    sweeping: tokio::sync::Mutex<()>,
+    /// By container, until one of them changes. Where time to live is off it is asked for each time: the container may just be made.
+    default_ttls: RwLock<HashMap<String, i64>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    expires_at: u64,
+    document: Document,
+    /// A document with another etag has been changed since, and waits under that one.
+    etag: String,
+}
+
+impl Expiry {
+    pub(crate) fn new() -> Self {
+        Self {
+            next: AtomicU64::new(u64::MAX),
+            waiting: Mutex::default(),
+            sweeping: tokio::sync::Mutex::default(),
+            default_ttls: RwLock::default(),
+        }
+    }
+
+    /// Deletes what is due.
+    pub(crate) async fn sweep(&self, emulator: &Emulator) {
+        let now = now();
+        if now < self.next.load(Ordering::Acquire) {
+            return;
+        }
+        let _sweeping = self.sweeping.lock().await;
+        while let Some(due) = self.due(now) {
+            // Only throttling stands in the way of a delete; a missing or changed document is just as gone.
+            while let Some(pause) = emulator.delete(&due.document, &due.etag).await.retry_after_ms() {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+        }
+    }
+
+    /// Takes note of a document that was written.
+    pub(crate) fn learn(&self, document: &Document, stored: &Stored, default_ttl: i64) {
+        let Some(expires_at) = stored.expires_at(default_ttl) else { return };
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(Reverse(Waiting { expires_at, document: document.clone(), etag: stored.etag.clone() }));
+        // Never later than it was: a sweep may be at work on what was due.
+        self.next.fetch_min(expires_at, Ordering::AcqRel);
+    }
+
+    /// A container's default; `None` when time to live is off.
+    pub(crate) async fn default_ttl(&self, emulator: &Emulator, container: &str) -> Option<i64> {
+        if let Some(known) = self.default_ttls.read().unwrap_or_else(PoisonError::into_inner).get(container) {
+            return Some(*known);
+        }
+        let default_ttl = emulator.default_ttl(container).await?;
+        self.default_ttls.write().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), default_ttl);
+        Some(default_ttl)
+    }
+
+    /// A container was created, changed or deleted.
+    pub(crate) fn forget_defaults(&self) {
+        self.default_ttls.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn due(&self, now: u64) -> Option<Waiting> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = waiting.peek().map_or(u64::MAX, |Reverse(next)| next.expires_at);
+        if next > now {
+            self.next.store(next, Ordering::Release);
+            return None;
+        }
+        waiting.pop().map(|Reverse(due)| due)
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.expires_at.cmp(&other.expires_at)
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.expires_at == other.expires_at
+    }
+}
+
+impl Eq for Waiting {}
+
+/// In the unit of `_ts`.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

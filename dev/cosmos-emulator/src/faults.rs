@@ -1,0 +1,181 @@
+//! Faults on demand, one at a time.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::asked::Operation;
+use crate::emulator::Answer;
+use crate::stale::Replica;
+
+/// A fault as the control port is told it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operations: Option<Vec<Operation>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    /// After these it is over by itself.
+    pub(crate) seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Kind {
+    /// 429, with the time to wait.
+    Throttle,
+    /// 503.
+    Unavailable,
+    /// 500.
+    Internal,
+    /// No answer until the fault is over; then the connection is closed. Nothing is applied.
+    Hang,
+    /// A write is applied, and the connection closed instead of an answer.
+    DropAfterWrite,
+    /// The connection is closed; nothing is applied.
+    DropBefore,
+    /// Reads of a replica that lags.
+    Stale,
+    /// Nobody listens.
+    Refuse,
+    /// Applied at once, answered later.
+    Delay,
+}
+
+/// The fault of the moment.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(RwLock<Option<Arc<Active>>>);
+
+/// A fault that was set.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) fault: Fault,
+    pub(crate) replica: Replica,
+    /// Requests that it still strikes.
+    remaining: AtomicU64,
+    over: watch::Sender<bool>,
+}
+
+impl Fault {
+    /// Parses one; the text of a refusal says what to change.
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
+        let fault: Self = serde_json::from_slice(json).map_err(|error| format!("this is not a fault: {error}"))?;
+        Duration::try_from_secs_f64(fault.seconds.unwrap_or_default()).map_err(|error| format!("seconds: {error}"))?;
+        let needs = [
+            ("retryAfterMs", fault.kind == Kind::Throttle, fault.retry_after_ms.is_some()),
+            ("lagMs", fault.kind == Kind::Stale, fault.lag_ms.is_some()),
+            ("ms", fault.kind == Kind::Delay, fault.ms.is_some()),
+        ];
+        for (name, needed, given) in needs {
+            match (needed, given) {
+                (true, false) => return Err(format!("this kind needs {name}")),
+                (false, true) => return Err(format!("this kind has no {name}")),
+                _ => {}
+            }
+        }
+        if fault.kind == Kind::Refuse && (fault.operations.is_some() || fault.count.is_some()) {
+            return Err("refuse is for connections: it has neither operations nor count".into());
+        }
+        Ok(fault)
+    }
+
+    /// How much later answers are.
+    pub(crate) fn delay(&self) -> Duration {
+        Duration::from_millis(self.ms.unwrap_or_default())
+    }
+
+    /// What is answered instead of asking the emulator, for the kinds that do so.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        match self.kind {
+            Kind::Throttle => Some(
+                Answer::problem(429, "TooManyRequests", "Request rate is large. Please retry after sometime.")
+                    .with_header("x-ms-substatus", 3200)
+                    .with_header("x-ms-retry-after-ms", self.retry_after_ms.unwrap_or_default()),
+            ),
+            Kind::Unavailable => Some(Answer::problem(503, "ServiceUnavailable", "Service is currently unavailable.")),
+            Kind::Internal => Some(Answer::problem(500, "InternalServerError", "An internal error occurred.")),
+            _ => None,
+        }
+    }
+
+    fn strikes(&self, operation: Operation) -> bool {
+        let chosen = match (&self.operations, self.kind) {
+            (Some(operations), _) => operations.contains(&operation),
+            (None, Kind::Hang | Kind::Unavailable | Kind::Internal | Kind::Throttle) => true,
+            (None, _) => operation.is_document(),
+        };
+        match self.kind {
+            Kind::DropAfterWrite => chosen && operation.is_write(),
+            Kind::Refuse => false,
+            _ => chosen,
+        }
+    }
+}
+
+impl Faults {
+    /// The fault that strikes this request; a lagging replica strikes only when it answers.
+    pub(crate) fn strike(&self, operation: Operation) -> Option<Arc<Active>> {
+        self.current().filter(|active| active.fault.kind != Kind::Stale && active.fault.strikes(operation) && active.take())
+    }
+
+    /// The lagging replica, if there is one.
+    pub(crate) fn stale(&self) -> Option<Arc<Active>> {
+        self.current().filter(|active| active.fault.kind == Kind::Stale)
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Active>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets another one, or none; the old one is over.
+    pub(crate) fn replace(&self, fault: Option<Fault>) -> Option<Arc<Active>> {
+        let active = fault.map(|fault| {
+            Arc::new(Active {
+                replica: Replica::new(Duration::from_millis(fault.lag_ms.unwrap_or_default())),
+                remaining: AtomicU64::new(fault.count.unwrap_or(u64::MAX)),
+                over: watch::Sender::new(false),
+                fault,
+            })
+        });
+        let old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), active.clone());
+        if let Some(old) = old {
+            old.over.send_replace(true);
+        }
+        active
+    }
+}
+
+impl Active {
+    /// Whether it strikes a read as well, and has not struck often enough.
+    pub(crate) fn takes_read(&self) -> bool {
+        self.fault.strikes(Operation::Read) && self.take()
+    }
+
+    /// Waits until it is cleared, replaced, or over by itself.
+    pub(crate) async fn over(&self) {
+        // Fails only without a sender, which is ours.
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// As the control port tells it, unless it has struck often enough.
+    pub(crate) fn told(&self) -> Option<Fault> {
+        let remaining = self.remaining.load(Ordering::Relaxed);
+        (remaining > 0).then(|| Fault { count: self.fault.count.map(|_| remaining), ..self.fault.clone() })
+    }
+
+    fn take(&self) -> bool {
+        self.remaining.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |remaining| remaining.checked_sub(1)).is_ok()
+    }
+}
