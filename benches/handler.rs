@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 use uuid::Uuid;
-use waybill::config::{self, Config, LogConfig};
+use waybill::config::{self, Config, LogConfig, Records};
 use waybill::fulfillment::Fulfillment;
 use waybill::fulfillment::pricing::Pricing;
 use waybill::functions::{App, order_ingress, order_processor, order_status};
@@ -452,7 +452,8 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let environment = config::environment();
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
     logging::start(&LogConfig::read(&environment));
-    let store = SqliteStore::open(&config.data, config.tracking_key.clone())?;
+    let Records::Embedded(data, key) = &config.records else { return Err("this measures the embedded store".into()) };
+    let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;
     let app = Arc::new(App {
         holder: waybill::process::this_process(config.instance.clone()),

@@ -47,6 +47,8 @@ const WARM_UP: usize = 500;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Orders a second.
 const SLOWEST: u32 = 100;
+/// The settings of records in Cosmos DB.
+const COSMOS: [&str; 4] = ["CosmosConnection", "CosmosDatabase", "CosmosContainer", "TRACKING_ID_KEY"];
 /// Status reads for the host's added latency, through the host and directly each.
 const READS: usize = 2_000;
 /// Of these, the first do not count.
@@ -71,6 +73,9 @@ struct Arguments {
     /// Measure memory after 10,000 and after 100,000 orders instead.
     #[arg(long, conflicts_with = "url")]
     rss: bool,
+    /// Keep records in the Cosmos DB whose settings stand in the environment, e.g. the emulator's, and print what an order costs.
+    #[arg(long, conflicts_with_all = ["url", "rss"])]
+    cosmos: bool,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -121,7 +126,7 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
         let before = host.figures().await?;
         let driven = drive(&host.authority, arguments.n).await?;
         driven.print();
-        host.figures().await?.since(&before).print(driven.accepted());
+        host.figures().await?.print(&before, driven.accepted());
         added_latency(&host).await?;
     }
     Ok(())
@@ -198,10 +203,16 @@ async fn submit(connection: &mut Connection, orders: &Mutex<Orders>, run: &str, 
 async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: Instant) -> Result<(), Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Status<'a> {
+    struct Shown<'a> {
         status: &'a str,
         #[serde(borrow, default)]
         completed_at: Option<&'a str>,
+        #[serde(borrow, default)]
+        history: Vec<Step<'a>>,
+    }
+    #[derive(Deserialize)]
+    struct Step<'a> {
+        event: &'a str,
     }
     while Instant::now() < deadline {
         let next = lock(orders).next_to_ask(Instant::now());
@@ -218,9 +229,13 @@ async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: I
             lock(orders).ended(&format!("HTTP {}", status.as_u16()), None);
             continue;
         }
-        let shown: Status<'_> = serde_json::from_slice(&answer)?;
+        let shown: Shown<'_> = serde_json::from_slice(&answer)?;
         if matches!(shown.status, "completed" | "failed" | "cancelled") {
-            lock(orders).ended(shown.status, shown.completed_at);
+            let events: Vec<&str> = shown.history.iter().map(|step| step.event).collect();
+            // A server that keeps no history is believed.
+            let once = events.is_empty() || events == ["accepted", "claimed", shown.status];
+            let how = if once { shown.status.to_owned() } else { format!("{}, by {events:?}", shown.status) };
+            lock(orders).ended(&how, shown.completed_at);
         } else {
             lock(orders).not_yet(tracking_id);
         }
@@ -370,10 +385,20 @@ impl Host {
         let port = free_port()?;
         let (data, port_text) = (directory.path().to_string_lossy().into_owned(), port.to_string());
         let options = ["local", "--app", env!("CARGO_MANIFEST_DIR"), "--data", &data, "--port", &port_text];
-        let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &[])?;
+        let mut settings = Vec::new();
+        for name in COSMOS.into_iter().filter(|_| arguments.cosmos) {
+            let value = std::env::var(name)
+                .map_err(|_| format!("{name} is not set: export what `cargo run --release -p cosmos-emulator` prints"))?;
+            settings.push((name, value));
+        }
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &settings)?;
         let mut host = Self { authority: format!("127.0.0.1:{port}"), handler: 0, handler_started: Started::Unknown, program, directory };
         host.program.accepts(port).await?;
         tokio::time::timeout(PATIENCE, host.ready()).await??;
+        if arguments.cosmos {
+            tokio::time::timeout(PATIENCE, host.store_ready()).await??;
+        }
         Ok(host)
     }
 
@@ -393,23 +418,25 @@ impl Host {
         Ok(())
     }
 
+    /// Waits until records can be kept.
+    async fn store_ready(&self) -> Result<(), Failure> {
+        let mut handler = Connection::open(&self.handler_authority().await?).await?;
+        while handler.get("/readyz").await?.0 != StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
     async fn handler_authority(&self) -> Result<String, Failure> {
         let (_, status) = Connection::open(&self.authority).await?.get("/admin/host/status").await?;
         Ok(format!("127.0.0.1:{}", serde_json::from_slice::<Value>(&status)?["handlerPort"]))
     }
 
-    async fn figures(&self) -> Result<Grouping, Failure> {
+    async fn figures(&self) -> Result<Figures, Failure> {
         let (_, host) = Connection::open(&self.authority).await?.get("/admin/host/status").await?;
         let (_, handler) = Connection::open(&self.handler_authority().await?).await?.get("/readyz").await?;
         let (host, handler): (Value, Value) = (serde_json::from_slice(&host)?, serde_json::from_slice(&handler)?);
-        let figures = |figures: &Value| {
-            let commits = figures["commits"].as_u64()?;
-            Some([figures["writes"].as_u64()?, commits, figures["synced"].as_u64().unwrap_or(commits)])
-        };
-        Ok(Grouping {
-            queue: figures(&host["serviceBus"]).ok_or("the host shows no figures of its queue")?,
-            records: figures(&handler["store"]).ok_or("the handler shows no figures of its store")?,
-        })
+        Ok(Figures { queue: host["serviceBus"].clone(), records: handler["store"].clone() })
     }
 }
 
@@ -423,25 +450,44 @@ impl Drop for Host {
     }
 }
 
-/// Writes, commits, and commits that were synced to the disk.
-struct Grouping {
-    queue: [u64; 3],
-    records: [u64; 3],
+/// What the queue and the store say of themselves.
+struct Figures {
+    queue: Value,
+    records: Value,
 }
 
-impl Grouping {
-    fn since(&self, before: &Self) -> Self {
-        let less = |now: [u64; 3], before: [u64; 3]| std::array::from_fn(|place| now[place] - before[place]);
-        Self { queue: less(self.queue, before.queue), records: less(self.records, before.records) }
-    }
-
-    fn print(&self, orders: usize) {
-        for (name, [writes, commits, synced]) in [("records", self.records), ("queue", self.queue)] {
-            println!(
-                "  {name:<8} {writes} writes in {commits} commits, {synced} of them synced: {:.1} orders per fsync",
-                ratio(orders, synced)
-            );
+impl Figures {
+    fn print(&self, before: &Self, orders: usize) {
+        print_grouping("queue", &self.queue, &before.queue, orders);
+        match self.records["operations"].as_object() {
+            Some(operations) => print_charges(operations, &before.records["operations"], orders),
+            None => print_grouping("records", &self.records, &before.records, orders),
         }
+    }
+}
+
+fn print_grouping(name: &str, now: &Value, before: &Value, orders: usize) {
+    let more = |what: &str| now[what].as_u64().unwrap_or_default() - before[what].as_u64().unwrap_or_default();
+    let (writes, commits, synced) = (more("writes"), more("commits"), more("synced"));
+    println!("  {name:<8} {writes} writes in {commits} commits, {synced} of them synced: {:.1} orders per fsync", ratio(orders, synced));
+}
+
+/// Request units as the answers charged them. Polls are reads, too; orders are followed as fast as can be.
+fn print_charges(now: &serde_json::Map<String, Value>, before: &Value, orders: usize) {
+    println!("  {:<10}{:>10}{:>12}{:>10}{:>14}{:>14}", "operation", "calls", "requests", "failed", "RU an order", "RU a call");
+    for (operation, figures) in now {
+        let more = |what: &str| figures[what].as_f64().unwrap_or_default() - before[operation][what].as_f64().unwrap_or_default();
+        let (calls, charge) = (more("calls"), more("requestCharge"));
+        if calls == 0.0 {
+            continue;
+        }
+        println!(
+            "  {operation:<10}{calls:>10}{:>12}{:>10}{:>14.2}{:>14.2}",
+            more("requests"),
+            more("failed"),
+            charge * ratio(1, orders as u64),
+            charge / calls
+        );
     }
 }
 

@@ -1,5 +1,7 @@
 //! The settings; the only reader of the environment.
 
+pub mod cosmos;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,18 +9,23 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 use tracing_subscriber::filter::Targets;
 
+use crate::config::cosmos::Cosmos;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
+
+/// The secret that examples show; nobody's secret, so it is refused inside Azure.
+const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
+
+/// How to get a secret.
+const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output of `openssl rand -hex 32`";
 
 /// Everything `waybill serve` is told.
 #[derive(Debug)]
 pub struct Config {
     /// Where to listen on 127.0.0.1 (`FUNCTIONS_CUSTOMHANDLER_PORT`, set by the host).
     pub port: u16,
-    /// Where the embedded store keeps its file (`WAYBILL_DATA`).
-    pub data: PathBuf,
-    /// Secret under which tracking ids are derived (`TRACKING_ID_KEY`); made at random beside the records when not set.
-    pub tracking_key: Option<TrackingKey>,
+    /// Where records are kept.
+    pub records: Records,
     /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
     /// Slept before each stage of the built-in work (`WORK_DELAY`).
@@ -39,6 +46,15 @@ pub struct Config {
     pub max_connections: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
+}
+
+/// Where records are kept, and the secret under which tracking ids are derived (`TRACKING_ID_KEY`).
+#[derive(Debug)]
+pub enum Records {
+    /// In a file below this directory (`WAYBILL_DATA`). Without a secret one is made at random and kept beside the records.
+    Embedded(PathBuf, Option<TrackingKey>),
+    /// In Cosmos DB (`CosmosConnection`), where all instances share the secret.
+    Cosmos(Cosmos, TrackingKey),
 }
 
 /// How log lines look.
@@ -86,7 +102,9 @@ impl LogConfig {
             Some("text") => false,
             _ => azure(environment).is_some(),
         };
-        Self { json, levels: environment.get("RUST_LOG").cloned().unwrap_or_else(|| "info".into()) }
+        // The libraries beside us speak of their own affairs at info; `RUST_LOG=info` asks for those too.
+        let levels = environment.get("RUST_LOG").filter(|levels| !levels.is_empty());
+        Self { json, levels: levels.cloned().unwrap_or_else(|| "warn,waybill=info".into()) }
     }
 }
 
@@ -94,17 +112,10 @@ impl Config {
     /// Reads every setting, or names everything that is wrong with them at once.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         let mut settings = Settings { environment, problems: Vec::new() };
-        if let Some(sign) = azure(environment) {
-            settings.problems.push(format!(
-                "the embedded store must not be used inside Azure ({sign} is set): instances there come and go, and their disks with them; \
-                 configure a shared store, or unset {sign} if this is not Azure"
-            ));
-        }
         settings.log();
         let config = Self {
             port: settings.port(),
-            data: settings.data(),
-            tracking_key: settings.tracking_key(),
+            records: settings.records(),
             public_base_url: settings.public_base_url(),
             work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
             tax_rate: settings.tax_rate(),
@@ -142,6 +153,11 @@ impl<'a> Settings<'a> {
         self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
+    /// A setting that the bindings read too, whose names do not depend on case.
+    fn binding_text(&self, name: &str) -> Option<&'a str> {
+        self.text(name).or_else(|| self.environment.keys().find(|key| key.eq_ignore_ascii_case(name)).and_then(|key| self.text(key)))
+    }
+
     fn log(&mut self) {
         if let Some(format) = self.text("LOG_FORMAT").filter(|format| !matches!(*format, "json" | "text")) {
             self.problems.push(format!("LOG_FORMAT is {format:?}: set json or text"));
@@ -170,6 +186,33 @@ impl<'a> Settings<'a> {
         }
     }
 
+    fn records(&mut self) -> Records {
+        let in_azure = azure(self.environment);
+        let key = self.tracking_key();
+        match (cosmos::read(self, in_azure), key) {
+            (Some(cosmos), Some(key)) => {
+                if in_azure.is_some() && self.text("TRACKING_ID_KEY") == Some(EXAMPLE_TRACKING_KEY) {
+                    self.problems.push(format!("TRACKING_ID_KEY is the one of the examples, which everybody knows: {OWN_KEY}"));
+                }
+                Records::Cosmos(cosmos, key)
+            }
+            (cosmos, key) => {
+                if cosmos.is_some() && self.text("TRACKING_ID_KEY").is_none() {
+                    self.problems.push(format!(
+                        "TRACKING_ID_KEY is not set: with Cosmos DB all instances derive tracking ids under one secret; {OWN_KEY}"
+                    ));
+                } else if let (None, Some(sign)) = (cosmos, in_azure.filter(|_| !cosmos::is_mentioned(self))) {
+                    self.problems.push(format!(
+                        "the embedded store must not be used inside Azure ({sign} is set): instances there come and go, and their disks \
+                         with them; set CosmosConnection__accountEndpoint, CosmosDatabase and CosmosContainer, or unset {sign} if this is \
+                         not Azure"
+                    ));
+                }
+                Records::Embedded(self.data(), key)
+            }
+        }
+    }
+
     fn data(&self) -> PathBuf {
         match self.text("WAYBILL_DATA") {
             Some(path) => path.into(),
@@ -182,8 +225,7 @@ impl<'a> Settings<'a> {
         let secret = self.text("TRACKING_ID_KEY")?;
         let key = TrackingKey::new(secret.as_bytes().to_vec());
         if key.is_none() {
-            self.problems
-                .push("TRACKING_ID_KEY is too short: set at least 32 characters, e.g. the output of `openssl rand -hex 32`".into());
+            self.problems.push(format!("TRACKING_ID_KEY is too short: {OWN_KEY}"));
         }
         key
     }
@@ -293,7 +335,8 @@ mod tests {
     fn defaults_need_only_the_port() {
         let config = Config::read(&environment(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("LEASE", "")])).unwrap();
 
-        assert_eq!((config.port, config.budgets.lease, config.data), (8080, Duration::from_secs(30), "./.waybill".into()));
+        assert_eq!((config.port, config.budgets.lease), (8080, Duration::from_secs(30)));
+        assert!(matches!(config.records, Records::Embedded(data, None) if data == Path::new("./.waybill")));
     }
 
     #[test]

@@ -39,6 +39,12 @@ impl HttpRequest<'_> {
             .flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
     }
 
+    /// A value of the query, as it stands in the URL: for values of ours, which need no escapes.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.url.split_once('?')?;
+        query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+    }
+
     /// A route parameter.
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.as_deref())

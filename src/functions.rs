@@ -23,6 +23,8 @@ use crate::store::{StatusStore, StoreError};
 
 /// How long a customer's request waits for a store that is just being opened.
 const OPENING: Duration = Duration::from_secs(2);
+/// Name of the bookmark in the query of a status URL.
+const BOOKMARK: &str = "seen";
 /// First and longest pause between two questions to a store that does not answer.
 const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -137,8 +139,7 @@ async fn hold<T, F: Future<Output = Result<T, StoreError>>>(until: Instant, mut 
 /// Asks the store one question; figures when it answers.
 pub async fn probe_store(app: &App) -> Option<Value> {
     let store = app.store.get()?;
-    let nobody = crate::idempotency::IdempotencyKey::Header("").tracking_id(store.tracking_key(), "");
-    store.read(nobody).await.ok().map(|_| store.figures())
+    store.answers().await.ok().map(|()| store.figures())
 }
 
 /// A JSON body for a client.

@@ -26,6 +26,11 @@ impl TrackingId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// The id that [`TrackingId::as_bytes`] gave.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     /// The id itself.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
@@ -46,6 +51,25 @@ impl TrackingKey {
     /// At least 32 bytes, so that nobody can try them all.
     pub fn new(secret: Vec<u8>) -> Option<Self> {
         (secret.len() >= 32).then_some(Self(secret))
+    }
+
+    /// HMAC-SHA-256 over the parts, each with its length before it.
+    pub fn authenticate(&self, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
+        self.mac(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether `code` begins what [`TrackingKey::authenticate`] gives, in a time that does not tell where it differs.
+    pub fn confirms(&self, parts: &[impl AsRef<[u8]>], code: &[u8]) -> bool {
+        self.mac(parts).verify_truncated_left(code).is_ok()
+    }
+
+    fn mac(&self, parts: &[impl AsRef<[u8]>]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        for part in parts {
+            mac.update(&(part.as_ref().len() as u64).to_be_bytes());
+            mac.update(part.as_ref());
+        }
+        mac
     }
 }
 
@@ -76,12 +100,7 @@ impl<'a> IdempotencyKey<'a> {
             Self::Header(header) => ("header", header, ""),
             Self::Order(customer_id, order_id) => ("order", customer_id, order_id),
         };
-        let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes a key of any length");
-        for part in [kind, owner, first, second] {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part.as_bytes());
-        }
-        let digest = mac.finalize().into_bytes();
+        let digest = key.authenticate(&[kind, owner, first, second]);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&digest[..16]);
         TrackingId(Uuid::new_v8(bytes))

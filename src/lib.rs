@@ -9,6 +9,7 @@ pub mod demo;
 pub mod logging;
 
 // The domain, pure.
+pub mod bookmark;
 pub mod idempotency;
 pub mod lifecycle;
 pub mod message;
@@ -20,6 +21,7 @@ pub mod timestamp;
 pub mod envelope;
 pub mod fulfillment;
 pub mod functions;
+pub mod identity;
 pub mod process;
 pub mod routes;
 pub mod serve;

@@ -17,6 +17,8 @@ use crate::timestamp::Timestamp;
 pub const SCHEMA_VERSION: u32 = 1;
 /// So many transitions are kept: the first, and the latest of the others. The counters say what is no longer shown.
 pub const MAX_HISTORY: usize = 16;
+/// Longest message of a failure, in bytes: a record is small beside its order.
+pub const MAX_FAILURE: usize = 500;
 
 /// Everything known of one order; one item in the store, id and partition key are the tracking id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,6 +80,14 @@ pub struct Record {
     /// Seconds the store keeps it after its last change; set when terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+}
+
+impl Record {
+    /// A moment to write down: two instances may disagree by a second, and yet no order ends before it began. Leases and the
+    /// like follow the clock as it is.
+    fn not_before(&self, now: Timestamp) -> Timestamp {
+        now.max(self.updated_at)
+    }
 }
 
 /// Where an order stands.
@@ -171,9 +181,11 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a stable code.
+    /// A failure with a stable code. A message beyond [`MAX_FAILURE`] is cut.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_FAILURE));
+        Self { code: code.into(), message }
     }
 }
 
@@ -204,6 +216,32 @@ pub enum Event {
     Failed,
     /// Ended.
     Cancelled,
+}
+
+impl Event {
+    const ALL: [Self; 6] = [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// As records and clients see it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Claimed => "claimed",
+            Self::Interrupted => "interrupted",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reads what [`Event::as_str`] gives.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str() == text)
+    }
+
+    /// Whether the order has ended with it.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
 }
 
 /// What an order may spend.
@@ -359,7 +397,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     record.attempt += u32::from(!interrupted);
     record.lease = Some(Lease { holder: claimant.holder.clone(), invocation: claimant.invocation.into(), expires_at });
     record.due_at = Some(expires_at);
-    record.started_at.get_or_insert(now);
+    record.started_at.get_or_insert(found.not_before(now));
     note(&mut record, if interrupted { Event::Interrupted } else { Event::Claimed }, now);
     Claim::Take(record)
 }
@@ -399,7 +437,7 @@ pub fn advance(found: &Record, fence: u64, progress: u8, stage: Option<&str>, no
         lease.expires_at = expires_at;
     }
     record.due_at = Some(expires_at);
-    record.updated_at = now;
+    record.updated_at = found.not_before(now);
     Ok(record)
 }
 
@@ -436,12 +474,13 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
     };
     record.lease = None;
     record.due_at = None;
-    record.completed_at = Some(now);
+    record.completed_at = Some(record.not_before(now));
     record.ttl = Some(u32::try_from(budgets.retention.as_secs()).unwrap_or(u32::MAX));
     note(record, event, now);
 }
 
 fn note(record: &mut Record, event: Event, now: Timestamp) {
+    let now = record.not_before(now);
     record.updated_at = now;
     record.history.push(Transition { at: now, event, attempt: record.attempt });
     if record.history.len() > MAX_HISTORY {

@@ -12,13 +12,14 @@ use tokio::sync::SetOnce;
 use tower_service::Service;
 use tracing::{info, warn};
 
-use crate::config::{Config, LogConfig};
+use crate::config::{Config, LogConfig, Records};
 use crate::fulfillment::Fulfillment;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
 use crate::routes::routes;
 use crate::server::{Drained, Limits, Running, StopSignals};
 use crate::store::StatusStore;
+use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 use crate::{logging, process, server};
 
@@ -95,17 +96,26 @@ where
     }
 }
 
-/// Opens the store beside the requests that already arrive; returns only if that fails.
+/// Opens the store beside the requests that already arrive, and keeps it; returns only if that fails.
 async fn open_store(app: &App) -> String {
-    let (data, key) = (app.config.data.clone(), app.config.tracking_key.clone());
-    match tokio::task::spawn_blocking(move || SqliteStore::open(&data, key)).await {
-        Ok(Ok(store)) => {
-            info!(store.path = %app.config.data.display(), "the embedded store is open");
-            // Set only here, once.
-            drop(app.store.set(StatusStore::Sqlite(store)));
-            std::future::pending().await
+    match &app.config.records {
+        Records::Embedded(data, key) => {
+            let (directory, key) = (data.clone(), key.clone());
+            match tokio::task::spawn_blocking(move || SqliteStore::open(&directory, key)).await {
+                Ok(Ok(store)) => {
+                    info!(store.path = %data.display(), "the embedded store is open");
+                    // Set only here, once.
+                    drop(app.store.set(StatusStore::Sqlite(store)));
+                    std::future::pending().await
+                }
+                Ok(Err(problem)) => format!("{problem}; mend it, or set WAYBILL_DATA to another directory"),
+                Err(problem) => format!("the store could not be opened: {problem}"),
+            }
         }
-        Ok(Err(problem)) => format!("{problem}; mend it, or set WAYBILL_DATA to another directory"),
-        Err(problem) => format!("the store could not be opened: {problem}"),
+        Records::Cosmos(cosmos, key) => {
+            let store = CosmosStore::connect(cosmos, key).await;
+            drop(app.store.set(StatusStore::Cosmos(store.clone())));
+            store.keep().await
+        }
     }
 }

@@ -1,11 +1,17 @@
 //! Records with compare-and-set; nothing outside knows which engine keeps them.
 
+pub mod cosmos;
 pub mod sqlite;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::bookmark::Bookmark;
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::Record;
+use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 use crate::timestamp::Timestamp;
 
@@ -25,10 +31,10 @@ pub struct Versioned {
 /// What became of a create.
 #[derive(Debug)]
 pub enum Created {
-    /// It is recorded.
-    Created,
+    /// It is recorded. A reader elsewhere may need the bookmark to see it at once; none where every reader does.
+    Created(Option<Bookmark>),
     /// A record of this id is there already.
-    Exists(Versioned),
+    Exists(Versioned, Option<Bookmark>),
 }
 
 /// What became of a replace.
@@ -41,7 +47,7 @@ pub enum Replaced {
 }
 
 /// Why the store did not answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum StoreError {
     /// Nothing was written.
     NotApplied,
@@ -68,6 +74,8 @@ impl std::error::Error for StoreError {}
 pub enum StatusStore {
     /// One file on this machine.
     Sqlite(SqliteStore),
+    /// A container of an Azure account.
+    Cosmos(CosmosStore),
 }
 
 impl StatusStore {
@@ -75,20 +83,55 @@ impl StatusStore {
     pub async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
             Self::Sqlite(store) => store.read(tracking_id).await,
+            Self::Cosmos(store) => store.read(tracking_id).await,
         }
     }
 
-    /// Records a new order, unless its id is taken. On disk when this returns.
+    /// The record as it stands, to be asked after a refused write: what lags behind would be refused again.
+    pub async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.read(tracking_id).await,
+            Self::Cosmos(store) => store.read_latest(tracking_id).await,
+        }
+    }
+
+    /// The record as it was at most a second ago: many who ask for one order share an answer. It is absent only if it is now.
+    pub async fn read_recent(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Arc<Versioned>>, StoreError> {
+        match self {
+            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
+            Self::Cosmos(store) => store.read_recent(tracking_id, bookmark).await,
+        }
+    }
+
+    /// Records a new order, unless its id is taken. Kept for good when this returns.
     pub async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         match self {
             Self::Sqlite(store) => store.create(record).await,
+            Self::Cosmos(store) => store.create(record).await,
         }
     }
 
-    /// Replaces the record that was read at `etag`. On disk when this returns.
+    /// Replaces the record that was read at `etag`. Kept for good when this returns.
     pub async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         match self {
             Self::Sqlite(store) => store.replace(record, etag).await,
+            Self::Cosmos(store) => store.replace(record, etag).await,
+        }
+    }
+
+    /// Orders whose `dueAt` has passed, longest due first, at most `limit`.
+    pub async fn overdue(&self, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.overdue(limit).await,
+            Self::Cosmos(store) => store.overdue(limit).await,
+        }
+    }
+
+    /// Asks one cheap question.
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.answers().await,
+            Self::Cosmos(store) => store.answers().await,
         }
     }
 
@@ -96,13 +139,24 @@ impl StatusStore {
     pub fn now(&self) -> Timestamp {
         match self {
             Self::Sqlite(_) => sqlite::now(),
+            Self::Cosmos(store) => store.now(),
         }
     }
 
-    /// The secret of the deployment that is kept beside the records.
+    /// How long progress may wait for a write that is due anyway: writes of its own cost nothing here, or they are paid for.
+    /// `renewal` is when the next one is due.
+    pub fn progress_pause(&self, renewal: Duration) -> Duration {
+        match self {
+            Self::Sqlite(_) => Duration::ZERO,
+            Self::Cosmos(_) => renewal,
+        }
+    }
+
+    /// The secret of the deployment under which tracking ids are derived.
     pub fn tracking_key(&self) -> &TrackingKey {
         match self {
             Self::Sqlite(store) => store.tracking_key(),
+            Self::Cosmos(store) => store.tracking_key(),
         }
     }
 
@@ -110,6 +164,7 @@ impl StatusStore {
     pub fn figures(&self) -> Value {
         match self {
             Self::Sqlite(store) => store.figures(),
+            Self::Cosmos(store) => store.figures(),
         }
     }
 }

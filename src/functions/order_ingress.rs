@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tracing::{error, info};
 use uuid::Uuid;
 
+use crate::bookmark::Bookmark;
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
@@ -61,6 +62,8 @@ struct Submitted {
     record: Record,
     /// The message, when it is to be sent.
     message: Option<String>,
+    /// Sealed, for the status URL.
+    bookmark: Option<String>,
 }
 
 async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
@@ -86,7 +89,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
             operation_name: "submitOrder".into(),
             subscription_id: None,
             received_at: now,
-            traceparent: request.header("traceparent").next().filter(|value| value.len() <= 128 && value.is_ascii()).map(str::to_owned),
+            traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
             owner: ANONYMOUS.into(),
         },
     };
@@ -95,16 +98,20 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
     if message.len() > message::MAX_BYTES {
         return Err(too_large());
     }
+    let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     match store.create(&record).await {
-        Ok(Created::Created) => {
+        Ok(Created::Created(bookmark)) => {
             info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
-            Ok(Submitted { record, message: Some(message) })
+            Ok(Submitted { message: Some(message), bookmark: seal(bookmark), record })
         }
-        Ok(Created::Exists(found)) => match lifecycle::resubmit(&found.record, &record.fingerprint, now) {
-            Resubmission::EmitAgain => Ok(Submitted { message: Some(message::write(&found.record)), record: found.record }),
-            Resubmission::Repeat => Ok(Submitted { record: found.record, message: None }),
-            Resubmission::Conflict => Err(conflict(key)),
-        },
+        Ok(Created::Exists(found, bookmark)) => {
+            let message = match lifecycle::resubmit(&found.record, &record.fingerprint, now) {
+                Resubmission::EmitAgain => Some(message::write(&found.record)),
+                Resubmission::Repeat => None,
+                Resubmission::Conflict => return Err(conflict(key)),
+            };
+            Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
+        }
         Err(error) => {
             error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
             Err(Problem::unavailable(Some(match error {
@@ -117,7 +124,10 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
 
 fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answer {
     let record = &submitted.record;
-    let status_url = status_url(app.config.public_base_url.as_deref(), &request.url, record.tracking_id);
+    let mut status_url = status_url(app.config.public_base_url.as_deref(), &request.url, record.tracking_id);
+    if let Some(bookmark) = &submitted.bookmark {
+        let _ = write!(status_url, "?{}={bookmark}", functions::BOOKMARK);
+    }
     let body = Accepted {
         tracking_id: record.tracking_id,
         status: record.status,

@@ -43,8 +43,16 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
     let away = |error: StoreError| Refusal::abandon(error.to_string());
     let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(StoreError::NotApplied))?;
     let (mut pause, longest) = LOOK_PAUSE;
+    let mut refusals = 0;
     loop {
-        let found = functions::hold(until, || store.read(message.tracking_id)).await.map_err(away)?;
+        let found = if refusals == 0 {
+            functions::hold(until, || store.read(message.tracking_id)).await
+        } else {
+            // Others write too; nobody wins by asking without a pause.
+            tokio::time::sleep(LOOK_PAUSE.0 * refusals.min(10)).await;
+            functions::hold(until, || store.read_latest(message.tracking_id)).await
+        };
+        let found = found.map_err(away)?;
         let Some(found) = found else {
             return Err(Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"));
         };
@@ -65,6 +73,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
                 // Never past the end of the lease by more than a look.
                 tokio::time::sleep(pause.min(claimant.now.until(lease_end) + LOOK_PAUSE.0)).await;
                 pause = (pause * 2).min(longest);
+                continue;
             }
             Claim::GiveUp(record) => {
                 if let Replaced::Replaced(_) = functions::hold(until, || store.replace(&record, &found.etag)).await.map_err(away)? {
@@ -92,6 +101,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
             }
             Claim::Held(record) => return work(app, store, Versioned { record, etag: found.etag }).await,
         }
+        refusals += 1;
     }
 }
 
@@ -106,20 +116,30 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result
     let mut renewal = tokio::time::interval(app.config.lease_renewal);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     renewal.reset();
+    // Progress rides on a renewal where writes are paid for.
+    let pause = store.progress_pause(app.config.lease_renewal);
+    let (mut progress, mut stage, mut written) = (0, None, Instant::now());
     let verdict = loop {
-        let step = tokio::select! {
+        tokio::select! {
             biased;
-            Some(step) = steps.recv() => Some(step),
-            _ = renewal.tick() => None,
+            Some(step) = steps.recv() => {
+                (progress, stage) = (step.progress, Some(step.stage));
+                if written.elapsed() < pause {
+                    continue;
+                }
+            }
+            _ = renewal.tick() => {}
             verdict = &mut task => break verdict.unwrap_or_else(|error| {
                 error!(order.tracking_id = %own.record.tracking_id, %error, "the work broke down");
                 Verdict::Failed(Failure::new("internal_error", "the order could not be processed"))
             }),
         };
-        let (progress, stage) = step.map_or((0, None), |step| (step.progress, Some(step.stage)));
         let change = |found: &Record| lifecycle::advance(found, fence, progress, stage, store.now(), &app.config.budgets);
         match write(store, &mut own, change).await {
-            Ok(Ok(())) => renewal.reset(),
+            Ok(Ok(())) => {
+                renewal.reset();
+                written = Instant::now();
+            }
             Ok(Err(fenced)) => {
                 task.abort();
                 return {
@@ -170,7 +190,7 @@ async fn write(
                 *own = Versioned { record, etag };
                 return Ok(Ok(()));
             }
-            Replaced::Stale => match store.read(own.record.tracking_id).await? {
+            Replaced::Stale => match store.read_latest(own.record.tracking_id).await? {
                 Some(found) => *own = found,
                 None => return Ok(Err(Fenced::Superseded)),
             },

@@ -1,15 +1,19 @@
 //! `OrderStatus`: the record as its customer may see it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::error;
 
+use crate::bookmark::Bookmark;
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Failure, Record, Status, Transition};
 use crate::problem::Problem;
 use crate::routes::Invocation;
+use crate::store::Versioned;
 use crate::timestamp::Timestamp;
 
 /// Seconds after which the status of an order that has not ended is worth another look.
@@ -63,19 +67,19 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
     let response = match look_up(app, &request, tracking_id).await {
-        Ok(record) => {
+        Ok(found) => {
             let mut headers = Vec::new();
-            if !record.status.is_terminal() {
+            if !found.record.status.is_terminal() {
                 headers.push(("Retry-After", RETRY_AFTER.to_string()));
             }
-            functions::json(200, headers, &Shown::of(&record))
+            functions::json(200, headers, &Shown::of(&found.record))
         }
         Err(problem) => functions::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
-async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Record, Problem> {
+async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Arc<Versioned>, Problem> {
     let missing = || {
         let asked = request.param("trackingId").unwrap_or_default();
         Problem::order_not_found(if tracking_id.is_some() {
@@ -88,8 +92,9 @@ async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<Track
     };
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
-    match store.read(tracking_id).await {
-        Ok(Some(found)) => Ok(found.record),
+    let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
+    match store.read_recent(tracking_id, bookmark).await {
+        Ok(Some(found)) => Ok(found),
         Ok(None) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");

@@ -25,6 +25,7 @@ const SCHEMA: &str = "
         record TEXT NOT NULL
     );
     CREATE INDEX IF NOT EXISTS orders_expires_at ON orders (expires_at) WHERE expires_at IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS orders_due_at ON orders (due_at) WHERE due_at IS NOT NULL;
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
 /// Expired records are deleted this often, in milliseconds; until then they are only invisible.
@@ -84,6 +85,21 @@ impl SqliteStore {
         row.map(|(etag, text): (i64, String)| versioned(etag, &text)).transpose()
     }
 
+    pub(super) async fn overdue(&self, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+        let now = now().as_milliseconds();
+        let overdue = self.database.read(move |connection| {
+            connection
+                .prepare_cached("SELECT tracking_id FROM orders WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2")?
+                .query_map(params![now, limit], |row| row.get(0).map(TrackingId::from_bytes))?
+                .collect()
+        });
+        Ok(overdue.await?)
+    }
+
+    pub(super) async fn answers(&self) -> Result<(), StoreError> {
+        Ok(self.database.read(|connection| connection.prepare_cached("SELECT 1 FROM orders LIMIT 1")?.exists([]).map(drop)).await?)
+    }
+
     pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         let row = Row::of(record)?;
         let now = now().as_milliseconds();
@@ -113,8 +129,8 @@ impl SqliteStore {
             })
             .await?;
         match found {
-            None => Ok(Created::Created),
-            Some((etag, text)) => Ok(Created::Exists(versioned(etag, &text)?)),
+            None => Ok(Created::Created(None)),
+            Some((etag, text)) => Ok(Created::Exists(versioned(etag, &text)?, None)),
         }
     }
 
@@ -122,14 +138,16 @@ impl SqliteStore {
         let row = Row::of(record)?;
         let new = Etag(row.etag.to_string());
         let Ok(old) = etag.0.parse::<i64>() else { return Ok(Replaced::Stale) };
+        let now = now().as_milliseconds();
         let replaced = self
             .database
             .write(move |connection| {
                 connection
                     .prepare_cached(
-                        "UPDATE orders SET etag = ?2, due_at = ?3, expires_at = ?4, record = ?5 WHERE tracking_id = ?1 AND etag = ?6",
+                        "UPDATE orders SET etag = ?2, due_at = ?3, expires_at = ?4, record = ?5
+                         WHERE tracking_id = ?1 AND etag = ?6 AND (expires_at IS NULL OR expires_at > ?7)",
                     )?
-                    .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, old])
+                    .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, old, now])
             })
             .await?;
         Ok(if replaced == 1 { Replaced::Replaced(new) } else { Replaced::Stale })

@@ -7,15 +7,21 @@
 )]
 
 mod child;
+mod clock;
 mod contract;
+mod cosmos;
 mod crash;
+mod emulator;
 mod foreign;
 mod host;
+mod identity;
+mod independent;
 mod ingress;
 mod panic;
 mod processor;
 mod queue;
 mod settings;
 mod status;
+mod store;
 mod support;
 mod walk;

@@ -240,13 +240,32 @@ pub struct Handler {
 
 impl Handler {
     pub fn start(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut settings = settings.to_vec();
+        settings.push(("WAYBILL_DATA", data.to_str().unwrap()));
+        let mut handler = Self::begin(&settings);
+        handler.program.line("store is open");
+        handler
+    }
+
+    /// Starts it and waits until it listens, which is before its store answers.
+    pub fn begin(settings: &[(&str, &str)]) -> Self {
         let port = free_port();
         let text = port.to_string();
-        let mut environment = vec![("FUNCTIONS_CUSTOMHANDLER_PORT", text.as_str()), ("WAYBILL_DATA", data.to_str().unwrap())];
+        let mut environment = vec![("FUNCTIONS_CUSTOMHANDLER_PORT", text.as_str())];
         environment.extend(settings);
         let mut program = Program::waybill(&["serve"], &environment);
-        program.line("store is open");
+        program.line("the handler listens");
         Self { program, port }
+    }
+
+    /// Waits until its store answers.
+    pub fn ready(self) -> Self {
+        eventually("the store answers", || (self.readyz().status == 200).then_some(()));
+        self
+    }
+
+    pub fn readyz(&self) -> Response {
+        request("GET", &self.url("/readyz"), &[], None)
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -1,0 +1,237 @@
+//! `CosmosConnection` and what belongs to it: where records are kept on Azure, and who we are there.
+//!
+//! The names follow the Functions bindings: a section `CosmosConnection__accountEndpoint` (with `__credential` and `__clientId`)
+//! for an identity, or the plain setting `CosmosConnection` for a connection string.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use azure_core::credentials::Secret;
+use azure_core::http::Url;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::config::Settings;
+use crate::identity::Identity;
+
+/// The key of every Cosmos DB emulator of Microsoft's: documented, and no secret.
+const WELL_KNOWN_KEY: &str = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw==";
+
+/// A container of a Cosmos DB account, and how to ask it.
+#[derive(Debug, Clone)]
+pub struct Cosmos {
+    /// The account, e.g. `https://shop.documents.azure.com/`.
+    pub endpoint: Url,
+    /// What lets us in.
+    pub access: Access,
+    /// `CosmosDatabase`.
+    pub database: String,
+    /// `CosmosContainer`.
+    pub container: String,
+    /// From a question to its answer, repetitions included (`STORE_TIMEOUT`).
+    pub timeout: Duration,
+    /// The platform's name for the region we run in; near replicas are asked first.
+    pub region: Option<String>,
+    /// Whether this is an emulator, whose certificate nobody signed.
+    pub emulator: bool,
+}
+
+/// What lets us into an account.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Its key, from a connection string.
+    Key(Secret),
+    /// An identity with a role there.
+    Identity(Identity),
+}
+
+/// Whether any setting says that records are to be in Cosmos DB. Names of database and container alone do not.
+pub(super) fn is_mentioned(settings: &Settings<'_>) -> bool {
+    ["", "__accountEndpoint", "__credential", "__clientId"]
+        .iter()
+        .any(|part| settings.binding_text(&format!("CosmosConnection{part}")).is_some())
+}
+
+/// Reads the connection, or names what is wrong with it; `None` when records are to be elsewhere, or after a problem.
+pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) -> Option<Cosmos> {
+    if !is_mentioned(settings) {
+        return None;
+    }
+    let timeout = settings.duration("STORE_TIMEOUT", Duration::from_secs(5), Duration::from_millis(100));
+    let account = account(settings);
+    let names = ["CosmosDatabase", "CosmosContainer"].map(|name| {
+        let text = settings.text(name);
+        if text.is_none() {
+            settings.problems.push(format!("{name} is not set: name the one that holds the orders"));
+        }
+        text.unwrap_or_default().to_owned()
+    });
+    let (endpoint, access) = account?;
+    let [database, container] = names;
+    let emulator = is_emulator(&endpoint, settings.text("AZURE_COSMOS_EMULATOR_HOST"));
+    if endpoint.scheme() != "https" && !emulator {
+        settings
+            .problems
+            .push(format!("the Cosmos DB endpoint {endpoint} must begin with https://; http:// is for an emulator on this machine"));
+    }
+    if let (true, Some(sign)) = (emulator, in_azure) {
+        settings.problems.push(format!(
+            "the Cosmos DB endpoint {endpoint} is an emulator, and {sign} says that this is Azure: set the endpoint of an account"
+        ));
+    }
+    if let Access::Key(key) = &access
+        && key.secret() == WELL_KNOWN_KEY
+        && !emulator
+    {
+        settings.problems.push(
+            "CosmosConnection has the emulator's well-known key and names no emulator: use the account's own, or better an identity \
+             (CosmosConnection__accountEndpoint)"
+                .into(),
+        );
+    }
+    let region = settings.text("REGION_NAME").map(str::to_owned);
+    Some(Cosmos { endpoint, access, database, container, timeout, region, emulator })
+}
+
+fn account(settings: &mut Settings<'_>) -> Option<(Url, Access)> {
+    let section = |part: &str| settings.binding_text(&format!("CosmosConnection__{part}"));
+    let (endpoint, credential, client_id) = (section("accountEndpoint"), section("credential"), section("clientId"));
+    let connection_string = settings.binding_text("CosmosConnection");
+    let parsed = match (endpoint, connection_string) {
+        (Some(_), Some(_)) => Err("CosmosConnection and CosmosConnection__accountEndpoint are both set: keep the identity, drop the \
+                                   connection string"
+            .to_owned()),
+        (None, Some(text)) => connection(text),
+        (Some(endpoint), None) => url(endpoint).and_then(|endpoint| {
+            let identity = identity(settings, credential, client_id)?;
+            Ok((endpoint, Access::Identity(identity)))
+        }),
+        (None, None) => Err("CosmosConnection__accountEndpoint is not set: set it to https://ACCOUNT.documents.azure.com/".to_owned()),
+    };
+    parsed.map_err(|problem| settings.problems.push(problem)).ok()
+}
+
+/// Who we are, by what the platform offers: the same order as the bindings' own.
+fn identity(settings: &Settings<'_>, credential: Option<&str>, client_id: Option<&str>) -> Result<Identity, String> {
+    let client_id = client_id.map(str::to_owned);
+    match credential {
+        Some(credential) if credential.eq_ignore_ascii_case("managedidentity") => Ok(Identity::Managed { client_id }),
+        Some(credential) => Err(format!("CosmosConnection__credential is {credential:?}: set managedidentity, or leave it out")),
+        None if settings.text("AZURE_FEDERATED_TOKEN_FILE").is_some() => Ok(Identity::Workload { client_id }),
+        None if settings.text("IDENTITY_ENDPOINT").is_some() || client_id.is_some() => Ok(Identity::Managed { client_id }),
+        None => Ok(Identity::DeveloperTools),
+    }
+}
+
+/// `AccountEndpoint=https://…;AccountKey=…;`, in any order. Never says what the text was.
+fn connection(text: &str) -> Result<(Url, Access), String> {
+    let part = |wanted: &str| {
+        let mut parts = text.split(';').filter_map(|part| part.split_once('='));
+        parts.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim())).filter(|value| !value.is_empty())
+    };
+    let (Some(endpoint), Some(key)) = (part("AccountEndpoint"), part("AccountKey")) else {
+        return Err(
+            "CosmosConnection is no connection string: set AccountEndpoint=https://ACCOUNT.documents.azure.com/;AccountKey=KEY; or, \
+                    better, CosmosConnection__accountEndpoint alone and an identity"
+                .into(),
+        );
+    };
+    if STANDARD.decode(key).is_err() {
+        return Err("the AccountKey of CosmosConnection is not base64: copy it whole".into());
+    }
+    Ok((url(endpoint)?, Access::Key(Secret::from(key.to_owned()))))
+}
+
+fn url(text: &str) -> Result<Url, String> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none())
+        .filter(|url| url.path() == "/" && url.query().is_none())
+        // The text is not repeated: somebody may have put a whole connection string there.
+        .ok_or_else(|| "the Cosmos DB endpoint is no URL of an account: set https://ACCOUNT.documents.azure.com/".into())
+}
+
+/// An emulator is on this machine, or is named as one.
+fn is_emulator(endpoint: &Url, named: Option<&str>) -> bool {
+    let host = endpoint.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.is_loopback())
+        || named.is_some_and(|named| named.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{Config, Records};
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Cosmos, Vec<String>> {
+        let base = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("CosmosDatabase", "d"), ("CosmosContainer", "c"), ("TRACKING_ID_KEY", KEY)];
+        let environment: BTreeMap<_, _> = base.iter().chain(pairs).map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Config::read(&environment).map(|config| match config.records {
+            Records::Cosmos(cosmos, _) => cosmos,
+            Records::Embedded(..) => panic!("not in Cosmos DB"),
+        })
+    }
+
+    fn refused(pairs: &[(&str, &str)], why: &str) {
+        let problems = read(pairs).expect_err(why);
+        assert!(problems.iter().any(|problem| problem.contains(why)), "{why}: {problems:?}");
+    }
+
+    #[test]
+    fn an_identity_is_chosen_by_what_is_set() {
+        let endpoint = ("CosmosConnection__accountEndpoint", "https://shop.documents.azure.com/");
+        let chosen = |pairs: &[(&str, &str)]| match read(&[&[endpoint], pairs].concat()).unwrap().access {
+            Access::Identity(identity) => identity,
+            Access::Key(_) => panic!("a key"),
+        };
+        let managed = |client_id: Option<&str>| Identity::Managed { client_id: client_id.map(str::to_owned) };
+
+        assert_eq!(chosen(&[("CosmosConnection__credential", "managedidentity")]), managed(None));
+        assert_eq!(chosen(&[("cosmosconnection__CREDENTIAL", "ManagedIdentity"), ("CosmosConnection__clientId", "i")]), managed(Some("i")));
+        assert_eq!(chosen(&[("IDENTITY_ENDPOINT", "http://localhost/")]), managed(None));
+        assert_eq!(chosen(&[("AZURE_FEDERATED_TOKEN_FILE", "/token")]), Identity::Workload { client_id: None });
+        assert_eq!(chosen(&[]), Identity::DeveloperTools);
+    }
+
+    #[test]
+    fn mistakes_are_named_and_no_secret_with_them() {
+        let key = format!("AccountEndpoint=https://shop.documents.azure.com/;AccountKey={WELL_KNOWN_KEY};");
+        let both = [("CosmosConnection__accountEndpoint", "https://shop.documents.azure.com/"), ("CosmosConnection", key.as_str())];
+        refused(&both, "are both set");
+        refused(&[("CosmosConnection", &key)], "well-known key");
+        refused(&[("CosmosConnection", "AccountEndpoint=https://a.example/;AccountKey=not base64")], "not base64");
+        refused(&[("CosmosConnection", "AccountKey=c2VjcmV0")], "no connection string");
+        refused(&[("CosmosConnection__accountEndpoint", "http://shop.documents.azure.com/")], "must begin with https");
+        refused(&[("CosmosConnection__accountEndpoint", "shop")], "no URL");
+        refused(&[("CosmosConnection__credential", "managedidentity")], "CosmosConnection__accountEndpoint is not set");
+        refused(&[both[0], ("CosmosConnection__credential", "magic")], "set managedidentity");
+        refused(&[both[0], ("CosmosDatabase", "")], "CosmosDatabase is not set");
+        refused(&[both[0], ("TRACKING_ID_KEY", "")], "TRACKING_ID_KEY is not set");
+        refused(&[both[0], ("TRACKING_ID_KEY", "short")], "TRACKING_ID_KEY is too short");
+        let example = ("TRACKING_ID_KEY", "for-development-only-0123456789abcdef");
+        refused(&[both[0], example, ("WEBSITE_INSTANCE_ID", "i")], "the one of the examples");
+        refused(
+            &[("CosmosConnection", "AccountEndpoint=http://127.0.0.1:8081/;AccountKey=c2VjcmV0"), ("WEBSITE_INSTANCE_ID", "i")],
+            "is an emulator",
+        );
+    }
+
+    #[test]
+    fn an_emulator_is_on_this_machine_or_named() {
+        let emulator = |endpoint: &str, named: &str| {
+            let text = format!("AccountEndpoint={endpoint};AccountKey=c2VjcmV0");
+            read(&[("CosmosConnection", &text), ("AZURE_COSMOS_EMULATOR_HOST", named)]).unwrap().emulator
+        };
+
+        assert!(emulator("http://localhost:8081/", ""));
+        assert!(emulator("https://[::1]:8081/", ""));
+        assert!(emulator("https://cosmos:8081/", "cosmos"));
+        assert!(!emulator("https://localhost.example.com/", ""));
+    }
+}

@@ -1,0 +1,225 @@
+//! The account itself: how consistent its reads are, and what time it is there. The SDK tells neither.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use azure_core::credentials::{Secret, TokenCredential};
+use azure_core::http::Url;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use sha2::Sha256;
+
+use crate::identity;
+use crate::store::sqlite;
+use crate::timestamp::Timestamp;
+
+/// The REST version whose answers are read here.
+const API_VERSION: &str = "2020-07-15";
+/// Longest reason that is shown, in bytes.
+const MAX_REASON: usize = 300;
+/// What tokens for Cosmos DB are asked for.
+const SCOPE: &str = "https://cosmos.azure.com/.default";
+
+/// An account, asked without the SDK.
+pub(super) struct Account {
+    client: reqwest::Client,
+    endpoint: Url,
+    key: Key,
+}
+
+/// What lets us in.
+#[derive(Clone)]
+pub(super) enum Key {
+    Account(Secret),
+    Token(Arc<dyn TokenCredential>),
+}
+
+/// Why an account did not answer.
+#[derive(Debug)]
+pub(super) enum Silent {
+    /// Nobody gave us a token; whether that was refused.
+    NoToken(String, bool),
+    /// It did not answer as an account does.
+    Away(String),
+    /// It answered with this status.
+    Refused(u16),
+}
+
+impl fmt::Display for Silent {
+    /// One line, not too long: a library's error may go on for many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoToken(reason, _) | Self::Away(reason) => {
+                let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+                f.write_str(&reason[..reason.floor_char_boundary(MAX_REASON)])
+            }
+            Self::Refused(status) => write!(f, "it answers {status}"),
+        }
+    }
+}
+
+/// How consistent reads are where the account does not say otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum Level {
+    Strong,
+    BoundedStaleness,
+    Session,
+    ConsistentPrefix,
+    Eventual,
+}
+
+impl Level {
+    /// Whether a read may miss what another instance was told is written.
+    pub(super) const fn may_lag(self) -> bool {
+        !matches!(self, Self::Strong | Self::BoundedStaleness)
+    }
+}
+
+impl Account {
+    /// `emulator`: its certificate is not checked, since nobody signed it.
+    pub(super) fn new(endpoint: Url, key: Key, timeout: Duration, emulator: bool) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .timeout(timeout)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_danger_accept_invalid_certs(emulator)
+            .build()?;
+        Ok(Self { client, endpoint, key })
+    }
+
+    /// Reads the account: its level, and its clock at about `clock`'s now.
+    pub(super) async fn look(&self, clock: &Clock) -> Result<Level, Silent> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Properties {
+            user_consistency_policy: Policy,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Policy {
+            default_consistency_level: Level,
+        }
+        let request = self.request("", "", "").await?;
+        let sent = Instant::now();
+        let response = request.send().await.map_err(away)?;
+        let answered = Instant::now();
+        if !response.status().is_success() {
+            return Err(Silent::Refused(response.status().as_u16()));
+        }
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok());
+        if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
+            clock.hears(date.timestamp().as_second(), sent, answered);
+        }
+        let body = response.bytes().await.map_err(away)?;
+        let properties: Properties =
+            serde_json::from_slice(&body).map_err(|_| Silent::Away("what answers there is no Cosmos DB account".into()))?;
+        Ok(properties.user_consistency_policy.default_consistency_level)
+    }
+
+    /// Whether it has this database. `None` when it does not say.
+    pub(super) async fn has_database(&self, name: &str) -> Option<bool> {
+        let link = format!("dbs/{name}");
+        let request = self.request("dbs", &link, &link).await.ok()?;
+        match request.send().await.ok()?.status().as_u16() {
+            200 => Some(true),
+            404 => Some(false),
+            _ => None,
+        }
+    }
+
+    async fn request(&self, resource: &str, link: &str, path: &str) -> Result<reqwest::RequestBuilder, Silent> {
+        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let signature = match &self.key {
+            Key::Account(key) => format!("type=master&ver=1.0&sig={}", sign(key, resource, link, &date)),
+            Key::Token(credential) => {
+                let token = credential.get_token(&[SCOPE], None).await;
+                let token = token.map_err(|error| Silent::NoToken(error.to_string(), identity::is_refused(&error)))?;
+                format!("type=aad&ver=1.0&sig={}", token.token.secret())
+            }
+        };
+        let mut url = self.endpoint.clone();
+        url.set_path(path);
+        let authorization = utf8_percent_encode(&signature, NON_ALPHANUMERIC).to_string();
+        Ok(self.client.get(url).header("authorization", authorization).header("x-ms-date", date).header("x-ms-version", API_VERSION))
+    }
+}
+
+fn away(error: reqwest::Error) -> Silent {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    Silent::Away(text)
+}
+
+/// The signature of a GET under the account's key ("Access control on Azure Cosmos DB resources", REST reference).
+fn sign(key: &Secret, resource: &str, link: &str, date: &str) -> String {
+    let key = STANDARD.decode(key.secret()).unwrap_or_default();
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes a key of any length");
+    mac.update(format!("get\n{resource}\n{link}\n{}\n\n", date.to_ascii_lowercase()).as_bytes());
+    STANDARD.encode(mac.finalize().into_bytes())
+}
+
+/// The account's clock, told by its answers and carried on by the monotonic clock of this machine, whose wall clock may be wrong.
+pub(super) struct Clock {
+    origin: Instant,
+    /// Milliseconds from `origin` to the Unix epoch, counted backwards: what to add to the time since `origin`.
+    offset: AtomicI64,
+    /// Where the offset must lie by all answers so far.
+    bounds: Mutex<Option<(i64, i64)>>,
+}
+
+impl Clock {
+    /// Until the account is heard it is as this machine's.
+    pub(super) fn new() -> Self {
+        Self { origin: Instant::now(), offset: AtomicI64::new(sqlite::now().as_milliseconds()), bounds: Mutex::new(None) }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::from_milliseconds(self.offset.load(Ordering::Relaxed).saturating_add(self.since_origin(Instant::now())))
+    }
+
+    /// An answer that was asked for at `sent` and came at `answered` says `date`, in whole seconds. Each answer narrows the
+    /// bounds; one that contradicts the earlier ones (a machine that slept, an account that moved) begins anew.
+    fn hears(&self, date: i64, sent: Instant, answered: Instant) {
+        let heard = (date * 1000 - self.since_origin(answered), date * 1000 + 999 - self.since_origin(sent));
+        let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let narrowed = bounds.map(|(low, high)| (low.max(heard.0), high.min(heard.1))).filter(|(low, high)| low <= high);
+        let (low, high) = narrowed.unwrap_or(heard);
+        *bounds = Some((low, high));
+        self.offset.store(low.midpoint(high), Ordering::Relaxed);
+    }
+
+    fn since_origin(&self, moment: Instant) -> i64 {
+        i64::try_from(moment.saturating_duration_since(self.origin).as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_narrows_the_clock_and_a_contradiction_begins_anew() {
+        let clock = Clock::new();
+        let at = |milliseconds| clock.origin + Duration::from_millis(milliseconds);
+        let error = |real: i64| clock.offset.load(Ordering::Relaxed) - real;
+
+        // The account's clock shows 1,000.700 s at the origin.
+        clock.hears(1_000, at(0), at(100));
+        assert!(error(1_000_700).abs() <= 500, "{}", error(1_000_700));
+        clock.hears(1_001, at(350), at(360));
+        assert!(error(1_000_700).abs() <= 200, "{}", error(1_000_700));
+
+        clock.hears(5_000, at(400), at(410));
+        assert!(error(4_999_900).abs() <= 700, "{}", error(4_999_900));
+    }
+}

@@ -1,0 +1,224 @@
+//! Finding the container: who we are, whether it is there, and whether it is as it must be.
+//!
+//! Nothing is ever created here. What is missing or different is said in the log, and asked for again until it is right.
+
+use std::time::Duration;
+
+use azure_data_cosmos::models::{ContainerProperties, IndexingPolicy, PartitionKeyDefinition, ResourceResponse, TimeToLive};
+use azure_data_cosmos::options::{ConnectionPoolOptions, Region, ServerCertificateValidation};
+use azure_data_cosmos::{AccountReference, ContainerClient, CosmosClient, CosmosError, CosmosRuntime, RoutingStrategy};
+use serde::Deserialize;
+use tracing::{error, info, warn};
+
+use crate::config::cosmos::{Access, Cosmos};
+use crate::idempotency::TrackingKey;
+use crate::store::cosmos::CosmosStore;
+use crate::store::cosmos::account::{Account, Clock, Key, Level, Silent};
+use crate::store::cosmos::ask::jittered;
+
+/// What the container must be; deployments make it from the same file.
+const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
+/// Where it stands, for whoever has to make one.
+const DEFINITION_FILE: &str = "deploy/cosmos-container.json";
+/// First and longest pause between two tries.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// A connection that takes longer is tried anew.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The definition, as far as it matters to us.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Definition {
+    partition_key: PartitionKeyDefinition,
+    default_ttl: TimeToLive,
+    indexing_policy: IndexingPolicy,
+}
+
+/// Why there is no container yet.
+enum Missing {
+    /// It may answer by itself.
+    Away(String),
+    /// Somebody has to do something.
+    Wrong(String),
+}
+
+/// Connects, however long it takes.
+pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> CosmosStore {
+    let mut pause = PAUSE.0;
+    // Both made once: they keep connections and tokens.
+    let (mut key, mut runtime) = (None, None);
+    loop {
+        match once(config, tracking_key, &mut key, &mut runtime).await {
+            Ok(store) => return store,
+            Err(Missing::Away(reason)) => warn!("Cosmos DB does not answer: {reason}; trying again"),
+            Err(Missing::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
+        }
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+async fn once(
+    config: &Cosmos,
+    tracking_key: &TrackingKey,
+    key: &mut Option<Key>,
+    runtime: &mut Option<CosmosRuntime>,
+) -> Result<CosmosStore, Missing> {
+    let key = match (&*key, &config.access) {
+        (Some(key), _) => key.clone(),
+        (None, Access::Key(secret)) => key.insert(Key::Account(secret.clone())).clone(),
+        (None, Access::Identity(identity)) => {
+            let credential = identity.credential().map_err(|error| explain(config, &Silent::NoToken(error.to_string(), true)))?;
+            key.insert(Key::Token(credential)).clone()
+        }
+    };
+    let account = Account::new(config.endpoint.clone(), key.clone(), config.timeout, config.emulator);
+    let account = account.map_err(|error| Missing::Wrong(error.to_string()))?;
+    let clock = Clock::new();
+    let level = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
+
+    let container = match container(config, key, runtime).await {
+        Ok(container) => container,
+        Err(error) if error.status().is_not_found() => return Err(not_there(config, &account).await),
+        Err(error) => return Err(failed(config, &error)),
+    };
+    let found = container.read(None).await.and_then(ResourceResponse::into_model).map_err(|error| failed(config, &error))?;
+    check(config, &found)?;
+    tell(config, level);
+    Ok(CosmosStore::new(container, account, clock, level, tracking_key.clone(), config.timeout))
+}
+
+async fn container(config: &Cosmos, key: Key, runtime: &mut Option<CosmosRuntime>) -> Result<ContainerClient, CosmosError> {
+    let runtime = match runtime {
+        Some(runtime) => runtime.clone(),
+        None => runtime.insert(start(config.emulator).await?).clone(),
+    };
+    let endpoint = config.endpoint.clone().into();
+    let account = match key {
+        Key::Account(key) => AccountReference::with_authentication_key(endpoint, key),
+        Key::Token(credential) => AccountReference::with_credential(endpoint, credential),
+    };
+    let routing = match &config.region {
+        Some(region) => RoutingStrategy::ProximityTo(Region::new(region.clone())),
+        None => RoutingStrategy::PreferredRegions(Vec::new()),
+    };
+    let client = CosmosClient::builder().with_runtime(runtime).build(account, routing).await?;
+    client.database_client(config.database.clone()).container_client(config.container.clone(), None).await
+}
+
+async fn start(emulator: bool) -> Result<CosmosRuntime, CosmosError> {
+    let validation = if emulator { ServerCertificateValidation::RequiredUnlessEmulator } else { ServerCertificateValidation::Required };
+    let pool = ConnectionPoolOptions::builder()
+        .with_max_connect_timeout(CONNECT_TIMEOUT)
+        .with_server_certificate_validation(validation)
+        .build()?;
+    CosmosRuntime::builder().with_connection_pool(pool).build().await
+}
+
+/// Compares the container with the definition. A partition key or a `ttl` that differ break promises; an index only costs.
+fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), Missing> {
+    let wanted: Definition = serde_json::from_str(DEFINITION).expect("the definition is part of this program and tested");
+    let name = format!("container {:?} of database {:?}", config.container, config.database);
+    let paths = |key: &PartitionKeyDefinition| key.paths().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if found.partition_key.paths() != wanted.partition_key.paths() {
+        let (found, wanted) = (paths(&found.partition_key), paths(&wanted.partition_key));
+        return Err(Missing::Wrong(format!("the partition key of {name} is {found}; make it anew with {wanted}, as in {DEFINITION_FILE}")));
+    }
+    if found.default_ttl != wanted.default_ttl {
+        return Err(Missing::Wrong(format!(
+            "the time to live of {name} must be on without a default (defaultTtl -1), or ended orders stay for ever, or open ones vanish; \
+             see {DEFINITION_FILE}"
+        )));
+    }
+    let indexed = |policy: &IndexingPolicy| {
+        let paths = [&policy.included_paths, &policy.excluded_paths].map(|paths| {
+            // Cosmos DB adds this exclusion by itself.
+            let mut paths: Vec<_> = paths.iter().map(|path| path.path.clone()).filter(|path| path != "/\"_etag\"/?").collect();
+            paths.sort();
+            paths
+        });
+        (policy.indexing_mode.clone(), paths)
+    };
+    if found.indexing_policy.as_ref().map(indexed) != Some(indexed(&wanted.indexing_policy)) {
+        warn!(
+            "the indexing policy of {name} differs from {DEFINITION_FILE}: every write costs more than it must, or finding overdue orders does"
+        );
+    }
+    Ok(())
+}
+
+fn tell(config: &Cosmos, level: Level) {
+    let visible = if level.may_lag() {
+        "an order is visible to every instance within 2 s, and at once by the status URL of its 202"
+    } else {
+        "an order is visible to every instance at once"
+    };
+    let access = match &config.access {
+        Access::Key(_) => "the account's key".to_owned(),
+        Access::Identity(identity) => identity.to_string(),
+    };
+    info!(
+        cosmos.endpoint = %config.endpoint,
+        cosmos.database = config.database,
+        cosmos.container = config.container,
+        cosmos.consistency = ?level,
+        "records are in Cosmos DB, by {access}; consistency {level:?}: {visible}"
+    );
+}
+
+/// What an account that does not answer as it should means for whoever set us up.
+fn explain(config: &Cosmos, silent: &Silent) -> Missing {
+    match (silent, &config.access) {
+        (Silent::NoToken(_, true), Access::Identity(identity)) => {
+            Missing::Wrong(format!("no token for {identity} ({silent}); {}", identity.advice()))
+        }
+        (Silent::NoToken(_, false), Access::Identity(identity)) => {
+            Missing::Away(format!("no token for {identity} yet ({silent}); should that stay so: {}", identity.advice()))
+        }
+        (Silent::Refused(401), Access::Key(_)) => {
+            Missing::Wrong("the account refuses the key of CosmosConnection (401); copy its primary or secondary key anew".into())
+        }
+        (Silent::Refused(status @ (401 | 403)), Access::Identity(identity)) => Missing::Wrong(format!(
+            "the account does not let {identity} in ({status}); assign it the role \"Cosmos DB Built-in Data Contributor\" there"
+        )),
+        (Silent::Refused(403), Access::Key(_)) => Missing::Wrong(
+            "the account refuses us (403): its firewall may not know this machine, keys may be turned off there, or this machine's clock is \
+             wrong by more than 15 minutes"
+                .into(),
+        ),
+        _ => Missing::Away(format!("{} ({silent})", config.endpoint)),
+    }
+}
+
+fn failed(config: &Cosmos, error: &CosmosError) -> Missing {
+    match u16::from(error.status().status_code()) {
+        status @ (401 | 403) => explain(config, &Silent::Refused(status)),
+        _ => Missing::Away(format!("{} ({})", config.endpoint, error.status())),
+    }
+}
+
+async fn not_there(config: &Cosmos, account: &Account) -> Missing {
+    let Cosmos { database, container, .. } = config;
+    Missing::Wrong(match account.has_database(database).await {
+        Some(true) => {
+            format!("database {database:?} has no container {container:?}; make it as {DEFINITION_FILE} says, or correct CosmosContainer")
+        }
+        Some(false) => format!(
+            "the account has no database {database:?}; make it and container {container:?} as {DEFINITION_FILE} says, or correct CosmosDatabase"
+        ),
+        None => format!("there is no container {container:?} in database {database:?}; make it as {DEFINITION_FILE} says"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_can_be_read() {
+        let definition: Definition = serde_json::from_str(DEFINITION).unwrap();
+
+        assert_eq!(definition.partition_key.paths(), ["/id"]);
+        assert_eq!(definition.default_ttl, TimeToLive::NoDefault);
+    }
+}

@@ -1,0 +1,361 @@
+//! A record as an item of Cosmos DB.
+//!
+//! At the top stands what the engine itself looks at: `id`, which is the partition key too, `ttl`, and `dueAt`. Below `record`
+//! is the order. Cosmos DB keeps numbers as floats and charges for bytes, so the order and its result are text, to the letter;
+//! moments are milliseconds; and what follows from the rest is left out. Without order and result an item stays below 2 KB; a
+//! usual order stays below 1 KB with both, which is the unit of charging.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+
+/// The form this program writes. It reads this one and every older one.
+const VERSION: u32 = 1;
+
+/// An item.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Item {
+    pub(super) id: TrackingId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due_at: Option<Milliseconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl: Option<u32>,
+    record: Body,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    version: u32,
+    owner: String,
+    life: Uuid,
+    order: Text,
+    fingerprint: String,
+    request: Request,
+    status: Status,
+    /// Absent when it follows from the status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stage: Option<String>,
+    fence: u64,
+    attempt: u32,
+    /// Absent when there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interruptions: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<Lease>,
+    deadline: Milliseconds,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    result: Option<Text>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+    submitted_at: Milliseconds,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    started_at: Option<Milliseconds>,
+    updated_at: Milliseconds,
+    history: Vec<Step>,
+}
+
+/// Where the order came from; the rest of its metadata stands elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    api: String,
+    operation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    subscription_id: Option<String>,
+    /// Absent when that is when it was submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    received_at: Option<Milliseconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+}
+
+impl Item {
+    /// The item that keeps a record.
+    pub(super) fn of(record: &Record) -> Self {
+        let Metadata { api_name, operation_name, subscription_id, received_at, traceparent, owner: _ } = &record.metadata;
+        let progress = (record.progress != implied_progress(record.status)).then_some(record.progress);
+        Self {
+            id: record.tracking_id,
+            due_at: record.due_at.map(Milliseconds),
+            ttl: record.ttl,
+            record: Body {
+                version: VERSION,
+                owner: record.owner.clone(),
+                life: record.life,
+                order: Text(Arc::clone(&record.order)),
+                fingerprint: record.fingerprint.clone(),
+                request: Request {
+                    api: api_name.clone(),
+                    operation: operation_name.clone(),
+                    subscription_id: subscription_id.clone(),
+                    received_at: (*received_at != record.submitted_at).then_some(Milliseconds(*received_at)),
+                    traceparent: traceparent.clone(),
+                },
+                status: record.status,
+                progress,
+                stage: record.stage.clone(),
+                fence: record.fence,
+                attempt: record.attempt,
+                interruptions: (record.interruptions > 0).then_some(record.interruptions),
+                lease: record.lease.clone(),
+                deadline: Milliseconds(record.deadline),
+                result: record.result.clone().map(Text),
+                error: record.error.clone(),
+                submitted_at: Milliseconds(record.submitted_at),
+                started_at: record.started_at.map(Milliseconds),
+                updated_at: Milliseconds(record.updated_at),
+                history: record.history.iter().map(|transition| Step::of(transition, record.submitted_at)).collect(),
+            },
+        }
+    }
+
+    /// The record it keeps.
+    pub(super) fn into_record(self) -> Result<Record, StoreError> {
+        let Self { id, due_at, ttl, record: body } = self;
+        if body.version > VERSION {
+            return Err(StoreError::Unreadable(format!("its version {} is newer than {VERSION}", body.version)));
+        }
+        let submitted_at = body.submitted_at.0;
+        let history: Vec<Transition> = body.history.into_iter().map(|step| step.into_transition(submitted_at)).collect();
+        let ended_at = || history.iter().rev().find(|transition| transition.event.is_end()).map_or(body.updated_at.0, |end| end.at);
+        Ok(Record {
+            schema_version: lifecycle::SCHEMA_VERSION,
+            tracking_id: id,
+            metadata: Metadata {
+                api_name: body.request.api,
+                operation_name: body.request.operation,
+                subscription_id: body.request.subscription_id,
+                received_at: body.request.received_at.map_or(submitted_at, |moment| moment.0),
+                traceparent: body.request.traceparent,
+                owner: body.owner.clone(),
+            },
+            owner: body.owner,
+            life: body.life,
+            order: body.order.0,
+            fingerprint: body.fingerprint,
+            status: body.status,
+            progress: body.progress.unwrap_or_else(|| implied_progress(body.status)),
+            stage: body.stage,
+            fence: body.fence,
+            attempt: body.attempt,
+            interruptions: body.interruptions.unwrap_or(0),
+            lease: body.lease,
+            due_at: due_at.map(|moment| moment.0),
+            deadline: body.deadline.0,
+            result: body.result.map(|text| text.0),
+            error: body.error,
+            submitted_at,
+            started_at: body.started_at.map(|moment| moment.0),
+            updated_at: body.updated_at.0,
+            completed_at: body.status.is_terminal().then(ended_at),
+            history,
+            ttl,
+        })
+    }
+}
+
+const fn implied_progress(status: Status) -> u8 {
+    match status {
+        Status::Completed => 100,
+        _ => 0,
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Milliseconds(Timestamp);
+
+impl Serialize for Milliseconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i64(self.0.as_milliseconds())
+    }
+}
+
+impl<'de> Deserialize<'de> for Milliseconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        i64::deserialize(deserializer).map(Timestamp::from_milliseconds).map(Self)
+    }
+}
+
+/// JSON as text.
+#[derive(Debug, Clone)]
+struct Text(Arc<RawValue>);
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.get())
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        RawValue::from_string(text).map(|raw| Self(raw.into())).map_err(|_| serde::de::Error::custom("the text is not JSON"))
+    }
+}
+
+/// A transition as `12 claimed 1`: milliseconds after the submission, event, attempt.
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    after: i64,
+    event: Event,
+    attempt: u32,
+}
+
+impl Step {
+    fn of(transition: &Transition, submitted_at: Timestamp) -> Self {
+        let after = transition.at.as_milliseconds() - submitted_at.as_milliseconds();
+        Self { after, event: transition.event, attempt: transition.attempt }
+    }
+
+    fn into_transition(self, submitted_at: Timestamp) -> Transition {
+        let at = Timestamp::from_milliseconds(submitted_at.as_milliseconds().saturating_add(self.after));
+        Transition { at, event: self.event, attempt: self.attempt }
+    }
+}
+
+impl Serialize for Step {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} {} {}", self.after, self.event.as_str(), self.attempt))
+    }
+}
+
+impl<'de> Deserialize<'de> for Step {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut words = text.split(' ');
+        let mut next = || words.next().ok_or_else(|| serde::de::Error::custom("a step has three words"));
+        let (after, event, attempt) = (next()?, next()?, next()?);
+        Ok(Self {
+            after: after.parse().map_err(serde::de::Error::custom)?,
+            event: Event::parse(event).ok_or_else(|| serde::de::Error::custom("no such event"))?,
+            attempt: attempt.parse().map_err(serde::de::Error::custom)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::lifecycle::{Budgets, Claim, Claimant, Holder, MAX_FAILURE, MAX_HISTORY, Submission, Verdict};
+
+    fn raw(text: &str) -> Arc<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap().into()
+    }
+
+    fn budgets() -> Budgets {
+        Budgets {
+            lease: Duration::from_secs(30),
+            max_interruptions: 1000,
+            order_deadline: Duration::from_hours(24),
+            retention: Duration::from_hours(168),
+            first_look: Duration::from_mins(2),
+        }
+    }
+
+    fn accepted(order: &str) -> Record {
+        let now = Timestamp::from_milliseconds(1_790_000_000_123);
+        let metadata = Metadata {
+            api_name: "orders".into(),
+            operation_name: "submitOrder".into(),
+            subscription_id: None,
+            received_at: now,
+            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            owner: "anonymous".into(),
+        };
+        let tracking_id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
+        let submission = Submission { tracking_id, life: Uuid::nil(), order: raw(order), fingerprint: "f".repeat(64), metadata };
+        lifecycle::accept(submission, now, &budgets())
+    }
+
+    /// As a worker of another process each time, its lease run out.
+    fn claimed(found: &Record, number: u32) -> Record {
+        let holder = Holder { instance: "i".repeat(64), boot: Some("b".repeat(56)), process: u32::MAX, started: u64::from(number) << 40 };
+        let invocation = Uuid::max().to_string();
+        let now = found.updated_at.after(Duration::from_hours(1));
+        let claimant = Claimant { life: found.life, holder: &holder, invocation: &invocation, now, holder_gone: true };
+        match lifecycle::claim(found, &claimant, &Budgets { order_deadline: Duration::from_hours(10_000), ..budgets() }) {
+            Claim::Take(record) => record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn comes_back(record: &Record) {
+        let text = serde_json::to_string(&Item::of(record)).unwrap();
+        let back = serde_json::from_str::<Item>(&text).unwrap().into_record().unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), serde_json::to_string(record).unwrap());
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_went() {
+        let order = r#"{"big":12345678901234567890.10,"text":"\ud800 \"x\" é","e":1E400}"#;
+        let accepted = accepted(order);
+        let working = lifecycle::advance(&claimed(&accepted, 1), 1, 40, Some("adding tax"), accepted.updated_at, &budgets()).unwrap();
+        let interrupted = claimed(&working, 2);
+        let fence = interrupted.fence;
+        let now = interrupted.updated_at;
+        let completed = lifecycle::finish(&interrupted, fence, Verdict::Completed(raw(r#"{"total":1.10}"#)), now, &budgets()).unwrap();
+        let failed = lifecycle::finish(&interrupted, fence, Verdict::Failed(Failure::new("c", "m")), now, &budgets()).unwrap();
+
+        for record in [accepted, working, interrupted, completed, failed] {
+            comes_back(&record);
+        }
+    }
+
+    #[test]
+    fn without_order_and_result_an_item_stays_below_two_kilobytes() {
+        let mut record = accepted("{}");
+        record.deadline = record.deadline.after(Duration::from_hours(100_000));
+        for number in 0..2 * u32::try_from(MAX_HISTORY).unwrap() {
+            record = claimed(&record, number);
+        }
+        record = lifecycle::advance(
+            &record,
+            record.fence,
+            99,
+            Some("a stage of some length, as work may name it"),
+            record.updated_at,
+            &budgets(),
+        )
+        .unwrap();
+        let failed = lifecycle::finish(
+            &record,
+            record.fence,
+            Verdict::Failed(Failure::new("code", "m".repeat(2 * MAX_FAILURE))),
+            record.updated_at,
+            &budgets(),
+        );
+
+        for record in [record, failed.unwrap()] {
+            let length = serde_json::to_string(&Item::of(&record)).unwrap().len();
+            assert!(length <= 2048, "{length}");
+        }
+    }
+
+    #[test]
+    fn an_item_of_a_newer_program_is_refused() {
+        let mut item = Item::of(&accepted("{}"));
+        item.record.version = VERSION + 1;
+
+        assert!(matches!(item.into_record(), Err(StoreError::Unreadable(_))));
+    }
+}

@@ -1,0 +1,191 @@
+//! Machines whose clocks are wrong, played by libfaketime; the account's clock is right.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::emulator::Emulator;
+use crate::support::{Answer, Directory, Handler, eventually, order};
+
+/// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
+const TOLERANCE: Duration = Duration::from_secs(3);
+
+/// Debian's libfaketime, the build for programs with threads. Nothing without it, which `REQUIRE_ALL=1` makes a failure.
+fn libfaketime() -> Option<String> {
+    let directories = std::fs::read_dir("/usr/lib").into_iter().flatten().map_while(Result::ok).map(|entry| entry.path());
+    let found = directories.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|library: &PathBuf| library.exists());
+    if found.is_none() {
+        assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "libfaketime not found: apt-get install faketime");
+        println!("SKIPPED: libfaketime not found: apt-get install faketime");
+    }
+    found.map(|library| library.into_os_string().into_string().unwrap())
+}
+
+/// A handler whose wall clock is off by this, e.g. `+10m`; its monotonic clock runs as it should. Not ready yet.
+fn off_by(offset: &str, library: &str, emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
+    let handler = faked(&[("FAKETIME", offset)], library, emulator, more);
+    is_off_by(offset, &handler);
+    handler
+}
+
+fn faked(how: &[(&str, &str)], library: &str, emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
+    let preload = [("LD_PRELOAD", library), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+    let handler = Handler::begin(&emulator.with(&[&preload, how, more].concat()));
+    // Its process is killed in the end, and could not remove these itself.
+    for name in ["faketime_shm_", "sem.faketime_sem_"] {
+        let _ = std::fs::remove_file(format!("/dev/shm/{name}{}", handler.program.id()));
+    }
+    handler
+}
+
+/// Its newest log line has its machine's time, or nothing is shown here.
+fn is_off_by(offset: &str, handler: &Handler) {
+    let minutes: i64 = offset.trim_end_matches('m').parse().unwrap();
+    eventually("its log has its machine's time", || {
+        let line = handler.program.lines().pop()?;
+        let off = moment(line.split(' ').next()?).duration_since(jiff::Timestamp::now());
+        ((off.as_secs() - 60 * minutes).abs() < 60).then_some(())
+    });
+}
+
+fn moment(text: &str) -> jiff::Timestamp {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn submit(handler: &Handler, order_id: &str) -> Answer {
+    handler.ingress(Some(&order(order_id).to_string()), &[])
+}
+
+fn shown(handler: &Handler, id: &str) -> Value {
+    let answer = handler.status(id);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+/// Every moment of a body lies in the true time since `start`.
+fn is_true_time(body: &Value, start: jiff::Timestamp) {
+    let names = ["submittedAt", "startedAt", "updatedAt", "completedAt"].iter().filter_map(|name| body[name].as_str());
+    let history = body["history"].as_array().into_iter().flatten().map(|transition| transition["at"].as_str().unwrap());
+    let moments: Vec<_> = names.chain(history).map(moment).collect();
+    assert!(!moments.is_empty(), "{body}");
+    let true_time = start - TOLERANCE..=jiff::Timestamp::now() + TOLERANCE;
+    assert!(moments.iter().all(|moment| true_time.contains(moment)), "{true_time:?}: {body:#}");
+}
+
+/// An order is submitted to and claimed by `holder`; in the midst of the work `other` gets the same message.
+fn is_not_stolen(order_id: &str, holder: &Handler, other: &Handler, start: jiff::Timestamp) {
+    let answer = submit(holder, order_id);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    is_true_time(&answer.body, start);
+    let (id, message) = (answer.body["trackingId"].as_str().unwrap(), answer.message.unwrap());
+
+    let (statuses, midst) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| holder.process(&message).status);
+        let midst = eventually("the order is claimed", || Some(shown(other, id)).filter(|status| status["status"] != "accepted"));
+        let second = other.process(&message).status;
+        ([first.join().unwrap(), second], midst)
+    });
+
+    assert_eq!((statuses, &midst["status"]), ([200, 200], &"processing".into()));
+    for handler in [holder, other] {
+        let status = eventually("the end is shown", || Some(shown(handler, id)).filter(|status| status["status"] == "completed"));
+        assert_eq!((events(&status), &status["attempt"]), (vec!["accepted", "claimed", "completed"], &1.into()));
+        is_true_time(&status, start);
+    }
+}
+
+fn neither_steals(offset: &str) {
+    let Some(library) = libfaketime() else { return };
+    let start = jiff::Timestamp::now();
+    let emulator = Emulator::start(&[]);
+    let slow = [("WORK_DELAY", "300ms")];
+    let right = Handler::begin(&emulator.with(&slow)).ready();
+    let wrong = off_by(offset, &library, &emulator, &slow).ready();
+
+    is_not_stolen("CLOCK-1", &right, &wrong, start);
+    is_not_stolen("CLOCK-2", &wrong, &right, start);
+}
+
+#[test]
+fn neither_of_two_handlers_steals_an_order_when_one_clock_is_ten_minutes_ahead() {
+    neither_steals("+10m");
+}
+
+#[test]
+fn neither_of_two_handlers_steals_an_order_when_one_clock_is_ten_minutes_behind() {
+    neither_steals("-10m");
+}
+
+/// The right clock of a handler is set to a wrong time while it works on an order, which another one has too.
+fn is_not_stolen_by_a_jump(offset: &str) {
+    let Some(library) = libfaketime() else { return };
+    let start = jiff::Timestamp::now();
+    let directory = Directory::new();
+    let clock = directory.write("clock", "+0");
+    let emulator = Emulator::start(&[]);
+    let slow = [("WORK_DELAY", "300ms")];
+    let how = [("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()), ("FAKETIME_NO_CACHE", "1")];
+    let other = Handler::begin(&emulator.with(&slow)).ready();
+    let holder = faked(&how, &library, &emulator, &slow).ready();
+    is_off_by("+0m", &holder);
+    let answer = submit(&holder, "CLOCK-4");
+    let (id, message) = (answer.body["trackingId"].as_str().unwrap(), answer.message.unwrap());
+
+    let statuses = std::thread::scope(|scope| {
+        let first = scope.spawn(|| holder.process(&message).status);
+        eventually("the order is claimed", || (shown(&other, id)["status"] == "processing").then_some(()));
+        std::fs::rename(directory.write("new", offset), &clock).unwrap();
+        let second = other.process(&message).status;
+        [first.join().unwrap(), second]
+    });
+    let next = submit(&holder, "CLOCK-5");
+
+    assert_eq!(statuses, [200, 200]);
+    is_off_by(offset, &holder);
+    let status = eventually("the end is shown", || Some(shown(&other, id)).filter(|status| status["status"] == "completed"));
+    assert_eq!((events(&status), &status["attempt"]), (vec!["accepted", "claimed", "completed"], &1.into()));
+    is_true_time(&status, start);
+    assert_eq!(next.status, 202);
+    is_true_time(&next.body, start);
+}
+
+#[test]
+fn an_order_is_not_stolen_when_its_holders_clock_jumps_ten_minutes_ahead() {
+    is_not_stolen_by_a_jump("+10m");
+}
+
+#[test]
+fn an_order_is_not_stolen_when_its_holders_clock_jumps_ten_minutes_back() {
+    is_not_stolen_by_a_jump("-10m");
+}
+
+fn is_told(offset: &str) {
+    let Some(library) = libfaketime() else { return };
+    let emulator = Emulator::start(&[]);
+    let mut handler = off_by(offset, &library, &emulator, &[]);
+
+    let told = handler.program.line("this machine's clock is wrong by more than 15 minutes");
+    let answer = submit(&handler, "CLOCK-3");
+
+    assert!(told.contains("ERROR") && told.contains("403"), "{told}");
+    assert_eq!(handler.readyz().status, 503);
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &"not_accepted".into()), "{answer:?}");
+    assert!(answer.headers["Retry-After"].is_string(), "{answer:?}");
+    assert_eq!(answer.message, None);
+    assert_eq!(emulator.figures()["documents"], 0);
+}
+
+#[test]
+fn a_clock_that_is_twenty_minutes_ahead_is_told_where_a_key_is_used() {
+    is_told("+20m");
+}
+
+#[test]
+fn a_clock_that_is_twenty_minutes_behind_is_told_where_a_key_is_used() {
+    is_told("-20m");
+}

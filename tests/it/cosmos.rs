@@ -1,0 +1,471 @@
+//! Cosmos DB slow, throttled, wrong or away: what a client sees, what reaches the wire, and that no accepted order suffers.
+//!
+//! The rows of the table in `docs/cosmos.md` are the tests of this file.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Answer, Directory, Handler, Host, eventually, http_envelope, order, request, try_request};
+
+/// A handler whose records are in the emulator, ready.
+fn handler(emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
+    Handler::begin(&emulator.with(more)).ready()
+}
+
+fn submit(handler: &Handler, id: &str) -> Answer {
+    handler.ingress(Some(&order(id).to_string()), &[])
+}
+
+/// Accepted, with its tracking id and its message.
+fn accepted(handler: &Handler, id: &str) -> (String, String) {
+    let answer = submit(handler, id);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+fn requests(emulator: &Emulator, kind: &str) -> u64 {
+    emulator.figures()["requests"][kind].as_u64().unwrap()
+}
+
+/// What the handler itself counted.
+fn operations(handler: &Handler) -> Value {
+    handler.readyz().json()["store"]["operations"].clone()
+}
+
+fn completed_once(handler: &Handler, id: &str) {
+    let status = handler.status(id);
+    assert_eq!(events(&status.body), ["accepted", "claimed", "completed"], "{status:?}");
+}
+
+#[test]
+fn an_order_of_the_built_in_work_takes_two_writes_and_one_read_for_at_most_18_units() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    emulator.reset_figures();
+    let before = operations(&handler);
+
+    let (id, message) = accepted(&handler, "C-1");
+    assert_eq!(handler.process(&message).status, 200);
+
+    let figures = emulator.figures();
+    let spent = &figures["charges"];
+    let units: f64 = ["create", "read", "replace"].iter().map(|kind| spent[kind].as_f64().unwrap()).sum();
+    // One of the reads is that of /readyz.
+    assert_eq!((requests(&emulator, "create"), requests(&emulator, "read"), requests(&emulator, "replace")), (1, 2, 1), "{figures}");
+    assert!(units - 1.0 <= 18.0, "{figures}");
+    let counted = operations(&handler);
+    for kind in ["create", "replace"] {
+        let charge = |figures: &Value| figures[kind]["requestCharge"].as_f64().unwrap();
+        assert!((charge(&counted) - charge(&before) - spent[kind].as_f64().unwrap()).abs() < 0.01, "{counted} {spent}");
+    }
+    completed_once(&handler, &id);
+}
+
+#[test]
+fn slow_work_claims_first_and_its_progress_rides_on_renewals() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "150ms"), ("LEASE_RENEWAL", "250ms"), ("LEASE", "5s")]);
+    let (id, message) = accepted(&handler, "C-2");
+    emulator.reset_figures();
+
+    assert_eq!(handler.process(&message).status, 200);
+
+    // 600 ms of work: claim, two renewals, end.
+    assert!((3..=5).contains(&requests(&emulator, "replace")), "{}", emulator.figures());
+    assert_eq!(requests(&emulator, "read"), 1);
+    completed_once(&handler, &id);
+}
+
+#[test]
+fn many_pollers_of_one_order_share_a_read() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    let (id, _) = accepted(&handler, "C-3");
+    emulator.reset_figures();
+    let started = Instant::now();
+
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..25).for_each(|_| assert_eq!(handler.status(&id).status, 200)));
+        }
+    });
+
+    let seconds = started.elapsed().as_secs();
+    assert!(requests(&emulator, "read") <= 1 + seconds, "200 polls in {seconds} s: {}", emulator.figures());
+}
+
+#[test]
+fn a_store_that_hangs_costs_a_client_the_deadline_and_one_request() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("STORE_TIMEOUT", "700ms")]);
+    let (id, message) = accepted(&handler, "C-4");
+    emulator.reset_figures();
+    emulator.fault(&json!({ "kind": "hang", "operations": ["create", "read", "replace"] }));
+    let started = Instant::now();
+
+    let answer = submit(&handler, "C-5");
+
+    let took = started.elapsed();
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
+    assert!(answer.headers["Retry-After"].is_string(), "{answer:?}");
+    assert!((Duration::from_millis(600)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    assert_eq!(requests(&emulator, "create"), 1);
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| handler.process(&message).status);
+        eventually("the invocation is asking", || (requests(&emulator, "read") > 0).then_some(()));
+        emulator.calm();
+        assert_eq!(held.join().unwrap(), 200, "it is held until the store answers");
+    });
+    completed_once(&handler, &id);
+    accepted(&handler, "C-5");
+}
+
+#[test]
+fn a_throttled_store_is_asked_as_often_as_it_says_and_no_order_is_lost() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    let (id, message) = accepted(&handler, "C-6");
+    emulator.reset_figures();
+    emulator.fault(&json!({ "kind": "throttle", "retryAfterMs": 50, "seconds": 10 }));
+    let started = Instant::now();
+
+    let answer = submit(&handler, "C-7");
+    let took = started.elapsed();
+    let creates = requests(&emulator, "create");
+    let processed = handler.process(&message);
+
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("not_accepted")), "{answer:?}");
+    assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(creates, 4, "one request and three repetitions");
+    assert_eq!(processed.status, 200, "it is held for the ten seconds of the storm");
+    assert!(started.elapsed() >= Duration::from_secs(9), "{:?}", started.elapsed());
+    // A pause of two seconds at most between questions, each of four requests.
+    assert!(requests(&emulator, "read") <= 60, "{}", emulator.figures());
+    completed_once(&handler, &id);
+    accepted(&handler, "C-7");
+}
+
+#[test]
+fn a_store_that_fails_is_asked_again_with_pauses_and_not_more_than_six_times() {
+    for kind in ["unavailable", "internal"] {
+        let emulator = Emulator::start(&[]);
+        let handler = handler(&emulator, &[]);
+        emulator.reset_figures();
+        emulator.fault(&json!({ "kind": kind, "operations": ["create"] }));
+        let started = Instant::now();
+
+        let answer = submit(&handler, "C-8");
+
+        let took = started.elapsed();
+        assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
+        // 50 to 100 ms, then 100 to 200 ms.
+        assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(3), "{took:?}");
+        assert!((3..=6).contains(&requests(&emulator, "create")), "{}", emulator.figures());
+        emulator.fault(&json!({ "kind": kind, "count": 2 }));
+        let (id, message) = accepted(&handler, "C-8");
+        emulator.fault(&json!({ "kind": kind, "count": 2 }));
+        assert_eq!(handler.process(&message).status, 200);
+        completed_once(&handler, &id);
+    }
+}
+
+#[test]
+fn a_write_whose_answer_is_lost_is_known_as_our_own() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+
+    emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["create"], "count": 1 }));
+    let (id, message) = accepted(&handler, "C-9");
+    emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"], "count": 1 }));
+    let processed = handler.process(&message);
+
+    assert_eq!(processed.status, 200);
+    completed_once(&handler, &id);
+    assert_eq!(emulator.figures()["faulted"], 2, "both answers were lost");
+}
+
+#[test]
+fn when_every_answer_is_lost_a_client_hears_unknown_and_asking_again_tells() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("STORE_TIMEOUT", "1s")]);
+    emulator.fault(&json!({ "kind": "dropAfterWrite" }));
+
+    let answer = submit(&handler, "C-10");
+    emulator.calm();
+    let (id, message) = accepted(&handler, "C-10");
+
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
+    assert_eq!(handler.process(&message).status, 200);
+    completed_once(&handler, &id);
+}
+
+#[test]
+fn paced_work_goes_on_while_answers_are_lost() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "50ms"), ("LEASE_RENEWAL", "60ms"), ("STORE_TIMEOUT", "500ms")]);
+    let (id, message) = accepted(&handler, "C-11");
+    // The claim, the renewals and the end: whichever comes.
+    emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"], "count": 3 }));
+
+    assert_eq!(handler.process(&message).status, 200);
+
+    completed_once(&handler, &id);
+    assert_eq!(handler.status(&id).body["attempt"], 1);
+}
+
+#[test]
+fn an_outage_of_ten_seconds_under_load_loses_no_order_and_dead_letters_none() {
+    const ORDERS: usize = 300;
+    const OUTAGE: Duration = Duration::from_secs(10);
+    let emulator = Emulator::start(&[]);
+    let data = Directory::new();
+    let host = Host::start(data.path(), &emulator.with(&[("WORK_DELAY", "5ms"), ("RUST_LOG", "error")]));
+    eventually("the store answers", || (host.post("/api/orders", &order("C-0")).status == 202).then_some(()));
+    let next = AtomicUsize::new(1);
+    let ids: Mutex<HashMap<usize, String>> = Mutex::default();
+
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number > ORDERS {
+                        return;
+                    }
+                    let id = submit_until_accepted(&host, number);
+                    ids.lock().unwrap().insert(number, id);
+                }
+            });
+        }
+        eventually("a third is accepted", || (ids.lock().unwrap().len() > ORDERS / 3).then_some(()));
+        emulator.fault(&json!({ "kind": "refuse" }));
+        let gone = Instant::now();
+        eventually("a client is refused, and then the outage ends", || (gone.elapsed() >= OUTAGE).then_some(()));
+        emulator.calm();
+    });
+
+    let ids = ids.into_inner().unwrap();
+    assert_eq!(ids.len(), ORDERS);
+    for id in ids.values() {
+        let status = host.ended(id);
+        assert_eq!(events(&status), ["accepted", "claimed", "completed"], "{status}");
+        assert_eq!(status["attempt"], 1, "{status}");
+    }
+    eventually("every message is settled, and none is a dead letter", || {
+        let queues = host.figures()["serviceBus"]["queues"].clone();
+        assert!(!queues.to_string().contains("deadletter"), "{queues}");
+        queues.as_object().unwrap().is_empty().then_some(())
+    });
+}
+
+fn submit_until_accepted(host: &Host, number: usize) -> String {
+    let body = order(&format!("outage-{number}")).to_string();
+    eventually("the order is accepted", || {
+        let headers = [("Content-Type", "application/json")];
+        let response = try_request("POST", &host.url("/api/orders"), &headers, Some(body.as_bytes())).ok()?;
+        match response.status {
+            202 => Some(response.json()["trackingId"].as_str().unwrap().to_owned()),
+            503 => None,
+            _ => panic!("{response:?}"),
+        }
+    })
+}
+
+#[test]
+fn a_handler_that_starts_before_its_store_is_ready_once_that_answers() {
+    let emulator = Emulator::start(&[]);
+    emulator.fault(&json!({ "kind": "refuse" }));
+    let handler = Handler::begin(&emulator.with(&[]));
+
+    let (ready, answer) = (handler.readyz(), submit(&handler, "C-12"));
+    emulator.calm();
+    let handler = handler.ready();
+
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("not_accepted")), "{answer:?}");
+    accepted(&handler, "C-12");
+}
+
+#[test]
+fn a_message_that_comes_before_the_store_answers_is_held_and_processed() {
+    let emulator = Emulator::start(&[]);
+    let (id, message) = accepted(&handler(&emulator, &[]), "C-13");
+    emulator.fault(&json!({ "kind": "refuse" }));
+    let later = Handler::begin(&emulator.with(&[]));
+
+    std::thread::scope(|scope| {
+        let held = scope.spawn(|| later.process(&message).status);
+        later.line_of_waiting();
+        emulator.calm();
+        assert_eq!(held.join().unwrap(), 200);
+    });
+
+    completed_once(&later, &id);
+}
+
+impl Handler {
+    fn line_of_waiting(&self) {
+        eventually("it says that it waits", || self.program.lines().iter().any(|line| line.contains("trying again")).then_some(()));
+    }
+}
+
+#[test]
+fn a_wrong_key_is_told_and_never_shown() {
+    let emulator = Emulator::start(&[]);
+    let wrong = "d3JvbmcgYnV0IGJhc2U2NA==";
+    let connection = format!("AccountEndpoint={};AccountKey={wrong};", emulator.endpoint());
+    let mut settings = emulator.with(&[]);
+    settings.retain(|(name, _)| *name != "CosmosConnection");
+    settings.push(("CosmosConnection", &connection));
+    let mut handler = Handler::begin(&settings);
+
+    let told = handler.program.line("refuses the key");
+    let answer = submit(&handler, "C-14");
+
+    assert!(told.contains("copy its primary or secondary key anew"), "{told}");
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("not_accepted")), "{answer:?}");
+    assert_eq!(handler.readyz().status, 503);
+    let lines = handler.program.lines();
+    assert!(!lines.iter().any(|line| line.contains(wrong)), "{lines:?}");
+}
+
+#[test]
+fn a_missing_container_is_named_and_found_once_it_is_made() {
+    let emulator = Emulator::start(&["--no-container"]);
+    let mut handler = Handler::begin(&emulator.with(&[]));
+
+    let told = handler.program.line("has no container");
+    let answer = submit(&handler, "C-15");
+    emulator.make_container();
+    let handler = handler.ready();
+
+    assert!(told.contains("\"waybill\" has no container \"orders\"") && told.contains("deploy/cosmos-container.json"), "{told}");
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("not_accepted")), "{answer:?}");
+    accepted(&handler, "C-15");
+}
+
+#[test]
+fn a_missing_database_is_named() {
+    let emulator = Emulator::start(&[]);
+    let mut handler = Handler::begin(&emulator.with(&[("CosmosDatabase", "nowhere")]));
+
+    handler.program.line("no database \"nowhere\"");
+}
+
+#[test]
+fn a_container_that_vanishes_answers_503_and_never_404() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("STORE_TIMEOUT", "1s")]);
+    let (id, _) = accepted(&handler, "C-16");
+    emulator.drop_container();
+
+    let (status, answer) = (handler.status(&id), submit(&handler, "C-17"));
+
+    assert_eq!(status.status, 503, "{status:?}");
+    assert_eq!(answer.status, 503, "{answer:?}");
+}
+
+#[test]
+fn a_container_that_breaks_promises_is_refused_and_one_that_only_costs_is_not() {
+    let directory = Directory::new();
+    let definition = |name: &str, change: &dyn Fn(&mut Value)| {
+        let text = std::fs::read_to_string(crate::support::repository().join("deploy/cosmos-container.json")).unwrap();
+        let mut definition: Value = serde_json::from_str(&text).unwrap();
+        change(&mut definition);
+        directory.write(name, &definition.to_string()).to_str().unwrap().to_owned()
+    };
+    let other_key = definition("key.json", &|definition| definition["partitionKey"]["paths"] = json!(["/customerId"]));
+    let no_ttl = definition("no-ttl.json", &|definition| definition["defaultTtl"] = Value::Null);
+    let hourly = definition("hourly.json", &|definition| definition["defaultTtl"] = json!(3600));
+    let indexes = definition("index.json", &|definition| definition["indexingPolicy"]["includedPaths"] = json!([{ "path": "/*" }]));
+
+    for (file, told) in [(&other_key, "is /customerId; make it anew with /id"), (&no_ttl, "time to live"), (&hourly, "time to live")] {
+        let emulator = Emulator::start(&["--definition", file]);
+        let mut handler = Handler::begin(&emulator.with(&[]));
+        handler.program.line(told);
+        assert_eq!(handler.readyz().status, 503);
+    }
+    let emulator = Emulator::start(&["--definition", &indexes]);
+    let mut handler = handler(&emulator, &[]);
+    handler.program.line("indexing policy");
+    accepted(&handler, "C-18");
+}
+
+#[test]
+fn an_order_is_visible_to_every_instance_when_its_202_leaves() {
+    for level in ["session", "eventual", "consistent-prefix", "strong", "bounded-staleness"] {
+        let emulator = Emulator::start(&["--consistency", level]);
+        let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
+        emulator.fault(&json!({ "kind": "stale", "lagMs": 60_000 }));
+
+        let answer = submit(&here, "C-19");
+        let id = answer.body["trackingId"].as_str().unwrap();
+        let url = answer.body["statusUrl"].as_str().unwrap();
+        let follow =
+            |url: &str| Answer::of(&there.invoke("OrderStatus", &http_envelope("GET", url, &json!({ "trackingId": id }), None, &[])));
+        let started = Instant::now();
+        let (by_url, by_id) = (follow(url), there.status(id));
+
+        assert_eq!((by_url.status, by_id.status), (200, 200), "{level}: {by_url:?} {by_id:?}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{level}: {:?}", started.elapsed());
+        assert_eq!(url.contains("?seen="), !matches!(level, "strong" | "bounded-staleness"), "{level}: {url}");
+        let processed = there.process(&answer.message.unwrap());
+        assert_eq!(processed.status, 200, "{level}: {processed:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_sees_an_old_record_changes_nothing() {
+    let emulator = Emulator::start(&[]);
+    let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
+    emulator.fault(&json!({ "kind": "stale", "lagMs": 60_000 }));
+    let (id, message) = accepted(&here, "C-20");
+    assert_eq!(here.process(&message).status, 200);
+    let writes = requests(&emulator, "replace");
+
+    let copy = there.process(&message);
+
+    assert_eq!(copy.status, 200);
+    // Tried once on what it saw, and refused.
+    assert!(requests(&emulator, "replace") <= writes + 1, "{}", emulator.figures());
+    completed_once(&here, &id);
+}
+
+#[test]
+fn an_unknown_order_is_a_404_once_lagging_replicas_had_their_time() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    emulator.reset_figures();
+    let started = Instant::now();
+
+    let status = handler.status("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10");
+
+    assert_eq!(status.status, 404, "{status:?}");
+    assert!(started.elapsed() >= Duration::from_secs(1) && started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(requests(&emulator, "read") <= 8, "{}", emulator.figures());
+}
+
+#[test]
+fn the_whole_flow_runs_through_the_host() {
+    let emulator = Emulator::start(&[]);
+    let data = Directory::new();
+    let host = Host::start(data.path(), &emulator.with(&[]));
+    eventually("the store answers", || (host.post("/api/orders", &order("C-21")).status == 202).then_some(()));
+
+    let id = host.submit(&order("C-21"));
+    let ended = host.ended(&id);
+
+    assert_eq!(ended["status"], "completed");
+    assert!(!data.path().join("records.db").exists(), "nothing is kept here");
+    let followed = request("GET", host.post("/api/orders", &order("C-21")).json()["statusUrl"].as_str().unwrap(), &[], None);
+    assert_eq!((followed.status, &followed.json()["status"]), (200, &json!("completed")));
+}

@@ -1,0 +1,400 @@
+//! A managed identity, its tokens handed out by a token endpoint as the platform has one (App Service, 2019-08-01).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use azure_core::http::Url;
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Answer, Handler, eventually, order};
+
+/// What the platform puts into `IDENTITY_HEADER`; whoever has it gets tokens.
+const SECRET: &str = "E1D7F00DC0FFEE";
+const CLIENT_ID: &str = "7f0b1c52-5d3e-4b8e-9a66-2c1a7de0f3aa";
+const SYSTEM_ASSIGNED: &str = "the system-assigned managed identity";
+const HOUR: Duration = Duration::from_hours(1);
+/// The SDK fetches a token anew that has less left than this.
+const MARGIN: Duration = Duration::from_mins(5);
+
+/// The platform's token endpoint.
+struct TokenEndpoint {
+    url: String,
+    script: Arc<Mutex<Script>>,
+}
+
+struct Script {
+    /// In this order; the last one for ever.
+    replies: VecDeque<Reply>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Clone)]
+enum Reply {
+    /// A token, and what is left of its life when it is handed out.
+    Token(&'static str, Duration),
+    Refusal(u16),
+}
+
+/// A request as it arrived; names in lower case.
+#[derive(Debug, Clone)]
+struct Asked {
+    line: String,
+    query: BTreeMap<String, String>,
+    headers: BTreeMap<String, String>,
+}
+
+impl TokenEndpoint {
+    fn start(replies: &[Reply]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/msi/token", listener.local_addr().unwrap());
+        let script = Arc::new(Mutex::new(Script { replies: replies.to_vec().into(), asked: Vec::new() }));
+        let shared = Arc::clone(&script);
+        // Ends with the test's process; nobody asks any more once the handler is gone.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let script = Arc::clone(&shared);
+                std::thread::spawn(move || answer(&stream, &script));
+            }
+        });
+        Self { url, script }
+    }
+
+    /// From now on this is the answer.
+    fn reply(&self, reply: Reply) {
+        self.script.lock().unwrap().replies = VecDeque::from([reply]);
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.script.lock().unwrap().asked.clone()
+    }
+
+    /// A handler that has an identity and no key.
+    fn handler(&self, emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
+        let mut settings = vec![
+            ("CosmosConnection__accountEndpoint", emulator.endpoint()),
+            ("CosmosConnection__credential", "managedidentity"),
+            ("IDENTITY_ENDPOINT", self.url.as_str()),
+            ("IDENTITY_HEADER", SECRET),
+        ];
+        settings.extend(["CosmosDatabase", "CosmosContainer", "TRACKING_ID_KEY"].map(|name| (name, emulator.setting(name))));
+        settings.extend(more);
+        Handler::begin(&settings)
+    }
+}
+
+fn answer(stream: &TcpStream, script: &Mutex<Script>) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let Some(line) = lines.next() else { return };
+    let headers = lines.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
+    let headers = headers.collect();
+    let target = line.split(' ').nth(1).unwrap();
+    let query: BTreeMap<_, _> = Url::parse("http://localhost").unwrap().join(target).unwrap().query_pairs().into_owned().collect();
+    let resource = query.get("resource").cloned();
+
+    let reply = {
+        let mut script = script.lock().unwrap();
+        script.asked.push(Asked { line, query, headers });
+        if script.replies.len() > 1 { script.replies.pop_front() } else { script.replies.front().cloned() }
+    };
+
+    let (status, body) = match reply.unwrap() {
+        Reply::Token(token, left) => {
+            let expires_on = (SystemTime::now() + left).duration_since(UNIX_EPOCH).unwrap().as_secs();
+            let token =
+                json!({ "access_token": token, "expires_on": expires_on.to_string(), "resource": resource, "token_type": "Bearer" });
+            (200, token)
+        }
+        Reply::Refusal(status) => (status, json!({ "statusCode": status, "message": "No identity for you", "correlationId": "c" })),
+    };
+    let body = body.to_string();
+    let head =
+        format!("HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let mut stream = stream;
+    // Who asked may have gone.
+    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+}
+
+fn submit(handler: &Handler, order_id: &str) -> Answer {
+    handler.ingress(Some(&order(order_id).to_string()), &[])
+}
+
+/// Sends an order, works on it, reads it.
+fn completes(handler: &Handler, order_id: &str) {
+    let answer = submit(handler, order_id);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(handler.process(&answer.message.unwrap()).status, 200);
+    let status = handler.status(answer.body["trackingId"].as_str().unwrap());
+    assert_eq!((status.status, &status.body["status"]), (200, &"completed".into()), "{status:?}");
+}
+
+/// The customer is told that nothing happened and to come back; nothing is sent.
+fn is_not_accepted(answer: &Answer) {
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &"not_accepted".into()), "{answer:?}");
+    assert!(answer.headers["Retry-After"].as_str().unwrap().parse::<u32>().unwrap() > 0, "{answer:?}");
+    assert_eq!(answer.message, None);
+}
+
+fn logged(handler: &Handler, text: &str) -> Vec<String> {
+    handler.program.lines().into_iter().filter(|line| line.contains(text)).collect()
+}
+
+fn is_silent_about(handler: &Handler, secrets: &[&str]) {
+    let lines = handler.program.lines();
+    assert!(!lines.is_empty());
+    let telling = lines.iter().find(|line| secrets.iter().any(|secret| line.contains(secret)));
+    assert_eq!(telling, None);
+}
+
+#[test]
+fn a_system_assigned_identity_takes_an_order_works_on_it_and_reads_it() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token-of-the-app"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token-of-the-app", HOUR)]);
+
+    let handler = endpoint.handler(&emulator, &[]).ready();
+    completes(&handler, "I-1");
+
+    let asked = &endpoint.asked()[0];
+    let query = [("api-version", "2019-08-01"), ("resource", "https://cosmos.azure.com")];
+    assert_eq!(asked.query, query.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), "{asked:?}");
+    assert!(asked.line.starts_with("GET /msi/token?"), "{asked:?}");
+    assert_eq!(asked.headers["x-identity-header"], SECRET);
+    let told = logged(&handler, SYSTEM_ASSIGNED);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("records are in Cosmos DB, by the system-assigned managed identity"), "{told:?}");
+    is_silent_about(&handler, &["token-of-the-app", SECRET]);
+}
+
+#[test]
+fn a_user_assigned_identity_is_asked_for_by_its_client_id_and_logged_once() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token-of-the-user"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token-of-the-user", HOUR)]);
+
+    let handler = endpoint.handler(&emulator, &[("CosmosConnection__clientId", CLIENT_ID)]).ready();
+    completes(&handler, "I-2");
+
+    let asked = endpoint.asked();
+    assert!(asked.iter().all(|asked| asked.query.get("client_id").is_some_and(|id| id == CLIENT_ID)), "{asked:?}");
+    let told = logged(&handler, "records are in Cosmos DB, by the user-assigned managed identity");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(CLIENT_ID), "{told:?}");
+}
+
+#[test]
+fn fifty_orders_cost_one_token() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token", HOUR)]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+
+    for number in 0..50 {
+        completes(&handler, &format!("I-50-{number}"));
+    }
+
+    assert_eq!(emulator.figures()["documents"], 50);
+    // Our own look at the account and the SDK share one credential, and so its cache.
+    assert_eq!(endpoint.asked().len(), 1, "{:?}", endpoint.asked());
+}
+
+#[test]
+fn a_token_is_fetched_anew_before_it_expires_and_no_order_notices() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["first", "second"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("first", MARGIN + Duration::from_secs(4)), Reply::Token("second", HOUR)]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+
+    let mut number = 0;
+    eventually("the token is fetched anew", || {
+        number += 1;
+        completes(&handler, &format!("I-3-{number}"));
+        (endpoint.asked().len() == 2).then_some(())
+    });
+    emulator.admit(&["second"]);
+    completes(&handler, "I-3-last");
+
+    assert_eq!(endpoint.asked().len(), 2);
+}
+
+#[test]
+fn a_token_that_has_little_left_is_asked_for_anew_until_a_better_one_comes() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["short"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("short", Duration::from_secs(1))]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+    completes(&handler, "I-4-1");
+
+    endpoint.reply(Reply::Token("long", HOUR));
+    emulator.admit(&["long"]);
+    completes(&handler, "I-4-2");
+    let asked = endpoint.asked().len();
+    completes(&handler, "I-4-3");
+
+    assert!(asked > 1);
+    assert_eq!(endpoint.asked().len(), asked);
+}
+
+#[test]
+fn a_token_is_used_as_long_as_it_lasts_while_the_endpoint_fails() {
+    for reply in [Reply::Refusal(500), Reply::Refusal(400)] {
+        let emulator = Emulator::start(&[]);
+        emulator.admit(&["token"]);
+        let endpoint = TokenEndpoint::start(&[Reply::Token("token", MARGIN / 2)]);
+        let handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "500ms")]).ready();
+
+        endpoint.reply(reply);
+        for number in 0..5 {
+            completes(&handler, &format!("I-13-{number}"));
+        }
+
+        assert!(endpoint.asked().len() <= 3, "{:?}", endpoint.asked().len());
+    }
+}
+
+#[test]
+fn a_token_endpoint_that_fails_twice_only_delays_readiness() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Refusal(500), Reply::Refusal(500), Reply::Token("token", HOUR)]);
+
+    let handler = endpoint.handler(&emulator, &[]).ready();
+    completes(&handler, "I-5");
+
+    assert_eq!(endpoint.asked().len(), 3);
+}
+
+#[test]
+fn a_token_endpoint_that_fails_for_long_is_told_and_needs_no_restart() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Refusal(500)]);
+    let mut handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "500ms")]);
+
+    let told = handler.program.line(&format!("no token for {SYSTEM_ASSIGNED}"));
+    assert_eq!(handler.readyz().status, 503, "{told}");
+    is_not_accepted(&submit(&handler, "I-6"));
+    endpoint.reply(Reply::Token("token", HOUR));
+
+    completes(&handler.ready(), "I-6");
+}
+
+#[test]
+fn a_token_endpoint_that_refuses_is_told_with_what_to_set() {
+    let user_assigned = format!("the user-assigned managed identity {CLIENT_ID}");
+    let cases = [
+        (400, None, SYSTEM_ASSIGNED, "CosmosConnection__clientId"),
+        (404, None, SYSTEM_ASSIGNED, "turn the app's system-assigned identity on"),
+        (400, Some(CLIENT_ID), user_assigned.as_str(), "assign the identity with this client id to the app"),
+        (404, Some(CLIENT_ID), user_assigned.as_str(), "assign the identity with this client id to the app"),
+    ];
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let refuses = |(status, client_id, identity, advice): (u16, Option<&str>, &str, &str)| {
+        let endpoint = TokenEndpoint::start(&[Reply::Refusal(status)]);
+        let client_id = client_id.map(|client_id| ("CosmosConnection__clientId", client_id));
+        let mut handler = endpoint.handler(&emulator, client_id.as_slice());
+
+        let told = handler.program.line("no token for");
+
+        assert!(told.contains("ERROR") && told.contains(identity) && told.contains(advice), "{status}: {told}");
+        assert_eq!(handler.readyz().status, 503);
+        let order_id = format!("I-7-{status}-{}", client_id.is_some());
+        is_not_accepted(&submit(&handler, &order_id));
+        endpoint.reply(Reply::Token("token", HOUR));
+        let handler = handler.ready();
+        completes(&handler, &order_id);
+        is_silent_about(&handler, &[SECRET]);
+    };
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || refuses(case));
+        }
+    });
+}
+
+#[test]
+fn an_identity_without_a_role_is_told_the_role_and_works_once_it_has_it() {
+    let emulator = Emulator::start(&[]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token-without-a-role", HOUR)]);
+    let mut handler = endpoint.handler(&emulator, &[]);
+
+    let told = handler.program.line("Cosmos DB Built-in Data Contributor");
+    assert!(told.contains("ERROR") && told.contains(SYSTEM_ASSIGNED), "{told}");
+    assert_eq!(handler.readyz().status, 503);
+    is_not_accepted(&submit(&handler, "I-8"));
+    emulator.admit(&["token-without-a-role"]);
+
+    let handler = handler.ready();
+    completes(&handler, "I-8");
+    is_silent_about(&handler, &["token-without-a-role", SECRET]);
+}
+
+#[test]
+fn an_identity_that_loses_its_role_takes_orders_again_once_it_has_it_back() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token", HOUR)]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+
+    emulator.admit(&[]);
+    is_not_accepted(&submit(&handler, "I-9"));
+    assert_eq!(handler.readyz().status, 503);
+    emulator.admit(&["token"]);
+
+    completes(&handler, "I-9");
+    assert_eq!(emulator.figures()["documents"], 1);
+}
+
+#[test]
+fn an_order_is_not_accepted_while_a_new_token_is_refused() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token", Duration::from_secs(1))]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+
+    endpoint.reply(Reply::Refusal(400));
+    is_not_accepted(&submit(&handler, "I-11"));
+    assert_eq!(handler.readyz().status, 503);
+    endpoint.reply(Reply::Token("token", HOUR));
+
+    completes(&handler, "I-11");
+    assert_eq!(emulator.figures()["documents"], 1);
+}
+
+#[test]
+fn an_order_refused_while_the_token_endpoint_is_away_is_taken_once_it_is_back() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("token", Duration::from_secs(1))]);
+    let handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "1s")]).ready();
+
+    endpoint.reply(Reply::Refusal(500));
+    let answer = submit(&handler, "I-12");
+    let documents = emulator.figures()["documents"].clone();
+    endpoint.reply(Reply::Token("token", HOUR));
+
+    assert_eq!((answer.status, &answer.message, documents), (503, &None, 0.into()), "{answer:?}");
+    assert!(answer.headers["Retry-After"].is_string(), "{answer:?}");
+    completes(&handler, "I-12");
+}
+
+#[test]
+fn neither_tokens_nor_the_identity_header_are_ever_logged() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["token-one", "token-two"]);
+    let replies =
+        [Reply::Refusal(500), Reply::Refusal(404), Reply::Token("token-one", Duration::from_secs(1)), Reply::Token("token-two", HOUR)];
+    let endpoint = TokenEndpoint::start(&replies);
+
+    let handler = endpoint.handler(&emulator, &[("RUST_LOG", "trace")]).ready();
+    completes(&handler, "I-10");
+
+    let asked: Vec<Value> = endpoint.asked().iter().map(|asked| asked.headers["x-identity-header"].as_str().into()).collect();
+    assert!(asked.len() >= 4 && asked.iter().all(|header| header == SECRET), "{asked:?}");
+    assert!(!logged(&handler, "TRACE").is_empty());
+    is_silent_about(&handler, &["token-one", "token-two", SECRET]);
+}

@@ -1,0 +1,265 @@
+//! What a store promises, tried on every engine: two instances look at the same records.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use uuid::Uuid;
+use waybill::config::{Config, Records};
+use waybill::idempotency::TrackingId;
+use waybill::lifecycle::{self, Budgets, Claim, Claimant, Holder, Metadata, Record, Status, Submission, Verdict};
+use waybill::store::cosmos::CosmosStore;
+use waybill::store::sqlite::SqliteStore;
+use waybill::store::{Created, Etag, Replaced, StatusStore, Versioned};
+use waybill::timestamp::Timestamp;
+
+use crate::emulator::Emulator;
+use crate::support::{Directory, PATIENCE};
+
+/// Each fact becomes a test of each engine.
+macro_rules! facts {
+    ($($name:ident)*) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::on_sqlite(super::$name); })*
+        }
+        mod cosmos {
+            $(#[test] fn $name() { super::on_cosmos(super::$name); })*
+        }
+    };
+}
+
+facts! {
+    a_record_is_created_once_and_comes_back_to_the_letter
+    of_many_creates_at_once_one_wins
+    of_many_replacements_of_one_version_one_wins
+    a_replacement_needs_the_version_that_stands
+    a_worker_claims_advances_and_finishes
+    an_expired_record_is_gone_and_its_id_is_free
+    overdue_orders_are_found_longest_due_first
+    a_recent_read_sees_what_was_created_and_soon_what_was_changed
+    nothing_is_found_where_nothing_is
+}
+
+/// Two instances on one store.
+struct Instances {
+    here: StatusStore,
+    there: StatusStore,
+}
+
+fn on_sqlite<F: Future<Output = ()>>(fact: impl Fn(Instances) -> F) {
+    let data = Directory::new();
+    let open = || StatusStore::Sqlite(SqliteStore::open(data.path(), None).unwrap());
+    run(fact(Instances { here: open(), there: open() }));
+}
+
+fn on_cosmos<F: Future<Output = ()>>(fact: impl Fn(Instances) -> F) {
+    let emulator = Emulator::start(&[]);
+    run(async {
+        fact(Instances { here: connect(&emulator).await, there: connect(&emulator).await }).await;
+    });
+}
+
+pub async fn connect(emulator: &Emulator) -> StatusStore {
+    let mut environment: BTreeMap<String, String> = emulator.settings().iter().cloned().collect();
+    environment.insert("FUNCTIONS_CUSTOMHANDLER_PORT".into(), "1".into());
+    let Records::Cosmos(config, key) = Config::read(&environment).unwrap().records else { panic!("not in Cosmos DB") };
+    StatusStore::Cosmos(CosmosStore::connect(&config, &key).await)
+}
+
+pub fn run(fact: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(2 * PATIENCE, fact).await.expect("it takes too long") });
+}
+
+pub fn budgets() -> Budgets {
+    Budgets {
+        lease: Duration::from_secs(30),
+        max_interruptions: 20,
+        order_deadline: Duration::from_hours(24),
+        retention: Duration::from_hours(1),
+        first_look: Duration::from_mins(2),
+    }
+}
+
+fn raw(text: &str) -> Arc<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap().into()
+}
+
+pub fn record(now: Timestamp) -> Record {
+    let metadata = Metadata {
+        api_name: "orders".into(),
+        operation_name: "submitOrder".into(),
+        subscription_id: Some("subscription".into()),
+        received_at: now,
+        traceparent: None,
+        owner: "somebody".into(),
+    };
+    // Digits that no float keeps, spaces, an escape that is no character.
+    let order = raw(r#"{ "price":12345678901234567890.10, "note":"\ud800 é \u0000" }"#);
+    let submission = Submission {
+        tracking_id: TrackingId::from_bytes(*Uuid::new_v4().as_bytes()),
+        life: Uuid::new_v4(),
+        order,
+        fingerprint: "f".repeat(64),
+        metadata,
+    };
+    lifecycle::accept(submission, now, &budgets())
+}
+
+fn text(record: &Record) -> String {
+    serde_json::to_string(record).unwrap()
+}
+
+async fn created(store: &StatusStore, record: &Record) {
+    assert!(matches!(store.create(record).await.unwrap(), Created::Created(_)));
+}
+
+async fn read(store: &StatusStore, record: &Record) -> Versioned {
+    store.read(record.tracking_id).await.unwrap().expect("it is there")
+}
+
+fn claim(found: &Record, now: Timestamp) -> Record {
+    let holder = Holder { instance: "here".into(), boot: None, process: 1, started: 1 };
+    let claimant = Claimant { life: found.life, holder: &holder, invocation: "i", now, holder_gone: false };
+    match lifecycle::claim(found, &claimant, &budgets()) {
+        Claim::Take(record) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_record_is_created_once_and_comes_back_to_the_letter(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    let other = Record { life: Uuid::new_v4(), fingerprint: "0".repeat(64), ..record.clone() };
+
+    created(&here, &record).await;
+    let second = there.create(&other).await.unwrap();
+
+    let Created::Exists(found, _) = second else { panic!("{second:?}") };
+    assert_eq!(text(&found.record), text(&record));
+    assert_eq!(text(&read(&there, &record).await.record), text(&record));
+}
+
+async fn of_many_creates_at_once_one_wins(Instances { here, there }: Instances) {
+    let record = record(here.now());
+
+    let creates = (0..8).map(|number| {
+        let store = if number % 2 == 0 { &here } else { &there };
+        let record = Record { life: Uuid::new_v4(), ..record.clone() };
+        async move { matches!(store.create(&record).await.unwrap(), Created::Created(_)) }
+    });
+    let won = futures_util::future::join_all(creates).await;
+
+    assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
+}
+
+async fn of_many_replacements_of_one_version_one_wins(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    created(&here, &record).await;
+    let found = read(&here, &record).await;
+
+    let replacements = (0..8).map(|number| {
+        let store = if number % 2 == 0 { &here } else { &there };
+        let changed = Record { fence: number, ..found.record.clone() };
+        let etag = &found.etag;
+        async move { (number, store.replace(&changed, etag).await.unwrap() != Replaced::Stale) }
+    });
+    let outcomes = futures_util::future::join_all(replacements).await;
+
+    let won: Vec<u64> = outcomes.into_iter().filter(|(_, won)| *won).map(|(number, _)| number).collect();
+    assert_eq!(won, [read(&there, &record).await.record.fence]);
+}
+
+async fn a_replacement_needs_the_version_that_stands(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    created(&here, &record).await;
+    let first = read(&there, &record).await;
+    let changed = Record { fence: 1, ..record.clone() };
+
+    let Replaced::Replaced(second) = here.replace(&changed, &first.etag).await.unwrap() else { panic!("it was not stale") };
+    let stale = there.replace(&Record { fence: 2, ..record.clone() }, &first.etag).await.unwrap();
+    let again = there.replace(&Record { fence: 3, ..record.clone() }, &second).await.unwrap();
+    let foreign = there.replace(&record, &Etag("\"nobody's\"".into())).await.unwrap();
+
+    assert_eq!(stale, Replaced::Stale);
+    assert!(matches!(again, Replaced::Replaced(_)));
+    assert_eq!(foreign, Replaced::Stale);
+    assert_eq!(read(&here, &record).await.record.fence, 3);
+}
+
+async fn a_worker_claims_advances_and_finishes(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    created(&here, &record).await;
+    let found = read(&there, &record).await;
+    let claimed = claim(&found.record, there.now());
+    let Replaced::Replaced(etag) = there.replace(&claimed, &found.etag).await.unwrap() else { panic!("it was not stale") };
+    let advanced = lifecycle::advance(&claimed, 1, 40, Some("half way"), there.now(), &budgets()).unwrap();
+    let Replaced::Replaced(etag) = there.replace(&advanced, &etag).await.unwrap() else { panic!("it was not stale") };
+    assert_eq!(text(&read(&here, &record).await.record), text(&advanced));
+
+    let verdict = Verdict::Completed(raw(r#"{"total":"1.10"}"#));
+    let finished = lifecycle::finish(&advanced, 1, verdict, there.now(), &budgets()).unwrap();
+    there.replace(&finished, &etag).await.unwrap();
+
+    let ended = read(&here, &record).await.record;
+    assert_eq!(text(&ended), text(&finished));
+    assert_eq!((ended.status, ended.progress, ended.due_at), (Status::Completed, 100, None));
+}
+
+async fn an_expired_record_is_gone_and_its_id_is_free(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    created(&here, &record).await;
+    let found = read(&here, &record).await;
+    let short = Budgets { retention: Duration::from_secs(1), ..budgets() };
+    let claimed = claim(&found.record, here.now());
+    let ended = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), here.now(), &short).unwrap();
+    let Replaced::Replaced(etag) = here.replace(&ended, &found.etag).await.unwrap() else { panic!("it was not stale") };
+
+    while there.read(record.tracking_id).await.unwrap().is_some() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    assert_eq!(there.replace(&ended, &etag).await.unwrap(), Replaced::Stale);
+    created(&there, &Record { life: Uuid::new_v4(), ..record.clone() }).await;
+    assert_eq!(read(&here, &record).await.record.status, Status::Accepted);
+}
+
+async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: Instances) {
+    let now = here.now();
+    let ago = |minutes: i64| Timestamp::from_milliseconds(now.as_milliseconds() - minutes * 60_000);
+    let [fresh, older, oldest, ended] = [record(now), record(ago(10)), record(ago(30)), record(ago(40))];
+    for record in [&fresh, &older, &oldest, &ended] {
+        created(&here, record).await;
+    }
+    let found = read(&here, &ended).await;
+    let claimed = claim(&found.record, now);
+    let finished = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), now, &budgets()).unwrap();
+    here.replace(&finished, &found.etag).await.unwrap();
+
+    assert_eq!(there.overdue(10).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert_eq!(there.overdue(1).await.unwrap(), [oldest.tracking_id]);
+}
+
+async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances { here, there }: Instances) {
+    let record = record(here.now());
+    assert!(there.read_recent(record.tracking_id, None).await.unwrap().is_none());
+    created(&here, &record).await;
+
+    let found = there.read_recent(record.tracking_id, None).await.unwrap().expect("it is visible at once");
+    here.replace(&Record { fence: 1, ..record.clone() }, &found.etag).await.unwrap();
+
+    while there.read_recent(record.tracking_id, None).await.unwrap().expect("it stays visible").record.fence != 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
+    let record = record(here.now());
+
+    assert!(here.read(record.tracking_id).await.unwrap().is_none());
+    assert!(here.read_recent(record.tracking_id, None).await.unwrap().is_none());
+    assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
+    assert!(here.overdue(10).await.unwrap().is_empty());
+    here.answers().await.unwrap();
+}
