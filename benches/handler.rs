@@ -33,6 +33,7 @@ use uuid::Uuid;
 use waybill::config::{self, Config, LogConfig, Records};
 use waybill::fulfillment::Fulfillment;
 use waybill::fulfillment::pricing::Pricing;
+use waybill::functions::waits::Waits;
 use waybill::functions::{App, order_ingress, order_processor, order_status};
 use waybill::local::child::free_port;
 use waybill::local::invocation::{self, Identity, Sys};
@@ -457,8 +458,10 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let port = config.port;
     let app = Arc::new(App {
         holder: waybill::process::this_process(config.instance.clone()),
-        fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+        fulfillment: Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
+        queue: None,
+        waits: Waits::default(),
         running: server::Running::default(),
         config,
     });

@@ -1,6 +1,9 @@
 //! The settings; the only reader of the environment.
 
+mod connection;
 pub mod cosmos;
+pub mod fulfillment;
+pub mod service_bus;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +13,16 @@ use rust_decimal::Decimal;
 use tracing_subscriber::filter::Targets;
 
 use crate::config::cosmos::Cosmos;
+use crate::config::fulfillment::Http;
+use crate::config::service_bus::ServiceBus;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.
 const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
+
+/// Longest `ttl` of an item of Cosmos DB, in seconds.
+const MAX_RETENTION: u64 = i32::MAX as u64;
 
 /// How to get a secret.
 const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output of `openssl rand -hex 32`";
@@ -26,13 +34,17 @@ pub struct Config {
     pub port: u16,
     /// Where records are kept.
     pub records: Records,
+    /// Where messages of our own go (`ServiceBusConnection`, `OrdersQueue`), if there is a way over HTTP.
+    pub service_bus: Option<ServiceBus>,
     /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
+    /// The HTTP service that does the work (`FULFILLMENT_URL`); without one it is the built-in pricing.
+    pub fulfillment: Option<Http>,
     /// Slept before each stage of the built-in work (`WORK_DELAY`).
     pub work_delay: Duration,
     /// Share of the subtotal (`TAX_RATE`).
     pub tax_rate: Decimal,
-    /// What an order may spend (`LEASE`, `MAX_INTERRUPTIONS`, `ORDER_DEADLINE`, `RETENTION`).
+    /// What an order may spend (`LEASE`, `MAX_ATTEMPTS`, `RETRY_BASE`, `RETRY_CAP`, `MAX_INTERRUPTIONS`, `ORDER_DEADLINE`, `RETENTION`, `OVERDUE_AFTER`).
     pub budgets: Budgets,
     /// How often a worker renews its lease (`LEASE_RENEWAL`).
     pub lease_renewal: Duration,
@@ -116,15 +128,20 @@ impl Config {
         let config = Self {
             port: settings.port(),
             records: settings.records(),
+            service_bus: service_bus::read(&mut settings, azure(environment)),
             public_base_url: settings.public_base_url(),
+            fulfillment: fulfillment::read(&mut settings),
             work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
             tax_rate: settings.tax_rate(),
             budgets: Budgets {
                 lease: settings.duration("LEASE", Duration::from_secs(30), Duration::from_millis(100)),
+                max_attempts: settings.number("MAX_ATTEMPTS", 5, 1),
+                retry_base: settings.duration("RETRY_BASE", Duration::from_secs(2), Duration::from_millis(1)),
+                retry_cap: settings.duration("RETRY_CAP", Duration::from_mins(5), Duration::from_millis(1)),
                 max_interruptions: settings.number("MAX_INTERRUPTIONS", 20, 1),
                 order_deadline: settings.duration("ORDER_DEADLINE", Duration::from_hours(24), Duration::from_millis(1)),
                 retention: settings.duration("RETENTION", Duration::from_hours(168), Duration::from_secs(1)),
-                first_look: Duration::from_mins(2),
+                first_look: settings.duration("OVERDUE_AFTER", Duration::from_mins(2), Duration::from_millis(100)),
             },
             lease_renewal: settings.duration("LEASE_RENEWAL", Duration::from_secs(10), Duration::from_millis(10)),
             claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(3), Duration::ZERO),
@@ -133,6 +150,9 @@ impl Config {
             max_connections: settings.number("MAX_CONNECTIONS", 1024, 1) as usize,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.text(name)).map(str::to_owned),
         };
+        if config.budgets.retention.as_secs() > MAX_RETENTION {
+            settings.problems.push("RETENTION is too long: a record carries it in seconds, at most 2147483647 (24855d)".into());
+        }
         if config.lease_renewal * 2 > config.budgets.lease {
             settings
                 .problems

@@ -22,12 +22,14 @@ use crate::logging;
 use crate::server::StopSignals;
 
 /// The app, as it is deployed: the demo runs from any directory.
-const APP: [(&str, &str); 5] = [
+const APP: [(&str, &str); 7] = [
     ("host.json", include_str!("../host.json")),
     ("local.settings.json", include_str!("../local.settings.json.example")),
     ("OrderIngress/function.json", include_str!("../OrderIngress/function.json")),
     ("OrderProcessor/function.json", include_str!("../OrderProcessor/function.json")),
     ("OrderStatus/function.json", include_str!("../OrderStatus/function.json")),
+    ("OrderDeadLetter/function.json", include_str!("../OrderDeadLetter/function.json")),
+    ("OrderSweeper/function.json", include_str!("../OrderSweeper/function.json")),
 ];
 const ORDER: &str = include_str!("../samples/order.json");
 /// Slept before each of the four stages, so that there is progress to see.

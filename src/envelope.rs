@@ -148,11 +148,13 @@ pub fn http_request(body: &[u8]) -> Result<HttpRequest<'_>, serde_json::Error> {
     serde_json::from_slice::<Invocation<'_>>(body).map(|invocation| invocation.data.req)
 }
 
-/// One message of a queue trigger named `orderMessage`.
+/// One message of a queue trigger named `orderMessage` or `deadLetter`.
 #[derive(Debug)]
 pub struct QueueMessage {
     /// Its text.
     pub text: String,
+    /// Why the queue gave it up, for people only: whoever sent it can write what he likes there.
+    pub dead_letter_reason: Option<String>,
     /// How often it was delivered, for the log only: a message body can replace it.
     pub delivery_count: Option<u32>,
 }
@@ -162,7 +164,7 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Data<'a> {
-        #[serde(borrow)]
+        #[serde(borrow, alias = "deadLetter")]
         order_message: Cow<'a, str>,
     }
     #[derive(Deserialize, Default)]
@@ -170,6 +172,15 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     struct Metadata<'a> {
         #[serde(borrow)]
         delivery_count: Option<&'a serde_json::value::RawValue>,
+        #[serde(borrow)]
+        application_properties: Option<&'a serde_json::value::RawValue>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct DeadLetter {
+        dead_letter_reason: String,
+        #[serde(default)]
+        dead_letter_error_description: String,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -182,7 +193,9 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     let invocation: Invocation<'_> = serde_json::from_slice(body)?;
     let text = serde_json::from_str(&invocation.data.order_message)?;
     let delivery_count = invocation.metadata.delivery_count.and_then(|raw| raw.get().trim_matches(['"', '\\']).parse().ok());
-    Ok(QueueMessage { text, delivery_count })
+    let dead_letter = invocation.metadata.application_properties.and_then(|raw| serde_json::from_str::<DeadLetter>(raw.get()).ok());
+    let dead_letter_reason = dead_letter.map(|dead| format!("{}: {}", dead.dead_letter_reason, dead.dead_letter_error_description));
+    Ok(QueueMessage { text, dead_letter_reason, delivery_count })
 }
 
 /// What a function answers the host: an HTTP response, messages, both or nothing.
@@ -198,14 +211,14 @@ pub struct Answer {
 struct Outputs {
     #[serde(skip_serializing_if = "Option::is_none")]
     res: Option<Response>,
-    /// An array of one text: the only form the host sends on byte for byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    order_message: Option<[String; 1]>,
+    /// An array of texts: the only form the host sends on byte for byte, each as a message of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    order_message: Vec<String>,
 }
 
 impl Outputs {
     fn is_empty(&self) -> bool {
-        self.res.is_none() && self.order_message.is_none()
+        self.res.is_none() && self.order_message.is_empty()
     }
 }
 
@@ -234,12 +247,17 @@ impl Answer {
 
     /// A response for the client.
     pub fn respond(response: Response) -> Self {
-        Self { outputs: Outputs { res: Some(response), order_message: None } }
+        Self { outputs: Outputs { res: Some(response), order_message: Vec::new() } }
     }
 
     /// A message for the queue, sent before the response leaves.
     pub fn respond_and_emit(response: Response, message: String) -> Self {
-        Self { outputs: Outputs { res: Some(response), order_message: Some([message]) } }
+        Self { outputs: Outputs { res: Some(response), order_message: vec![message] } }
+    }
+
+    /// Messages for the queue, if any.
+    pub fn emit(messages: Vec<String>) -> Self {
+        Self { outputs: Outputs { res: None, order_message: messages } }
     }
 
     /// The status the client will see, for the log.

@@ -1,67 +1,103 @@
 //! The work an order is accepted for.
 
+pub mod breaker;
+pub mod http;
 pub mod pricing;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
-use crate::lifecycle::{Failure, Verdict};
+use crate::lifecycle::{Failure, Record};
 use crate::order::Order;
 use crate::order::json::Json;
 
 /// How far the work is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Percent.
     pub progress: u8,
     /// What comes now.
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
 }
 
-/// The built-in work: prices the order in named stages.
+/// What came of a try.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Done, with this result.
+    Completed(Arc<RawValue>),
+    /// It will never be done.
+    Failed(Failure),
+    /// It may be done at another try, not before this pause if one is named.
+    Again(Failure, Option<Duration>),
+}
+
+/// The right to try once; dropped unused, it goes back.
+pub type Permit = breaker::Permit;
+
+/// The work.
 #[derive(Debug)]
-pub struct Fulfillment {
-    pricing: Pricing,
-    delay: Duration,
+pub enum Fulfillment {
+    /// Built in, pure: prices the order in named stages. The pause is slept before each stage, for demonstrations; zero makes
+    /// the work end at once.
+    Pricing(Pricing, Duration),
+    /// Whatever an HTTP service makes of the order.
+    Http(Backend),
 }
 
 impl Fulfillment {
-    /// `delay` is slept before each stage, for demonstrations; zero makes the work end at once.
-    pub fn new(pricing: Pricing, delay: Duration) -> Self {
-        Self { pricing, delay }
-    }
-
     /// How long the work is expected to take.
     pub fn estimate(&self) -> Duration {
-        self.delay.saturating_mul(u32::try_from(pricing::STAGES.len()).unwrap_or(u32::MAX)) + Duration::from_secs(1)
-    }
-
-    /// Whether the work is pure and ends at once, so that claim and finish may be one write.
-    pub fn is_immediate(&self) -> bool {
-        self.delay.is_zero()
-    }
-
-    /// Does the work in one go.
-    pub fn run_at_once(&self, order: &RawValue) -> Verdict {
-        match read(order).map(|order| self.pricing.price(&order)) {
-            Ok(Ok(result)) => Verdict::Completed(result),
-            Ok(Err(failure)) | Err(failure) => Verdict::Failed(failure),
-        }
-    }
-
-    /// Does the work stage by stage and tells each before it begins. Ends early when nobody listens any more.
-    pub async fn run(&self, order: Arc<RawValue>, steps: mpsc::Sender<Step>) -> Verdict {
-        for step in pricing::STAGES {
-            if steps.send(step).await.is_err() {
-                break;
+        match self {
+            Self::Pricing(_, pause) => {
+                pause.saturating_mul(u32::try_from(pricing::STAGES.len()).unwrap_or(u32::MAX)) + Duration::from_secs(1)
             }
-            tokio::time::sleep(self.delay).await;
+            Self::Http(backend) => backend.estimate(),
         }
-        self.run_at_once(&order)
+    }
+
+    /// What the work gives at once, where it is pure and needs no time: claim and end may then be one write.
+    pub fn at_once(&self, order: &RawValue) -> Option<Outcome> {
+        match self {
+            Self::Pricing(pricing, pause) => pause.is_zero().then(|| price(pricing, order)),
+            Self::Http(_) => None,
+        }
+    }
+
+    /// Asked before an order is claimed. `Err`: how long nobody should try.
+    pub fn admit(&self) -> Result<Permit, Duration> {
+        match self {
+            Self::Pricing(..) => Ok(Permit::free()),
+            Self::Http(backend) => backend.admit(),
+        }
+    }
+
+    /// Does the work of a claimed order, and tells each step before it begins. Ends early when nobody listens any more.
+    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
+        match self {
+            Self::Pricing(pricing, pause) => {
+                for step in pricing::STAGES {
+                    if steps.send(step).await.is_err() {
+                        break;
+                    }
+                    tokio::time::sleep(*pause).await;
+                }
+                price(pricing, &record.order)
+            }
+            Self::Http(backend) => backend.run(permit, record, steps).await,
+        }
+    }
+}
+
+fn price(pricing: &Pricing, order: &RawValue) -> Outcome {
+    match read(order).and_then(|order| pricing.price(&order)) {
+        Ok(result) => Outcome::Completed(result),
+        Err(failure) => Outcome::Failed(failure),
     }
 }
 

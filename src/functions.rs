@@ -1,8 +1,11 @@
 //! The functions: each takes an invocation, decides, records, answers.
 
+pub mod order_dead_letter;
 pub mod order_ingress;
 pub mod order_processor;
 pub mod order_status;
+pub mod order_sweeper;
+pub mod waits;
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +18,12 @@ use warp::http::StatusCode;
 use crate::config::Config;
 use crate::envelope::{Answer, Response};
 use crate::fulfillment::Fulfillment;
+use crate::functions::waits::Waits;
 use crate::idempotency::TrackingId;
-use crate::lifecycle::Holder;
+use crate::lifecycle::{Holder, Record, Status};
 use crate::problem::Problem;
 use crate::server::Running;
+use crate::service_bus::Queue;
 use crate::store::{StatusStore, StoreError};
 
 /// How long a customer's request waits for a store that is just being opened.
@@ -34,8 +39,12 @@ pub struct App {
     pub config: Config,
     /// Set once the store is open; the port is bound before that.
     pub store: SetOnce<StatusStore>,
+    /// Where copies of messages can be scheduled, if anywhere; without it an invocation waits with its message.
+    pub queue: Option<Queue>,
     /// Invocations that go on when their connection breaks; a stop waits for them.
     pub running: Running,
+    /// How long orders wait for their first claim.
+    pub waits: Waits,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.
@@ -120,13 +129,15 @@ async fn store_for_customer(app: &App) -> Option<&StatusStore> {
     tokio::time::timeout(OPENING, app.store.wait()).await.ok()
 }
 
-/// Asks the store again with growing pauses until it answers or `until` has passed. An invocation that failed at once would be
-/// redelivered at once, and spend all ten deliveries of its message within a second of an outage.
-async fn hold<T, F: Future<Output = Result<T, StoreError>>>(until: Instant, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
+/// Asks the store again with growing pauses until it answers or `wait` has passed. An invocation that failed at once would be
+/// redelivered at once, and spend all ten deliveries of its message within a second of an outage; or of a deployment, whose
+/// older instances cannot read what newer ones wrote.
+async fn hold<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
+    let until = Instant::now() + wait;
     let (mut pause, longest) = STORE_PAUSE;
     loop {
         match ask().await {
-            Err(error @ (StoreError::NotApplied | StoreError::Unknown)) if Instant::now() + pause < until => {
+            Err(error) if Instant::now() + pause < until => {
                 tracing::warn!(%error, "the store does not answer; asking again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
@@ -136,10 +147,34 @@ async fn hold<T, F: Future<Output = Result<T, StoreError>>>(until: Instant, mut 
     }
 }
 
+/// From 0 to 1.
+fn random() -> f64 {
+    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
 /// Asks the store one question; figures when it answers.
 pub async fn probe_store(app: &App) -> Option<Value> {
     let store = app.store.get()?;
     store.answers().await.ok().map(|()| store.figures())
+}
+
+fn ended_text(record: &Record) -> &'static str {
+    match record.status {
+        Status::Completed => "order completed",
+        _ => "order failed",
+    }
+}
+
+fn log_transition(record: &Record, text: &'static str) {
+    info!(
+        order.tracking_id = %record.tracking_id,
+        order.status = record.status.as_str(),
+        order.fence = record.fence,
+        order.attempt = record.attempt,
+        order.interruptions = record.interruptions,
+        error.code = record.error.as_ref().map(|failure| failure.code.as_str()),
+        "{text}"
+    );
 }
 
 /// A JSON body for a client.

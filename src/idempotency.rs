@@ -18,12 +18,12 @@ pub const MAX_KEY: usize = 255;
 pub struct TrackingId(Uuid);
 
 impl TrackingId {
-    /// Reads the form we hand out: hyphenated, any case. Anything else was never ours.
+    /// Reads the form we hand out: a hyphenated `UUIDv8`, any case. Anything else was never ours.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {
             return None;
         }
-        Uuid::try_parse(text).ok().map(Self)
+        Uuid::try_parse(text).ok().filter(|id| id.get_version_num() == 8).map(Self)
     }
 
     /// The id that [`TrackingId::as_bytes`] gave.

@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// A token takes no longer for those who wait for it. Whoever gives it may go on.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Whoever gives tokens is not waited for any longer, by nobody.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// An identity that Azure knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -68,8 +71,13 @@ impl Identity {
     }
 
     /// What proves it. `Err`: why there is nothing.
-    pub fn credential(&self) -> Result<Arc<dyn TokenCredential>, azure_core::Error> {
-        let source: Arc<dyn TokenCredential> = match self {
+    pub fn credential(&self) -> Result<Arc<Tokens>, azure_core::Error> {
+        let source = Mutex::new(self.source()?);
+        Ok(Arc::new(Tokens(Arc::new(Held { identity: self.clone(), source, fetched: Mutex::new(Vec::new()), fetching: Arc::default() }))))
+    }
+
+    fn source(&self) -> Result<Arc<dyn TokenCredential>, azure_core::Error> {
+        Ok(match self {
             Self::Managed { client_id } => {
                 let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
                 ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions { user_assigned_id, ..Default::default() }))?
@@ -79,8 +87,7 @@ impl Identity {
                 WorkloadIdentityCredential::new(Some(WorkloadIdentityCredentialOptions { client_id, ..Default::default() }))?
             }
             Self::DeveloperTools => DeveloperToolsCredential::new(None)?,
-        };
-        Ok(Arc::new(Tokens(Arc::new(Held { source, fetched: Mutex::new(Vec::new()), fetching: Arc::default() }))))
+        })
     }
 }
 
@@ -99,10 +106,11 @@ pub fn is_refused(error: &azure_core::Error) -> bool {
 /// Tokens that are used as long as they last. `azure_identity` keeps them too, but throws one away five minutes early when it
 /// cannot get the next, and lets everybody wait for that.
 #[derive(Debug)]
-struct Tokens(Arc<Held>);
+pub struct Tokens(Arc<Held>);
 
 struct Held {
-    source: Arc<dyn TokenCredential>,
+    identity: Identity,
+    source: Mutex<Arc<dyn TokenCredential>>,
     fetched: Mutex<Vec<Fetched>>,
     /// Held by the one who fetches.
     fetching: Arc<tokio::sync::Mutex<()>>,
@@ -111,6 +119,7 @@ struct Held {
 struct Fetched {
     scope: String,
     token: AccessToken,
+    at: Instant,
     /// When a better one may be asked for: who gives short ones is not asked each time.
     next: Instant,
 }
@@ -163,6 +172,22 @@ impl TokenCredential for Tokens {
     }
 }
 
+impl Tokens {
+    /// Whoever was shown the token at hand refused it. Whether it has expired is told by this machine's clock, which may be slow;
+    /// so it is fetched anew, and `azure_identity`'s own cache, which goes by the same clock, is left behind. Not more often
+    /// than each few seconds: an identity without a role is refused with any token.
+    pub fn forget(&self) {
+        let mut fetched = self.0.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = fetched.len();
+        fetched.retain(|fetched| fetched.at.elapsed() < PAUSE);
+        if fetched.len() < before
+            && let Ok(source) = self.0.identity.source()
+        {
+            *self.0.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+        }
+    }
+}
+
 impl Held {
     fn at_hand(&self, scope: &str) -> AtHand {
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,10 +208,13 @@ impl Held {
     }
 
     async fn fetch(&self, scope: &str) -> azure_core::Result<AccessToken> {
-        let token = self.source.get_token(&[scope], None).await?;
+        let source = Arc::clone(&self.source.lock().unwrap_or_else(PoisonError::into_inner));
+        let scopes = [scope];
+        let token = tokio::time::timeout(LONGEST, source.get_token(&scopes, None)).await;
+        let token = token.map_err(|_| azure_core::Error::with_message(ErrorKind::Credential, "no token came in time"))??;
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         fetched.retain(|fetched| fetched.scope != scope);
-        fetched.push(Fetched { scope: scope.to_owned(), token: token.clone(), next: Instant::now() + PAUSE });
+        fetched.push(Fetched { scope: scope.to_owned(), token: token.clone(), at: Instant::now(), next: Instant::now() + PAUSE });
         Ok(token)
     }
 }

@@ -15,6 +15,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod order;
 pub mod problem;
+pub mod quarantine;
 pub mod timestamp;
 
 // The handler.
@@ -26,6 +27,7 @@ pub mod process;
 pub mod routes;
 pub mod serve;
 pub mod server;
+pub mod service_bus;
 pub mod sqlite;
 pub mod store;
 

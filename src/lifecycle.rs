@@ -14,7 +14,8 @@ use crate::idempotency::TrackingId;
 use crate::timestamp::Timestamp;
 
 /// The version this program writes. It reads this one and every older one.
-pub const SCHEMA_VERSION: u32 = 1;
+/// 1: without retries and re-emissions, which are absent then.
+pub const SCHEMA_VERSION: u32 = 2;
 /// So many transitions are kept: the first, and the latest of the others. The counters say what is no longer shown.
 pub const MAX_HISTORY: usize = 16;
 /// Longest message of a failure, in bytes: a record is small beside its order.
@@ -51,9 +52,21 @@ pub struct Record {
     pub attempt: u32,
     /// Claims that ended without a verdict: a crash, a lost lease.
     pub interruptions: u32,
+    /// Tries before the last re-drive, which the budget does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts_before: u32,
+    /// How often its message was sent again since somebody last claimed it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub emissions: u32,
     /// Who works on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// When the next try may begin; present while a retry waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
+    /// When a copy of its message arrives that was scheduled; one that has passed says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_at: Option<Timestamp>,
     /// When to look whether it is stuck; absent once terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
@@ -62,7 +75,7 @@ pub struct Record {
     /// What the work made of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Arc<RawValue>>,
-    /// Why it failed.
+    /// Why it failed, or why its last try did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// When it was recorded, which is before its 202.
@@ -80,6 +93,11 @@ pub struct Record {
     /// Seconds the store keeps it after its last change; set when terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Record {
@@ -198,6 +216,9 @@ pub struct Transition {
     pub event: Event,
     /// The attempt it belongs to; 0 before the first.
     pub attempt: u32,
+    /// Why a try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// What can happen to an order.
@@ -210,6 +231,10 @@ pub enum Event {
     Claimed,
     /// A worker took it from one that vanished.
     Interrupted,
+    /// A try failed, and another is to follow.
+    Retrying,
+    /// An operator put it back on its way after it had failed.
+    Redriven,
     /// Ended.
     Completed,
     /// Ended.
@@ -219,7 +244,8 @@ pub enum Event {
 }
 
 impl Event {
-    const ALL: [Self; 6] = [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Completed, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 7] =
+        [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Retrying, Self::Completed, Self::Failed, Self::Cancelled];
 
     /// As records and clients see it.
     pub const fn as_str(self) -> &'static str {
@@ -227,6 +253,8 @@ impl Event {
             Self::Accepted => "accepted",
             Self::Claimed => "claimed",
             Self::Interrupted => "interrupted",
+            Self::Retrying => "retrying",
+            Self::Redriven => "redriven",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -249,6 +277,12 @@ impl Event {
 pub struct Budgets {
     /// Length of a lease.
     pub lease: Duration,
+    /// Tries that may fail before the order does.
+    pub max_attempts: u32,
+    /// The longest pause before the second try; doubled for each later one, up to `retry_cap`.
+    pub retry_base: Duration,
+    /// The longest pause there is.
+    pub retry_cap: Duration,
     /// The claim that would be interrupted for the so-manieth time fails the order instead.
     pub max_interruptions: u32,
     /// From submission to the end, waits included.
@@ -274,8 +308,8 @@ pub struct Submission {
     pub metadata: Metadata,
 }
 
-/// The record of an order nobody has worked on.
-pub fn accept(submission: Submission, now: Timestamp, budgets: &Budgets) -> Record {
+/// The record of an order nobody has worked on. `wait` is how long orders have lately waited for their first claim.
+pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
     Record {
         schema_version: SCHEMA_VERSION,
         tracking_id: submission.tracking_id,
@@ -290,8 +324,12 @@ pub fn accept(submission: Submission, now: Timestamp, budgets: &Budgets) -> Reco
         fence: 0,
         attempt: 0,
         interruptions: 0,
+        attempts_before: 0,
+        emissions: 0,
         lease: None,
-        due_at: Some(now.after(budgets.first_look)),
+        retry_at: None,
+        wake_at: None,
+        due_at: Some(now.after(budgets.first_look.max(wait.saturating_mul(PATIENCE)))),
         deadline: now.after(budgets.order_deadline),
         result: None,
         error: None,
@@ -299,7 +337,7 @@ pub fn accept(submission: Submission, now: Timestamp, budgets: &Budgets) -> Reco
         started_at: None,
         updated_at: now,
         completed_at: None,
-        history: vec![Transition { at: now, event: Event::Accepted, attempt: 0 }],
+        history: vec![Transition { at: now, event: Event::Accepted, attempt: 0, code: None }],
         ttl: None,
     }
 }
@@ -348,8 +386,9 @@ pub struct Claimant<'a> {
 pub enum Claim {
     /// The order is at its end, or the message is of another life: complete the message, change nothing.
     NothingToDo,
-    /// Somebody else holds it, at least until this moment.
-    Wait(Timestamp),
+    /// Somebody else holds it, or a retry waits, at least until this moment. Where copies of messages can be scheduled: write
+    /// the record, schedule one for that moment, and complete this one; without a record one is on its way already.
+    Wait(Timestamp, Option<Record>),
     /// Write this; then the order is ours.
     Take(Record),
     /// This invocation's own claim already stands: the answer to its write was lost.
@@ -369,25 +408,17 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
             return Claim::Held(found.clone());
         }
         if lease.expires_at > now && !claimant.holder_gone {
-            return Claim::Wait(lease.expires_at);
+            return wait(found, lease.expires_at, now, budgets);
         }
     }
     let interrupted = found.lease.is_some();
-    let interruptions = found.interruptions + u32::from(interrupted);
-    let failure = if now >= found.deadline {
-        Some(Failure::new("deadline_exceeded", "the order was not processed in time"))
-    } else if interrupted && interruptions >= budgets.max_interruptions {
-        Some(Failure::new("interrupted", "processing was interrupted too often"))
-    } else {
-        None
-    };
-    if let Some(failure) = failure {
-        let mut record = found.clone();
-        record.fence += 1;
-        record.interruptions = interruptions;
-        end(&mut record, Verdict::Failed(failure), now, budgets);
+    if let Some(record) = give_up(found, now, budgets) {
         return Claim::GiveUp(record);
     }
+    if let Some(retry_at) = found.retry_at.filter(|retry_at| *retry_at > now.after(TOLERANCE)) {
+        return wait(found, retry_at, now, budgets);
+    }
+    let interruptions = found.interruptions + u32::from(interrupted);
     let mut record = found.clone();
     let expires_at = now.after(budgets.lease);
     record.fence += 1;
@@ -397,9 +428,118 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     record.attempt += u32::from(!interrupted);
     record.lease = Some(Lease { holder: claimant.holder.clone(), invocation: claimant.invocation.into(), expires_at });
     record.due_at = Some(expires_at);
+    record.retry_at = None;
+    record.wake_at = None;
+    record.emissions = 0;
     record.started_at.get_or_insert(found.not_before(now));
-    note(&mut record, if interrupted { Event::Interrupted } else { Event::Claimed }, now);
+    note(&mut record, if interrupted { Event::Interrupted } else { Event::Claimed }, None, now);
     Claim::Take(record)
+}
+
+/// A scheduled message may come this much early, by the store's clock.
+const TOLERANCE: Duration = Duration::from_secs(2);
+
+fn wait(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Claim {
+    Claim::Wait(until, wake(found, until, now, budgets))
+}
+
+/// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then. None when one
+/// is on its way already: wake-ups do not multiply.
+pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    let stands = found.wake_at.is_some_and(|wake_at| wake_at > now);
+    // Should the copy be lost, the sweeper sends one.
+    let due_at = found.due_at.max(Some(until.after(budgets.first_look)));
+    (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
+}
+
+/// The end of an order that nobody works on and that has spent a budget.
+fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    let interruptions = found.interruptions + u32::from(found.lease.is_some());
+    let failure = if now >= found.deadline {
+        Failure::new("deadline_exceeded", "the order was not processed in time")
+    } else if found.lease.is_some() && interruptions >= budgets.max_interruptions {
+        Failure::new("interrupted", "processing was interrupted too often")
+    } else {
+        return None;
+    };
+    let mut record = found.clone();
+    record.fence += 1;
+    record.interruptions = interruptions;
+    end(&mut record, Verdict::Failed(failure), now, budgets);
+    Some(record)
+}
+
+/// What the sweeper does about an order that is due.
+#[derive(Debug)]
+pub enum Sweep {
+    /// It is at its end, or not due any more.
+    Nothing,
+    /// Write this, which moves `dueAt` ahead: the order waits, and is not overdue.
+    Postpone(Record),
+    /// Write this, which moves `dueAt` ahead, and only then send the message again.
+    Emit(Record),
+    /// A budget is spent: write this failure.
+    GiveUp(Record),
+}
+
+/// Decides about an order whose `dueAt` has passed. `wait` is how long orders have lately waited for their first claim: whether
+/// an `accepted` order was never sent or merely waits behind others cannot be known, and sending it again would feed the queue.
+pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Sweep {
+    if found.status.is_terminal() || found.due_at.is_none_or(|due_at| due_at > now) {
+        return Sweep::Nothing;
+    }
+    if let Some(lease) = found.lease.as_ref().filter(|lease| lease.expires_at > now) {
+        return Sweep::Postpone(Record { due_at: Some(lease.expires_at), ..found.clone() });
+    }
+    if let Some(record) = give_up(found, now, budgets) {
+        return Sweep::GiveUp(record);
+    }
+    if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
+        return Sweep::Postpone(Record { due_at: Some(wake_at.after(budgets.first_look)), ..found.clone() });
+    }
+    // A re-driven order has waited since its re-drive, which is when it last changed.
+    let patient_until = found.updated_at.after(wait.saturating_mul(PATIENCE));
+    if found.status == Status::Accepted && patient_until > now {
+        return Sweep::Postpone(Record { due_at: Some(patient_until.max(now.after(budgets.first_look))), ..found.clone() });
+    }
+    Sweep::Emit(emit_again(found, wait, now, budgets))
+}
+
+/// An order that waits longer than so many times the usual wait is overdue.
+const PATIENCE: u32 = 3;
+/// `dueAt` doubles with each re-emission up to this many times.
+const MAX_DOUBLINGS: u32 = 8;
+
+/// The record of an order whose message is about to be sent again.
+fn emit_again(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
+    let pause = budgets.first_look.max(wait.saturating_mul(PATIENCE)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
+    Record { due_at: Some(now.after(pause)), emissions: found.emissions + 1, ..found.clone() }
+}
+
+/// What a dead letter is followed by.
+#[derive(Debug)]
+pub enum DeadLetter {
+    /// Its order needs it no more: it is at its end, in another life, held, or comes up by itself.
+    Nothing,
+    /// Write this, and only then send the message again.
+    Emit(Record),
+    /// A budget is spent: write this failure.
+    GiveUp(Record),
+}
+
+/// Decides about a message that the queue gave up. It is a lost delivery, not a verdict. The first is made good at once; an order
+/// whose messages die again and again waits for the sweeper, whose pauses grow: no dead letter may cause the next without a pause.
+pub fn dead_letter(found: &Record, life: Uuid, wait: Duration, now: Timestamp, budgets: &Budgets) -> DeadLetter {
+    let held = found.lease.as_ref().is_some_and(|lease| lease.expires_at > now);
+    let comes_up = [found.wake_at, found.retry_at].into_iter().flatten().any(|moment| moment > now);
+    if found.status.is_terminal() || found.life != life || held || comes_up {
+        return DeadLetter::Nothing;
+    }
+    match give_up(found, now, budgets) {
+        Some(record) => DeadLetter::GiveUp(record),
+        None if found.emissions > 0 => DeadLetter::Nothing,
+        None => DeadLetter::Emit(emit_again(found, wait, now, budgets)),
+    }
 }
 
 /// Why a writer must not write.
@@ -450,6 +590,72 @@ pub enum Verdict {
     Failed(Failure),
 }
 
+/// What a failed try is followed by.
+#[derive(Debug)]
+pub enum Retried {
+    /// Write this, schedule a copy of the message for that moment, and only then complete this one.
+    Waits(Record, Timestamp),
+    /// It was the last try, or the next would come too late: write this failure.
+    Ended(Record),
+}
+
+/// A try of the worker who claimed with `fence` failed, and another may succeed: after a pause of `jitter` (0 to 1) times an
+/// exponentially growing one, or what the backend asked for if that is longer.
+pub fn retry(
+    found: &Record,
+    fence: u64,
+    failure: Failure,
+    after: Option<Duration>,
+    jitter: f64,
+    now: Timestamp,
+    budgets: &Budgets,
+) -> Result<Retried, Fenced> {
+    owned(found, fence)?;
+    let mut record = found.clone();
+    let tries = found.attempt - found.attempts_before.min(found.attempt);
+    let longest = budgets.retry_base.saturating_mul(1 << tries.saturating_sub(1).min(20)).min(budgets.retry_cap);
+    let pause = longest.mul_f64(jitter.clamp(0.0, 1.0)).max(after.unwrap_or_default());
+    let retry_at = now.after(pause);
+    if tries >= budgets.max_attempts || retry_at >= found.deadline {
+        end(&mut record, Verdict::Failed(failure), now, budgets);
+        return Ok(Retried::Ended(record));
+    }
+    note(&mut record, Event::Retrying, Some(failure.code.clone()), now);
+    record.error = Some(failure);
+    record.lease = None;
+    record.retry_at = Some(retry_at);
+    record.wake_at = Some(retry_at);
+    // Should the copy be lost, the sweeper sends one.
+    record.due_at = Some(retry_at.after(budgets.first_look));
+    Ok(Retried::Waits(record, retry_at))
+}
+
+/// An operator puts a failed order back on its way, in a new life: with a fresh budget, and under a key that no backend has
+/// answered yet. Tries made stay counted, and whoever still works in the old life is fenced off. None when it has not failed.
+/// To be written before its message is sent; should that not happen, the sweeper sends it.
+pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    if found.status != Status::Failed {
+        return None;
+    }
+    let mut record = found.clone();
+    record.status = Status::Accepted;
+    record.life = life;
+    record.fence += 1;
+    record.attempts_before = record.attempt;
+    record.interruptions = 0;
+    record.emissions = 0;
+    record.progress = 0;
+    record.stage = None;
+    record.error = None;
+    record.result = None;
+    record.completed_at = None;
+    record.ttl = None;
+    record.due_at = Some(now.after(budgets.first_look));
+    record.deadline = now.after(budgets.order_deadline);
+    note(&mut record, Event::Redriven, None, now);
+    Some(record)
+}
+
 /// The worker's own end of an order.
 pub fn finish(found: &Record, fence: u64, verdict: Verdict, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
     owned(found, fence)?;
@@ -464,6 +670,7 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
             record.status = Status::Completed;
             record.progress = 100;
             record.result = Some(result);
+            record.error = None;
             Event::Completed
         }
         Verdict::Failed(failure) => {
@@ -472,17 +679,20 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
             Event::Failed
         }
     };
+    let code = record.error.as_ref().map(|failure| failure.code.clone());
     record.lease = None;
+    record.retry_at = None;
+    record.wake_at = None;
     record.due_at = None;
     record.completed_at = Some(record.not_before(now));
     record.ttl = Some(u32::try_from(budgets.retention.as_secs()).unwrap_or(u32::MAX));
-    note(record, event, now);
+    note(record, event, code, now);
 }
 
-fn note(record: &mut Record, event: Event, now: Timestamp) {
+fn note(record: &mut Record, event: Event, code: Option<String>, now: Timestamp) {
     let now = record.not_before(now);
     record.updated_at = now;
-    record.history.push(Transition { at: now, event, attempt: record.attempt });
+    record.history.push(Transition { at: now, event, attempt: record.attempt, code });
     if record.history.len() > MAX_HISTORY {
         record.history.remove(1);
     }

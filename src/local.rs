@@ -12,6 +12,7 @@ pub mod listener;
 mod newtonsoft;
 pub mod outcome;
 pub mod queue;
+pub mod rest;
 pub mod route;
 pub mod schedule;
 pub mod timers;
@@ -19,7 +20,7 @@ pub mod timers;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::config::service_bus::REST_ENDPOINT;
 use crate::config::{self, LogConfig};
 use crate::local::app::App;
 use crate::local::app::host_json::Executable;
@@ -38,6 +40,7 @@ use crate::local::dispatch::{Dispatcher, Function};
 use crate::local::http::Front;
 use crate::local::listener::Listener;
 use crate::local::queue::{Broker, Rules};
+use crate::local::rest::Rest;
 use crate::server::{Drained, Limits};
 use crate::store::sqlite::create_directory;
 use crate::{logging, server};
@@ -101,8 +104,10 @@ pub async fn run(
     let port = options.port.or(app.local_host.http_port).unwrap_or(7071);
     let listener = listen(SocketAddr::new(options.host, port)).map_err(one)?;
     let address = listener.local_addr().map_err(|error| one(error.to_string()))?;
+    let rest_listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(one)?;
+    let rest_address = rest_listener.local_addr().map_err(|error| one(error.to_string()))?;
 
-    let (plan, notice) = plan(&options, &app, &data, address, environment)?;
+    let (plan, notice) = plan(&options, &app, &data, address, rest_address, environment)?;
     app.notices.extend(notice);
     let open = data.clone();
     let rules = options.rules.clone();
@@ -113,6 +118,8 @@ pub async fn run(
         info!(messages = released, "messages that an earlier host was working on are delivered again");
     }
 
+    let rest = Arc::new(Rest::new(&app, environment, broker.clone(), rest_address));
+    info!("the queue also answers the REST protocol of Service Bus, at http://{rest_address}");
     let (handler, supervisor) = child::prepare(plan, !options.content_length);
     let (running, ended) = mpsc::channel(1);
     let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
@@ -125,7 +132,7 @@ pub async fn run(
     for line in app.in_error_lines() {
         warn!("{line}");
     }
-    let host = Host { dispatcher, functions, front, options, ended };
+    let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), options, ended };
     host.run(&app, listener, address, supervisor, up, stop).await
 }
 
@@ -133,6 +140,7 @@ struct Host {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Function>>,
     front: Arc<Front>,
+    rest: (Arc<Rest>, TcpListener),
     options: Options,
     ended: mpsc::Receiver<()>,
 }
@@ -147,7 +155,7 @@ impl Host {
         up: oneshot::Sender<Up>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
-        let Self { dispatcher, functions, front, options, mut ended } = self;
+        let Self { dispatcher, functions, front, rest, options, mut ended } = self;
         let (stop_sender, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for function in functions {
@@ -172,6 +180,10 @@ impl Host {
         drop(dispatcher);
 
         let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS, drain_timeout: options.drain_timeout };
+        let (rest, rest_listener) = rest;
+        let rest = move |request| Arc::clone(&rest).answer(request);
+        // Invocations that may still end may also send: it goes on until nothing runs any more.
+        let serving_rest = server::serve(rest_listener, rest, limits.clone(), std::future::pending());
         let service = {
             let front = Arc::clone(&front);
             move |request| Arc::clone(&front).answer(request)
@@ -207,6 +219,7 @@ impl Host {
         tokio::select! {
             problem = supervisor.run() => Err(vec![problem]),
             ended = serving => ended,
+            _ = serving_rest => Err(vec!["the REST protocol of Service Bus is not answered any more".into()]),
         }
     }
 }
@@ -228,6 +241,7 @@ fn plan(
     app: &App,
     data: &Path,
     address: SocketAddr,
+    rest_address: SocketAddr,
     environment: &BTreeMap<String, String>,
 ) -> Result<(Plan, Option<String>), Vec<String>> {
     let custom = &app.host.custom_handler;
@@ -250,6 +264,7 @@ fn plan(
         ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True".to_owned()),
         ("AzureWebJobsScriptRoot", app.root.display().to_string()),
         ("WEBSITE_HOSTNAME", shown(address)),
+        (REST_ENDPOINT, format!("http://{rest_address}")),
         // Records belong beside the queue that names them.
         ("WAYBILL_DATA", data.display().to_string()),
     ];

@@ -84,7 +84,7 @@ impl Problem {
     pub fn unavailable(outcome: Option<Outcome>) -> Self {
         let detail = match outcome {
             Some(Outcome::Unknown) => "the order may have been accepted; send the same request again to find out",
-            Some(Outcome::NotAccepted) => "nothing was recorded; send the same request again",
+            Some(Outcome::NotAccepted) => "this request recorded nothing; send it again",
             None => "ask again",
         };
         Self { outcome, retry_after: Some(5), ..Self::store_unavailable(detail) }

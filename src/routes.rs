@@ -13,7 +13,7 @@ use warp::http::header::CONTENT_TYPE;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::functions::{self, App, Conclusion, Refusal, order_ingress, order_processor, order_status};
+use crate::functions::{self, App, Conclusion, Refusal, order_dead_letter, order_ingress, order_processor, order_status, order_sweeper};
 
 /// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
 /// escaped inside the envelope and promoted into its metadata.
@@ -62,6 +62,10 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
         .or(order_processor(Arc::clone(&app)))
         .unify()
+        .or(order_dead_letter(Arc::clone(&app)))
+        .unify()
+        .or(order_sweeper(Arc::clone(&app)))
+        .unify()
         .or(probe())
         .unify()
         .or(healthz())
@@ -82,22 +86,45 @@ fn order_ingress(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Re
 
 /// POST /`OrderProcessor`
 fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
-    warp::path!("OrderProcessor").and(invocation()).then(move |invocation: Invocation| {
-        let app = Arc::clone(&app);
-        // A task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease.
-        let place = app.running.enter();
-        let task = tokio::spawn(async move {
-            let _place = place;
+    warp::path!("OrderProcessor").and(invocation()).then(move |invocation| {
+        to_the_end(Arc::clone(&app), invocation, |app, invocation| async move {
             respond(order_processor::run(&app, &invocation).await, "OrderProcessor", &invocation)
-        });
-        async move {
-            match task.await {
-                Ok(response) => response,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
-            }
-        }
+        })
     })
+}
+
+/// POST /`OrderDeadLetter`
+fn order_dead_letter(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderDeadLetter").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_dead_letter::run(&app, &invocation).await, "OrderDeadLetter", &invocation) }
+    })
+}
+
+/// POST /`OrderSweeper`
+fn order_sweeper(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderSweeper").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_sweeper::run(&app, &invocation).await, "OrderSweeper", &invocation) }
+    })
+}
+
+/// In a task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease.
+async fn to_the_end<F>(app: Arc<App>, invocation: Invocation, function: impl FnOnce(Arc<App>, Invocation) -> F) -> Response
+where
+    F: Future<Output = Response> + Send + 'static,
+{
+    let place = app.running.enter();
+    let answer = function(app, invocation);
+    let task = tokio::spawn(async move {
+        let _place = place;
+        answer.await
+    });
+    match task.await {
+        Ok(response) => response,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
+    }
 }
 
 /// POST /`OrderStatus`

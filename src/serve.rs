@@ -14,10 +14,13 @@ use tracing::{info, warn};
 
 use crate::config::{Config, LogConfig, Records};
 use crate::fulfillment::Fulfillment;
+use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
+use crate::functions::waits::Waits;
 use crate::routes::routes;
 use crate::server::{Drained, Limits, Running, StopSignals};
+use crate::service_bus::Queue;
 use crate::store::StatusStore;
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
@@ -50,10 +53,16 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
+    let queue = config.service_bus.as_ref().map(Queue::new).transpose()?;
     let app = Arc::new(App {
+        queue,
         holder: process::this_process(config.instance.clone()),
-        fulfillment: Fulfillment::new(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+        fulfillment: match &config.fulfillment {
+            Some(http) => Fulfillment::Http(Backend::new(http)?),
+            None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+        },
         store: SetOnce::new(),
+        waits: Waits::default(),
         running: Running::default(),
         config,
     });

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::Record;
+use crate::lifecycle::{Record, Status};
+use crate::quarantine::Quarantined;
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 use crate::timestamp::Timestamp;
@@ -69,6 +71,17 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// Which orders an operator asks for.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// In this status.
+    pub status: Option<Status>,
+    /// Submitted before this moment.
+    pub submitted_before: Option<Timestamp>,
+    /// Of this owner.
+    pub owner: Option<String>,
+}
+
 /// Where records are kept.
 #[derive(Clone)]
 pub enum StatusStore {
@@ -119,11 +132,43 @@ impl StatusStore {
         }
     }
 
-    /// Orders whose `dueAt` has passed, longest due first, at most `limit`.
-    pub async fn overdue(&self, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+    /// Orders whose `dueAt` has passed, longest due first, at most `limit`, of this status if one is given.
+    pub async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.overdue(limit).await,
-            Self::Cosmos(store) => store.overdue(limit).await,
+            Self::Sqlite(store) => store.overdue(limit, status).await,
+            Self::Cosmos(store) => store.overdue(limit, status).await,
+        }
+    }
+
+    /// Keeps a message that nobody can act on; once, however often it comes. Kept for good when this returns.
+    pub async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.quarantine(quarantined).await,
+            Self::Cosmos(store) => store.quarantine(quarantined).await,
+        }
+    }
+
+    /// Orders for an operator, newest first, at most `limit`. Reads whole records; not for customers' requests.
+    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.list(filter, limit).await,
+            Self::Cosmos(store) => store.list(filter, limit).await,
+        }
+    }
+
+    /// What is in quarantine, at most `limit`.
+    pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.quarantined(limit).await,
+            Self::Cosmos(store) => store.quarantined(limit).await,
+        }
+    }
+
+    /// A message leaves quarantine; it must be on its way by then.
+    pub async fn release(&self, id: Uuid) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.release(id).await,
+            Self::Cosmos(store) => store.release(id).await,
         }
     }
 

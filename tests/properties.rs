@@ -25,6 +25,9 @@ const ORDER: &str = r#"{"orderId":"o","customerId":"c","currency":"EUR","items":
 fn budgets() -> Budgets {
     Budgets {
         lease: Duration::from_secs(30),
+        max_attempts: 3,
+        retry_base: Duration::from_secs(1),
+        retry_cap: Duration::from_secs(10),
         max_interruptions: 4,
         order_deadline: Duration::from_mins(10),
         retention: Duration::from_secs(1000),
@@ -49,7 +52,7 @@ fn accepted() -> Record {
         fingerprint: "f".into(),
         metadata,
     };
-    lifecycle::accept(submission, Timestamp::from_milliseconds(0), &budgets())
+    lifecycle::accept(submission, Duration::ZERO, Timestamp::from_milliseconds(0), &budgets())
 }
 
 fn raw(text: &str) -> Arc<RawValue> {
@@ -190,7 +193,7 @@ proptest! {
                             let lease = record.lease.as_ref().unwrap();
                             prop_assert!(lease.holder == holder && lease.invocation == invocation);
                         }
-                        Claim::Wait(until) => prop_assert!(live && until > time),
+                        Claim::Wait(until, _) => prop_assert!(live && until > time),
                         Claim::NothingToDo => prop_assert!(found.status.is_terminal() || other_life),
                     }
                 }

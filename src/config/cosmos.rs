@@ -3,7 +3,6 @@
 //! The names follow the Functions bindings: a section `CosmosConnection__accountEndpoint` (with `__credential` and `__clientId`)
 //! for an identity, or the plain setting `CosmosConnection` for a connection string.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use azure_core::credentials::Secret;
@@ -11,7 +10,7 @@ use azure_core::http::Url;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::config::Settings;
+use crate::config::{Settings, connection};
 use crate::identity::Identity;
 
 /// The key of every Cosmos DB emulator of Microsoft's: documented, and no secret.
@@ -45,26 +44,54 @@ pub enum Access {
     Identity(Identity),
 }
 
+/// What follows `CosmosConnection__`.
+const PARTS: [&str; 3] = ["accountEndpoint", "credential", "clientId"];
+
 /// Whether any setting says that records are to be in Cosmos DB. Names of database and container alone do not.
 pub(super) fn is_mentioned(settings: &Settings<'_>) -> bool {
-    ["", "__accountEndpoint", "__credential", "__clientId"]
-        .iter()
-        .any(|part| settings.binding_text(&format!("CosmosConnection{part}")).is_some())
+    settings.binding_text("CosmosConnection").is_some() || mentioned_parts(settings).next().is_some()
+}
+
+/// The names of the section that are set, known or not.
+fn mentioned_parts<'a>(settings: &Settings<'a>) -> impl Iterator<Item = &'a str> {
+    const SECTION: &str = "CosmosConnection__";
+    let names = settings.environment.iter().filter(|(_, value)| !value.trim().is_empty()).map(|(name, _)| name.as_str());
+    names.filter(|name| name.get(..SECTION.len()).is_some_and(|start| start.eq_ignore_ascii_case(SECTION)))
+}
+
+/// A connection under a name that nobody reads would leave the records on this machine, in silence.
+fn misspelt(settings: &mut Settings<'_>) {
+    let parts =
+        mentioned_parts(settings).filter(|name| !PARTS.iter().any(|part| name["CosmosConnection__".len()..].eq_ignore_ascii_case(part)));
+    let mut problems: Vec<_> = parts
+        .map(|name| format!("{name} is no setting: CosmosConnection has {}", PARTS.map(|part| format!("__{part}")).join(", ")))
+        .collect();
+    let others = settings.environment.iter().filter(|(name, value)| {
+        let foreign = !name.to_ascii_lowercase().starts_with("cosmosconnection") && name.to_ascii_lowercase().starts_with("cosmos");
+        let connects = value.trim_start().get(..16).is_some_and(|start| start.eq_ignore_ascii_case("AccountEndpoint="));
+        foreign && (connects || name.to_ascii_lowercase().ends_with("__accountendpoint"))
+    });
+    problems
+        .extend(others.map(|(name, _)| format!("{name} looks like a connection to Cosmos DB, but the setting is named CosmosConnection")));
+    settings.problems.extend(problems);
 }
 
 /// Reads the connection, or names what is wrong with it; `None` when records are to be elsewhere, or after a problem.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) -> Option<Cosmos> {
+    misspelt(settings);
     if !is_mentioned(settings) {
         return None;
     }
     let timeout = settings.duration("STORE_TIMEOUT", Duration::from_secs(5), Duration::from_millis(100));
     let account = account(settings);
     let names = ["CosmosDatabase", "CosmosContainer"].map(|name| {
-        let text = settings.text(name);
-        if text.is_none() {
+        let text = settings.text(name).unwrap_or_default();
+        if text.is_empty() {
             settings.problems.push(format!("{name} is not set: name the one that holds the orders"));
+        } else if text.contains(['/', '\\', '?', '#']) {
+            settings.problems.push(format!("{name} is {text:?}: names in Cosmos DB have no / \\ ? #"));
         }
-        text.unwrap_or_default().to_owned()
+        text.to_owned()
     });
     let (endpoint, access) = account?;
     let [database, container] = names;
@@ -94,16 +121,18 @@ pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) 
 }
 
 fn account(settings: &mut Settings<'_>) -> Option<(Url, Access)> {
-    let section = |part: &str| settings.binding_text(&format!("CosmosConnection__{part}"));
-    let (endpoint, credential, client_id) = (section("accountEndpoint"), section("credential"), section("clientId"));
+    let endpoint = settings.binding_text("CosmosConnection__accountEndpoint");
     let connection_string = settings.binding_text("CosmosConnection");
     let parsed = match (endpoint, connection_string) {
         (Some(_), Some(_)) => Err("CosmosConnection and CosmosConnection__accountEndpoint are both set: keep the identity, drop the \
                                    connection string"
             .to_owned()),
-        (None, Some(text)) => connection(text),
+        (None, Some(_)) if mentioned_parts(settings).next().is_some() => {
+            Err("CosmosConnection is a connection string, and CosmosConnection__… asks for an identity: keep one of them".to_owned())
+        }
+        (None, Some(text)) => account_key(text),
         (Some(endpoint), None) => url(endpoint).and_then(|endpoint| {
-            let identity = identity(settings, credential, client_id)?;
+            let identity = connection::identity(settings, "CosmosConnection")?;
             Ok((endpoint, Access::Identity(identity)))
         }),
         (None, None) => Err("CosmosConnection__accountEndpoint is not set: set it to https://ACCOUNT.documents.azure.com/".to_owned()),
@@ -111,25 +140,9 @@ fn account(settings: &mut Settings<'_>) -> Option<(Url, Access)> {
     parsed.map_err(|problem| settings.problems.push(problem)).ok()
 }
 
-/// Who we are, by what the platform offers: the same order as the bindings' own.
-fn identity(settings: &Settings<'_>, credential: Option<&str>, client_id: Option<&str>) -> Result<Identity, String> {
-    let client_id = client_id.map(str::to_owned);
-    match credential {
-        Some(credential) if credential.eq_ignore_ascii_case("managedidentity") => Ok(Identity::Managed { client_id }),
-        Some(credential) => Err(format!("CosmosConnection__credential is {credential:?}: set managedidentity, or leave it out")),
-        None if settings.text("AZURE_FEDERATED_TOKEN_FILE").is_some() => Ok(Identity::Workload { client_id }),
-        None if settings.text("IDENTITY_ENDPOINT").is_some() || client_id.is_some() => Ok(Identity::Managed { client_id }),
-        None => Ok(Identity::DeveloperTools),
-    }
-}
-
 /// `AccountEndpoint=https://…;AccountKey=…;`, in any order. Never says what the text was.
-fn connection(text: &str) -> Result<(Url, Access), String> {
-    let part = |wanted: &str| {
-        let mut parts = text.split(';').filter_map(|part| part.split_once('='));
-        parts.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim())).filter(|value| !value.is_empty())
-    };
-    let (Some(endpoint), Some(key)) = (part("AccountEndpoint"), part("AccountKey")) else {
+fn account_key(text: &str) -> Result<(Url, Access), String> {
+    let (Some(endpoint), Some(key)) = (connection::part(text, "AccountEndpoint"), connection::part(text, "AccountKey")) else {
         return Err(
             "CosmosConnection is no connection string: set AccountEndpoint=https://ACCOUNT.documents.azure.com/;AccountKey=KEY; or, \
                     better, CosmosConnection__accountEndpoint alone and an identity"
@@ -153,11 +166,7 @@ fn url(text: &str) -> Result<Url, String> {
 
 /// An emulator is on this machine, or is named as one.
 fn is_emulator(endpoint: &Url, named: Option<&str>) -> bool {
-    let host = endpoint.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost")
-        || address.is_ok_and(|address| address.is_loopback())
-        || named.is_some_and(|named| named.eq_ignore_ascii_case(host))
+    connection::is_loopback(endpoint) || named.is_some_and(|named| endpoint.host_str().is_some_and(|host| named.eq_ignore_ascii_case(host)))
 }
 
 #[cfg(test)]
@@ -212,6 +221,22 @@ mod tests {
         refused(&[("CosmosConnection__credential", "managedidentity")], "CosmosConnection__accountEndpoint is not set");
         refused(&[both[0], ("CosmosConnection__credential", "magic")], "set managedidentity");
         refused(&[both[0], ("CosmosDatabase", "")], "CosmosDatabase is not set");
+        refused(&[both[0], ("CosmosDatabase", "a/b")], "names in Cosmos DB have no /");
+        refused(
+            &[("CosmosConnection__accountEndpont", "https://shop.documents.azure.com/")],
+            "CosmosConnection__accountEndpont is no setting",
+        );
+        refused(
+            &[("CosmosConection", "AccountEndpoint=https://shop.documents.azure.com/;AccountKey=c2VjcmV0")],
+            "CosmosConection looks like",
+        );
+        refused(
+            &[
+                ("CosmosConnection", "AccountEndpoint=https://a.example/;AccountKey=c2VjcmV0"),
+                ("CosmosConnection__credential", "managedidentity"),
+            ],
+            "keep one of them",
+        );
         refused(&[both[0], ("TRACKING_ID_KEY", "")], "TRACKING_ID_KEY is not set");
         refused(&[both[0], ("TRACKING_ID_KEY", "short")], "TRACKING_ID_KEY is too short");
         let example = ("TRACKING_ID_KEY", "for-development-only-0123456789abcdef");

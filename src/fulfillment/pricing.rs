@@ -1,5 +1,6 @@
 //! Prices an order: lines, tax, total; exact decimals throughout.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rust_decimal::{Decimal, RoundingStrategy};
@@ -12,10 +13,10 @@ use crate::order::Order;
 
 /// The stages, in order, with the progress that stands when each begins.
 pub const STAGES: [Step; 4] = [
-    Step { progress: 0, stage: "validating" },
-    Step { progress: 25, stage: "pricing lines" },
-    Step { progress: 60, stage: "adding tax" },
-    Step { progress: 85, stage: "totalling" },
+    Step { progress: 0, stage: Cow::Borrowed("validating") },
+    Step { progress: 25, stage: Cow::Borrowed("pricing lines") },
+    Step { progress: 60, stage: Cow::Borrowed("adding tax") },
+    Step { progress: 85, stage: Cow::Borrowed("totalling") },
 ];
 
 /// An order beyond this total needs a person; in units of its currency.

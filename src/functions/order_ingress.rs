@@ -93,7 +93,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
             owner: ANONYMOUS.into(),
         },
     };
-    let record = lifecycle::accept(submission, now, &app.config.budgets);
+    let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);
     let message = message::write(&record);
     if message.len() > message::MAX_BYTES {
         return Err(too_large());

@@ -5,15 +5,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
+use uuid::Uuid;
 
 use crate::envelope::{self, Answer};
+use crate::fulfillment::{Outcome, Permit};
 use crate::functions::{self, App, Conclusion, Refusal};
-use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Verdict};
+use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
 use crate::message::{self, Message};
 use crate::process;
 use crate::routes::Invocation;
+use crate::service_bus::Queue;
 use crate::store::{Replaced, StatusStore, StoreError, Versioned};
+use crate::timestamp::Timestamp;
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
 const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -38,88 +42,186 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
 
 /// `Ok`: the message may be completed. `Err`: it must be delivered again.
 async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<(), Refusal> {
-    let until = Instant::now() + app.config.store_wait;
-    let patience = Instant::now() + app.config.claim_wait;
-    let away = |error: StoreError| Refusal::abandon(error.to_string());
-    let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(StoreError::NotApplied))?;
-    let (mut pause, longest) = LOOK_PAUSE;
+    let wait = app.config.store_wait;
+    let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(&StoreError::NotApplied))?;
+    let mut patience = Patience { until: Instant::now() + app.config.claim_wait, pause: LOOK_PAUSE.0 };
     let mut refusals = 0;
     loop {
         let found = if refusals == 0 {
-            functions::hold(until, || store.read(message.tracking_id)).await
+            functions::hold(wait, || store.read(message.tracking_id)).await
         } else {
             // Others write too; nobody wins by asking without a pause.
             tokio::time::sleep(LOOK_PAUSE.0 * refusals.min(10)).await;
-            functions::hold(until, || store.read_latest(message.tracking_id)).await
+            functions::hold(wait, || store.read_latest(message.tracking_id)).await
         };
-        let found = found.map_err(away)?;
-        let Some(found) = found else {
-            return Err(Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"));
+        let found = found
+            .map_err(|error| away(&error))?
+            .ok_or_else(|| Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"))?;
+        let look = Look { app, store, found: &found };
+        let ended = match look.decide(invocation, message.life) {
+            Claim::NothingToDo => Tried::Done,
+            Claim::Wait(moment, wake) => look.step_aside(&mut patience, moment, wake).await?,
+            Claim::GiveUp(record) => look.end(record).await?,
+            Claim::Take(record) => match (app.fulfillment.at_once(&record.order), app.fulfillment.admit()) {
+                (Some(outcome), _) => look.take_at_once(record, outcome).await?,
+                (None, Ok(permit)) => look.take(record, permit).await?,
+                (None, Err(pause)) => look.wait_for_backend(&mut patience, pause).await?,
+            },
+            Claim::Held(record) => match app.fulfillment.admit() {
+                Ok(permit) => work(app, store, Versioned { record, etag: found.etag.clone() }, permit).await?,
+                Err(pause) => look.wait_for_backend(&mut patience, pause).await?,
+            },
         };
-        let holder = found.record.lease.as_ref().map(|lease| &lease.holder);
-        let claimant = Claimant {
-            life: message.life,
-            holder: &app.holder,
-            invocation,
-            now: store.now(),
-            holder_gone: holder.is_some_and(|holder| process::is_gone(holder, &app.holder)),
-        };
-        match lifecycle::claim(&found.record, &claimant, &app.config.budgets) {
-            Claim::NothingToDo => return Ok(()),
-            Claim::Wait(_) if Instant::now() + pause > patience => {
-                return Err(Refusal::abandon("another worker still holds this order; its message is to come back later"));
-            }
-            Claim::Wait(lease_end) => {
-                // Never past the end of the lease by more than a look.
-                tokio::time::sleep(pause.min(claimant.now.until(lease_end) + LOOK_PAUSE.0)).await;
-                pause = (pause * 2).min(longest);
-                continue;
-            }
-            Claim::GiveUp(record) => {
-                if let Replaced::Replaced(_) = functions::hold(until, || store.replace(&record, &found.etag)).await.map_err(away)? {
-                    log_transition(&record, "order failed");
-                    return Ok(());
-                }
-            }
-            Claim::Take(record) if app.fulfillment.is_immediate() => {
-                // Pure work may join claim and finish in one write: nothing outside can have happened if it is lost.
-                let verdict = app.fulfillment.run_at_once(&record.order);
-                let Ok(ended) = lifecycle::finish(&record, record.fence, verdict, store.now(), &app.config.budgets) else {
-                    return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
-                };
-                if let Replaced::Replaced(_) = functions::hold(until, || store.replace(&ended, &found.etag)).await.map_err(away)? {
-                    log_transition(&record, "order claimed");
-                    log_transition(&ended, ended_text(&ended));
-                    return Ok(());
-                }
-            }
-            Claim::Take(record) => {
-                if let Replaced::Replaced(etag) = functions::hold(until, || store.replace(&record, &found.etag)).await.map_err(away)? {
-                    log_transition(&record, "order claimed");
-                    return work(app, store, Versioned { record, etag }).await;
-                }
-            }
-            Claim::Held(record) => return work(app, store, Versioned { record, etag: found.etag }).await,
+        match ended {
+            Tried::Done => return Ok(()),
+            Tried::LookAgain => refusals = 0,
+            Tried::Refused => refusals += 1,
         }
-        refusals += 1;
+    }
+}
+
+fn away(error: &StoreError) -> Refusal {
+    Refusal::abandon(error.to_string())
+}
+
+/// What came of one look at an order.
+enum Tried {
+    /// The message may be completed.
+    Done,
+    /// No message will come for it; this one looks again.
+    LookAgain,
+    /// Somebody else wrote in between.
+    Refused,
+}
+
+/// An order as it was found, and what can be done about it.
+struct Look<'a> {
+    app: &'a Arc<App>,
+    store: &'a StatusStore,
+    found: &'a Versioned,
+}
+
+impl Look<'_> {
+    fn decide(&self, invocation: &str, life: Uuid) -> Claim {
+        let holder = self.found.record.lease.as_ref().map(|lease| &lease.holder);
+        let claimant = Claimant {
+            life,
+            holder: &self.app.holder,
+            invocation,
+            now: self.store.now(),
+            holder_gone: holder.is_some_and(|holder| process::is_gone(holder, &self.app.holder)),
+        };
+        lifecycle::claim(&self.found.record, &claimant, &self.app.config.budgets)
+    }
+
+    async fn replace(&self, record: &Record) -> Result<Replaced, Refusal> {
+        functions::hold(self.app.config.store_wait, || self.store.replace(record, &self.found.etag)).await.map_err(|error| away(&error))
+    }
+
+    /// Another worker has it, or its next try is not due: a copy of the message is scheduled for then, if none is yet, and this
+    /// one is done with. Where nothing can be scheduled, this one waits.
+    async fn step_aside(&self, patience: &mut Patience, moment: Timestamp, wake: Option<Record>) -> Result<Tried, Refusal> {
+        if let Some(queue) = &self.app.queue {
+            let Some(record) = wake else { return Ok(Tried::Done) };
+            if self.replace(&record).await? == Replaced::Stale {
+                return Ok(Tried::Refused);
+            }
+            if schedule(queue, &record, moment).await {
+                return Ok(Tried::Done);
+            }
+        }
+        patience.wait(self.store.now().until(moment)).await?;
+        Ok(Tried::LookAgain)
+    }
+
+    /// The backend is known to be away: waiting for it is no try.
+    async fn wait_for_backend(&self, patience: &mut Patience, pause: Duration) -> Result<Tried, Refusal> {
+        let now = self.store.now();
+        let moment = now.after(pause);
+        let wake = lifecycle::wake(&self.found.record, moment, now, &self.app.config.budgets);
+        self.step_aside(patience, moment, wake).await
+    }
+
+    async fn end(&self, record: Record) -> Result<Tried, Refusal> {
+        if self.replace(&record).await? == Replaced::Stale {
+            return Ok(Tried::Refused);
+        }
+        functions::log_transition(&record, "order failed");
+        Ok(Tried::Done)
+    }
+
+    /// Pure work may join claim and end in one write: nothing outside can have happened if it is lost.
+    async fn take_at_once(&self, record: Record, outcome: Outcome) -> Result<Tried, Refusal> {
+        let Ok(ended) = lifecycle::finish(&record, record.fence, verdict(outcome), self.store.now(), &self.app.config.budgets) else {
+            return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
+        };
+        if self.replace(&ended).await? == Replaced::Stale {
+            return Ok(Tried::Refused);
+        }
+        self.app.waits.observe_claim(&record);
+        functions::log_transition(&record, "order claimed");
+        functions::log_transition(&ended, functions::ended_text(&ended));
+        Ok(Tried::Done)
+    }
+
+    async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
+        let Replaced::Replaced(etag) = self.replace(&record).await? else { return Ok(Tried::Refused) };
+        self.app.waits.observe_claim(&record);
+        functions::log_transition(&record, "order claimed");
+        work(self.app, self.store, Versioned { record, etag }, permit).await
+    }
+}
+
+/// How long an invocation waits for an order, where it cannot be woken by a message.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Waits a little, with growing pauses; never past `left` by more than a look.
+    async fn wait(&mut self, left: Duration) -> Result<(), Refusal> {
+        if Instant::now() + self.pause > self.until {
+            return Err(Refusal::abandon("this order still waits, for another worker or its next try; its message is to come back later"));
+        }
+        tokio::time::sleep(self.pause.min(left + LOOK_PAUSE.0)).await;
+        self.pause = (self.pause * 2).min(LOOK_PAUSE.1);
+        Ok(())
+    }
+}
+
+/// Sends a copy of an order's message for later. `false`: it did not leave, or nobody knows.
+async fn schedule(queue: &Queue, record: &Record, moment: Timestamp) -> bool {
+    match queue.send_at(&message::write(record), moment).await {
+        Ok(()) => true,
+        Err(error) => {
+            warn!(order.tracking_id = %record.tracking_id, %error, "a message could not be scheduled; waiting with this one");
+            false
+        }
+    }
+}
+
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Completed(result) => Verdict::Completed(result),
+        Outcome::Failed(failure) | Outcome::Again(failure, _) => Verdict::Failed(failure),
     }
 }
 
 /// Does the work of an order that is ours. This one task owns all its writes: progress, renewal, end.
-async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result<(), Refusal> {
+async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: Permit) -> Result<Tried, Refusal> {
     let fence = own.record.fence;
     let (sender, mut steps) = mpsc::channel(1);
-    let order = Arc::clone(&own.record.order);
-    let worker = Arc::clone(app);
+    let (claimed, worker) = (own.record.clone(), Arc::clone(app));
     // A task of its own, so that a panic in the work ends in a verdict.
-    let mut task = tokio::spawn(async move { worker.fulfillment.run(order, sender).await });
+    let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, &claimed, sender).await });
     let mut renewal = tokio::time::interval(app.config.lease_renewal);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     renewal.reset();
     // Progress rides on a renewal where writes are paid for.
     let pause = store.progress_pause(app.config.lease_renewal);
     let (mut progress, mut stage, mut written) = (0, None, Instant::now());
-    let verdict = loop {
+    let outcome = loop {
         tokio::select! {
             biased;
             Some(step) = steps.recv() => {
@@ -129,12 +231,12 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result
                 }
             }
             _ = renewal.tick() => {}
-            verdict = &mut task => break verdict.unwrap_or_else(|error| {
+            outcome = &mut task => break outcome.unwrap_or_else(|error| {
                 error!(order.tracking_id = %own.record.tracking_id, %error, "the work broke down");
-                Verdict::Failed(Failure::new("internal_error", "the order could not be processed"))
+                Outcome::Failed(Failure::new("internal_error", "the order could not be processed"))
             }),
         };
-        let change = |found: &Record| lifecycle::advance(found, fence, progress, stage, store.now(), &app.config.budgets);
+        let change = |found: &Record| lifecycle::advance(found, fence, progress, stage.as_deref(), store.now(), &app.config.budgets);
         match write(store, &mut own, change).await {
             Ok(Ok(())) => {
                 renewal.reset();
@@ -142,35 +244,48 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned) -> Result
             }
             Ok(Err(fenced)) => {
                 task.abort();
-                return {
-                    lost(&own.record, fenced);
-                    Ok(())
-                };
+                lost(&own.record, fenced);
+                return Ok(Tried::Done);
             }
             // Progress is worth no failure; the lease runs on, and the next renewal asks again.
             Err(error) => warn!(order.tracking_id = %own.record.tracking_id, %error, "progress could not be recorded"),
         }
     };
+    // The same for every repetition of the write.
+    let jitter = functions::random();
     let until = Instant::now() + app.config.store_wait;
     loop {
-        let change = |found: &Record| lifecycle::finish(found, fence, verdict.clone(), store.now(), &app.config.budgets);
+        let (now, budgets) = (store.now(), &app.config.budgets);
+        let change = |found: &Record| match &outcome {
+            Outcome::Again(failure, after) => {
+                lifecycle::retry(found, fence, failure.clone(), *after, jitter, now, budgets).map(|retried| match retried {
+                    Retried::Waits(record, _) | Retried::Ended(record) => record,
+                })
+            }
+            outcome => lifecycle::finish(found, fence, verdict(outcome.clone()), now, budgets),
+        };
         match write(store, &mut own, change).await {
-            Ok(Ok(())) => {
-                log_transition(&own.record, ended_text(&own.record));
-                return Ok(());
-            }
+            Ok(Ok(())) => break,
             Ok(Err(fenced)) => {
-                return {
-                    lost(&own.record, fenced);
-                    Ok(())
-                };
+                lost(&own.record, fenced);
+                return Ok(Tried::Done);
             }
-            Err(error) if Instant::now() >= until => return Err(Refusal::abandon(error.to_string())),
+            Err(error) if Instant::now() >= until || matches!(error, StoreError::Unreadable(_)) => return Err(away(&error)),
             Err(error) => {
-                warn!(order.tracking_id = %own.record.tracking_id, %error, "the end of an order could not be recorded; trying again");
+                warn!(order.tracking_id = %own.record.tracking_id, %error, "the end of a try could not be recorded; trying again");
                 tokio::time::sleep(LOOK_PAUSE.1).await;
             }
         }
+    }
+    let record = &own.record;
+    let Some(retry_at) = record.retry_at else {
+        functions::log_transition(record, functions::ended_text(record));
+        return Ok(Tried::Done);
+    };
+    functions::log_transition(record, "order waits for its next try");
+    match &app.queue {
+        Some(queue) if schedule(queue, record, retry_at).await => Ok(Tried::Done),
+        _ => Ok(Tried::LookAgain),
     }
 }
 
@@ -192,7 +307,7 @@ async fn write(
             }
             Replaced::Stale => match store.read_latest(own.record.tracking_id).await? {
                 Some(found) => *own = found,
-                None => return Ok(Err(Fenced::Superseded)),
+                None => return Err(StoreError::Unreadable("it is gone".into())),
             },
         }
     }
@@ -202,23 +317,4 @@ fn lost(record: &Record, fenced: Fenced) {
     if fenced == Fenced::Superseded {
         warn!(order.tracking_id = %record.tracking_id, order.fence = record.fence, "another worker took this order; stopping without a trace");
     }
-}
-
-fn ended_text(record: &Record) -> &'static str {
-    match record.status {
-        lifecycle::Status::Completed => "order completed",
-        _ => "order failed",
-    }
-}
-
-fn log_transition(record: &Record, text: &'static str) {
-    info!(
-        order.tracking_id = %record.tracking_id,
-        order.status = record.status.as_str(),
-        order.fence = record.fence,
-        order.attempt = record.attempt,
-        order.interruptions = record.interruptions,
-        error.code = record.error.as_ref().map(|failure| failure.code.as_str()),
-        "{text}"
-    );
 }

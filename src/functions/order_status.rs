@@ -36,6 +36,11 @@ struct Shown<'a> {
     result: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a Failure>,
+    /// Why the last try failed, while another is to come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<&'a Failure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<Timestamp>,
     history: &'a [Transition],
 }
 
@@ -52,7 +57,9 @@ impl<'a> Shown<'a> {
             updated_at: record.updated_at,
             completed_at: record.completed_at,
             result: record.result.as_deref(),
-            error: record.error.as_ref(),
+            error: record.error.as_ref().filter(|_| record.status.is_terminal()),
+            last_error: record.error.as_ref().filter(|_| !record.status.is_terminal()),
+            next_attempt_at: record.retry_at,
             history: &record.history,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,8 @@ use crate::timestamp::Timestamp;
 
 /// What a dead-letter queue is named after its queue (Service Bus, "Path to the dead-letter queue").
 pub const DEAD_LETTER_SUFFIX: &str = "/$deadletterqueue";
-/// How long an idle receiver sleeps at most; messages wake it, clocks may jump.
+/// How long a receiver sleeps at most when a message will be ready at a moment: its clock may jump, or stand still while the
+/// machine sleeps. Without such a message it sleeps until one is sent.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// `visible_at` is the one moment that counts: when a scheduled message comes due, when a lock runs out, or when a message was
@@ -160,25 +161,59 @@ impl Broker {
                 Ok(())
             })
             .await?;
-        self.arrivals(queue).notify_one();
+        self.arrivals(queue).notify_waiters();
         Ok(())
     }
 
     /// Locks up to `max` messages, oldest first; waits until there is one. A power failure may undo this, and what follows it
     /// for the message: then it is delivered again, as any message may be.
     pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
-        let arrivals = self.arrivals(queue);
         loop {
-            let name = entity(queue);
-            let rules = self.rules.clone();
-            let (received, next) = self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
+            let received = self.receive_within(queue, max, Duration::MAX).await?;
             if !received.is_empty() {
                 return Ok(received);
             }
-            let sleep = next.map_or(LONGEST_SLEEP, |at| Timestamp::from_milliseconds(now()).until(Timestamp::from_milliseconds(at)));
-            // A send between the look and this wait has left its permit with `notify_one`.
-            drop(tokio::time::timeout(sleep.min(LONGEST_SLEEP), arrivals.notified()).await);
         }
+    }
+
+    /// Like [`Broker::receive`], but gives up after `patience`, with nothing. Who is dropped while he waits takes no message with him.
+    pub async fn receive_within(&self, queue: &str, max: usize, patience: Duration) -> Result<Vec<Received>, Error> {
+        let started = Instant::now();
+        let arrivals = self.arrivals(queue);
+        loop {
+            // Listen before looking: it hears every send from here on.
+            let arrival = arrivals.notified();
+            let name = entity(queue);
+            let rules = self.rules.clone();
+            let Look { locked, next, dead_lettered } =
+                self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
+            if dead_lettered {
+                self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_waiters();
+            }
+            let left = patience.saturating_sub(started.elapsed());
+            if !locked.is_empty() || left.is_zero() {
+                return Ok(locked);
+            }
+            let ready_in = |at| Timestamp::from_milliseconds(now()).until(Timestamp::from_milliseconds(at)).min(LONGEST_SLEEP);
+            drop(tokio::time::timeout(next.map_or(left, |at| ready_in(at).min(left)), arrival).await);
+        }
+    }
+
+    /// The message of this queue that is held under this lock; its [`Received::lock_token`] is set.
+    pub async fn held(&self, queue: &str, lock_token: Uuid) -> Result<Option<Received>, Error> {
+        let name = entity(queue);
+        self.database
+            .read(move |connection| {
+                let found = connection
+                    .prepare_cached(
+                        "SELECT sequence_number, delivery_count, enqueued_at, expires_at, properties, body FROM messages
+                         WHERE queue = ?1 AND lock_token = ?2 AND visible_at > ?3",
+                    )?
+                    .query_row(params![name, lock_token.as_bytes(), now()], received)
+                    .optional()?;
+                Ok(found.map(|message| Received { lock_token, ..message }))
+            })
+            .await
     }
 
     /// The message is dealt with.
@@ -220,9 +255,9 @@ impl Broker {
                     .execute([sequence_number])
             })
             .await?;
-        self.arrivals(queue).notify_one();
+        self.arrivals(queue).notify_waiters();
         if spent {
-            self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_one();
+            self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_waiters();
         }
         Ok(settled(changed))
     }
@@ -295,8 +330,18 @@ fn entity(queue: &str) -> String {
     queue.to_ascii_lowercase()
 }
 
+/// What a look at a queue found.
+struct Look {
+    /// What was ready, locked now.
+    locked: Vec<Received>,
+    /// When the next message will be ready, if none was.
+    next: Option<i64>,
+    /// Whether messages went to the dead-letter queue instead.
+    dead_lettered: bool,
+}
+
 /// Locks what is ready; also tells when the next message will be, if none is.
-fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -> rusqlite::Result<(Vec<Received>, Option<i64>)> {
+fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -> rusqlite::Result<Look> {
     let now = now();
     let until = Timestamp::from_milliseconds(now).after(rules.lock_duration).as_milliseconds();
     let ready: Vec<Received> = connection
@@ -308,6 +353,7 @@ fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -
         .collect::<rusqlite::Result<_>>()?;
     let found = !ready.is_empty();
     let mut locked = Vec::with_capacity(ready.len());
+    let mut dead_lettered = false;
     for mut message in ready {
         let sequence_number = message.sequence_number;
         if message.expires_at.is_some_and(|at| at.as_milliseconds() <= now) {
@@ -315,6 +361,7 @@ fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -
         } else if message.delivery_count >= rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX) {
             // Its last lock ran out: a receiver that vanished counts like one that abandoned.
             dead_letter(connection, queue, sequence_number, message.properties, rules.max_delivery_count)?;
+            dead_lettered = true;
         } else {
             message.delivery_count += 1;
             message.lock_token = Uuid::new_v4();
@@ -324,15 +371,15 @@ fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -
             locked.push(message);
         }
     }
-    if !locked.is_empty() {
-        return Ok((locked, None));
-    }
-    if found {
+    let next = if !locked.is_empty() {
+        None
+    } else if found {
         // Everything that was ready has just left; there may be more behind it.
-        return Ok((locked, Some(now)));
-    }
-    let next = connection.prepare_cached("SELECT MIN(visible_at) FROM messages WHERE queue = ?1")?.query_row([queue], |row| row.get(0))?;
-    Ok((locked, next))
+        Some(now)
+    } else {
+        connection.prepare_cached("SELECT MIN(visible_at) FROM messages WHERE queue = ?1")?.query_row([queue], |row| row.get(0))?
+    };
+    Ok(Look { locked, next, dead_lettered })
 }
 
 fn received(row: &Row<'_>) -> rusqlite::Result<Received> {

@@ -16,17 +16,21 @@ use azure_data_cosmos::options::{ItemReadOptions, ItemWriteOptions, Precondition
 use azure_data_cosmos::{ContainerClient, CosmosError, CosmosStatus, FeedScope, Query};
 use futures_util::TryStreamExt;
 use moka::future::Cache;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::config::cosmos::Cosmos;
 use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::Record;
+use crate::lifecycle::{Record, Status};
+use crate::quarantine::Quarantined;
 use crate::store::cosmos::account::{Account, Clock, Level};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::Item;
-use crate::store::{Created, Etag, Replaced, StoreError, Versioned};
+use crate::store::{Created, Etag, Filter, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// How old an answer may be that many share.
@@ -53,14 +57,31 @@ struct Inner {
     level: Level,
     tracking_key: TrackingKey,
     timeout: Duration,
+    config: Cosmos,
     charges: Charges,
-    recent: Cache<TrackingId, Arc<Versioned>>,
+    recent: Cache<TrackingId, Recent>,
+}
+
+/// A record, and when the look at it began.
+#[derive(Clone)]
+struct Recent {
+    begun: Instant,
+    found: Arc<Versioned>,
 }
 
 /// A record that stands, and where in history it was seen.
 struct Seen {
     versioned: Versioned,
     bookmark: Option<Bookmark>,
+    /// Of the write that made it so.
+    mark: i64,
+}
+
+/// A quarantined message as an item: it has no `dueAt` and no `ttl`.
+#[derive(Serialize)]
+struct QuarantineItem<'a> {
+    id: String,
+    quarantined: &'a Quarantined,
 }
 
 /// How fresh a read must be.
@@ -80,10 +101,11 @@ impl CosmosStore {
         connect::connect(config, tracking_key).await
     }
 
-    fn new(container: ContainerClient, account: Account, clock: Clock, level: Level, tracking_key: TrackingKey, timeout: Duration) -> Self {
+    fn new(container: ContainerClient, account: Account, clock: Clock, level: Level, tracking_key: TrackingKey, config: Cosmos) -> Self {
         let recent =
-            Cache::builder().time_to_live(RECENT).weigher(|_, found: &Arc<Versioned>| weight(found)).max_capacity(RECENT_BYTES).build();
-        Self(Arc::new(Inner { container, account, clock, level, tracking_key, timeout, charges: Charges::default(), recent }))
+            Cache::builder().time_to_live(RECENT).weigher(|_, recent: &Recent| weight(&recent.found)).max_capacity(RECENT_BYTES).build();
+        let timeout = config.timeout;
+        Self(Arc::new(Inner { container, account, clock, level, tracking_key, timeout, config, charges: Charges::default(), recent }))
     }
 
     /// Keeps the account's clock, and tells what was spent. Never returns.
@@ -94,7 +116,7 @@ impl CosmosStore {
         loop {
             tokio::time::sleep(pauses.next().unwrap_or(usual)).await;
             if let Err(silent) = self.0.account.look(&self.0.clock).await {
-                warn!("the account does not tell the time ({silent}); going on by the monotonic clock");
+                connect::tell_trouble(&self.0.config, &silent);
             }
             let calls = self.0.charges.calls();
             if pauses.len() == 0 && calls > told {
@@ -128,7 +150,7 @@ impl CosmosStore {
         Ok(self.look_for(tracking_id, Freshness::Latest, None).await?.map(|seen| seen.versioned))
     }
 
-    /// Many who ask at the same time, or within a second, share one read.
+    /// Many who ask at the same time, or within a second, share one look.
     pub(super) async fn read_recent(
         &self,
         tracking_id: TrackingId,
@@ -138,23 +160,30 @@ impl CosmosStore {
             Absent,
             Failed(StoreError),
         }
-        let read = async {
-            match self.point_read(tracking_id, &Freshness::Usual).await {
-                Ok(Some(seen)) => Ok(Arc::new(seen.versioned)),
-                Ok(None) => Err(Miss::Absent),
-                Err(error) => Err(Miss::Failed(error)),
-            }
-        };
-        match self.0.recent.try_get_with(tracking_id, Box::pin(read)).await {
-            Ok(found) => Ok(Some(found)),
-            Err(miss) => match &*miss {
-                Miss::Failed(error) => Err(error.clone()),
-                // The shared read may have begun before the record was there.
-                Miss::Absent => {
-                    let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
-                    Ok(self.look_for(tracking_id, first, bookmark).await?.map(|seen| Arc::new(seen.versioned)))
+        loop {
+            let asked = Instant::now();
+            let look = async {
+                let begun = Instant::now();
+                match self.look_for(tracking_id, Freshness::Usual, bookmark.clone()).await {
+                    Ok(Some(seen)) => Ok(Recent { begun, found: Arc::new(seen.versioned) }),
+                    Ok(None) => Err(Miss::Absent),
+                    Err(error) => Err(Miss::Failed(error)),
                 }
-            },
+            };
+            match self.0.recent.try_get_with(tracking_id, Box::pin(look)).await {
+                // A look that took long tells of a moment long ago.
+                Ok(recent) if recent.begun + RECENT < asked => self.0.recent.invalidate(&tracking_id).await,
+                Ok(recent) => return Ok(Some(recent.found)),
+                Err(miss) => match &*miss {
+                    Miss::Failed(error) => return Err(error.clone()),
+                    // Whoever looked may have had no bookmark.
+                    Miss::Absent if bookmark.is_none() => return Ok(None),
+                    Miss::Absent => {
+                        let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
+                        return Ok(self.look_for(tracking_id, first, bookmark).await?.map(|seen| Arc::new(seen.versioned)));
+                    }
+                },
+            }
         }
     }
 
@@ -172,18 +201,24 @@ impl CosmosStore {
                 Err(failed) if failed.status.is_conflict() => {}
                 Err(failed) => return Err(unwritten(&failed)),
             }
-            if let Some(seen) = self.look_for(record.tracking_id, Freshness::Usual, None).await? {
+            // The record is there, whoever wrote it; who cannot read it now must not say that there is none.
+            let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None));
+            let seen = look.await.map_err(|_| StoreError::Unknown)?.map_err(|error| match error {
+                StoreError::NotApplied => StoreError::Unknown,
+                error => error,
+            })?;
+            if let Some(seen) = seen {
                 // The life is random: this is our own write, whose answer was lost.
                 let own = seen.versioned.record.life == record.life;
                 return Ok(if own { Created::Created(seen.bookmark) } else { Created::Exists(seen.versioned, seen.bookmark) });
             }
         }
-        Err(StoreError::NotApplied)
+        Err(StoreError::Unknown)
     }
 
     pub(super) async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         let item = Item::of(record);
-        let id = item.id.to_string();
+        let (id, mark) = (item.id.to_string(), item.mark);
         let replace = self.ask(Operation::Replace, |options| {
             let options = ItemWriteOptions::default()
                 .with_operation_options(options.build())
@@ -200,23 +235,84 @@ impl CosmosStore {
             Err(failed) if failed.status.is_not_found() => Ok(Replaced::Stale),
             Err(failed) if failed.status.is_precondition_failed() && !failed.may_be_applied => Ok(Replaced::Stale),
             // An earlier try of ours may be what changed it.
-            Err(failed) if failed.status.is_precondition_failed() => match self.read_latest(record.tracking_id).await? {
-                Some(found) if Item::of(&found.record) == item => Ok(Replaced::Replaced(found.etag)),
-                _ => Ok(Replaced::Stale),
-            },
+            Err(failed) if failed.status.is_precondition_failed() => {
+                match self.look_for(record.tracking_id, Freshness::Latest, None).await.map_err(|_| StoreError::Unknown)? {
+                    Some(seen) if seen.mark == mark => Ok(Replaced::Replaced(seen.versioned.etag)),
+                    _ => Ok(Replaced::Stale),
+                }
+            }
             Err(failed) => Err(unwritten(&failed)),
         }
     }
 
-    pub(super) async fn overdue(&self, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
+        let item = QuarantineItem { id: format!("quarantine-{}", quarantined.id), quarantined };
+        let create = self.ask(Operation::Create, |options| {
+            let options = ItemWriteOptions::default().with_operation_options(options.build());
+            answer(self.0.container.create_item(item.id.clone(), &item.id, &item, Some(options)))
+        });
+        match create.await {
+            Ok(_) => Ok(()),
+            // It is kept already: by an earlier delivery, or by this very question, whose answer was lost.
+            Err(failed) if failed.status.is_conflict() => Ok(()),
+            Err(failed) => Err(unwritten(&failed)),
+        }
+    }
+
+    pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = self.now().as_milliseconds();
-        let query = Query::from("SELECT VALUE c.id FROM c WHERE c.dueAt <= @now ORDER BY c.dueAt OFFSET 0 LIMIT @limit")
+        let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
+        let query = Query::from(format!("SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} ORDER BY c.dueAt OFFSET 0 LIMIT @limit"))
             .with_parameter("@now", now)
             .and_then(|query| query.with_parameter("@limit", limit))
+            .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        let ids = self.ask(Operation::Query, |options| {
+        self.query(query).await
+    }
+
+    pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let mut conditions = vec!["IS_DEFINED(c.record)".to_owned()];
+        let mut query = Query::from("").with_parameter("@limit", limit);
+        let wanted = [
+            ("status", "=", filter.status.map(|status| json!(status.as_str()))),
+            ("owner", "=", filter.owner.as_ref().map(|owner| json!(owner))),
+            ("submittedAt", "<", filter.submitted_before.map(|moment| json!(moment.as_milliseconds()))),
+        ];
+        for (name, comparison, value) in wanted {
+            if let Some(value) = value {
+                conditions.push(format!("c.record.{name} {comparison} @{name}"));
+                query = query.and_then(|query| query.with_parameter(format!("@{name}"), value));
+            }
+        }
+        let text = format!("SELECT * FROM c WHERE {} ORDER BY c.record.submittedAt DESC OFFSET 0 LIMIT @limit", conditions.join(" AND "));
+        let query = query.map_err(|error| StoreError::Unreadable(error.status().to_string()))?.with_text(text);
+        self.query::<Item>(query).await?.into_iter().map(Item::into_record).collect()
+    }
+
+    pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
+        let query = Query::from("SELECT VALUE c.quarantined FROM c WHERE STARTSWITH(c.id, 'quarantine-') OFFSET 0 LIMIT @limit")
+            .with_parameter("@limit", limit)
+            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
+        self.query(query).await
+    }
+
+    pub(super) async fn release(&self, id: Uuid) -> Result<(), StoreError> {
+        let id = format!("quarantine-{id}");
+        let release = self.ask(Operation::Delete, |options| {
+            let options = ItemWriteOptions::default().with_operation_options(options.build());
+            answer(self.0.container.delete_item(id.clone(), &id, Some(options)))
+        });
+        match release.await {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.status.is_not_found() => Ok(()),
+            Err(failed) => Err(unwritten(&failed)),
+        }
+    }
+
+    async fn query<T: DeserializeOwned + Send + 'static>(&self, query: Query) -> Result<Vec<T>, StoreError> {
+        let rows = self.ask(Operation::Query, |options| {
             let options = QueryOptions::default().with_operation_options(options.build());
-            let pages = self.0.container.query_items::<TrackingId>(query.clone(), FeedScope::full_container(), Some(options));
+            let pages = self.0.container.query_items::<T>(query.clone(), FeedScope::full_container(), Some(options));
             async {
                 let mut pages = pages.await?.into_pages();
                 let mut answer = Answer::of(Vec::new());
@@ -227,7 +323,7 @@ impl CosmosStore {
                 Ok(answer)
             }
         });
-        ids.await.map_err(|failed| unread(failed.status))
+        rows.await.map_err(|failed| unread(failed.status))
     }
 
     /// The record, or the certainty that there is none: where replicas may lag, a miss is followed by better looks.
@@ -286,7 +382,8 @@ impl CosmosStore {
         let etag = etag.ok_or_else(|| StoreError::Unreadable("it came without an ETag".into()))?;
         // Not the parser's own text, which may quote the order.
         let item: Item = response.into_model().map_err(|_| StoreError::Unreadable("it is no order that this program knows".into()))?;
-        Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark }))
+        let mark = item.mark;
+        Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, mark }))
     }
 
     async fn ask<T, F>(
@@ -297,7 +394,11 @@ impl CosmosStore {
     where
         F: Future<Output = Result<Answer<T>, CosmosError>>,
     {
-        ask::ask(&self.0.charges, operation, self.0.timeout, call).await
+        let answer = ask::ask(&self.0.charges, operation, self.0.timeout, call).await;
+        if answer.as_ref().is_err_and(|failed| failed.status.is_unauthorized()) {
+            self.0.account.forget_token();
+        }
+        answer
     }
 
     /// Where a reader must be to see what this answer tells of; nothing where every reader is.

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::{Record, SCHEMA_VERSION};
+use crate::lifecycle::{Record, SCHEMA_VERSION, Status};
+use crate::quarantine::Quarantined;
 use crate::sqlite::{Database, Error};
-use crate::store::{Created, Etag, Replaced, StoreError, Versioned};
+use crate::store::{Created, Etag, Filter, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages.
@@ -26,6 +27,7 @@ const SCHEMA: &str = "
     );
     CREATE INDEX IF NOT EXISTS orders_expires_at ON orders (expires_at) WHERE expires_at IS NOT NULL;
     CREATE INDEX IF NOT EXISTS orders_due_at ON orders (due_at) WHERE due_at IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS quarantine (id BLOB NOT NULL PRIMARY KEY, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
 /// Expired records are deleted this often, in milliseconds; until then they are only invisible.
@@ -85,15 +87,69 @@ impl SqliteStore {
         row.map(|(etag, text): (i64, String)| versioned(etag, &text)).transpose()
     }
 
-    pub(super) async fn overdue(&self, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = now().as_milliseconds();
         let overdue = self.database.read(move |connection| {
             connection
-                .prepare_cached("SELECT tracking_id FROM orders WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2")?
-                .query_map(params![now, limit], |row| row.get(0).map(TrackingId::from_bytes))?
+                .prepare_cached(
+                    "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND (?2 IS NULL OR record ->> 'status' = ?2) ORDER BY due_at LIMIT ?3",
+                )?
+                .query_map(params![now, status.map(Status::as_str), limit], |row| row.get(0).map(TrackingId::from_bytes))?
                 .collect()
         });
         Ok(overdue.await?)
+    }
+
+    pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
+        let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
+        let kept = self.database.write(move |connection| {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO quarantine (id, message) VALUES (?1, ?2)")?
+                .execute(params![id.as_bytes(), text])
+        });
+        Ok(kept.await.map(drop)?)
+    }
+
+    pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
+        let (now, filter) = (now().as_milliseconds(), filter.clone());
+        let rows = self.database.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT etag, record FROM orders WHERE (expires_at IS NULL OR expires_at > ?1)
+                     AND (?2 IS NULL OR record ->> 'status' = ?2) AND (?3 IS NULL OR record ->> 'owner' = ?3)
+                     AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) ORDER BY record ->> 'submittedAt' DESC LIMIT ?5",
+                )?
+                .query_map(
+                    params![
+                        now,
+                        filter.status.map(Status::as_str),
+                        filter.owner,
+                        filter.submitted_before.map(|moment| moment.to_string()),
+                        limit
+                    ],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )?
+                .collect::<rusqlite::Result<Vec<(i64, String)>>>()
+        });
+        rows.await?.into_iter().map(|(etag, text)| versioned(etag, &text).map(|found| found.record)).collect()
+    }
+
+    pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
+        let texts = self.database.read(move |connection| {
+            connection
+                .prepare_cached("SELECT message FROM quarantine ORDER BY rowid LIMIT ?1")?
+                .query_map([limit], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        });
+        let read = |text: String| serde_json::from_str(&text).map_err(|_| StoreError::Unreadable("a quarantined message".into()));
+        texts.await?.into_iter().map(read).collect()
+    }
+
+    pub(super) async fn release(&self, id: Uuid) -> Result<(), StoreError> {
+        let released = self
+            .database
+            .write(move |connection| connection.prepare_cached("DELETE FROM quarantine WHERE id = ?1")?.execute([id.as_bytes()]));
+        Ok(released.await.map(drop)?)
     }
 
     pub(super) async fn answers(&self) -> Result<(), StoreError> {
@@ -178,12 +234,14 @@ impl Row {
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
     // The kind and place of a mistake, not serde's own text, which may quote the order.
-    let record: Record = serde_json::from_str(text).map_err(|error| {
+    let mut record: Record = serde_json::from_str(text).map_err(|error| {
         StoreError::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
     })?;
     if record.schema_version > SCHEMA_VERSION {
         return Err(StoreError::Unreadable(format!("its schema version {} is newer than {SCHEMA_VERSION}", record.schema_version)));
     }
+    // Older forms are read as this one, and written as this one.
+    record.schema_version = SCHEMA_VERSION;
     Ok(Versioned { record, etag: Etag(etag.to_string()) })
 }
 

@@ -209,6 +209,89 @@ fn when_every_answer_is_lost_a_client_hears_unknown_and_asking_again_tells() {
 }
 
 #[test]
+fn an_order_that_is_recorded_is_never_said_not_to_be() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("STORE_TIMEOUT", "500ms")]);
+    accepted(&handler, "C-22");
+    for fault in [json!({ "kind": "unavailable" }), json!({ "kind": "throttle", "retryAfterMs": 10 }), json!({ "kind": "hang" })] {
+        let mut fault = fault;
+        fault["operations"] = json!(["read"]);
+        emulator.fault(&fault);
+
+        let answer = submit(&handler, "C-22");
+
+        assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{fault}: {answer:?}");
+    }
+    emulator.calm();
+    accepted(&handler, "C-22");
+}
+
+#[test]
+fn of_two_whose_answers_are_lost_one_knows_the_write_as_his_own() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    for number in 0..20 {
+        let (id, message) = accepted(&handler, &format!("C-23-{number}"));
+        emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"], "count": 4 }));
+
+        let statuses = std::thread::scope(|scope| {
+            let both = [0, 1].map(|_| scope.spawn(|| handler.process(&message).status));
+            both.map(|delivery| delivery.join().unwrap())
+        });
+
+        emulator.calm();
+        assert_eq!(statuses, [200, 200]);
+        completed_once(&handler, &id);
+        let claims = handler.program.lines().iter().filter(|line| line.contains("order claimed") && line.contains(&id)).count();
+        assert!(claims <= 1, "{claims} claims logged");
+    }
+}
+
+#[test]
+fn a_question_that_is_never_answered_at_the_start_is_told_and_asked_again() {
+    let emulator = Emulator::start(&[]);
+    emulator.fault(&json!({ "kind": "hang", "operations": ["container"], "count": 1 }));
+    let mut handler = Handler::begin(&emulator.with(&[("STORE_TIMEOUT", "300ms")]));
+
+    handler.program.line("cannot be kept in Cosmos DB yet");
+
+    accepted(&handler.ready(), "C-24");
+}
+
+#[test]
+fn a_read_that_took_long_is_not_shared_any_more() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    let (id, message) = accepted(&handler, "C-25");
+    emulator.reset_figures();
+    emulator.fault(&json!({ "kind": "delay", "ms": 1500, "operations": ["read"], "count": 1 }));
+
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| handler.status(&id));
+        eventually("the slow read is on its way", || (requests(&emulator, "read") == 1).then_some(()));
+        assert_eq!(handler.process(&message).status, 200);
+        slow.join().unwrap();
+    });
+
+    assert_eq!(handler.status(&id).body["status"], "completed");
+}
+
+#[test]
+fn the_message_of_an_order_that_vanishes_meanwhile_is_not_completed() {
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "150ms"), ("STORE_WAIT", "1s"), ("STORE_TIMEOUT", "500ms")]);
+    let (_, message) = accepted(&handler, "C-26");
+
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| handler.process(&message).status);
+        eventually("it is claimed", || (requests(&emulator, "replace") > 0).then_some(()));
+        emulator.drop_container();
+        emulator.make_container();
+        assert_eq!(work.join().unwrap(), 500);
+    });
+}
+
+#[test]
 fn paced_work_goes_on_while_answers_are_lost() {
     let emulator = Emulator::start(&[]);
     let handler = handler(&emulator, &[("WORK_DELAY", "50ms"), ("LEASE_RENEWAL", "60ms"), ("STORE_TIMEOUT", "500ms")]);

@@ -334,6 +334,20 @@ fn an_identity_without_a_role_is_told_the_role_and_works_once_it_has_it() {
 }
 
 #[test]
+fn a_token_that_is_refused_is_not_shown_for_ever() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["expired-by-the-accounts-clock"]);
+    let endpoint = TokenEndpoint::start(&[Reply::Token("expired-by-the-accounts-clock", HOUR)]);
+    let handler = endpoint.handler(&emulator, &[]).ready();
+
+    emulator.admit(&["new"]);
+    endpoint.reply(Reply::Token("new", HOUR));
+
+    eventually("another token is shown", || (submit(&handler, "I-14").status == 202).then_some(()));
+    assert!(endpoint.asked().len() <= 4, "{}", endpoint.asked().len());
+}
+
+#[test]
 fn an_identity_that_loses_its_role_takes_orders_again_once_it_has_it_back() {
     let emulator = Emulator::start(&[]);
     emulator.admit(&["token"]);

@@ -6,11 +6,13 @@
     reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
 )]
 
+mod backend;
 mod child;
 mod clock;
 mod contract;
 mod cosmos;
 mod crash;
+mod dead_letter;
 mod emulator;
 mod foreign;
 mod host;
@@ -20,8 +22,10 @@ mod ingress;
 mod panic;
 mod processor;
 mod queue;
+mod service_bus;
 mod settings;
 mod status;
 mod store;
 mod support;
+mod sweeper;
 mod walk;

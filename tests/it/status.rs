@@ -110,7 +110,7 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
             "history": [
                 { "at": "TIME", "event": "accepted", "attempt": 0 },
                 { "at": "TIME", "event": "claimed", "attempt": 1 },
-                { "at": "TIME", "event": "failed", "attempt": 1 }
+                { "at": "TIME", "event": "failed", "attempt": 1, "code": "total_too_large" }
             ]
         })
     );

@@ -76,6 +76,9 @@ pub fn run(fact: impl Future<Output = ()>) {
 pub fn budgets() -> Budgets {
     Budgets {
         lease: Duration::from_secs(30),
+        max_attempts: 5,
+        retry_base: Duration::from_secs(2),
+        retry_cap: Duration::from_mins(5),
         max_interruptions: 20,
         order_deadline: Duration::from_hours(24),
         retention: Duration::from_hours(1),
@@ -105,7 +108,7 @@ pub fn record(now: Timestamp) -> Record {
         fingerprint: "f".repeat(64),
         metadata,
     };
-    lifecycle::accept(submission, now, &budgets())
+    lifecycle::accept(submission, Duration::ZERO, now, &budgets())
 }
 
 fn text(record: &Record) -> String {
@@ -237,8 +240,10 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     let finished = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), now, &budgets()).unwrap();
     here.replace(&finished, &found.etag).await.unwrap();
 
-    assert_eq!(there.overdue(10).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert_eq!(there.overdue(1).await.unwrap(), [oldest.tracking_id]);
+    assert_eq!(there.overdue(10, None).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert_eq!(there.overdue(1, None).await.unwrap(), [oldest.tracking_id]);
+    assert_eq!(there.overdue(10, Some(Status::Accepted)).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert!(there.overdue(10, Some(Status::Processing)).await.unwrap().is_empty());
 }
 
 async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances { here, there }: Instances) {
@@ -260,6 +265,6 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
     assert!(here.read(record.tracking_id).await.unwrap().is_none());
     assert!(here.read_recent(record.tracking_id, None).await.unwrap().is_none());
     assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
-    assert!(here.overdue(10).await.unwrap().is_empty());
+    assert!(here.overdue(10, None).await.unwrap().is_empty());
     here.answers().await.unwrap();
 }

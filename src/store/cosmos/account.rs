@@ -14,7 +14,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::Sha256;
 
-use crate::identity;
+use crate::identity::{self, Tokens};
 use crate::store::sqlite;
 use crate::timestamp::Timestamp;
 
@@ -36,7 +36,7 @@ pub(super) struct Account {
 #[derive(Clone)]
 pub(super) enum Key {
     Account(Secret),
-    Token(Arc<dyn TokenCredential>),
+    Token(Arc<Tokens>),
 }
 
 /// Why an account did not answer.
@@ -108,6 +108,9 @@ impl Account {
         let sent = Instant::now();
         let response = request.send().await.map_err(away)?;
         let answered = Instant::now();
+        if response.status() == reqwest::StatusCode::UNAUTHORIZED {
+            self.forget_token();
+        }
         if !response.status().is_success() {
             return Err(Silent::Refused(response.status().as_u16()));
         }
@@ -119,6 +122,13 @@ impl Account {
         let properties: Properties =
             serde_json::from_slice(&body).map_err(|_| Silent::Away("what answers there is no Cosmos DB account".into()))?;
         Ok(properties.user_consistency_policy.default_consistency_level)
+    }
+
+    /// The account did not take the token at hand: it may have expired, should this machine's clock be slow.
+    pub(super) fn forget_token(&self) {
+        if let Key::Token(tokens) = &self.key {
+            tokens.forget();
+        }
     }
 
     /// Whether it has this database. `None` when it does not say.

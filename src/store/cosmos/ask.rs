@@ -30,17 +30,20 @@ pub(super) enum Operation {
     Create,
     Read,
     Replace,
+    Delete,
     Query,
 }
 
 impl Operation {
-    const ALL: [Self; 4] = [Self::Create, Self::Read, Self::Replace, Self::Query];
+    /// In the order of their numbers.
+    const ALL: [Self; 5] = [Self::Create, Self::Read, Self::Replace, Self::Delete, Self::Query];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Read => "read",
             Self::Replace => "replace",
+            Self::Delete => "delete",
             Self::Query => "query",
         }
     }

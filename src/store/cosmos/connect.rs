@@ -22,6 +22,8 @@ const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
 const DEFINITION_FILE: &str = "deploy/cosmos-container.json";
 /// First and longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// On top of a question's deadline: the SDK asks the platform about this machine when it starts, for up to five seconds.
+const START: Duration = Duration::from_secs(6);
 /// A connection that takes longer is tried anew.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -50,7 +52,7 @@ pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Cosm
     loop {
         match once(config, tracking_key, &mut key, &mut runtime).await {
             Ok(store) => return store,
-            Err(Missing::Away(reason)) => warn!("Cosmos DB does not answer: {reason}; trying again"),
+            Err(Missing::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
             Err(Missing::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
         }
         tokio::time::sleep(jittered(pause)).await;
@@ -77,15 +79,20 @@ async fn once(
     let clock = Clock::new();
     let level = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
 
-    let container = match container(config, key, runtime).await {
-        Ok(container) => container,
-        Err(error) if error.status().is_not_found() => return Err(not_there(config, &account).await),
-        Err(error) => return Err(failed(config, &error)),
+    let found = tokio::time::timeout(config.timeout + START, async {
+        let container = container(config, key, runtime).await?;
+        let properties = container.read(None).await.and_then(ResourceResponse::into_model)?;
+        Ok::<_, CosmosError>((container, properties))
+    });
+    let (container, properties) = match found.await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) if error.status().is_not_found() => return Err(not_there(config, &account).await),
+        Ok(Err(error)) => return Err(failed(config, &error)),
+        Err(_) => return Err(Missing::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
-    let found = container.read(None).await.and_then(ResourceResponse::into_model).map_err(|error| failed(config, &error))?;
-    check(config, &found)?;
+    check(config, &properties)?;
     tell(config, level);
-    Ok(CosmosStore::new(container, account, clock, level, tracking_key.clone(), config.timeout))
+    Ok(CosmosStore::new(container, account, clock, level, tracking_key.clone(), config.clone()))
 }
 
 async fn container(config: &Cosmos, key: Key, runtime: &mut Option<CosmosRuntime>) -> Result<ContainerClient, CosmosError> {
@@ -164,6 +171,14 @@ fn tell(config: &Cosmos, level: Level) {
         cosmos.consistency = ?level,
         "records are in Cosmos DB, by {access}; consistency {level:?}: {visible}"
     );
+}
+
+/// Says what is wrong with an account that answered before.
+pub(super) fn tell_trouble(config: &Cosmos, silent: &Silent) {
+    match explain(config, silent) {
+        Missing::Away(reason) => warn!("Cosmos DB does not answer: {reason}"),
+        Missing::Wrong(reason) => error!("orders cannot be kept in Cosmos DB any more: {reason}"),
+    }
 }
 
 /// What an account that does not answer as it should means for whoever set us up.

@@ -28,6 +28,8 @@ pub(super) struct Item {
     due_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
+    /// Random, new with each write: a write whose answer was lost is known by it.
+    pub(super) mark: i64,
     record: Body,
 }
 
@@ -52,7 +54,15 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     interruptions: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempts_before: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    emissions: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_at: Option<Milliseconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wake_at: Option<Milliseconds>,
     deadline: Milliseconds,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<Text>,
@@ -89,6 +99,7 @@ impl Item {
             id: record.tracking_id,
             due_at: record.due_at.map(Milliseconds),
             ttl: record.ttl,
+            mark: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 8,
             record: Body {
                 version: VERSION,
                 owner: record.owner.clone(),
@@ -108,7 +119,11 @@ impl Item {
                 fence: record.fence,
                 attempt: record.attempt,
                 interruptions: (record.interruptions > 0).then_some(record.interruptions),
+                attempts_before: (record.attempts_before > 0).then_some(record.attempts_before),
+                emissions: (record.emissions > 0).then_some(record.emissions),
                 lease: record.lease.clone(),
+                retry_at: record.retry_at.map(Milliseconds),
+                wake_at: record.wake_at.map(Milliseconds),
                 deadline: Milliseconds(record.deadline),
                 result: record.result.clone().map(Text),
                 error: record.error.clone(),
@@ -122,7 +137,7 @@ impl Item {
 
     /// The record it keeps.
     pub(super) fn into_record(self) -> Result<Record, StoreError> {
-        let Self { id, due_at, ttl, record: body } = self;
+        let Self { id, due_at, ttl, mark: _, record: body } = self;
         if body.version > VERSION {
             return Err(StoreError::Unreadable(format!("its version {} is newer than {VERSION}", body.version)));
         }
@@ -150,7 +165,11 @@ impl Item {
             fence: body.fence,
             attempt: body.attempt,
             interruptions: body.interruptions.unwrap_or(0),
+            attempts_before: body.attempts_before.unwrap_or(0),
+            emissions: body.emissions.unwrap_or(0),
             lease: body.lease,
+            retry_at: body.retry_at.map(|moment| moment.0),
+            wake_at: body.wake_at.map(|moment| moment.0),
             due_at: due_at.map(|moment| moment.0),
             deadline: body.deadline.0,
             result: body.result.map(|text| text.0),
@@ -211,42 +230,46 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-/// A transition as `12 claimed 1`: milliseconds after the submission, event, attempt.
+/// A transition as `12 claimed 1`: milliseconds after the submission, event, attempt, and the code of a failure.
 #[derive(Debug, Clone, PartialEq)]
 struct Step {
     after: i64,
     event: Event,
     attempt: u32,
+    code: Option<String>,
 }
 
 impl Step {
     fn of(transition: &Transition, submitted_at: Timestamp) -> Self {
         let after = transition.at.as_milliseconds() - submitted_at.as_milliseconds();
-        Self { after, event: transition.event, attempt: transition.attempt }
+        Self { after, event: transition.event, attempt: transition.attempt, code: transition.code.clone() }
     }
 
     fn into_transition(self, submitted_at: Timestamp) -> Transition {
         let at = Timestamp::from_milliseconds(submitted_at.as_milliseconds().saturating_add(self.after));
-        Transition { at, event: self.event, attempt: self.attempt }
+        Transition { at, event: self.event, attempt: self.attempt, code: self.code }
     }
 }
 
 impl Serialize for Step {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{} {} {}", self.after, self.event.as_str(), self.attempt))
+        let (space, code) = self.code.as_ref().map_or(("", ""), |code| (" ", code.as_str()));
+        serializer.collect_str(&format_args!("{} {} {}{space}{code}", self.after, self.event.as_str(), self.attempt))
     }
 }
 
 impl<'de> Deserialize<'de> for Step {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let mut words = text.split(' ');
+        let mut words = text.splitn(4, ' ');
         let mut next = || words.next().ok_or_else(|| serde::de::Error::custom("a step has three words"));
         let (after, event, attempt) = (next()?, next()?, next()?);
+        let code = words.next().map(str::to_owned);
         Ok(Self {
             after: after.parse().map_err(serde::de::Error::custom)?,
             event: Event::parse(event).ok_or_else(|| serde::de::Error::custom("no such event"))?,
             attempt: attempt.parse().map_err(serde::de::Error::custom)?,
+            code,
         })
     }
 }
@@ -265,6 +288,9 @@ mod tests {
     fn budgets() -> Budgets {
         Budgets {
             lease: Duration::from_secs(30),
+            max_attempts: 5,
+            retry_base: Duration::from_secs(2),
+            retry_cap: Duration::from_mins(5),
             max_interruptions: 1000,
             order_deadline: Duration::from_hours(24),
             retention: Duration::from_hours(168),
@@ -284,7 +310,7 @@ mod tests {
         };
         let tracking_id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
         let submission = Submission { tracking_id, life: Uuid::nil(), order: raw(order), fingerprint: "f".repeat(64), metadata };
-        lifecycle::accept(submission, now, &budgets())
+        lifecycle::accept(submission, Duration::ZERO, now, &budgets())
     }
 
     /// As a worker of another process each time, its lease run out.

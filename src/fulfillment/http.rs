@@ -1,0 +1,424 @@
+//! The work behind HTTP: one call, answered at once, line by line, or later (202 and `Location`).
+//!
+//! What the backend says is for us alone, but for a result, a problem's title and detail, an error's code and message, and the
+//! name of a stage: those reach the customer, cut and without control characters. Bodies are never logged.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::fulfillment::breaker::{Breaker, Permit};
+use crate::fulfillment::{Outcome, Step};
+use crate::lifecycle::{Failure, Record};
+use crate::order::json::Json;
+
+/// Until a connection stands: within a data centre that is milliseconds, and who is not there at all is known soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle connections are given up sooner than usual servers do it (Node.js: five seconds), since a request on a connection that is
+/// just being closed costs a try.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longest result, and longest line of a stream, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
+const MAX_RESULT: usize = 512 * 1024;
+/// A problem is read so far; in bytes.
+const MAX_PROBLEM: usize = 16 * 1024;
+/// Longest piece of the backend's text that is shown, in characters.
+const MAX_TEXT: usize = 200;
+/// First and longest pause between two polls where the backend names none.
+const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// Bounds of a pause between two polls that it names.
+const ASKED_POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Longest pause before another try that it may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// A call weighs one in so many in the mean.
+const MEAN_OF: u32 = 5;
+
+const UNAVAILABLE: &str = "backend_unavailable";
+
+/// An HTTP service that does the work.
+#[derive(Debug)]
+pub struct Backend {
+    client: Client,
+    url: Url,
+    timeout: Duration,
+    authorization: Option<HeaderValue>,
+    breaker: Arc<Breaker>,
+    /// What calls took lately.
+    mean: Mutex<Option<Duration>>,
+}
+
+/// Why there is no result.
+enum Trouble {
+    /// It would be the same at another try: the backend's own verdict, or an answer that makes no sense.
+    Final(Failure),
+    /// The backend is there, and wants another try.
+    Busy(Failure, Option<Duration>),
+    /// It is not there, or as good as not.
+    Down(Failure, Option<Duration>),
+    /// Somewhere between here and there.
+    Broken(reqwest::Error),
+}
+
+impl From<reqwest::Error> for Trouble {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Backend {
+    /// Prepares everything; connects to nothing. One client for all calls, which keeps connections but no cookies, follows no
+    /// redirects (an order and its `Authorization` go where the setting says, and nowhere else), and asks no proxy, whatever the
+    /// environment says: proxies there are meant for the way out, and a backend is usually within.
+    pub fn new(config: &config::fulfillment::Http) -> Result<Self, String> {
+        info!(backend.origin = config.url.origin().ascii_serialization(), "orders are worked on by an HTTP backend");
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            client,
+            url: config.url.clone(),
+            timeout: config.timeout,
+            authorization: config.authorization.clone(),
+            breaker: Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)),
+            mean: Mutex::default(),
+        })
+    }
+
+    /// What calls that gave a verdict took lately, as an exponentially weighted mean; a second before the first.
+    pub fn estimate(&self) -> Duration {
+        self.mean.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Duration::from_secs(1))
+    }
+
+    /// Asked before an order is claimed. `Err`: how long nobody should call.
+    pub fn admit(&self) -> Result<Permit, Duration> {
+        self.breaker.admit(Instant::now())
+    }
+
+    /// Calls once for a claimed order, polls included, and passes progress on. Dropped as soon as nobody takes the steps any more:
+    /// whoever wanted them lost the order.
+    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
+        let started = Instant::now();
+        let (progress, latest) = watch::channel(None);
+        let call = Call { client: &self.client, url: &self.url, headers: self.headers(record), progress };
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(self.timeout, call.run(record.order.get())) => ended.unwrap_or_else(|_| {
+                Err(Trouble::Down(Failure::new("backend_timeout", "the backend did not do the order in time"), None))
+            }),
+            () = pass_on(latest, steps) => return Outcome::Again(Failure::new(UNAVAILABLE, "the call was given up"), None),
+        };
+        permit.end(!matches!(ended, Err(Trouble::Down(..) | Trouble::Broken(_))), Instant::now());
+        if matches!(ended, Ok(_) | Err(Trouble::Final(_))) {
+            let mut mean = self.mean.lock().unwrap_or_else(PoisonError::into_inner);
+            let took = started.elapsed();
+            *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
+        }
+        match ended {
+            Ok(result) => Outcome::Completed(result),
+            Err(Trouble::Final(failure)) => Outcome::Failed(failure),
+            Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
+            Err(Trouble::Broken(error)) => {
+                let reason = deepest(&error);
+                warn!(order.tracking_id = %record.tracking_id, order.attempt = record.attempt, reason, "a call to the backend broke off");
+                let reached = if error.is_connect() { "the backend could not be reached" } else { "the backend's answer broke off" };
+                Outcome::Again(Failure::new(UNAVAILABLE, reached), None)
+            }
+        }
+    }
+
+    /// What goes with every request for an order. The key stays the same for all tries of one life, so that a backend that honours
+    /// it does the work once; a re-drive begins another life, and is not answered with the old failure.
+    fn headers(&self, record: &Record) -> HeaderMap {
+        let key = HeaderValue::try_from(format!("{}/{}", record.tracking_id, record.life)).expect("two UUIDs are visible ASCII");
+        let mut headers = HeaderMap::from_iter([
+            (ACCEPT, HeaderValue::from_static("application/json, application/x-ndjson")),
+            (HeaderName::from_static("prefer"), HeaderValue::from_static("respond-async")),
+            (HeaderName::from_static("idempotency-key"), key),
+            (HeaderName::from_static("x-waybill-attempt"), record.attempt.into()),
+        ]);
+        let traceparent = record.metadata.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+        headers.extend(traceparent.map(|value| (HeaderName::from_static("traceparent"), value)));
+        headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
+        headers
+    }
+}
+
+/// Passes on the latest step, however slowly steps are taken: the call never waits for that. Ends when nobody takes any.
+async fn pass_on(mut latest: watch::Receiver<Option<Step>>, steps: mpsc::Sender<Step>) {
+    loop {
+        tokio::select! {
+            () = steps.closed() => return,
+            Ok(()) = latest.changed() => {}
+        }
+        let step = latest.borrow_and_update().clone();
+        if let Some(step) = step
+            && steps.send(step).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// One order's call.
+struct Call<'a> {
+    client: &'a Client,
+    url: &'a Url,
+    headers: HeaderMap,
+    progress: watch::Sender<Option<Step>>,
+}
+
+impl Call<'_> {
+    async fn run(&self, order: &str) -> Result<Arc<RawValue>, Trouble> {
+        let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(order.to_owned());
+        let mut response = self.send(request).await?;
+        match response.status() {
+            StatusCode::ACCEPTED => self.poll(response).await,
+            status if !status.is_success() => Err(refusal(response).await),
+            _ if has_type(&response, "application/x-ndjson") => self.follow(response).await,
+            _ => result(&read(&mut response, MAX_RESULT).await?),
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
+        request.headers(self.headers.clone()).send().await
+    }
+
+    /// Asks at `Location` until there is a verdict; the call's deadline is the only end there is otherwise.
+    async fn poll(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
+        let nowhere = || Trouble::Final(invalid("the backend took the order and did not say where to ask for it"));
+        let mut url = location(&response, self.url).ok_or_else(nowhere)??;
+        let mut usual = POLL.0;
+        // What a 202 says about progress is welcome; it need not say anything.
+        if let Some(members) = read(&mut response, MAX_RESULT).await.ok().as_deref().and_then(members) {
+            self.tell(&members);
+        }
+        loop {
+            let asked = retry_after(&response);
+            tokio::time::sleep(asked.map_or(usual, |asked| asked.clamp(ASKED_POLL.0, ASKED_POLL.1))).await;
+            usual = (usual * 2).min(POLL.1);
+            response = self.send(self.client.get(url.clone())).await?;
+            let status = response.status();
+            if status == StatusCode::SEE_OTHER {
+                let elsewhere = location(&response, &url).ok_or_else(|| redirected(status))??;
+                response = self.send(self.client.get(elsewhere)).await?;
+                return match response.status() {
+                    StatusCode::ACCEPTED => Err(Trouble::Final(invalid("the backend says where its result is, and it is not there"))),
+                    status if !status.is_success() => Err(refusal(response).await),
+                    _ => result(&read(&mut response, MAX_RESULT).await?),
+                };
+            }
+            if !status.is_success() {
+                return Err(refusal(response).await);
+            }
+            if status == StatusCode::ACCEPTED {
+                url = location(&response, &url).unwrap_or(Ok(url))?;
+            }
+            let body = read(&mut response, MAX_RESULT).await;
+            let body = if status == StatusCode::ACCEPTED { body.unwrap_or_default() } else { body? };
+            let members = members(&body).unwrap_or_default();
+            match text(&members, "status").map(|text| text.to_ascii_lowercase()).as_deref() {
+                _ if status == StatusCode::ACCEPTED => self.tell(&members),
+                // The result itself stands where the operation stood.
+                None => return result(&body),
+                Some("completed" | "succeeded") => return result(members.get("result").map_or(&body, |result| result.get().as_bytes())),
+                Some("failed" | "cancelled" | "canceled") => return Err(failed(&members)),
+                Some(_) => self.tell(&members),
+            }
+        }
+    }
+
+    /// Reads line by line until one has a verdict.
+    async fn follow(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
+        let mut unread = Vec::new();
+        while let Some(line) = next_line(&mut response, &mut unread).await? {
+            // Empty lines keep connections alive.
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let members = members(&line).ok_or_else(|| Trouble::Final(invalid("a line of the backend's answer is no JSON object")))?;
+            let is_step = members.contains_key("progress") || members.contains_key("stage");
+            // Many serialisers write what is absent as null, and no order may end by that.
+            let is_told = |raw: &RawValue| raw.get() != "null";
+            if let Some(told) = members.get("result").filter(|raw| is_told(raw) || !is_step) {
+                return result(told.get().as_bytes());
+            }
+            if members.get("error").is_some_and(|raw| is_told(raw)) {
+                return Err(failed(&members));
+            }
+            self.tell(&members);
+        }
+        Err(Trouble::Down(Failure::new(UNAVAILABLE, "the backend's answer ended before its result"), None))
+    }
+
+    /// Moves progress, if this says anything new about it.
+    fn tell(&self, members: &Members<'_>) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and 100 then")]
+        let percent = |percent: f64| percent.clamp(0.0, 100.0) as u8;
+        let progress = members.get("progress").and_then(|raw| serde_json::from_str(raw.get()).ok()).map(percent);
+        let stage = text(members, "stage").map(Cow::Owned);
+        if progress.is_none() && stage.is_none() {
+            return;
+        }
+        self.progress.send_if_modified(|latest| {
+            let step = latest.clone().unwrap_or(Step { progress: 0, stage: Cow::Borrowed("working") });
+            let next = Some(Step { progress: progress.unwrap_or(step.progress), stage: stage.unwrap_or(step.stage) });
+            let is_new = *latest != next;
+            *latest = next;
+            is_new
+        });
+    }
+}
+
+/// A JSON object, its values unread.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+fn members(body: &[u8]) -> Option<Members<'_>> {
+    serde_json::from_slice(body).ok()
+}
+
+/// A member that is a string and says something, made fit to be shown.
+fn text(members: &Members<'_>, name: &str) -> Option<String> {
+    let text = Cow::<str>::deserialize(*members.get(name)?).ok()?;
+    Some(clean(&text)).filter(|text| !text.is_empty())
+}
+
+/// A foreign text made fit to be shown.
+fn clean(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
+}
+
+/// A body as a result; no body is one too. Deeper nesting than readers bear is refused, as in orders.
+fn result(body: &[u8]) -> Result<Arc<RawValue>, Trouble> {
+    if body.len() > MAX_RESULT {
+        return Err(too_large());
+    }
+    let no_json = || Trouble::Final(invalid("the backend's answer is no JSON"));
+    let text = match body.trim_ascii() {
+        [] => "null",
+        body => std::str::from_utf8(body).map_err(|_| no_json())?,
+    };
+    Json::parse(text).map_err(|_| no_json())?;
+    let raw = RawValue::from_string(text.to_owned()).map_err(|_| no_json())?;
+    Ok(raw.into())
+}
+
+/// The backend's own verdict: it cannot be done; or not yet, where it says so.
+fn failed(members: &Members<'_>) -> Trouble {
+    let error: Value = members.get("error").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    let told = [&error["code"], &error["message"], &error].into_iter().filter_map(Value::as_str).map(clean).filter(|text| !text.is_empty());
+    let message: Vec<_> = std::iter::once("the backend failed the order".to_owned()).chain(told).collect();
+    let failure = Failure::new("backend_failed", message.join(": "));
+    match members.get("retryable").map(|raw| raw.get()) {
+        Some("true") => Trouble::Busy(failure, None),
+        _ => Trouble::Final(failure),
+    }
+}
+
+/// What an answer means that is none of success.
+async fn refusal(mut response: Response) -> Trouble {
+    let status = response.status();
+    let after = retry_after(&response).map(|after| after.min(MAX_RETRY_AFTER));
+    let failure = |code| Failure::new(code, format!("the backend cannot do the order now (HTTP {})", status.as_u16()));
+    match status.as_u16() {
+        300..=399 => redirected(status),
+        425 => Trouble::Busy(failure(UNAVAILABLE), after),
+        429 => Trouble::Busy(failure("backend_busy"), after),
+        408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),
+        status => {
+            let problem = has_type(&response, "application/problem+json");
+            let body = if problem { read(&mut response, MAX_PROBLEM).await.unwrap_or_default() } else { Vec::new() };
+            let members = members(&body).unwrap_or_default();
+            let told = ["title", "detail"].into_iter().filter_map(|name| text(&members, name));
+            let message: Vec<_> = std::iter::once(format!("the backend refused the order (HTTP {status})")).chain(told).collect();
+            Trouble::Final(Failure::new("backend_rejected", message.join(": ")))
+        }
+    }
+}
+
+fn invalid(message: &str) -> Failure {
+    Failure::new("invalid_result", message)
+}
+
+fn too_large() -> Trouble {
+    Trouble::Final(Failure::new("result_too_large", format!("the backend's result is larger than {} KiB", MAX_RESULT / 1024)))
+}
+
+fn redirected(status: StatusCode) -> Trouble {
+    Trouble::Final(Failure::new("backend_redirected", format!("the backend leads elsewhere (HTTP {})", status.as_u16())))
+}
+
+/// `Location`, if it leads to the same origin: nobody else is to see what we send.
+fn location(response: &Response, base: &Url) -> Option<Result<Url, Trouble>> {
+    let value = response.headers().get(LOCATION)?;
+    let url = value.to_str().ok().and_then(|text| base.join(text).ok());
+    // A user in the URL would take the place of the `Authorization` of the settings.
+    let own = |url: &Url| url.origin() == base.origin() && url.username().is_empty() && url.password().is_none();
+    Some(url.filter(own).ok_or_else(|| redirected(response.status())))
+}
+
+/// Seconds, or a date (RFC 9110 section 10.2.3).
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    text.parse().map(Duration::from_secs).ok().or_else(|| {
+        let moment = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        // One that has passed is now.
+        Some(jiff::Timestamp::now().duration_until(moment).try_into().unwrap_or_default())
+    })
+}
+
+fn has_type(response: &Response, wanted: &str) -> bool {
+    let value = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// A body of at most `limit` bytes.
+async fn read(response: &mut Response, limit: usize) -> Result<Vec<u8>, Trouble> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The next line, with its end; the last one need not have one.
+async fn next_line(response: &mut Response, unread: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Trouble> {
+    loop {
+        if let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let rest = unread.split_off(end + 1);
+            return Ok(Some(std::mem::replace(unread, rest)));
+        }
+        if unread.len() > MAX_RESULT {
+            return Err(too_large());
+        }
+        match response.chunk().await? {
+            Some(chunk) => unread.extend_from_slice(&chunk),
+            None => return Ok((!unread.is_empty()).then(|| std::mem::take(unread))),
+        }
+    }
+}
+
+/// The last of the sources tells most, and no URL.
+fn deepest(error: &reqwest::Error) -> String {
+    let mut deepest: &dyn std::error::Error = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}

@@ -1,0 +1,66 @@
+//! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence. Its order goes on its way again, or ends visibly; what
+//! nobody can act on is kept whole.
+
+use tracing::{error, info};
+
+use crate::envelope::{self, Answer, QueueMessage};
+use crate::functions::{self, App, Conclusion, Refusal};
+use crate::lifecycle::{self, DeadLetter};
+use crate::message;
+use crate::quarantine::Quarantined;
+use crate::routes::Invocation;
+use crate::store::{Replaced, StatusStore, StoreError};
+
+/// Takes a dead letter, looks at its order, records what follows, and only then sends or forgets the message.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    let read = |body| envelope::queue_message(body).map_err(|error| Refusal::unreadable(&error));
+    let dead = match invocation.body.whole().and_then(|body| read(body)) {
+        Ok(dead) => dead,
+        Err(refusal) => return Conclusion::new(Err(refusal)),
+    };
+    let away = |error: StoreError| Refusal::abandon(error.to_string());
+    let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
+    let message = message::read(&dead.text);
+    let tracking_id = message.as_ref().ok().map(|message| message.tracking_id);
+    let answer = match (store, message) {
+        (Err(refusal), _) => Err(refusal),
+        (Ok(store), Ok(message)) => follow(app, store, &dead, &message).await.map_err(away),
+        (Ok(store), Err(unreadable)) => keep(app, store, &dead, unreadable.to_string()).await.map_err(away),
+    };
+    Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
+}
+
+/// Nothing is given up here: a dead-letter queue has none of its own, and what fails here comes back for ever.
+async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &message::Message) -> Result<Answer, StoreError> {
+    let wait = app.config.store_wait;
+    loop {
+        let found = match functions::hold(wait, || store.read_latest(message.tracking_id)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return keep(app, store, dead, "no order has its tracking id".into()).await,
+            Err(StoreError::Unreadable(reason)) => return keep(app, store, dead, format!("its order cannot be read: {reason}")).await,
+            Err(error) => return Err(error),
+        };
+        let record = match lifecycle::dead_letter(&found.record, message.life, app.waits.usual(), store.now(), &app.config.budgets) {
+            DeadLetter::Nothing => return Ok(Answer::done()),
+            DeadLetter::Emit(record) | DeadLetter::GiveUp(record) => record,
+        };
+        if functions::hold(wait, || store.replace(&record, &found.etag)).await? == Replaced::Stale {
+            continue;
+        }
+        let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason told");
+        if record.status.is_terminal() {
+            functions::log_transition(&record, functions::ended_text(&record));
+            return Ok(Answer::done());
+        }
+        info!(order.tracking_id = %record.tracking_id, message.dead_letter_reason = reason, "a message of this order was dead-lettered; it is sent again");
+        return Ok(Answer::emit(vec![message::write(&record)]));
+    }
+}
+
+async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: String) -> Result<Answer, StoreError> {
+    let wait = app.config.store_wait;
+    let quarantined = Quarantined::new(store.tracking_key(), dead.text.clone(), reason, dead.dead_letter_reason.as_deref(), store.now());
+    functions::hold(wait, || store.quarantine(&quarantined)).await?;
+    error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: nobody can act on it");
+    Ok(Answer::done())
+}

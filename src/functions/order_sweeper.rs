@@ -1,0 +1,89 @@
+//! `OrderSweeper`: looks for orders that are overdue, moves their `dueAt` ahead, and only then sends their messages again.
+
+use std::future::ready;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use tracing::{info, warn};
+
+use crate::envelope::Answer;
+use crate::functions::{self, App, Conclusion, Refusal};
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{self, Status, Sweep};
+use crate::message;
+use crate::routes::Invocation;
+use crate::store::{Replaced, StatusStore, StoreError};
+
+/// So many orders are looked at in one run, oldest first.
+const LOOKED_AT: u32 = 500;
+/// So many messages leave with one run at most, and so many bytes of them: what is found later is found again.
+const EMITTED: usize = 100;
+const EMITTED_BYTES: usize = 4 * 1024 * 1024;
+/// Orders looked at side by side.
+const AT_ONCE: usize = 8;
+/// A run that takes longer leaves the rest to the next: runs are a minute apart.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Looks, decides, records, and answers with the messages.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    if let Err(refusal) = invocation.body.whole() {
+        return Conclusion::new(Err(refusal));
+    }
+    let Ok(store) = tokio::time::timeout(app.config.store_wait, app.store.wait()).await else {
+        return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run looks again")));
+    };
+    match sweep(app, store).await {
+        Ok(messages) => Conclusion::new(Ok(Answer::emit(messages))),
+        Err(error) => Conclusion::new(Err(Refusal::abandon(format!("{error}; the next run looks again")))),
+    }
+}
+
+async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError> {
+    let started = Instant::now();
+    let mut due = store.overdue(LOOKED_AT, None).await?;
+    if due.len() >= LOOKED_AT as usize {
+        // A long queue of accepted orders must not hide those whose worker is gone.
+        due.splice(0..0, store.overdue(LOOKED_AT, Some(Status::Processing)).await?);
+    }
+    let mut messages = Vec::new();
+    let mut bytes = 0;
+    // Whoever is being looked at is looked at to the end: his `dueAt` may have moved, and then his message must leave.
+    let enough = AtomicBool::new(false);
+    let mut looks = stream::iter(due)
+        .take_while(|_| ready(!enough.load(Ordering::Relaxed)))
+        .map(|tracking_id| look(app, store, tracking_id))
+        .buffer_unordered(AT_ONCE);
+    while let Some(message) = looks.next().await {
+        match message {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                bytes += message.len();
+                messages.push(message);
+            }
+            // What could not be written stays due.
+            Err(error) => warn!(%error, "an overdue order could not be looked at; the next run does"),
+        }
+        enough.fetch_or(messages.len() >= EMITTED || bytes >= EMITTED_BYTES || started.elapsed() > LONGEST, Ordering::Relaxed);
+    }
+    Ok(messages)
+}
+
+/// The message of one order, when it is to be sent again.
+async fn look(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
+    let Some(found) = store.read_latest(tracking_id).await? else { return Ok(None) };
+    let decision = lifecycle::sweep(&found.record, app.waits.usual(), store.now(), &app.config.budgets);
+    let (record, emits) = match decision {
+        Sweep::Nothing => return Ok(None),
+        Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),
+        Sweep::Emit(record) => (record, true),
+    };
+    // Somebody else was faster: another sweeper, or a worker. Then the order is in good hands.
+    let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(None) };
+    if record.status.is_terminal() {
+        functions::log_transition(&record, functions::ended_text(&record));
+    } else if emits {
+        info!(order.tracking_id = %tracking_id, order.status = record.status.as_str(), order.emissions = record.emissions, "order overdue: its message is sent again");
+    }
+    Ok(emits.then(|| message::write(&record)))
+}

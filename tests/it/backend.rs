@@ -1,0 +1,613 @@
+//! An HTTP service as the work: what it is sent, and what becomes of each of its answers.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Handler, eventually, free_port, order};
+
+/// Everything a customer or a log may never see.
+const SECRET: &str = "c2VjcmV0";
+
+/// A backend whose answers are scripted.
+struct Backend {
+    url: String,
+    script: Arc<Mutex<Script>>,
+}
+
+struct Script {
+    /// In this order; the last one for ever.
+    replies: VecDeque<Reply>,
+    asked: Vec<Asked>,
+}
+
+enum Reply {
+    Answer(u16, Vec<(&'static str, String)>, String),
+    /// A body that is shorter than it says.
+    Torn,
+    /// Newline-delimited JSON, as the test sends it.
+    Stream(Receiver<&'static str>),
+    /// Nothing; the connection is kept until the other side ends it.
+    Silence,
+}
+
+/// A request as it arrived; names in lower case.
+#[derive(Debug, Clone)]
+struct Asked {
+    line: String,
+    headers: BTreeMap<String, String>,
+    body: String,
+    at: Instant,
+}
+
+fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> Reply {
+    Reply::Answer(status, headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(), body.to_owned())
+}
+
+fn json_reply(status: u16, body: &Value) -> Reply {
+    reply(status, &[("Content-Type", "application/json")], &body.to_string())
+}
+
+fn lines(text: &str) -> Reply {
+    reply(200, &[("Content-Type", "application/x-ndjson; charset=utf-8")], text)
+}
+
+/// Taken, to be asked for without delay.
+fn taken() -> Reply {
+    reply(202, &[("Location", "operations/1"), ("Retry-After", "0")], "")
+}
+
+impl Backend {
+    fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/work/orders?code=1", listener.local_addr().unwrap());
+        let script = Arc::new(Mutex::new(Script { replies: replies.into_iter().collect(), asked: Vec::new() }));
+        let shared = Arc::clone(&script);
+        // Ends with the test's process; nobody asks any more once the handler is gone.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let script = Arc::clone(&shared);
+                std::thread::spawn(move || answer(stream, &script));
+            }
+        });
+        Self { url, script }
+    }
+
+    /// From now on these are the answers.
+    fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.script.lock().unwrap().replies = replies.into_iter().collect();
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.script.lock().unwrap().asked.clone()
+    }
+
+    fn handler(&self, data: &Path, more: &[(&str, &str)]) -> Handler {
+        let mut settings = vec![("FULFILLMENT_URL", self.url.as_str())];
+        settings.extend(more);
+        Handler::start(data, &settings)
+    }
+}
+
+fn answer(mut stream: TcpStream, script: &Mutex<Script>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let Some(line) = head.next() else { return };
+    let headers = head.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
+    let headers: BTreeMap<_, _> = headers.collect();
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut body).unwrap();
+
+    let reply = {
+        let mut script = script.lock().unwrap();
+        let at = Instant::now();
+        script.asked.push(Asked { line, headers, body: String::from_utf8(body).unwrap(), at });
+        match script.replies.front() {
+            Some(Reply::Answer(status, headers, body)) if script.replies.len() == 1 => {
+                Reply::Answer(*status, headers.clone(), body.clone())
+            }
+            _ => script.replies.pop_front().unwrap_or(Reply::Silence),
+        }
+    };
+
+    // Who asked may have gone.
+    let _ = match reply {
+        Reply::Answer(status, headers, body) => {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} Said\r\n{}Content-Length: {length}\r\nConnection: close\r\n\r\n", headers.concat());
+            stream.write_all(format!("{head}{body}").as_bytes())
+        }
+        Reply::Torn => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"half\":"),
+        Reply::Stream(lines) => {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n");
+            lines.iter().try_for_each(|line| stream.write_all(line.as_bytes()))
+        }
+        Reply::Silence => reader.read_to_end(&mut Vec::new()).map(|_| ()),
+    };
+}
+
+/// A tracking id and its message.
+fn submit(handler: &Handler, order: &Value) -> (String, String) {
+    let answer = handler.ingress(Some(&order.to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+/// Sends an order, has it worked on to its end, and shows it.
+fn worked(handler: &Handler, order_id: &str) -> Value {
+    let (id, message) = submit(handler, &order(order_id));
+    let answer = handler.process(&message);
+    assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
+    handler.status(&id).body
+}
+
+/// A handler and its backend, for many orders, one after the other.
+struct Work {
+    handler: Handler,
+    backend: Backend,
+    orders: Cell<u32>,
+    _data: Directory,
+}
+
+impl Work {
+    fn start(settings: &[(&str, &str)]) -> Self {
+        let (data, backend) = (Directory::new(), Backend::start([]));
+        Self { handler: backend.handler(data.path(), settings), backend, orders: Cell::new(0), _data: data }
+    }
+
+    /// What becomes of one order whose backend answers so.
+    fn became(&self, replies: impl IntoIterator<Item = Reply>) -> Value {
+        self.backend.reply(replies);
+        self.orders.set(self.orders.get() + 1);
+        worked(&self.handler, &format!("W-{}", self.orders.get()))
+    }
+}
+
+fn completed_with(status: &Value, result: &Value) {
+    assert_eq!((&status["status"], &status["result"], &status["error"]), (&json!("completed"), result, &Value::Null), "{status}");
+}
+
+fn failed_with(status: &Value, code: &str, message: &str) {
+    assert_eq!((&status["status"], &status["error"]["code"], status.get("result")), (&json!("failed"), &json!(code), None), "{status}");
+    assert_eq!(status["error"]["message"], message, "{status}");
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+/// In milliseconds.
+fn moment(shown: &Value) -> i64 {
+    jiff::Timestamp::as_millisecond(shown.as_str().unwrap().parse().unwrap())
+}
+
+fn is_silent_about(handler: &Handler, secret: &str) {
+    let lines = handler.program.lines();
+    assert!(!lines.is_empty());
+    assert_eq!(lines.iter().find(|line| line.contains(secret)), None);
+}
+
+/// Has a message processed in the background, until `watch` has seen what it wants.
+fn while_processing<T>(handler: &Handler, message: &str, watch: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| handler.process(message).status);
+        let seen = watch();
+        assert_eq!(working.join().unwrap(), 200);
+        seen
+    })
+}
+
+fn shows(handler: &Handler, id: &str, progress: u8, stage: &str) {
+    eventually("it shows its progress", || {
+        let status = handler.status(id).body;
+        (status["progress"] == progress && status["stage"] == stage).then_some(())
+    });
+}
+
+#[test]
+fn the_order_is_posted_as_it_was_accepted_and_the_answer_is_the_result() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(200, &[], r#" {"price": 1.50, "exact": 12345678901234567890.123} "#)]);
+    let handler = backend.handler(data.path(), &[("FULFILLMENT_AUTHORIZATION", &format!("Bearer {SECRET}"))]);
+    let text = format!(" {} ", order("B-AS-IT-WAS").to_string().replacen(':', " :  ", 1));
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let accepted = handler.ingress(Some(&text), &[("traceparent", traceparent)]);
+    let (id, message) = (accepted.body["trackingId"].as_str().unwrap(), accepted.message.unwrap());
+
+    assert_eq!(handler.process(&message).status, 200);
+
+    let [asked] = &backend.asked()[..] else { panic!("one call") };
+    assert_eq!((asked.line.as_str(), asked.body.as_str()), ("POST /work/orders?code=1 HTTP/1.1", text.trim()));
+    let message: Value = serde_json::from_str(&message).unwrap();
+    let key = format!("{id}/{}", message["life"].as_str().unwrap());
+    let authorization = format!("Bearer {SECRET}");
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("idempotency-key", &key),
+        ("traceparent", traceparent),
+        ("x-waybill-attempt", "1"),
+        ("prefer", "respond-async"),
+        ("accept", "application/json, application/x-ndjson"),
+        ("authorization", &authorization),
+    ] {
+        assert_eq!(asked.headers.get(name).map(String::as_str), Some(value), "{name}: {asked:?}");
+    }
+    let status = handler.status(id).body;
+    completed_with(&status, &serde_json::from_str(r#"{"price":1.50,"exact":12345678901234567890.123}"#).unwrap());
+    assert_eq!((&status["attempt"], &status["progress"]), (&json!(1), &json!(100)));
+    assert_eq!(events(&status), ["accepted", "claimed", "completed"]);
+    is_silent_about(&handler, SECRET);
+}
+
+#[test]
+fn without_what_is_optional_the_call_has_none_of_it() {
+    let data = Directory::new();
+    let backend = Backend::start([json_reply(201, &json!([1, "two", null]))]);
+
+    completed_with(&worked(&backend.handler(data.path(), &[]), "B-2"), &json!([1, "two", null]));
+
+    let asked = &backend.asked()[0];
+    assert!(["traceparent", "authorization", "cookie"].iter().all(|name| !asked.headers.contains_key(*name)), "{asked:?}");
+}
+
+#[test]
+fn no_body_is_a_result_too() {
+    let work = Work::start(&[]);
+    completed_with(&work.became([reply(200, &[], "")]), &Value::Null);
+    completed_with(&work.became([reply(204, &[], "")]), &Value::Null);
+}
+
+#[test]
+fn a_result_up_to_512_kib_is_kept_and_a_larger_one_fails_the_order() {
+    let work = Work::start(&[]);
+    let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+
+    completed_with(&work.became([reply(200, &[], &text(512 * 1024))]), &"x".repeat(512 * 1024 - 2).into());
+
+    let message = "the backend's result is larger than 512 KiB";
+    failed_with(&work.became([reply(200, &[], &text(512 * 1024 + 1))]), "result_too_large", message);
+    failed_with(&work.became([lines(&format!("{{\"result\":{}}}\n", text(512 * 1024 + 1)))]), "result_too_large", message);
+    failed_with(&work.became([lines(&text(600 * 1024))]), "result_too_large", message);
+}
+
+#[test]
+fn an_answer_that_is_no_json_fails_the_order() {
+    let work = Work::start(&[]);
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for body in ["<html>", "{\"half\":", "{} {}", "\"\\ud800\"", &deep] {
+        failed_with(
+            &work.became([reply(200, &[("Content-Type", "application/json")], body)]),
+            "invalid_result",
+            "the backend's answer is no JSON",
+        );
+    }
+    let message = "a line of the backend's answer is no JSON object";
+    failed_with(&work.became([lines("{\"progress\":1}\n[1]\n")]), "invalid_result", message);
+}
+
+#[test]
+fn a_refusal_fails_the_order_with_the_problems_title_and_detail() {
+    let long = format!("a\u{7}b{}", "ü".repeat(300));
+    let problem = json!({ "title": "Out of\r\n stock", "detail": long, "secret": SECRET }).to_string();
+    let data = Directory::new();
+    let backend = Backend::start([reply(422, &[("Content-Type", "application/problem+json")], &problem)]);
+    let handler = backend.handler(data.path(), &[]);
+
+    let status = worked(&handler, "B-3");
+
+    let message = format!("the backend refused the order (HTTP 422): Out of stock: ab{}", "ü".repeat(198));
+    failed_with(&status, "backend_rejected", &message);
+    assert!(!status.to_string().contains(SECRET));
+    is_silent_about(&handler, SECRET);
+}
+
+#[test]
+fn of_any_other_refusal_only_the_status_is_told() {
+    let work = Work::start(&[]);
+    for status in [400, 401, 403, 404, 409] {
+        let body = json!({ "title": SECRET, "error": SECRET });
+        let message = format!("the backend refused the order (HTTP {status})");
+        failed_with(&work.became([json_reply(status, &body)]), "backend_rejected", &message);
+    }
+}
+
+#[test]
+fn nobody_follows_the_backend_elsewhere() {
+    let work = Work::start(&[]);
+    let elsewhere = Backend::start([json_reply(200, &json!({}))]);
+    let location = [("Location", elsewhere.url.as_str())];
+    for status in [301, 302, 303, 307, 308] {
+        let message = format!("the backend leads elsewhere (HTTP {status})");
+        failed_with(&work.became([reply(status, &location, "")]), "backend_redirected", &message);
+    }
+    let message = "the backend leads elsewhere (HTTP 202)";
+    failed_with(&work.became([reply(202, &location, "")]), "backend_redirected", message);
+    failed_with(&work.became([reply(202, &[("Location", "//u:p@[::1")], "")]), "backend_redirected", message);
+    failed_with(&work.became([taken(), reply(303, &location, "")]), "backend_redirected", "the backend leads elsewhere (HTTP 303)");
+    failed_with(&work.became([taken(), reply(202, &location, "")]), "backend_redirected", message);
+    assert!(elsewhere.asked().is_empty());
+}
+
+#[test]
+fn a_202_is_asked_for_where_it_says_and_moves_progress() {
+    let data = Directory::new();
+    let backend = Backend::start([
+        reply(202, &[("Location", "operations/1"), ("Retry-After", "0")], r#"{"progress": 5, "stage": "queued"}"#),
+        reply(200, &[("Retry-After", "0")], r#"{"status": "Running", "progress": 40.7, "stage": "pick\ning"}"#),
+    ]);
+    let handler = backend.handler(data.path(), &[("FULFILLMENT_AUTHORIZATION", SECRET)]);
+    let (id, message) = submit(&handler, &order("B-4"));
+
+    while_processing(&handler, &message, || {
+        shows(&handler, &id, 40, "picking");
+        backend.reply([
+            reply(202, &[("Location", "/later"), ("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT")], "no JSON"),
+            json_reply(200, &json!({ "status": "Succeeded", "result": { "ok": true } })),
+        ]);
+    });
+
+    completed_with(&handler.status(&id).body, &json!({ "ok": true }));
+    let asked = backend.asked();
+    let (post, polls) = asked.split_first().unwrap();
+    assert!(polls.len() >= 3, "{asked:?}");
+    for (number, poll) in polls.iter().enumerate() {
+        let path = if number == polls.len() - 1 { "/later" } else { "/work/operations/1" };
+        assert_eq!((poll.line.clone(), poll.body.as_str()), (format!("GET {path} HTTP/1.1"), ""));
+        for name in ["idempotency-key", "authorization", "x-waybill-attempt", "accept", "prefer"] {
+            assert_eq!(poll.headers[name], post.headers[name], "{name}");
+        }
+        // A pause of nothing is none a backend could bear.
+        assert!(poll.at - asked[number].at >= Duration::from_millis(200), "{number}");
+    }
+}
+
+#[test]
+fn a_poll_may_end_with_the_result_itself_or_with_the_operation_or_lead_to_it() {
+    let work = Work::start(&[]);
+    let result = json!({ "total": "1.00" });
+    completed_with(&work.became([taken(), json_reply(200, &result)]), &result);
+    completed_with(&work.became([taken(), reply(204, &[], "")]), &Value::Null);
+    let operation = json!({ "status": "completed", "total": "1.00" });
+    completed_with(&work.became([taken(), json_reply(200, &operation)]), &operation);
+    completed_with(&work.became([taken(), json_reply(200, &json!({ "status": "completed", "result": null }))]), &Value::Null);
+    completed_with(&work.became([taken(), reply(303, &[("Location", "../result")], ""), json_reply(200, &operation)]), &operation);
+}
+
+#[test]
+fn a_poll_may_end_with_a_failure() {
+    let work = Work::start(&[]);
+    for status in ["failed", "Cancelled", "canceled"] {
+        let body = json!({ "status": status, "error": { "code": "out_of_stock", "message": "no SKU-1\n left", "inner": SECRET } });
+        let message = "the backend failed the order: out_of_stock: no SKU-1 left";
+        failed_with(&work.became([taken(), json_reply(200, &body)]), "backend_failed", message);
+    }
+    let body = json!({ "status": "failed", "error": { "code": 7 } });
+    failed_with(&work.became([taken(), json_reply(200, &body)]), "backend_failed", "the backend failed the order");
+    failed_with(&work.became([taken(), reply(410, &[], "")]), "backend_rejected", "the backend refused the order (HTTP 410)");
+}
+
+#[test]
+fn a_202_that_leads_nowhere_fails_the_order() {
+    let work = Work::start(&[]);
+    let message = "the backend took the order and did not say where to ask for it";
+    failed_with(&work.became([reply(202, &[], "{}")]), "invalid_result", message);
+    let gone = [taken(), reply(303, &[("Location", "/result")], ""), reply(202, &[], "")];
+    failed_with(&work.became(gone), "invalid_result", "the backend says where its result is, and it is not there");
+    failed_with(&work.became([taken(), reply(303, &[], "")]), "backend_redirected", "the backend leads elsewhere (HTTP 303)");
+}
+
+#[test]
+fn a_streamed_answer_moves_progress_line_by_line_until_its_result() {
+    let data = Directory::new();
+    let (stream, received) = mpsc::channel();
+    let backend = Backend::start([Reply::Stream(received)]);
+    let handler = backend.handler(data.path(), &[]);
+    let (id, message) = submit(&handler, &order("B-5"));
+
+    while_processing(&handler, &message, || {
+        stream.send("{\"progress\":10}\n\n").unwrap();
+        shows(&handler, &id, 10, "working");
+        stream.send("{\"stage\":\"packing\",\"result\":null,\"error\":null}\r\n{\"progr").unwrap();
+        shows(&handler, &id, 10, "packing");
+        stream.send("ess\":70}\n{\"progress\":30}\n{\"progress\":900,\"stage\":\"shipping\"}\n").unwrap();
+        shows(&handler, &id, 100, "shipping");
+        stream.send("{\"result\":{\"parcel\":7}}\n{\"result\":8}\n").unwrap();
+    });
+
+    completed_with(&handler.status(&id).body, &json!({ "parcel": 7 }));
+}
+
+#[test]
+fn the_last_line_needs_no_end_and_may_be_a_failure() {
+    let work = Work::start(&[]);
+    completed_with(&work.became([lines("{\"progress\":1}\n{\"result\":null}")]), &Value::Null);
+    let message = "the backend failed the order: out_of_stock";
+    failed_with(&work.became([lines("{\"error\":{\"code\":\"out_of_stock\"}}")]), "backend_failed", message);
+    failed_with(&work.became([lines("{\"error\":\"out_of_stock\"}\n{\"result\":1}\n")]), "backend_failed", message);
+}
+
+#[test]
+fn completion_is_expected_after_a_second_and_then_after_what_calls_took() {
+    let data = Directory::new();
+    let backend = Backend::start([json_reply(200, &json!(1))]);
+    let handler = backend.handler(data.path(), &[]);
+    let expected = |order_id: &str| {
+        let body = handler.ingress(Some(&order(order_id).to_string()), &[]).body;
+        moment(&body["estimatedCompletion"]) - moment(&body["submittedAt"])
+    };
+
+    assert_eq!(expected("B-19"), 1000);
+    worked(&handler, "B-20");
+    assert!(expected("B-21") < 1000);
+}
+
+#[test]
+fn a_backend_that_fails_twice_is_asked_a_third_time_under_the_same_key() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(503, &[], SECRET), reply(500, &[], SECRET), json_reply(200, &json!({}))]);
+    let handler = backend.handler(data.path(), &[("RETRY_BASE", "20ms")]);
+
+    let status = worked(&handler, "B-6");
+
+    completed_with(&status, &json!({}));
+    assert_eq!(status["attempt"], 3);
+    assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "retrying", "claimed", "completed"]);
+    assert_eq!(status["history"][2]["code"], "backend_unavailable");
+    let asked = backend.asked();
+    let attempts: Vec<_> = asked.iter().map(|asked| asked.headers["x-waybill-attempt"].as_str()).collect();
+    assert_eq!(attempts, ["1", "2", "3"]);
+    assert!(asked.iter().all(|other| other.headers["idempotency-key"] == asked[0].headers["idempotency-key"]));
+    is_silent_about(&handler, SECRET);
+}
+
+#[test]
+fn the_last_try_ends_the_order_with_its_own_code() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(503, &[], ""), reply(429, &[], "")]);
+
+    let status = worked(&backend.handler(data.path(), &[("RETRY_BASE", "20ms"), ("MAX_ATTEMPTS", "2")]), "B-7");
+
+    failed_with(&status, "backend_busy", "the backend cannot do the order now (HTTP 429)");
+    assert_eq!(status["attempt"], 2);
+    assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "failed"]);
+    assert_eq!(backend.asked().len(), 2);
+}
+
+#[test]
+fn whatever_may_pass_is_tried_again() {
+    let cases = [
+        (reply(408, &[], ""), "backend_unavailable"),
+        (reply(425, &[], ""), "backend_unavailable"),
+        (reply(429, &[], ""), "backend_busy"),
+        (reply(502, &[], ""), "backend_unavailable"),
+        (Reply::Torn, "backend_unavailable"),
+        (Reply::Silence, "backend_timeout"),
+        (lines("{\"progress\":1}\n"), "backend_unavailable"),
+        (lines("{\"error\":\"locked\",\"retryable\":true}\n"), "backend_failed"),
+    ];
+    let work = Work::start(&[("RETRY_BASE", "20ms"), ("FULFILLMENT_TIMEOUT", "500ms")]);
+    for (reply, code) in cases {
+        let status = work.became([reply, json_reply(200, &json!(1))]);
+
+        completed_with(&status, &json!(1));
+        assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "completed"]);
+        assert_eq!(status["history"][2]["code"], code, "{status}");
+    }
+}
+
+#[test]
+fn the_deadline_ends_polls_too() {
+    let data = Directory::new();
+    let backend = Backend::start([taken(), reply(200, &[("Retry-After", "0")], r#"{"status":"running"}"#)]);
+
+    let status = worked(&backend.handler(data.path(), &[("MAX_ATTEMPTS", "1"), ("FULFILLMENT_TIMEOUT", "500ms")]), "B-9");
+
+    failed_with(&status, "backend_timeout", "the backend did not do the order in time");
+}
+
+#[test]
+fn a_backend_that_is_not_there_is_said_to_be_unreachable() {
+    let data = Directory::new();
+    let url = format!("http://127.0.0.1:{}/", free_port());
+    let mut handler = Handler::start(data.path(), &[("FULFILLMENT_URL", &url), ("MAX_ATTEMPTS", "1")]);
+
+    failed_with(&worked(&handler, "B-10"), "backend_unavailable", "the backend could not be reached");
+
+    let line = handler.program.line("a call to the backend broke off");
+    assert!(line.contains("refused") && line.contains("order.tracking_id"), "{line}");
+}
+
+#[test]
+fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
+    let work = Work::start(&[("RETRY_BASE", "20ms"), ("CLAIM_WAIT", "0")]);
+    for (asked, seconds) in [("600", 600), ("86400", 3600), ("Fri, 31 Dec 2100 00:00:00 GMT", 3600)] {
+        work.backend.reply([reply(503, &[("Retry-After", asked)], "")]);
+        let (id, message) = submit(&work.handler, &order(asked));
+
+        assert_eq!(work.handler.process(&message).status, 500, "nobody else would wake it");
+
+        let status = work.handler.status(&id).body;
+        assert_eq!((&status["status"], &status["lastError"]["code"]), (&json!("processing"), &json!("backend_unavailable")), "{status}");
+        assert_eq!(moment(&status["nextAttemptAt"]) - moment(&status["updatedAt"]), seconds * 1000, "{asked}: {status}");
+    }
+    assert_eq!(work.backend.asked().len(), 3);
+}
+
+#[test]
+fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(503, &[], "")]);
+    let settings = [("RETRY_BASE", "1ms"), ("MAX_ATTEMPTS", "2"), ("BREAKER_FAILURES", "2"), ("BREAKER_PAUSE", "500ms")];
+    let mut handler = backend.handler(data.path(), &settings);
+    assert_eq!(worked(&handler, "B-12")["status"], "failed");
+    handler.program.line("the backend is down");
+    let orders = ["B-13", "B-14", "B-15"].map(|id| submit(&handler, &order(id)));
+
+    std::thread::scope(|scope| {
+        let working = orders.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
+        eventually("there is a first probe, which fails", || (backend.asked().len() >= 3).then_some(()));
+        backend.reply([json_reply(200, &json!(1))]);
+        for thread in working {
+            assert_eq!(thread.join().unwrap(), 200);
+        }
+    });
+
+    let asked = backend.asked();
+    let pause = Duration::from_millis(500);
+    assert!(asked[2].at - asked[1].at >= pause && asked[3].at - asked[2].at >= 2 * pause, "{asked:?}");
+    let shown = orders.map(|(id, _)| handler.status(&id).body);
+    let mut attempts: Vec<_> = shown.iter().map(|status| status["attempt"].as_u64().unwrap()).collect();
+    attempts.sort_unstable();
+    assert_eq!(attempts, [1, 1, 2], "the probe that failed was a try, and waiting was none");
+    assert!(shown.iter().all(|status| status["status"] == "completed"), "{shown:?}");
+    assert_eq!(asked.len(), 6);
+    let lines = handler.program.lines();
+    let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((told("the backend is down"), told("asking the backend"), told("the backend is back")), (2, 2, 1), "{lines:?}");
+}
+
+#[test]
+fn a_backend_that_is_busy_or_refuses_is_there_and_opens_nothing() {
+    let data = Directory::new();
+    let busy = (0..4).map(|_| reply(429, &[], ""));
+    let backend = Backend::start(busy.chain((0..4).map(|_| reply(404, &[], ""))).chain([json_reply(200, &json!(1))]));
+    let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1"), ("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "1h")]);
+
+    for number in 0..8 {
+        assert_eq!(worked(&handler, &format!("B-16-{number}"))["status"], "failed");
+    }
+
+    completed_with(&worked(&handler, "B-17"), &json!(1));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_worker_that_lost_its_order_drops_the_call() {
+    let data = Directory::new();
+    let (stream, received) = mpsc::channel();
+    let backend = Backend::start([Reply::Stream(received), json_reply(200, &json!("second"))]);
+    let lease = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
+    let (mut first, second) = (backend.handler(data.path(), &lease), backend.handler(data.path(), &lease));
+    let (id, message) = submit(&second, &order("B-18"));
+
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| first.process(&message).status);
+        eventually("it is called", || (backend.asked().len() == 1).then_some(()));
+        first.program.signal("STOP");
+        assert_eq!(second.process(&message).status, 200);
+        first.program.signal("CONT");
+        assert_eq!(working.join().unwrap(), 200);
+    });
+
+    first.program.line("another worker took this order");
+    eventually("the call is dropped", || stream.send("\n").is_err().then_some(()));
+    completed_with(&second.status(&id).body, &json!("second"));
+}

@@ -1,0 +1,189 @@
+//! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence, and never a loop.
+
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Directory, Handler, Host, Response, eventually, order, queue_envelope, try_request};
+
+fn dead_letter(handler: &Handler, text: &str) -> Response {
+    let properties = json!({ "DeadLetterReason": "MaxDeliveryCountExceeded", "DeadLetterErrorDescription": "tried ten times" });
+    let data = json!({ "deadLetter": Value::from(text).to_string() });
+    handler.invoke("OrderDeadLetter", &json!({ "Data": data, "Metadata": { "DeliveryCount": "1", "ApplicationProperties": properties } }))
+}
+
+/// What is sent on after a dead letter; `{}` completes it.
+fn sent(response: &Response) -> Vec<Value> {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()["Outputs"]["orderMessage"].as_array().cloned().unwrap_or_default()
+}
+
+fn submit(handler: &Handler, id: &str) -> (String, String) {
+    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+/// What stands in quarantine: reason, the queue's reason, text.
+fn quarantined(data: &Directory) -> Vec<Value> {
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let mut statement = database.prepare("SELECT message FROM quarantine").unwrap();
+    let rows = statement.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(|row| serde_json::from_str(&row.unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn the_order_of_a_dead_letter_is_on_its_way_again_at_once() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, "D-1");
+
+    let again = sent(&dead_letter(&handler, &message));
+
+    assert_eq!(again, [message.as_str()]);
+    assert_eq!(handler.process(again[0].as_str().unwrap()).status, 200);
+    assert_eq!(events(&handler.status(&id).body), ["accepted", "claimed", "completed"]);
+}
+
+#[test]
+fn a_message_that_dies_again_waits_for_the_sweeper() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, "D-2");
+    assert_eq!(sent(&dead_letter(&handler, &message)).len(), 1);
+
+    for _ in 0..3 {
+        assert_eq!(sent(&dead_letter(&handler, &message)), [""; 0], "no dead letter causes the next at once");
+    }
+
+    assert_eq!(handler.status(&id).body["status"], "accepted");
+}
+
+#[test]
+fn the_dead_letter_of_an_ended_order_is_forgotten() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, "D-3");
+    assert_eq!(handler.process(&message).status, 200);
+    let before = handler.status(&id).body;
+
+    assert_eq!(sent(&dead_letter(&handler, &message)), [""; 0]);
+
+    assert_eq!(handler.status(&id).body, before);
+}
+
+#[test]
+fn the_dead_letter_of_an_order_that_is_worked_on_is_forgotten() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("WORK_DELAY", "200ms")]);
+    let (id, message) = submit(&handler, "D-4");
+
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| handler.process(&message).status);
+        eventually("it is being processed", || (handler.status(&id).body["status"] == "processing").then_some(()));
+        assert_eq!(sent(&dead_letter(&handler, &message)), [""; 0]);
+        assert_eq!(work.join().unwrap(), 200);
+    });
+
+    assert_eq!(events(&handler.status(&id).body), ["accepted", "claimed", "completed"]);
+}
+
+#[test]
+fn an_order_whose_budget_is_spent_fails_visibly() {
+    let data = Directory::new();
+    let settings = [("WORK_DELAY", "10s"), ("LEASE", "200ms"), ("LEASE_RENEWAL", "50ms"), ("MAX_INTERRUPTIONS", "1")];
+    let mut first = Handler::start(data.path(), &settings);
+    let (id, message) = submit(&first, "D-5");
+    let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
+    let killed = std::thread::spawn(move || try_request("POST", &url, &[], Some(body.as_bytes())).is_err());
+    eventually("it is being processed", || (first.status(&id).body["status"] == "processing").then_some(()));
+    first.program.kill();
+    assert!(killed.join().unwrap());
+    let second = Handler::start(data.path(), &settings);
+
+    eventually("the lease runs out, and the order ends", || {
+        assert_eq!(sent(&dead_letter(&second, &message)), [""; 0]);
+        (second.status(&id).body["status"] == "failed").then_some(())
+    });
+
+    let status = second.status(&id).body;
+    assert_eq!((events(&status), &status["error"]["code"]), (vec!["accepted", "claimed", "failed"], &json!("interrupted")));
+}
+
+#[test]
+fn what_nobody_can_read_and_what_no_order_knows_is_kept_whole_and_once() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (_, message) = submit(&handler, "D-6");
+    let id = serde_json::from_str::<Value>(&message).unwrap()["trackingId"].as_str().unwrap().to_owned();
+    let unknown = message.replace(&id, "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10");
+    let newer = message.replace("\"schemaVersion\":1", "\"schemaVersion\":99");
+    let texts = ["not JSON at all \u{0} \u{e9}", "", unknown.as_str(), newer.as_str()];
+
+    for text in texts {
+        for _ in 0..2 {
+            assert_eq!(sent(&dead_letter(&handler, text)), [""; 0]);
+        }
+    }
+
+    let kept = quarantined(&data);
+    assert_eq!(kept.len(), texts.len(), "{kept:?}");
+    for text in texts {
+        let kept = kept.iter().find(|kept| kept["text"] == text).unwrap_or_else(|| panic!("{text:?} is lost"));
+        assert_eq!(kept["deadLetterReason"], "MaxDeliveryCountExceeded: tried ten times");
+        assert!(!kept["reason"].as_str().unwrap().is_empty());
+    }
+    let lines = handler.program.lines();
+    assert!(lines.iter().any(|line| line.contains("kept in quarantine")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("not JSON at all")), "a body is never logged");
+}
+
+#[test]
+fn what_no_order_knows_is_kept_in_cosmos_db_too() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+
+    for _ in 0..2 {
+        assert_eq!(sent(&dead_letter(&handler, "nobody's")), [""; 0]);
+    }
+
+    assert_eq!(emulator.figures()["documents"], 1);
+    assert_eq!(handler.invoke("OrderSweeper", &json!({ "Data": {}, "Metadata": {} })).status, 200, "it is no order that is due");
+}
+
+#[test]
+fn an_outage_that_spends_every_delivery_fails_no_order() {
+    const ORDERS: usize = 40;
+    let emulator = Emulator::start(&[]);
+    let data = Directory::new();
+    // Deliveries fail fast and are few, so that they are spent within a second.
+    let settings = [
+        ("STORE_WAIT", "200ms"),
+        ("STORE_TIMEOUT", "1s"),
+        ("CLAIM_WAIT", "200ms"),
+        ("WORK_DELAY", "20ms"),
+        ("LEASE", "2s"),
+        ("LEASE_RENEWAL", "500ms"),
+        ("SweepSchedule", "* * * * * *"),
+        ("OVERDUE_AFTER", "500ms"),
+    ];
+    let host = Host::with(crate::support::repository(), data.path(), &["--max-delivery-count", "2"], &emulator.with(&settings));
+    eventually("the store answers", || (host.post("/api/orders", &order("D-7")).status == 202).then_some(()));
+    let ids: Vec<String> = (0..ORDERS).map(|number| host.submit(&order(&format!("D-7-{number}")))).collect();
+
+    emulator.fault(&json!({ "kind": "refuse" }));
+    eventually("messages are dead-lettered", || host.figures()["serviceBus"]["queues"].to_string().contains("deadletter").then_some(()));
+    emulator.calm();
+
+    for id in ids {
+        let status = eventually("the order ends", || {
+            let response = host.get(&format!("/api/orders/{id}/status"));
+            (response.status == 200).then(|| response.json()).filter(|body| matches!(body["status"].as_str(), Some("completed" | "failed")))
+        });
+        assert_eq!(status["status"], "completed", "{status}");
+        assert_eq!(events(&status).iter().filter(|event| **event == "completed").count(), 1, "{status}");
+    }
+}

@@ -1,0 +1,236 @@
+//! `OrderSweeper`: what was never sent, or whose worker is gone, goes on its way again; what waits is left alone.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Directory, Handler, Host, eventually, http_envelope, order, queue_envelope, request, try_request};
+
+/// Overdue at once, so that a test need not wait.
+const SOON: (&str, &str) = ("OVERDUE_AFTER", "100ms");
+
+fn sweep(handler: &Handler) -> Vec<String> {
+    let timer = json!({ "Data": { "timer": { "Schedule": { "AdjustForDST": true }, "ScheduleStatus": null, "IsPastDue": false } }, "Metadata": {} });
+    let response = handler.invoke("OrderSweeper", &timer);
+    assert_eq!(response.status, 200, "{response:?}");
+    let messages = response.json()["Outputs"]["orderMessage"].clone();
+    messages.as_array().map(|messages| messages.iter().map(|text| text.as_str().unwrap().to_owned()).collect()).unwrap_or_default()
+}
+
+/// Sweeps until something is found.
+fn found(handler: &Handler) -> Vec<String> {
+    eventually("something is overdue", || Some(sweep(handler)).filter(|messages| !messages.is_empty()))
+}
+
+fn submit(handler: &Handler, id: &str) -> (String, String) {
+    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+fn shown(handler: &Handler, id: &str) -> Value {
+    handler.status(id).body
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn an_order_whose_message_was_never_sent_is_sent_as_it_was() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON]);
+    let (id, message) = submit(&handler, "S-1");
+
+    let messages = found(&handler);
+    assert_eq!(messages, [message]);
+    assert_eq!(sweep(&handler), [""; 0], "it was sent just now");
+
+    assert_eq!(handler.process(&messages[0]).status, 200);
+    assert_eq!(events(&shown(&handler, &id)), ["accepted", "claimed", "completed"]);
+}
+
+#[test]
+fn nothing_is_sent_that_is_not_due() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    submit(&handler, "S-2");
+
+    assert_eq!(sweep(&handler), [""; 0]);
+}
+
+#[test]
+fn each_time_an_order_is_sent_again_the_next_look_is_later() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON]);
+    submit(&handler, "S-3");
+    let mut pauses = Vec::new();
+
+    for _ in 0..4 {
+        let started = std::time::Instant::now();
+        found(&handler);
+        pauses.push(started.elapsed());
+    }
+
+    // 100 ms until the first, then 100, 200 and 400 ms.
+    assert!(pauses[3] >= Duration::from_millis(350), "{pauses:?}");
+}
+
+#[test]
+fn an_order_whose_worker_was_killed_is_sent_again_and_completed_by_another() {
+    let data = Directory::new();
+    let settings = [SOON, ("WORK_DELAY", "500ms"), ("LEASE", "400ms"), ("LEASE_RENEWAL", "100ms")];
+    let mut first = Handler::start(data.path(), &settings);
+    let (id, message) = submit(&first, "S-4");
+    let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
+    let killed = std::thread::spawn(move || try_request("POST", &url, &[], Some(body.as_bytes())).is_err());
+    eventually("it is being processed", || (shown(&first, &id)["status"] == "processing").then_some(()));
+    first.program.kill();
+    assert!(killed.join().unwrap());
+    let second = Handler::start(data.path(), &settings);
+
+    let messages = found(&second);
+    assert_eq!(messages, [message]);
+    assert_eq!(second.process(&messages[0]).status, 200);
+
+    let status = shown(&second, &id);
+    assert_eq!(events(&status), ["accepted", "claimed", "interrupted", "completed"]);
+    assert_eq!(status["attempt"], 1);
+}
+
+#[test]
+fn an_order_that_is_being_worked_on_is_left_alone() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON, ("WORK_DELAY", "200ms"), ("LEASE", "300ms"), ("LEASE_RENEWAL", "50ms")]);
+    let (id, message) = submit(&handler, "S-5");
+
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| handler.process(&message).status);
+        eventually("it is being processed", || (shown(&handler, &id)["status"] == "processing").then_some(()));
+        while !work.is_finished() {
+            assert_eq!(sweep(&handler), [""; 0]);
+        }
+        assert_eq!(work.join().unwrap(), 200);
+    });
+
+    assert_eq!(events(&shown(&handler, &id)), ["accepted", "claimed", "completed"]);
+}
+
+#[test]
+fn two_sweepers_at_once_send_each_order_once() {
+    const ORDERS: usize = 60;
+    let data = Directory::new();
+    // Due only once: the second look would be a minute later.
+    let settings = [("OVERDUE_AFTER", "1s")];
+    let (one, other) = (Handler::start(data.path(), &settings), Handler::start(data.path(), &settings));
+    let ids: Vec<String> = (0..ORDERS).map(|number| submit(&one, &format!("S-6-{number}")).1).collect();
+    let mut sent = Vec::new();
+
+    eventually("all are sent", || {
+        let both = std::thread::scope(|scope| {
+            let sweeps = [&one, &other].map(|handler| scope.spawn(move || sweep(handler)));
+            sweeps.map(|sweep| sweep.join().unwrap())
+        });
+        sent.extend(both.into_iter().flatten());
+        (sent.len() >= ORDERS).then_some(())
+    });
+
+    sent.sort();
+    let mut wanted = ids;
+    wanted.sort();
+    assert_eq!(sent, wanted);
+}
+
+#[test]
+fn a_run_is_bounded_and_the_next_goes_on() {
+    const ORDERS: usize = 150;
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("OVERDUE_AFTER", "2s")]);
+    let (ids, mut wanted): (Vec<String>, Vec<String>) = (0..ORDERS).map(|number| submit(&handler, &format!("S-7-{number}"))).unzip();
+    let last = shown(&handler, ids.last().unwrap());
+    eventually("all are overdue", || (age_of(&last) > Duration::from_millis(2100)).then_some(()));
+
+    let first = sweep(&handler);
+    let mut sent = first.clone();
+    eventually("the rest is sent", || {
+        sent.extend(sweep(&handler));
+        sent.sort();
+        sent.dedup();
+        (sent.len() == ORDERS).then_some(())
+    });
+
+    assert!((100..110).contains(&first.len()), "{}", first.len());
+    wanted.sort();
+    assert_eq!(sent, wanted);
+}
+
+#[test]
+fn an_order_past_its_deadline_ends_without_a_message() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON, ("ORDER_DEADLINE", "50ms")]);
+    let (id, message) = submit(&handler, "S-8");
+
+    eventually("the order ends", || {
+        assert_eq!(sweep(&handler), [""; 0]);
+        (shown(&handler, &id)["status"] == "failed").then_some(())
+    });
+
+    let status = shown(&handler, &id);
+    assert_eq!(status["error"]["code"], "deadline_exceeded");
+    assert_eq!(handler.process(&message).status, 200);
+    assert_eq!(shown(&handler, &id), status, "a late message changes nothing");
+}
+
+#[test]
+fn a_backlog_is_not_fed() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON]);
+    // Five orders behind one that waited long for its claim: by that measure none of them is overdue.
+    let (_, slow) = submit(&handler, "S-9-slow");
+    let (waiting, _) = submit(&handler, "S-9-waiting");
+    eventually("it has waited", || {
+        let age = age_of(&shown(&handler, &waiting));
+        (age > Duration::from_millis(600)).then_some(())
+    });
+    assert_eq!(handler.process(&slow).status, 200);
+
+    // Overdue by the setting since half a second, but not by three times the wait of 600 ms.
+    assert_eq!(sweep(&handler), [""; 0]);
+    assert_eq!(found(&handler).len(), 1, "and in the end it is");
+}
+
+fn age_of(status: &Value) -> Duration {
+    let submitted: jiff::Timestamp = status["submittedAt"].as_str().unwrap().parse().unwrap();
+    Duration::try_from(jiff::Timestamp::now().duration_since(submitted)).unwrap_or_default()
+}
+
+#[test]
+fn a_run_with_nothing_due_costs_one_small_query() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+    sweep(&handler);
+    emulator.reset_figures();
+
+    sweep(&handler);
+
+    let figures = emulator.figures();
+    // The emulator's container has four partitions, and each is asked.
+    assert_eq!((&figures["requests"]["query"], &figures["requests"]["read"]), (&json!(4), &json!(0)), "{figures}");
+    assert!(figures["charges"]["query"].as_f64().unwrap() <= 4.0, "{figures}");
+}
+
+#[test]
+fn the_host_sends_what_was_never_sent_by_its_timer() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[SOON, ("SweepSchedule", "* * * * * *")]);
+    let handler = host.figures()["handlerPort"].as_u64().unwrap();
+    // The record is written, and nobody sends the message: the host died, say.
+    let envelope = http_envelope("POST", "http://localhost/api/orders", &json!({}), Some(&order("S-10").to_string()), &[]);
+    let answer = request("POST", &format!("http://127.0.0.1:{handler}/OrderIngress"), &[], Some(envelope.to_string().as_bytes()));
+    let body: Value = serde_json::from_str(answer.json()["Outputs"]["res"]["body"].as_str().unwrap()).unwrap();
+
+    let ended = host.ended(body["trackingId"].as_str().unwrap());
+
+    assert_eq!(events(&ended), ["accepted", "claimed", "completed"]);
+}
