@@ -1,21 +1,26 @@
 //! What a person types.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use uuid::Uuid;
 
+use crate::idempotency::TrackingId;
+use crate::lifecycle::Status;
 use crate::local::queue::Rules;
 use crate::local::{self, Options};
+use crate::operate::{self, Request};
 use crate::{config, demo, serve};
 
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done or stopped as asked, 1 could not start or go on, 2 wrong arguments, 130 stopped at once."
+    after_help = "Exit codes: 0 done or stopped as asked, 1 could not start or go on, or what was asked for is not so, 2 wrong arguments, 130 stopped at once."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -24,10 +29,19 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Kill handler and host at every step, under load, and count what is lost.
+    #[cfg(feature = "failpoints")]
+    CrashMatrix(crate::crash_matrix::Options),
     /// Send one order through everything, on this machine, and show what happens to it.
     Demo,
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     Local(Local),
+    /// Look at orders, and put failed ones back on their way.
+    Orders(Orders),
+    /// Look at messages that nobody could act on, and send them again.
+    Quarantine(Quarantine),
+    /// Compare the records with queue and dead letters; exit code 1 if anything disagrees.
+    Verify(Where),
     /// Be the handler: what the Functions host starts.
     Serve,
 }
@@ -63,16 +77,117 @@ struct Local {
     drain_timeout: Duration,
 }
 
+/// Where the orders are.
+#[derive(Debug, Args)]
+struct Where {
+    /// The app's folder, whose local.settings.json counts below the environment.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    app: PathBuf,
+    /// The records and messages of `waybill local` in this directory, whatever else is configured.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Orders {
+    #[command(subcommand)]
+    command: OrdersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrdersCommand {
+    /// List orders, newest first.
+    List {
+        /// accepted, processing, completed, failed or cancelled.
+        #[arg(long, value_parser = status)]
+        status: Option<Status>,
+        /// Submitted longer ago than this, e.g. 1h.
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        older_than: Option<Duration>,
+        /// Of this owner.
+        #[arg(long)]
+        owner: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Show a record whole: history, attempts, result.
+    Show {
+        #[arg(value_parser = tracking_id)]
+        id: TrackingId,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Follow an order to its end; exit code 1 unless it completes.
+    Watch {
+        #[arg(value_parser = tracking_id)]
+        id: TrackingId,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Put failed orders back on their way, with a fresh budget.
+    Retry {
+        #[arg(value_parser = tracking_id, required = true)]
+        ids: Vec<TrackingId>,
+        /// Needed for more than one.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Quarantine {
+    #[command(subcommand)]
+    command: QuarantineCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum QuarantineCommand {
+    /// List what is kept, and why.
+    List {
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Show a message whole.
+    Show {
+        id: Uuid,
+        #[command(flatten)]
+        place: Where,
+    },
+    /// Send a message again, as it is.
+    Retry {
+        id: Uuid,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
 /// Runs a command; problems go to stderr, one line each.
 pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
     let ended = match arguments.command {
-        Command::Demo => demo::run(&environment),
-        Command::Local(local) => local::command(local.into(), &environment),
-        Command::Serve => serve::run(&environment),
+        #[cfg(feature = "failpoints")]
+        Command::CrashMatrix(options) => crate::crash_matrix::run(&options),
+        Command::Demo => demo::run(&environment).map(|()| true),
+        Command::Local(local) => local::command(local.into(), &environment).map(|()| true),
+        Command::Serve => serve::run(&environment).map(|()| true),
+        Command::Orders(Orders { command: OrdersCommand::Retry { ids, yes: false, .. } }) if ids.len() > 1 => {
+            Err(vec![format!("these are {} orders: add --yes to put them all back on their way", ids.len())])
+        }
+        Command::Orders(orders) => orders.run(&environment),
+        Command::Quarantine(quarantine) => quarantine.run(&environment),
+        Command::Verify(place) => operate::run(Request::Verify, &place.into(), &environment),
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(problems) => {
             for problem in problems {
                 eprintln!("waybill: {problem}");
@@ -80,6 +195,44 @@ pub fn run(arguments: Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+impl Orders {
+    fn run(self, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+        let (request, place) = match self.command {
+            OrdersCommand::List { status, older_than, owner, limit, place } => (Request::List { status, older_than, owner, limit }, place),
+            OrdersCommand::Show { id, place } => (Request::Show(id), place),
+            OrdersCommand::Watch { id, place } => (Request::Watch(id), place),
+            OrdersCommand::Retry { ids, yes: _, place } => (Request::Retry(ids), place),
+        };
+        operate::run(request, &place.into(), environment)
+    }
+}
+
+impl Quarantine {
+    fn run(self, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+        let (request, place) = match self.command {
+            QuarantineCommand::List { place } => (Request::Quarantined(None), place),
+            QuarantineCommand::Show { id, place } => (Request::Quarantined(Some(id)), place),
+            QuarantineCommand::Retry { id, place } => (Request::Release(id), place),
+        };
+        operate::run(request, &place.into(), environment)
+    }
+}
+
+impl From<Where> for operate::Options {
+    fn from(place: Where) -> Self {
+        Self { app: place.app, data: place.data, json: place.json }
+    }
+}
+
+fn status(text: &str) -> Result<Status, String> {
+    let all = [Status::Accepted, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
+    all.into_iter().find(|status| status.as_str() == text).ok_or_else(|| "use accepted, processing, completed, failed or cancelled".into())
+}
+
+fn tracking_id(text: &str) -> Result<TrackingId, String> {
+    TrackingId::parse(text).ok_or_else(|| "this is not a tracking id; it looks like a3948077-c06a-8f9c-9be8-6dd4acb7c847".into())
 }
 
 impl From<Local> for Options {

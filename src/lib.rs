@@ -8,6 +8,12 @@ pub mod config;
 pub mod demo;
 pub mod logging;
 
+// Where everything may be killed, and the proof that this loses nothing; not in the product.
+#[cfg(feature = "failpoints")]
+pub mod crash_matrix;
+pub mod failpoints;
+pub mod operate;
+
 // The domain, pure.
 pub mod bookmark;
 pub mod idempotency;

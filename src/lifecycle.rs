@@ -244,8 +244,8 @@ pub enum Event {
 }
 
 impl Event {
-    const ALL: [Self; 7] =
-        [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Retrying, Self::Completed, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 8] =
+        [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Retrying, Self::Redriven, Self::Completed, Self::Failed, Self::Cancelled];
 
     /// As records and clients see it.
     pub const fn as_str(self) -> &'static str {

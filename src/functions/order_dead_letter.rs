@@ -4,6 +4,7 @@
 use tracing::{error, info};
 
 use crate::envelope::{self, Answer, QueueMessage};
+use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::lifecycle::{self, DeadLetter};
 use crate::message;
@@ -47,6 +48,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         if functions::hold(wait, || store.replace(&record, &found.etag)).await? == Replaced::Stale {
             continue;
         }
+        failpoint!("mid-dead-letter-after-record");
         let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason told");
         if record.status.is_terminal() {
             functions::log_transition(&record, functions::ended_text(&record));

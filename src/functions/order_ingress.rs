@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::envelope::{self, Answer, HttpRequest};
+use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
@@ -52,6 +53,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     match submit(app, &request).await {
         Ok(submitted) => {
             let record = &submitted.record;
+            failpoint!("before-answer");
             Conclusion::new(Ok(accepted(app, &request, &submitted))).about(Some(record.tracking_id))
         }
         Err(problem) => Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
@@ -99,8 +101,10 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
         return Err(too_large());
     }
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
+    failpoint!("before-record");
     match store.create(&record).await {
         Ok(Created::Created(bookmark)) => {
+            failpoint!("after-record");
             info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
             Ok(Submitted { message: Some(message), bookmark: seal(bookmark), record })
         }

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::envelope::{self, Answer};
+use crate::failpoints::failpoint;
 use crate::fulfillment::{Outcome, Permit};
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
@@ -37,6 +38,7 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
         }
     };
     let answer = process(app, &invocation.id, &message).await.map(|()| Answer::done());
+    failpoint!("before-settle" if answer.is_ok());
     Conclusion { answer, tracking_id: Some(message.tracking_id), delivery_count: queue_message.delivery_count }
 }
 
@@ -75,6 +77,10 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
         match ended {
             Tried::Done => return Ok(()),
             Tried::LookAgain => refusals = 0,
+            Tried::WaitsUntil(moment) => {
+                patience.wait_whole(store.now().until(moment)).await?;
+                refusals = 0;
+            }
             Tried::Refused => refusals += 1,
         }
     }
@@ -90,6 +96,8 @@ enum Tried {
     Done,
     /// No message will come for it; this one looks again.
     LookAgain,
+    /// Its next try is due then, and no message will come for it.
+    WaitsUntil(Timestamp),
     /// Somebody else wrote in between.
     Refused,
 }
@@ -165,7 +173,9 @@ impl Look<'_> {
     }
 
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
+        failpoint!("before-claim");
         let Replaced::Replaced(etag) = self.replace(&record).await? else { return Ok(Tried::Refused) };
+        failpoint!("after-claim");
         self.app.waits.observe_claim(&record);
         functions::log_transition(&record, "order claimed");
         work(self.app, self.store, Versioned { record, etag }, permit).await
@@ -181,11 +191,16 @@ struct Patience {
 impl Patience {
     /// Waits a little, with growing pauses; never past `left` by more than a look.
     async fn wait(&mut self, left: Duration) -> Result<(), Refusal> {
-        if Instant::now() + self.pause > self.until {
+        let pause = self.pause;
+        self.pause = (self.pause * 2).min(LOOK_PAUSE.1);
+        self.wait_whole(pause.min(left + LOOK_PAUSE.0)).await
+    }
+
+    async fn wait_whole(&self, left: Duration) -> Result<(), Refusal> {
+        if Instant::now() + left > self.until {
             return Err(Refusal::abandon("this order still waits, for another worker or its next try; its message is to come back later"));
         }
-        tokio::time::sleep(self.pause.min(left + LOOK_PAUSE.0)).await;
-        self.pause = (self.pause * 2).min(LOOK_PAUSE.1);
+        tokio::time::sleep(left).await;
         Ok(())
     }
 }
@@ -193,7 +208,10 @@ impl Patience {
 /// Sends a copy of an order's message for later. `false`: it did not leave, or nobody knows.
 async fn schedule(queue: &Queue, record: &Record, moment: Timestamp) -> bool {
     match queue.send_at(&message::write(record), moment).await {
-        Ok(()) => true,
+        Ok(()) => {
+            failpoint!("after-schedule");
+            true
+        }
         Err(error) => {
             warn!(order.tracking_id = %record.tracking_id, %error, "a message could not be scheduled; waiting with this one");
             false
@@ -239,6 +257,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
         let change = |found: &Record| lifecycle::advance(found, fence, progress, stage.as_deref(), store.now(), &app.config.budgets);
         match write(store, &mut own, change).await {
             Ok(Ok(())) => {
+                failpoint!("after-renewal");
                 renewal.reset();
                 written = Instant::now();
             }
@@ -251,6 +270,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
             Err(error) => warn!(order.tracking_id = %own.record.tracking_id, %error, "progress could not be recorded"),
         }
     };
+    failpoint!("mid-work");
     // The same for every repetition of the write.
     let jitter = functions::random();
     let until = Instant::now() + app.config.store_wait;
@@ -264,6 +284,8 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
             }
             outcome => lifecycle::finish(found, fence, verdict(outcome.clone()), now, budgets),
         };
+        failpoint!("before-finish" if !matches!(outcome, Outcome::Again(..)));
+        failpoint!("before-retry-record" if matches!(outcome, Outcome::Again(..)));
         match write(store, &mut own, change).await {
             Ok(Ok(())) => break,
             Ok(Err(fenced)) => {
@@ -279,13 +301,15 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     }
     let record = &own.record;
     let Some(retry_at) = record.retry_at else {
+        failpoint!("after-finish");
         functions::log_transition(record, functions::ended_text(record));
         return Ok(Tried::Done);
     };
+    failpoint!("after-retry-record");
     functions::log_transition(record, "order waits for its next try");
     match &app.queue {
         Some(queue) if schedule(queue, record, retry_at).await => Ok(Tried::Done),
-        _ => Ok(Tried::LookAgain),
+        _ => Ok(Tried::WaitsUntil(retry_at)),
     }
 }
 

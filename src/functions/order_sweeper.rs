@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use tracing::{info, warn};
 
 use crate::envelope::Answer;
+use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{self, Status, Sweep};
@@ -66,6 +67,7 @@ async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError
         }
         enough.fetch_or(messages.len() >= EMITTED || bytes >= EMITTED_BYTES || started.elapsed() > LONGEST, Ordering::Relaxed);
     }
+    failpoint!("mid-sweep-before-answer" if !messages.is_empty());
     Ok(messages)
 }
 
@@ -80,6 +82,7 @@ async fn look(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
     };
     // Somebody else was faster: another sweeper, or a worker. Then the order is in good hands.
     let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(None) };
+    failpoint!("mid-sweep-after-record" if emits);
     if record.status.is_terminal() {
         functions::log_transition(&record, functions::ended_text(&record));
     } else if emits {

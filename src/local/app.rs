@@ -40,6 +40,11 @@ pub struct App {
     pub disabled: Vec<String>,
 }
 
+/// The values of an app's `local.settings.json`, or of its example; empty where there is neither, or a mistake in it.
+pub fn settings_of(root: &Path) -> BTreeMap<String, String> {
+    LocalSettings::load(root, &BTreeMap::new(), &mut Notes::default()).values
+}
+
 impl App {
     /// Reads the app below `root`; `environment` is the environment of this process.
     ///

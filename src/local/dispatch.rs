@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::failpoints::failpoint;
 use crate::local::app::function::{self, Output, Trigger};
 use crate::local::child::{Answer, CallError, Handler};
 use crate::local::invocation::Sys;
@@ -160,10 +161,12 @@ impl Dispatcher {
             info!(function.name = function.name, invocation.id = id, "{line}");
         }
         for (output, bodies) in messages {
+            failpoint!("before-send");
             let properties = sent_by(id);
             let messages =
                 bodies.into_iter().map(|body| Outgoing { body: body.into_bytes(), properties: properties.clone(), ..Outgoing::default() });
             self.broker.send(&function.queues[output], messages.collect()).await.map_err(|error| failed(&error))?;
+            failpoint!("after-send");
         }
         match reply {
             Reply::Failed(refusal) => {

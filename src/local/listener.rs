@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use crate::failpoints::failpoint;
 use crate::local::app::function::{self, Trigger};
 use crate::local::app::host_json::ServiceBus;
 use crate::local::dispatch::{Dispatcher, Failed, Function, Invocation};
@@ -127,11 +128,13 @@ impl Listener {
             }
         };
         for message in &messages {
+            failpoint!("before-complete" if ended.is_ok());
             let settled = match ended {
                 Ok(()) if !self.trigger.auto_complete => continue,
                 Ok(()) => self.dispatcher.broker.complete(message).await,
                 Err(Failed) => self.dispatcher.broker.abandon(&self.trigger.queue, message).await,
             };
+            failpoint!("after-complete" if ended.is_ok());
             match settled {
                 Ok(Settled::Done) => {}
                 Ok(Settled::LockLost) => warn!(

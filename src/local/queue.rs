@@ -194,8 +194,9 @@ impl Broker {
             if !locked.is_empty() || left.is_zero() {
                 return Ok(locked);
             }
-            let ready_in = |at| Timestamp::from_milliseconds(now()).until(Timestamp::from_milliseconds(at)).min(LONGEST_SLEEP);
-            drop(tokio::time::timeout(next.map_or(left, |at| ready_in(at).min(left)), arrival).await);
+            let ready_in = |at| Timestamp::from_milliseconds(now()).until(Timestamp::from_milliseconds(at));
+            let sleep = next.map_or(LONGEST_SLEEP, ready_in).min(LONGEST_SLEEP);
+            drop(tokio::time::timeout(sleep.min(left), arrival).await);
         }
     }
 
@@ -286,6 +287,16 @@ impl Broker {
         self.database
             .write(|connection| {
                 connection.execute("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE lock_token IS NOT NULL", [])
+            })
+            .await
+    }
+
+    /// Every message, with the queue it is in; nothing is locked or counted.
+    pub async fn peek(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        self.database
+            .read(|connection| {
+                let mut all = connection.prepare_cached("SELECT queue, body FROM messages ORDER BY sequence_number")?;
+                all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
             })
             .await
     }

@@ -19,6 +19,7 @@ mod host;
 mod identity;
 mod independent;
 mod ingress;
+mod operate;
 mod panic;
 mod processor;
 mod queue;

@@ -28,7 +28,7 @@ pub(super) struct Item {
     due_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
-    /// Random, new with each write: a write whose answer was lost is known by it.
+    /// Random, new with each write: a write whose answer was lost is known by it. 52 bits, which a float keeps.
     pub(super) mark: i64,
     record: Body,
 }
@@ -99,7 +99,7 @@ impl Item {
             id: record.tracking_id,
             due_at: record.due_at.map(Milliseconds),
             ttl: record.ttl,
-            mark: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 8,
+            mark: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 12,
             record: Body {
                 version: VERSION,
                 owner: record.owner.clone(),
@@ -342,7 +342,11 @@ mod tests {
         let completed = lifecycle::finish(&interrupted, fence, Verdict::Completed(raw(r#"{"total":1.10}"#)), now, &budgets()).unwrap();
         let failed = lifecycle::finish(&interrupted, fence, Verdict::Failed(Failure::new("c", "m")), now, &budgets()).unwrap();
 
-        for record in [accepted, working, interrupted, completed, failed] {
+        let retried = lifecycle::retry(&interrupted, fence, Failure::new("busy now", "m"), None, 0.5, now, &budgets()).unwrap();
+        let lifecycle::Retried::Waits(retried, _) = retried else { panic!("{retried:?}") };
+        let redriven = lifecycle::redrive(&failed, Uuid::max(), now, &budgets()).unwrap();
+
+        for record in [accepted, working, interrupted, completed, failed, retried, redriven] {
             comes_back(&record);
         }
     }
@@ -363,6 +367,17 @@ mod tests {
             &budgets(),
         )
         .unwrap();
+        // Every try fails, under the longest code there is.
+        let mut retried = accepted("{}");
+        for number in 0..u32::try_from(MAX_HISTORY).unwrap() {
+            let many = Budgets { max_attempts: 1000, ..budgets() };
+            let failure = Failure::new("backend_unavailable", "m".repeat(MAX_FAILURE));
+            let claimed = claimed(&retried, number);
+            let patient = Record { deadline: claimed.updated_at.after(Duration::from_hours(1_000)), ..claimed };
+            let outcome = lifecycle::retry(&patient, patient.fence, failure, None, 1.0, patient.updated_at, &many).unwrap();
+            let lifecycle::Retried::Waits(record, _) = outcome else { panic!("{outcome:?}") };
+            retried = record;
+        }
         let failed = lifecycle::finish(
             &record,
             record.fence,
@@ -371,7 +386,7 @@ mod tests {
             &budgets(),
         );
 
-        for record in [record, failed.unwrap()] {
+        for record in [record, retried, failed.unwrap()] {
             let length = serde_json::to_string(&Item::of(&record)).unwrap().len();
             assert!(length <= 2048, "{length}");
         }

@@ -1,0 +1,433 @@
+//! `waybill orders`, `quarantine` and `verify`: what an operator sees and does, on the configured store and queue.
+//!
+//! Works beside a running handler or `waybill local`: records change by the same compare-and-set, messages go through the same
+//! queue. Data goes to stdout, talk to stderr.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::config::{Config, Records};
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{self, Budgets, Event, Record, Status};
+use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
+use crate::message;
+use crate::quarantine::Quarantined;
+use crate::service_bus::Queue;
+use crate::store::cosmos::CosmosStore;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Filter, Replaced, StatusStore, StoreError};
+use crate::timestamp::Timestamp;
+
+/// Until the store answers.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Between two looks at an order that is watched.
+const WATCH_PAUSE: Duration = Duration::from_millis(300);
+/// So many records and quarantined messages are looked at by `verify`.
+const VERIFIED: u32 = 100_000;
+/// An order that is due is nobody's fault until the sweeper, which runs each minute, had its chance twice.
+const SWEEPS: Duration = Duration::from_mins(3);
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// The orders that fit, newest first.
+    List {
+        /// Which.
+        status: Option<Status>,
+        /// Submitted longer ago than this.
+        older_than: Option<Duration>,
+        /// Whose.
+        owner: Option<String>,
+        /// At most.
+        limit: u32,
+    },
+    /// One record, whole.
+    Show(TrackingId),
+    /// One order until it ends.
+    Watch(TrackingId),
+    /// Failed orders on their way again.
+    Retry(Vec<TrackingId>),
+    /// What is in quarantine.
+    Quarantined(Option<Uuid>),
+    /// A quarantined message on its way again.
+    Release(Uuid),
+    /// Records against queue and dead letters.
+    Verify,
+}
+
+/// Where, and how it is told.
+#[derive(Debug)]
+pub struct Options {
+    /// The app's folder, whose `local.settings.json` counts below the environment.
+    pub app: PathBuf,
+    /// The embedded store, instead of the configured one.
+    pub data: Option<PathBuf>,
+    /// For machines.
+    pub json: bool,
+}
+
+/// Asks. `Ok(false)`: it was asked and answered, and something is wrong.
+pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+    let mut environment = environment.clone();
+    for (name, value) in crate::local::app::settings_of(&options.app) {
+        environment.entry(name).or_insert(value);
+    }
+    // A handler's own; nothing listens here.
+    environment.entry("FUNCTIONS_CUSTOMHANDLER_PORT".into()).or_insert_with(|| "1".into());
+    environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
+    if let Some(data) = &options.data {
+        environment.retain(|name, _| !name.to_ascii_lowercase().starts_with("cosmosconnection"));
+        environment.insert("WAYBILL_DATA".into(), data.display().to_string());
+    }
+    let config = Config::read(&environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let answered = runtime.block_on(async {
+        let desk = Desk::open(config, &environment, options.json).await?;
+        desk.answer(request).await
+    });
+    runtime.shutdown_background();
+    answered.map_err(|problem| vec![problem])
+}
+
+/// An operator's place.
+struct Desk {
+    store: StatusStore,
+    /// The queue of this machine, where there is one.
+    local: Option<(Broker, String)>,
+    remote: Option<Queue>,
+    budgets: Budgets,
+    json: bool,
+}
+
+impl Desk {
+    async fn open(config: Config, environment: &BTreeMap<String, String>, json: bool) -> Result<Self, String> {
+        let data = match &config.records {
+            Records::Embedded(data, _) => data.clone(),
+            Records::Cosmos(..) => environment.get("WAYBILL_DATA").map_or_else(|| ".waybill".into(), PathBuf::from),
+        };
+        let store = match &config.records {
+            Records::Embedded(data, key) => {
+                if !data.join("records.db").exists() {
+                    return Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()));
+                }
+                StatusStore::Sqlite(SqliteStore::open(data, key.clone()).map_err(|error| error.to_string())?)
+            }
+            Records::Cosmos(cosmos, key) => {
+                let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key)).await;
+                StatusStore::Cosmos(
+                    store.map_err(|_| "Cosmos DB does not answer, or not as it should; the log of a handler says why".to_owned())?,
+                )
+            }
+        };
+        let name = environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into());
+        let remote = config.service_bus.as_ref().map(Queue::new).transpose()?;
+        // Records elsewhere have their messages elsewhere, whatever lies about here; unless there is no way to send there.
+        let is_here = matches!(config.records, Records::Embedded(..)) || remote.is_none();
+        let local = if is_here { local_queue(&data)?.map(|broker| (broker, name)) } else { None };
+        Ok(Self { store, local, remote, budgets: config.budgets, json })
+    }
+
+    async fn answer(&self, request: Request) -> Result<bool, String> {
+        match request {
+            Request::List { status, older_than, owner, limit } => {
+                let now = self.store.now().as_milliseconds();
+                let ago =
+                    |age: Duration| Timestamp::from_milliseconds(now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+                let filter = Filter { status, submitted_before: older_than.map(ago), owner };
+                let records = self.store.list(&filter, limit).await.map_err(told)?;
+                self.list(&records);
+                Ok(true)
+            }
+            Request::Show(id) => {
+                let record = self.record(id).await?;
+                say(&if self.json { json_text(&record) } else { pretty(&record) });
+                Ok(true)
+            }
+            Request::Watch(id) => self.watch(id).await,
+            Request::Retry(ids) => {
+                let mut all = true;
+                for id in ids {
+                    match self.retry(id).await {
+                        Ok(how) => {
+                            say(&if self.json { json!({ "trackingId": id, "sent": how }).to_string() } else { format!("{id}  {how}") });
+                        }
+                        Err(problem) => {
+                            all = false;
+                            eprintln!("waybill: {id}: {problem}");
+                        }
+                    }
+                }
+                Ok(all)
+            }
+            Request::Quarantined(wanted) => {
+                let kept = self.store.quarantined(VERIFIED).await.map_err(told)?;
+                match wanted {
+                    None => self.list_quarantined(&kept),
+                    Some(id) => {
+                        let found =
+                            kept.iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
+                        say(&if self.json { json_text(found) } else { pretty(found) });
+                    }
+                }
+                Ok(true)
+            }
+            Request::Release(id) => {
+                let kept = self.store.quarantined(VERIFIED).await.map_err(told)?;
+                let found =
+                    kept.into_iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
+                if !self.send(found.text).await? {
+                    return Err("there is no queue to send it to: pass --data, or set ServiceBusConnection".into());
+                }
+                self.store.release(id).await.map_err(told)?;
+                say(&if self.json { json!({ "id": id, "sent": true }).to_string() } else { format!("{id}  sent again") });
+                Ok(true)
+            }
+            Request::Verify => self.verify().await,
+        }
+    }
+
+    async fn record(&self, id: TrackingId) -> Result<Record, String> {
+        let found = self.store.read(id).await.map_err(told)?;
+        found
+            .map(|found| found.record)
+            .ok_or_else(|| format!("no order has the tracking id {id}; records of ended orders are kept for a limited time"))
+    }
+
+    fn list(&self, records: &[Record]) {
+        if self.json {
+            for record in records {
+                say(&json_text(record));
+            }
+            return;
+        }
+        say(&format!("{:<38}{:<12}{:>4}  {:<26}{:<26}{}", "tracking id", "status", "try", "submitted", "updated", "error"));
+        for record in records {
+            let code = record.error.as_ref().map_or("", |failure| failure.code.as_str());
+            let (submitted, updated) = (record.submitted_at.to_string(), record.updated_at.to_string());
+            say(&format!(
+                "{:<38}{:<12}{:>4}  {submitted:<26}{updated:<26}{code}",
+                record.tracking_id,
+                record.status.as_str(),
+                record.attempt
+            ));
+        }
+    }
+
+    fn list_quarantined(&self, kept: &[Quarantined]) {
+        if self.json {
+            for message in kept {
+                say(&json_text(message));
+            }
+            return;
+        }
+        say(&format!("{:<38}{:<26}{}", "id", "kept", "reason"));
+        for message in kept {
+            let dead = message.dead_letter_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            say(&format!("{:<38}{:<26}{}{dead}", message.id, message.kept_at.to_string(), message.reason));
+        }
+    }
+
+    /// A bar that moves, on a terminal; a line for each change elsewhere.
+    async fn watch(&self, id: TrackingId) -> Result<bool, String> {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        let mut last = String::new();
+        loop {
+            let record = self.record(id).await?;
+            let line = if self.json {
+                json!({ "status": record.status, "progress": record.progress, "stage": record.stage, "attempt": record.attempt })
+                    .to_string()
+            } else {
+                let done = usize::from(record.progress) * 20 / 100;
+                let stage = record.stage.as_deref().unwrap_or_default();
+                format!(
+                    "[{}{}] {:>3} %  {}  try {}  {stage}",
+                    "#".repeat(done),
+                    ".".repeat(20 - done),
+                    record.progress,
+                    record.status.as_str(),
+                    record.attempt
+                )
+            };
+            if line != last {
+                if terminal && !self.json {
+                    print!("\r\x1b[K{line}");
+                    drop(std::io::stdout().flush());
+                } else {
+                    say(&line);
+                }
+                last = line;
+            }
+            if record.status.is_terminal() {
+                if terminal && !self.json {
+                    say("");
+                }
+                return Ok(record.status == Status::Completed);
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    /// Record first, then message: should we end in between, the sweeper sends it.
+    async fn retry(&self, id: TrackingId) -> Result<&'static str, String> {
+        loop {
+            let found = self.store.read_latest(id).await.map_err(told)?.ok_or("there is no such order")?;
+            let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
+                .ok_or_else(|| format!("it is {}, and only failed orders are put on their way again", found.record.status.as_str()))?;
+            if self.store.replace(&record, &found.etag).await.map_err(told)? == Replaced::Stale {
+                continue;
+            }
+            let sent = self.send(message::write(&record)).await;
+            return Ok(if sent == Ok(true) { "sent again" } else { "accepted again; the sweeper sends its message" });
+        }
+    }
+
+    /// `Ok(false)`: there is no queue that this place can send to.
+    async fn send(&self, text: String) -> Result<bool, String> {
+        if let Some((broker, queue)) = &self.local {
+            let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
+            let message = Outgoing { body: text.into_bytes(), properties, ..Outgoing::default() };
+            return broker.send(queue, vec![message]).await.map(|()| true).map_err(|error| error.to_string());
+        }
+        match &self.remote {
+            Some(queue) => queue.send(&text).await.map(|()| true).map_err(|error| error.to_string()),
+            None => Ok(false),
+        }
+    }
+
+    async fn verify(&self) -> Result<bool, String> {
+        let records = self.store.list(&Filter::default(), VERIFIED).await.map_err(told)?;
+        let kept = self.store.quarantined(VERIFIED).await.map_err(told)?;
+        let messages = match &self.local {
+            Some((broker, queue)) => Some(Messages::of(broker, queue).await?),
+            None => None,
+        };
+        let mut disagreements: Vec<String> =
+            records.iter().flat_map(|record| strange(record, self.store.now(), messages.as_ref())).collect();
+        if let Some(messages) = &messages {
+            let known: HashSet<TrackingId> = records.iter().map(|record| record.tracking_id).collect();
+            let unknown = messages.ids().filter(|id| !known.contains(id));
+            disagreements.extend(unknown.map(|id| format!("a message is on its way for {id}, which no record knows")));
+            if messages.unreadable > 0 {
+                disagreements.push(format!("{} messages in the queue cannot be read", messages.unreadable));
+            }
+            if messages.dead > 0 {
+                disagreements.push(format!("{} dead letters wait for OrderDeadLetter", messages.dead));
+            }
+        }
+        disagreements.extend(kept.iter().map(|message| format!("message {} is in quarantine: {}", message.id, message.reason)));
+        let queue = match &messages {
+            Some(_) => "records were compared with the queue of this machine",
+            None => "records only: the queue was not looked at, since looking by REST counts as a delivery",
+        };
+        if self.json {
+            say(&json!({ "records": records.len(), "disagreements": disagreements, "compared": queue }).to_string());
+        } else {
+            for line in &disagreements {
+                say(line);
+            }
+            eprintln!("{} records, {} disagreements; {queue}", records.len(), disagreements.len());
+        }
+        Ok(disagreements.is_empty())
+    }
+}
+
+/// What is in the queue of this machine.
+struct Messages {
+    /// How many messages an order has on their way, dead letters excepted.
+    alive: HashMap<TrackingId, usize>,
+    unreadable: usize,
+    dead: usize,
+}
+
+impl Messages {
+    async fn of(broker: &Broker, queue: &str) -> Result<Self, String> {
+        let mut messages = Self { alive: HashMap::new(), unreadable: 0, dead: 0 };
+        for (name, body) in broker.peek().await.map_err(|error| error.to_string())? {
+            let read = std::str::from_utf8(&body).ok().and_then(|text| message::read(text).ok());
+            if name.eq_ignore_ascii_case(&format!("{queue}{DEAD_LETTER_SUFFIX}")) {
+                messages.dead += 1;
+            } else if name.eq_ignore_ascii_case(queue) {
+                match read {
+                    Some(message) => *messages.alive.entry(message.tracking_id).or_default() += 1,
+                    None => messages.unreadable += 1,
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = TrackingId> {
+        self.alive.keys().copied()
+    }
+}
+
+/// Everything about a record that should not be.
+fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<String> {
+    let id = record.tracking_id;
+    let mut lines = Vec::new();
+    let mut ends = 0;
+    for transition in &record.history {
+        match transition.event {
+            Event::Redriven => ends = 0,
+            event if event.is_end() => ends += 1,
+            _ => {}
+        }
+    }
+    if ends > 1 {
+        lines.push(format!("order {id} ended {ends} times in one life"));
+    }
+    if record.status.is_terminal() {
+        if record.lease.is_some() || record.due_at.is_some() || record.ttl.is_none() {
+            lines.push(format!("order {id} is {} and yet held, due, or kept for ever", record.status.as_str()));
+        }
+        return lines;
+    }
+    let Some(due_at) = record.due_at else {
+        lines.push(format!("order {id} is {} and nobody will look at it again", record.status.as_str()));
+        return lines;
+    };
+    let overdue = due_at.until(now);
+    let alone = messages.is_none_or(|messages| !messages.alive.contains_key(&id));
+    if overdue > SWEEPS && alone {
+        lines.push(format!("order {id} is {} and overdue since {due_at}: does OrderSweeper run?", record.status.as_str()));
+    }
+    lines
+}
+
+/// The queue of `waybill local`, if there is one here.
+fn local_queue(data: &Path) -> Result<Option<Broker>, String> {
+    if !data.join("queue.db").exists() {
+        return Ok(None);
+    }
+    // The host decides about locks and deliveries; nothing is received here.
+    let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 };
+    Broker::open(data, rules).map(Some).map_err(|error| error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
+fn told(error: StoreError) -> String {
+    match error {
+        StoreError::NotApplied | StoreError::Unknown => "the store does not answer".into(),
+        StoreError::Unreadable(_) => error.to_string(),
+    }
+}
+
+fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records have only string keys")
+}
+
+fn pretty(value: &impl Serialize) -> String {
+    let value: Value = serde_json::to_value(value).expect("records have only string keys");
+    serde_json::to_string_pretty(&value).expect("a value always serialises")
+}
+
+/// A closed pipe is no reason to fail.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}

@@ -1,0 +1,161 @@
+//! What an operator sees and does, beside a running host: `waybill orders`, `quarantine`, `verify`.
+
+use std::process::ExitStatus;
+
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Directory, Handler, Host, Program, eventually, order, request};
+
+/// Runs a command to its end: status, and its lines.
+fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
+    Program::waybill(arguments, settings).end()
+}
+
+/// On the records of a directory, for machines.
+fn on(data: &Directory, arguments: &[&str]) -> (bool, Vec<Value>) {
+    let data = data.path().to_str().unwrap();
+    let (status, lines) = waybill(&[arguments, &["--json", "--data", data]].concat(), &[]);
+    (status.success(), lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Fails for good: its total is too large.
+fn hopeless(id: &str) -> Value {
+    let mut order = order(id);
+    order["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
+    order
+}
+
+fn events(record: &Value) -> Vec<&str> {
+    record["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_host() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let good = host.submit(&order("O-1"));
+    let bad = host.submit(&hopeless("O-2"));
+    host.ended(&good);
+    host.ended(&bad);
+
+    let (_, failed) = on(&data, &["orders", "list", "--status", "failed"]);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_eq!((&failed[0]["trackingId"], &failed[0]["error"]["code"]), (&json!(bad), &json!("total_too_large")));
+    let (_, shown) = on(&data, &["orders", "show", &bad]);
+    assert_eq!(events(&shown[0]), ["accepted", "claimed", "failed"]);
+    let (retried, told) = on(&data, &["orders", "retry", &bad]);
+    assert!(retried && told[0]["sent"] == "sent again", "{told:?}");
+
+    let again = eventually("it was tried again", || {
+        let status = host.get(&format!("/api/orders/{bad}/status")).json();
+        (status["attempt"] == 2 && status["status"] == "failed").then_some(status)
+    });
+    assert_eq!(events(&again), ["accepted", "claimed", "failed", "redriven", "claimed", "failed"]);
+    let (watched, _) = on(&data, &["orders", "watch", &bad]);
+    assert!(!watched, "it did not complete");
+    assert!(on(&data, &["orders", "watch", &good]).0);
+    eventually("everything agrees", || on(&data, &["verify"]).0.then_some(()));
+}
+
+#[test]
+fn only_failed_orders_are_put_back_and_many_only_with_yes() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let id = host.submit(&order("O-3"));
+    host.ended(&id);
+    let directory = data.path().to_str().unwrap();
+
+    let (completed, lines) = waybill(&["orders", "retry", &id, "--data", directory], &[]);
+    let (many, said) = waybill(&["orders", "retry", &id, &id, "--data", directory], &[]);
+    let (unknown, told) = waybill(&["orders", "show", "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "--data", directory], &[]);
+    let (wrong, _) = waybill(&["orders", "show", "nonsense", "--data", directory], &[]);
+
+    assert!(completed.code() == Some(1) && lines.concat().contains("it is completed"), "{lines:?}");
+    assert!(many.code() == Some(1) && said.concat().contains("--yes"), "{said:?}");
+    assert!(unknown.code() == Some(1) && told.concat().contains("no order has the tracking id"), "{told:?}");
+    assert_eq!(wrong.code(), Some(2));
+}
+
+#[test]
+fn a_quarantined_message_is_found_shown_and_sent_again() {
+    let data = Directory::new();
+    let host = Host::with(crate::support::repository(), data.path(), &["--max-delivery-count", "2"], &[]);
+    let port = host.figures()["handlerPort"].as_u64().unwrap();
+    let dead = json!({ "Data": { "deadLetter": "\"nobody knows this\"" }, "Metadata": {} }).to_string();
+    let kept = request("POST", &format!("http://127.0.0.1:{port}/OrderDeadLetter"), &[], Some(dead.as_bytes()));
+    assert_eq!(kept.status, 200, "{kept:?}");
+
+    let (_, list) = on(&data, &["quarantine", "list"]);
+    let id = list[0]["id"].as_str().unwrap();
+    let (_, shown) = on(&data, &["quarantine", "show", id]);
+    let (agrees, _) = on(&data, &["verify"]);
+    let (released, _) = on(&data, &["quarantine", "retry", id]);
+
+    assert_eq!(shown[0]["text"], "nobody knows this");
+    assert!(!agrees, "a message in quarantine is nothing that agrees");
+    assert!(released);
+    // Nobody can read it this time either.
+    eventually("it comes back", || on(&data, &["quarantine", "list"]).1.iter().any(|kept| kept["id"] == id).then_some(()));
+}
+
+#[test]
+fn an_order_that_nobody_looks_after_is_told() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("OVERDUE_AFTER", "100ms")]);
+    assert_eq!(handler.ingress(Some(&order("O-4").to_string()), &[]).status, 202);
+    drop(handler);
+    // Four minutes ago, as it were.
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let record: String = database.query_row("SELECT record FROM orders", [], |row| row.get(0)).unwrap();
+    let mut record: Value = serde_json::from_str(&record).unwrap();
+    record["dueAt"] = "2026-01-01T00:00:00.000Z".into();
+    database.execute("UPDATE orders SET record = ?1", [record.to_string()]).unwrap();
+
+    let (agrees, lines) = on(&data, &["verify"]);
+
+    assert!(!agrees);
+    assert!(lines[0]["disagreements"][0].as_str().unwrap().contains("does OrderSweeper run?"), "{lines:?}");
+}
+
+#[test]
+fn the_same_commands_work_on_cosmos_db() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+    let submit = |order: &Value| {
+        let answer = handler.ingress(Some(&order.to_string()), &[]);
+        assert_eq!(handler.process(&answer.message.unwrap()).status, 200);
+        answer.body["trackingId"].as_str().unwrap().to_owned()
+    };
+    let (good, bad) = (submit(&order("O-5")), submit(&hopeless("O-6")));
+    let data = Directory::new();
+    let settings = emulator.with(&[("WAYBILL_DATA", data.path().to_str().unwrap())]);
+    let run = |arguments: &[&str]| {
+        let nowhere = data.path().to_str().unwrap();
+        let (status, lines) = waybill(&[arguments, &["--json", "--app", nowhere]].concat(), &settings);
+        (status.success(), lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>())
+    };
+
+    let (_, all) = run(&["orders", "list"]);
+    let (_, failed) = run(&["orders", "list", "--status", "failed", "--owner", "anonymous"]);
+    let (_, old) = run(&["orders", "list", "--older-than", "1h"]);
+    let (retried, told) = run(&["orders", "retry", &bad]);
+    let (agrees, verified) = run(&["verify"]);
+
+    let ids: Vec<&Value> = all.iter().map(|record| &record["trackingId"]).collect();
+    assert_eq!(ids, [&json!(bad), &json!(good)], "newest first");
+    assert_eq!(failed.len(), 1);
+    assert!(old.is_empty(), "{old:?}");
+    assert!(retried && told[0]["sent"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
+    assert_eq!(handler.status(&bad).body["status"], "accepted", "{:?}", handler.program.lines());
+    assert!(agrees, "{verified:?}");
+}
+
+#[test]
+fn nowhere_is_told() {
+    let data = Directory::new();
+
+    let (status, lines) = waybill(&["orders", "list", "--data", data.path().to_str().unwrap()], &[]);
+
+    assert!(status.code() == Some(1) && lines.concat().contains("there are no records in"), "{lines:?}");
+}

@@ -1,0 +1,1295 @@
+//! Every order of events in a small world: one order, two workers, a broker, a sweeper, and so many faults. What happens to the
+//! record is decided by the product's own functions; what is modelled is who calls them, when, and what gets lost in between.
+//!
+//! The search is written here because what matters most, that from every state some way leads to an end, is nothing the model
+//! checkers at hand can ask (`stateright` follows single paths for it, and brings a web server along).
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+#![expect(clippy::struct_excessive_bools, clippy::unused_self, reason = "a state is what it is; every step is asked in the same way")]
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use uuid::Uuid;
+use waybill::idempotency::TrackingId;
+use waybill::lifecycle::{
+    self, Budgets, Claim, Claimant, DeadLetter, Failure, Fenced, Holder, Lease, Metadata, Record, Resubmission, Retried, Status,
+    Submission, Sweep, Verdict,
+};
+use waybill::timestamp::Timestamp;
+
+/// Time goes in steps as long as the tolerance for copies that come early.
+const TICK: Duration = Duration::from_secs(2);
+/// Every state is seen from its own present.
+const NOW: Timestamp = Timestamp::from_milliseconds(1_000_000_000_000);
+const LEASE: Ticks = 2;
+const RETRY: Ticks = 2;
+const AWAY: Ticks = 2;
+const FIRST_LOOK: Ticks = 2;
+/// The sweeper never looks later than this, though its pauses may say so.
+const LONGEST: Ticks = 4;
+/// A deadline that nobody lives to see.
+const NEVER: Ticks = Ticks::MAX;
+const MAX_ATTEMPTS: u8 = 2;
+const MAX_INTERRUPTIONS: u8 = 2;
+const MAX_DELIVERIES: usize = 3;
+/// With a re-drive.
+const LIVES: usize = 2;
+/// A sweeper that finds nobody claiming goes on sending, in growing pauses. Here it sends so many; then only what is lost.
+const EMISSIONS: u8 = 1;
+/// As the record counts, whoever knows it best has this fence.
+const FENCE: u64 = 10;
+
+/// How far ahead a moment is; one that has passed is 0.
+type Ticks = u8;
+type Violation = &'static str;
+type Label = (&'static str, usize);
+
+/// What goes wrong, each so often at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Whoever is at work vanishes at any step. A worker's message comes back.
+    Crash,
+    /// The same, but only in the middle of the work.
+    Kill,
+    /// The store is away: an invocation fails before it claims.
+    Abandon,
+    /// A worker sleeps until its lease has run out, then goes on.
+    Pause,
+    /// The broker delivers a message twice.
+    Duplicate,
+    /// The host or an operator does not send what was to be sent.
+    LostSend,
+    /// The broker takes a message for lost that somebody is working on.
+    LostLock,
+    /// A write is done, but its writer is told that he was refused.
+    LostAnswer,
+    /// A copy is not scheduled, and the worker knows; or it is, and never comes.
+    LostCopy,
+    /// A scheduled copy comes early.
+    Early,
+    /// The backend is known to be away.
+    Away,
+    /// The client sends its order again.
+    AskAgain,
+    /// An operator puts a failed order back on its way.
+    Redrive,
+}
+
+const FAULTS: usize = Fault::Redrive as usize + 1;
+
+/// A part of the world that is searched to its end.
+#[derive(Clone)]
+struct Scope {
+    name: &'static str,
+    faults: &'static [(Fault, u8)],
+    /// Without a Service Bus client a worker waits in its invocation.
+    schedules: bool,
+    sweeps: bool,
+    /// Others see at once that a worker has crashed.
+    sees_crashes: bool,
+    /// Claim and end are one write.
+    pure: bool,
+    deadline: Ticks,
+    /// How long orders are known to wait for their first claim.
+    wait: Ticks,
+    /// So many copies of the message exist at once at most, dead letters included.
+    most: usize,
+}
+
+const PLAIN: Scope =
+    Scope { name: "", faults: &[], schedules: true, sweeps: true, sees_crashes: false, pure: false, deadline: NEVER, wait: 0, most: 0 };
+
+/// A record with everything that decides anything, seen from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Sketch {
+    status: Status,
+    life: u8,
+    progress: u8,
+    attempt: u8,
+    attempts_before: u8,
+    interruptions: u8,
+    emissions: u8,
+    lease: Option<(Who, Ticks)>,
+    retry: Option<Ticks>,
+    wake: Option<Ticks>,
+    due: Option<Ticks>,
+    deadline: Ticks,
+    /// How long ago it changed.
+    idle: Ticks,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Who {
+    /// The invocation that this worker is in.
+    Worker(usize),
+    /// One that is over.
+    Former,
+}
+
+/// What somebody has made of the record and not yet written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Change {
+    sketch: Sketch,
+    raises_fence: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Worker {
+    at: At,
+    /// Life and deliveries of the message in hand, while its lock is held.
+    message: Option<(u8, u8)>,
+    /// Of the message.
+    life: u8,
+    /// Its fence is an old one.
+    fenced: bool,
+    /// The version it knows is the latest.
+    fresh: bool,
+    /// Its lease ran out while it slept.
+    paused: bool,
+    /// Another has claimed the order since, or ended it: what the fence is there to tell.
+    superseded: bool,
+    /// It has ended the order itself, and was not told.
+    ended: bool,
+}
+
+const IDLE: Worker =
+    Worker { at: At::Idle, message: None, life: 0, fenced: false, fresh: false, paused: false, superseded: false, ended: false };
+
+/// What a worker does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum At {
+    Idle,
+    Look,
+    /// Without a change: somebody else wrote in between.
+    Write(Purpose, Option<Change>),
+    Schedule(Ticks),
+    Call,
+    Called,
+    Conclude(Ending),
+    Complete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Purpose {
+    Claim,
+    Wake(Ticks),
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Ending {
+    Completed,
+    Failed,
+    Again,
+}
+
+impl Worker {
+    fn is_working(&self) -> bool {
+        matches!(self.at, At::Call | At::Called | At::Conclude(_))
+    }
+
+    /// Two workers are alike; the lower one goes first.
+    fn rank(&self) -> (u8, Option<(u8, u8)>, u8, [bool; 5]) {
+        let at = match self.at {
+            At::Idle => 0,
+            At::Look => 1,
+            At::Write(Purpose::Claim, change) => 2 + u8::from(change.is_some()),
+            At::Write(Purpose::Wake(moment), change) => 10 + 2 * moment + u8::from(change.is_some()),
+            At::Write(Purpose::End, change) => 4 + u8::from(change.is_some()),
+            At::Schedule(moment) => 30 + moment,
+            At::Call => 6,
+            At::Called => 7,
+            At::Conclude(ending) => 40 + ending as u8,
+            At::Complete => 8,
+        };
+        (at, self.message, self.life, [self.fenced, self.fresh, self.paused, self.superseded, self.ended])
+    }
+}
+
+/// The sweeper, and the reader of dead letters with its letter's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Helper {
+    Idle,
+    Write { letter: u8, change: Option<Change>, emits: bool },
+    Emit { letter: u8, life: u8 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Ingress {
+    Start,
+    Recorded,
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct State {
+    record: Option<Sketch>,
+    /// Messages by life and deliveries; the first delivery is 0.
+    ready: [[u8; MAX_DELIVERIES]; LIVES],
+    /// Messages by life and how far ahead their moment is.
+    scheduled: [[u8; LEASE as usize + 1]; LIVES],
+    dead: [u8; LIVES],
+    workers: [Worker; 2],
+    ingress: Ingress,
+    sweeper: Helper,
+    reader: Helper,
+    /// The life whose message an operator has yet to send.
+    operator: Option<u8>,
+    faults: [u8; FAULTS],
+    /// Calls to the backend in this life.
+    calls: u8,
+    /// Lives that have had their outcome.
+    ended: [bool; LIVES],
+}
+
+impl State {
+    fn start(scope: &Scope) -> Self {
+        let mut faults = [0; FAULTS];
+        for (fault, budget) in scope.faults {
+            faults[*fault as usize] = *budget;
+        }
+        Self {
+            record: None,
+            ready: [[0; MAX_DELIVERIES]; LIVES],
+            scheduled: [[0; LEASE as usize + 1]; LIVES],
+            dead: [0; LIVES],
+            workers: [IDLE; 2],
+            ingress: Ingress::Start,
+            sweeper: Helper::Idle,
+            reader: Helper::Idle,
+            operator: None,
+            faults,
+            calls: 0,
+            ended: [false; LIVES],
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.record.is_some_and(|record| record.status.is_terminal())
+    }
+
+    fn copies(&self) -> usize {
+        let sum = |counts: &[u8]| counts.iter().map(|count| usize::from(*count)).sum::<usize>();
+        let queued: usize = (0..LIVES).map(|life| sum(&self.ready[life]) + sum(&self.scheduled[life])).sum();
+        let reading = usize::from(self.reader != Helper::Idle);
+        queued + sum(&self.dead) + reading + self.workers.iter().filter(|worker| worker.message.is_some()).count()
+    }
+
+    fn send(&mut self, life: u8) {
+        self.ready[usize::from(life)][0] += 1;
+    }
+
+    fn redeliver(&mut self, (life, deliveries): (u8, u8)) {
+        match self.ready[usize::from(life)].get_mut(usize::from(deliveries) + 1) {
+            Some(count) => *count += 1,
+            None => self.dead[usize::from(life)] += 1,
+        }
+    }
+
+    /// The invocation is over, its message completed if its lock was still held.
+    fn complete(&mut self, k: usize) {
+        self.workers[k] = IDLE;
+        self.each_sketch(|sketch| {
+            if let Some((who, _)) = &mut sketch.lease
+                && *who == Who::Worker(k)
+            {
+                *who = Who::Former;
+            }
+        });
+    }
+
+    fn abandon(&mut self, k: usize) {
+        let message = self.workers[k].message;
+        self.complete(k);
+        if let Some(message) = message {
+            self.redeliver(message);
+        }
+    }
+
+    fn changes(&mut self) -> impl Iterator<Item = &mut Option<Change>> {
+        let workers = self.workers.iter_mut().filter_map(|worker| match &mut worker.at {
+            At::Write(_, change) => Some(change),
+            _ => None,
+        });
+        let helpers = [&mut self.sweeper, &mut self.reader].into_iter().filter_map(|helper| match helper {
+            Helper::Write { change, .. } => Some(change),
+            _ => None,
+        });
+        workers.chain(helpers)
+    }
+
+    fn each_sketch(&mut self, mut change: impl FnMut(&mut Sketch)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+        for pending in self.changes().flatten() {
+            change(&mut pending.sketch);
+        }
+    }
+
+    /// The same state under the one name that both its names share.
+    fn sort(&mut self) {
+        if self.workers[0].rank() > self.workers[1].rank() {
+            self.workers.swap(0, 1);
+            self.each_sketch(|sketch| {
+                if let Some((Who::Worker(k), _)) = &mut sketch.lease {
+                    *k = 1 - *k;
+                }
+            });
+        }
+    }
+}
+
+struct Step {
+    label: Label,
+    is_fault: bool,
+    to: Result<State, Violation>,
+}
+
+/// What can happen next.
+struct Steps<'a> {
+    from: &'a State,
+    found: Vec<Step>,
+}
+
+impl Steps<'_> {
+    fn step(&mut self, label: Label, change: impl FnOnce(&mut State) -> Result<(), Violation>) {
+        let to = self.from.clone();
+        self.push(label, false, to, change);
+    }
+
+    fn fault(&mut self, fault: Fault, label: Label, change: impl FnOnce(&mut State) -> Result<(), Violation>) {
+        if self.from.faults[fault as usize] > 0 {
+            let mut to = self.from.clone();
+            to.faults[fault as usize] -= 1;
+            self.push(label, true, to, change);
+        }
+    }
+
+    fn push(&mut self, label: Label, is_fault: bool, mut to: State, change: impl FnOnce(&mut State) -> Result<(), Violation>) {
+        let to = change(&mut to).map(|()| {
+            to.sort();
+            to
+        });
+        self.found.push(Step { label, is_fault, to });
+    }
+}
+
+/// One rule taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mutant {
+    ClaimIgnoresALiveLease,
+    ClaimDoesNotRaiseTheFence,
+    ClaimSetsNoDueAt,
+    ClaimNeverGivesUp,
+    WriteDoesNotCheckTheFence,
+    AnyoneFinishes,
+    ProgressIsWrittenAsTold,
+    RetryIgnoresTheBudget,
+    RetryCompletesBeforeItWrites,
+    WakeAlwaysSchedules,
+    GiveUpDoesNotRaiseTheFence,
+    SweepDoesNothing,
+    SweepEmitsBeforeItWrites,
+    SweepDoesNotMoveDueAt,
+    DeadLetterIsDropped,
+    RedriveKeepsTheLife,
+    RedriveDoesNotRaiseTheFence,
+}
+
+/// The product's decisions, with at most one rule taken away.
+struct Rules {
+    budgets: Budgets,
+    wait: Duration,
+    without: Option<Mutant>,
+}
+
+impl Rules {
+    fn lacks(&self, mutant: Mutant) -> bool {
+        self.without == Some(mutant)
+    }
+
+    fn claim(&self, found: &Record, claimant: &Claimant<'_>) -> Claim {
+        let holder_gone = claimant.holder_gone || self.lacks(Mutant::ClaimIgnoresALiveLease);
+        let claimant = Claimant { holder_gone, ..*claimant };
+        if self.lacks(Mutant::ClaimNeverGivesUp) {
+            let spared = Record { interruptions: 0, ..found.clone() };
+            return match lifecycle::claim(&spared, &claimant, &self.budgets) {
+                Claim::Take(taken) => Claim::Take(Record { interruptions: found.interruptions + taken.interruptions, ..taken }),
+                other => other,
+            };
+        }
+        match lifecycle::claim(found, &claimant, &self.budgets) {
+            Claim::Take(taken) if self.lacks(Mutant::ClaimDoesNotRaiseTheFence) => Claim::Take(Record { fence: found.fence, ..taken }),
+            Claim::Take(taken) if self.lacks(Mutant::ClaimSetsNoDueAt) => Claim::Take(Record { due_at: None, ..taken }),
+            Claim::Wait(until, _) if self.lacks(Mutant::WakeAlwaysSchedules) => Claim::Wait(until, self.wake(found, until)),
+            Claim::GiveUp(ended) => Claim::GiveUp(self.given_up(found, ended)),
+            other => other,
+        }
+    }
+
+    fn given_up(&self, found: &Record, ended: Record) -> Record {
+        if self.lacks(Mutant::GiveUpDoesNotRaiseTheFence) { Record { fence: found.fence, ..ended } } else { ended }
+    }
+
+    fn wake(&self, found: &Record, until: Timestamp) -> Option<Record> {
+        let wake_at = found.wake_at.filter(|_| !self.lacks(Mutant::WakeAlwaysSchedules));
+        lifecycle::wake(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
+    }
+
+    /// A record that passes for the writer's own.
+    fn own(&self, found: &Record, fence: u64, mutants: &[Mutant]) -> Record {
+        if mutants.iter().any(|mutant| self.lacks(*mutant)) {
+            Record { fence, status: Status::Processing, ..found.clone() }
+        } else {
+            found.clone()
+        }
+    }
+
+    fn advance(&self, found: &Record, fence: u64, progress: u8) -> Result<Record, Fenced> {
+        let own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence]);
+        let advanced = lifecycle::advance(&own, fence, progress, None, NOW, &self.budgets)?;
+        let progress = if self.lacks(Mutant::ProgressIsWrittenAsTold) { progress } else { advanced.progress };
+        Ok(Record { progress, fence: found.fence, ..advanced })
+    }
+
+    fn conclude(&self, found: &Record, fence: u64, ending: Ending) -> Result<Record, Fenced> {
+        let failure = || Failure::new("c", "m");
+        let verdict = match ending {
+            Ending::Completed => Verdict::Completed(found.order.clone()),
+            Ending::Failed => Verdict::Failed(failure()),
+            Ending::Again => {
+                let mut own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence]);
+                if self.lacks(Mutant::RetryIgnoresTheBudget) {
+                    own.attempts_before = own.attempt;
+                }
+                let (Retried::Waits(record, _) | Retried::Ended(record)) =
+                    lifecycle::retry(&own, fence, failure(), None, 1.0, NOW, &self.budgets)?;
+                return Ok(Record { attempts_before: found.attempts_before, fence: found.fence, ..record });
+            }
+        };
+        let own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence, Mutant::AnyoneFinishes]);
+        let finished = lifecycle::finish(&own, fence, verdict, NOW, &self.budgets)?;
+        Ok(Record { fence: found.fence, ..finished })
+    }
+
+    fn sweep(&self, found: &Record) -> Sweep {
+        match lifecycle::sweep(found, self.wait, NOW, &self.budgets) {
+            _ if self.lacks(Mutant::SweepDoesNothing) => Sweep::Nothing,
+            Sweep::Emit(_) if self.lacks(Mutant::SweepDoesNotMoveDueAt) => Sweep::Emit(found.clone()),
+            Sweep::GiveUp(ended) => Sweep::GiveUp(self.given_up(found, ended)),
+            other => other,
+        }
+    }
+
+    fn dead_letter(&self, found: &Record, life: Uuid) -> DeadLetter {
+        match lifecycle::dead_letter(found, life, self.wait, NOW, &self.budgets) {
+            _ if self.lacks(Mutant::DeadLetterIsDropped) => DeadLetter::Nothing,
+            DeadLetter::GiveUp(ended) => DeadLetter::GiveUp(self.given_up(found, ended)),
+            other => other,
+        }
+    }
+
+    fn redrive(&self, found: &Record, life: Uuid) -> Option<Record> {
+        let life = if self.lacks(Mutant::RedriveKeepsTheLife) { found.life } else { life };
+        let redriven = lifecycle::redrive(found, life, NOW, &self.budgets)?;
+        let fence = if self.lacks(Mutant::RedriveDoesNotRaiseTheFence) { found.fence } else { redriven.fence };
+        Some(Record { fence, ..redriven })
+    }
+}
+
+struct World<'a> {
+    scope: &'a Scope,
+    rules: Rules,
+    /// What every record here has in common.
+    accepted: Record,
+}
+
+impl<'a> World<'a> {
+    fn new(scope: &'a Scope, without: Option<Mutant>) -> Self {
+        let order_deadline = if scope.deadline == NEVER { TICK * 1_000_000 } else { TICK * u32::from(scope.deadline) };
+        let budgets = Budgets {
+            lease: TICK * u32::from(LEASE),
+            max_attempts: MAX_ATTEMPTS.into(),
+            retry_base: TICK * u32::from(RETRY),
+            retry_cap: TICK * u32::from(RETRY),
+            max_interruptions: MAX_INTERRUPTIONS.into(),
+            order_deadline,
+            retention: TICK,
+            first_look: TICK * u32::from(FIRST_LOOK),
+        };
+        let metadata = Metadata {
+            api_name: String::new(),
+            operation_name: String::new(),
+            subscription_id: None,
+            received_at: NOW,
+            traceparent: None,
+            owner: String::new(),
+        };
+        let submission = Submission {
+            tracking_id: TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap(),
+            life: life(0),
+            order: RawValue::from_string("{}".into()).map(Arc::from).unwrap(),
+            fingerprint: String::new(),
+            metadata,
+        };
+        let wait = TICK * u32::from(scope.wait);
+        let accepted = lifecycle::accept(submission, wait, NOW, &budgets);
+        Self { scope, rules: Rules { budgets, wait, without }, accepted }
+    }
+
+    fn record(&self, sketch: &Sketch) -> Record {
+        let lease = sketch.lease.map(|(who, moment)| {
+            let (holder, invocation) = invocation(who);
+            Lease { holder, invocation, expires_at: ahead(moment) }
+        });
+        Record {
+            status: sketch.status,
+            life: life(sketch.life),
+            progress: sketch.progress,
+            fence: FENCE,
+            attempt: sketch.attempt.into(),
+            attempts_before: sketch.attempts_before.into(),
+            interruptions: sketch.interruptions.into(),
+            emissions: sketch.emissions.into(),
+            lease,
+            retry_at: sketch.retry.map(ahead),
+            wake_at: sketch.wake.map(ahead),
+            due_at: sketch.due.map(ahead),
+            deadline: if sketch.deadline == NEVER { NOW.after(TICK * 1_000_000) } else { ahead(sketch.deadline) },
+            updated_at: Timestamp::from_milliseconds(NOW.as_milliseconds() - i64::from(sketch.idle) * milliseconds(TICK)),
+            history: Vec::new(),
+            ..self.accepted.clone()
+        }
+    }
+
+    fn sketch(&self, record: &Record) -> Change {
+        let who = |lease: &Lease| match lease.holder.process {
+            0 => Who::Former,
+            process => Who::Worker(process as usize - 1),
+        };
+        let small = |count: u32| u8::try_from(count).unwrap();
+        let sketch = Sketch {
+            status: record.status,
+            life: u8::try_from(record.life.as_u128()).unwrap(),
+            progress: record.progress,
+            attempt: small(record.attempt),
+            attempts_before: small(record.attempts_before),
+            interruptions: small(record.interruptions),
+            emissions: small(record.emissions),
+            lease: record.lease.as_ref().map(|lease| (who(lease), ticks(lease.expires_at))),
+            retry: record.retry_at.map(ticks),
+            wake: record.wake_at.map(ticks),
+            due: record.due_at.map(|due_at| ticks(due_at).min(LONGEST)),
+            deadline: if self.scope.deadline == NEVER { NEVER } else { ticks(record.deadline) },
+            idle: self.longest_idle().min(u8::try_from(record.updated_at.until(NOW).as_secs() / TICK.as_secs()).unwrap()),
+        };
+        Change { sketch, raises_fence: record.fence > FENCE }
+    }
+
+    /// What is longer ago makes no difference.
+    fn longest_idle(&self) -> Ticks {
+        3 * self.scope.wait
+    }
+
+    fn steps(&self, state: &State) -> Vec<Step> {
+        let mut steps = Steps { from: state, found: Vec::new() };
+        self.ingress(&mut steps);
+        if let Some(found) = &state.record {
+            let record = self.record(found);
+            self.operator(&mut steps, &record);
+            self.time(&mut steps);
+            self.broker(&mut steps);
+            for k in 0..state.workers.len() {
+                self.worker(&mut steps, k, found, &record);
+            }
+            self.sweeper(&mut steps, found, &record);
+            self.reader(&mut steps, &record);
+        }
+        steps.found
+    }
+
+    /// The record first, then the host sends.
+    fn ingress(&self, steps: &mut Steps<'_>) {
+        let state = steps.from;
+        match (state.ingress, &state.record) {
+            (Ingress::Recorded, Some(record)) => {
+                let life = record.life;
+                steps.step(("the host sends", 0), |state| {
+                    state.ingress = Ingress::Done;
+                    state.send(life);
+                    Ok(())
+                });
+                steps.fault(Fault::LostSend, ("the host does not send", 0), |state| {
+                    state.ingress = Ingress::Done;
+                    Ok(())
+                });
+            }
+            (Ingress::Done, Some(record)) => {
+                let life = record.life;
+                if lifecycle::resubmit(&self.record(record), "", NOW) == Resubmission::EmitAgain {
+                    steps.fault(Fault::AskAgain, ("the client asks again", 0), |state| {
+                        state.send(life);
+                        Ok(())
+                    });
+                }
+            }
+            _ => steps.step(("the order is recorded", 0), |state| {
+                state.record = Some(self.sketch(&self.accepted).sketch);
+                state.ingress = Ingress::Recorded;
+                Ok(())
+            }),
+        }
+    }
+
+    fn operator(&self, steps: &mut Steps<'_>, record: &Record) {
+        if let Some(redriven) = self.rules.redrive(record, life(1)) {
+            let change = self.sketch(&redriven);
+            steps.fault(Fault::Redrive, ("the order is re-driven", 0), |state| {
+                state.operator = Some(change.sketch.life);
+                state.calls = 0;
+                write(state, None, change)
+            });
+        }
+        if let Some(life) = steps.from.operator {
+            steps.step(("the operator sends", 0), |state| {
+                state.operator = None;
+                state.send(life);
+                Ok(())
+            });
+            for fault in [Fault::LostSend, Fault::Crash] {
+                steps.fault(fault, ("the operator does not send", 0), |state| {
+                    state.operator = None;
+                    Ok(())
+                });
+            }
+        }
+    }
+
+    fn time(&self, steps: &mut Steps<'_>) {
+        let state = steps.from;
+        // A worker renews its lease in time, unless it sleeps.
+        let asleep = [0, 1].map(|k| {
+            let runs_out = |sketch: &Sketch| sketch.lease == Some((Who::Worker(k), 1));
+            let claiming = matches!(&state.workers[k].at, At::Write(Purpose::Claim, Some(change)) if runs_out(&change.sketch));
+            claiming || state.record.as_ref().is_some_and(runs_out)
+        });
+        let longest_idle = self.longest_idle();
+        let pass = |state: &mut State| {
+            state.each_sketch(|sketch| {
+                let later = |moment: &mut Ticks| *moment = moment.saturating_sub(1);
+                sketch.lease.iter_mut().for_each(|(_, moment)| later(moment));
+                [&mut sketch.retry, &mut sketch.wake, &mut sketch.due].into_iter().flatten().for_each(later);
+                if sketch.deadline != NEVER && !sketch.status.is_terminal() {
+                    later(&mut sketch.deadline);
+                }
+                sketch.idle = (sketch.idle + 1).min(longest_idle);
+            });
+            for worker in &mut state.workers {
+                if let At::Schedule(moment) | At::Write(Purpose::Wake(moment), _) = &mut worker.at {
+                    *moment = moment.saturating_sub(1);
+                }
+            }
+            for life in 0..LIVES {
+                state.ready[life][0] += state.scheduled[life][1];
+                state.scheduled[life].rotate_left(1);
+                // What was due now has just been made ready.
+                state.scheduled[life][0] = 0;
+                state.scheduled[life][LEASE as usize] = 0;
+            }
+            for (worker, asleep) in state.workers.iter_mut().zip(asleep) {
+                worker.paused |= asleep;
+            }
+            Ok(())
+        };
+        if asleep.contains(&true) {
+            steps.fault(Fault::Pause, ("time passes, a worker sleeps", 0), pass);
+        } else {
+            steps.step(("time passes", 0), pass);
+        }
+    }
+
+    fn broker(&self, steps: &mut Steps<'_>) {
+        let state = steps.from;
+        let idle = state.workers.iter().position(|worker| worker.at == At::Idle);
+        for life in 0..LIVES {
+            let of = u8::try_from(life).unwrap();
+            for deliveries in (0..MAX_DELIVERIES).filter(|deliveries| state.ready[life][*deliveries] > 0) {
+                if let Some(k) = idle {
+                    steps.step(("a message is delivered to", k), |state| {
+                        state.ready[life][deliveries] -= 1;
+                        let message = Some((of, u8::try_from(deliveries).unwrap()));
+                        state.workers[k] = Worker { at: At::Look, message, life: of, ..IDLE };
+                        Ok(())
+                    });
+                }
+                steps.fault(Fault::Duplicate, ("a message is duplicated", 0), |state| {
+                    state.ready[life][deliveries] += 1;
+                    Ok(())
+                });
+            }
+            for moment in (1..=LEASE as usize).filter(|moment| state.scheduled[life][*moment] > 0) {
+                steps.fault(Fault::LostCopy, ("a scheduled copy is lost", 0), |state| {
+                    state.scheduled[life][moment] -= 1;
+                    Ok(())
+                });
+                if moment == 1 {
+                    steps.fault(Fault::Early, ("a scheduled copy comes early", 0), |state| {
+                        state.scheduled[life][moment] -= 1;
+                        state.send(of);
+                        Ok(())
+                    });
+                }
+            }
+        }
+    }
+
+    fn worker(&self, steps: &mut Steps<'_>, k: usize, found: &Sketch, record: &Record) {
+        let worker = steps.from.workers[k];
+        if worker.at == At::Idle {
+            return;
+        }
+        self.misfortune(steps, k);
+        let fence = if worker.fenced { FENCE - 1 } else { FENCE };
+        match worker.at {
+            At::Idle => {}
+            At::Look => self.look(steps, k, record),
+            At::Write(_, None) => steps.step(("refused, looks again:", k), |state| {
+                state.workers[k].at = At::Look;
+                Ok(())
+            }),
+            At::Write(purpose, Some(change)) => {
+                steps.step(("writes:", k), |state| {
+                    let at = match purpose {
+                        Purpose::Claim => At::Call,
+                        Purpose::Wake(moment) => At::Schedule(moment),
+                        Purpose::End => At::Complete,
+                    };
+                    state.workers[k].at = at;
+                    write(state, Some((k, purpose)), change)
+                });
+                steps.fault(Fault::LostAnswer, ("writes, is told otherwise:", k), |state| {
+                    state.workers[k].at = At::Look;
+                    write(state, Some((k, purpose)), change)
+                });
+            }
+            At::Schedule(moment) => {
+                steps.step(("schedules a copy:", k), |state| {
+                    state.workers[k].at = At::Complete;
+                    match usize::from(moment) {
+                        0 => state.send(worker.life),
+                        moment => state.scheduled[usize::from(worker.life)][moment] += 1,
+                    }
+                    Ok(())
+                });
+                steps.fault(Fault::LostCopy, ("cannot schedule a copy:", k), |state| {
+                    state.workers[k].at = At::Look;
+                    Ok(())
+                });
+            }
+            At::Call => {
+                self.renew(steps, k, found, record, fence);
+                steps.step(("calls the backend:", k), |state| {
+                    state.workers[k].at = At::Called;
+                    if found.life == worker.life {
+                        state.calls += 1;
+                        if state.calls > found.attempt - found.attempts_before + found.interruptions {
+                            return Err("more calls than claims");
+                        }
+                    }
+                    if worker.superseded && !worker.paused { Err("a call by a worker who lost his order awake") } else { Ok(()) }
+                });
+            }
+            At::Called => {
+                self.renew(steps, k, found, record, fence);
+                for ending in [Ending::Completed, Ending::Failed, Ending::Again] {
+                    let label = ["completes the work:", "fails for good:", "fails for now:"][ending as usize];
+                    if self.rules.lacks(Mutant::RetryCompletesBeforeItWrites) && ending == Ending::Again {
+                        steps.step((label, k), |state| {
+                            state.workers[k].message = None;
+                            state.workers[k].at = At::Conclude(ending);
+                            Ok(())
+                        });
+                    } else if worker.fresh {
+                        self.conclude(steps, k, record, fence, ending, label);
+                    } else {
+                        steps.step((label, k), |state| {
+                            state.workers[k].at = At::Conclude(ending);
+                            Ok(())
+                        });
+                    }
+                }
+            }
+            At::Conclude(ending) if worker.fresh => self.conclude(steps, k, record, fence, ending, "writes the end of the try:"),
+            At::Conclude(_) => read_again(steps, k),
+            At::Complete => steps.step(("completes the message:", k), |state| {
+                state.complete(k);
+                Ok(())
+            }),
+        }
+    }
+
+    fn misfortune(&self, steps: &mut Steps<'_>, k: usize) {
+        let worker = steps.from.workers[k];
+        let abandon = |state: &mut State| {
+            state.abandon(k);
+            Ok(())
+        };
+        steps.fault(Fault::Crash, ("crashes:", k), abandon);
+        if worker.is_working() {
+            steps.fault(Fault::Kill, ("is killed:", k), abandon);
+        }
+        if worker.at == At::Look {
+            steps.fault(Fault::Abandon, ("abandons its message:", k), abandon);
+        }
+        if let Some(message) = worker.message {
+            steps.fault(Fault::LostLock, ("loses the lock of its message:", k), |state| {
+                state.workers[k].message = None;
+                state.redeliver(message);
+                Ok(())
+            });
+        }
+    }
+
+    fn look(&self, steps: &mut Steps<'_>, k: usize, record: &Record) {
+        let worker = steps.from.workers[k];
+        let (holder, invocation) = invocation(Who::Worker(k));
+        let former = record.lease.as_ref().is_some_and(|lease| lease.holder.process == 0);
+        let holder_gone = former && self.scope.sees_crashes;
+        let claimant = Claimant { life: life(worker.life), holder: &holder, invocation: &invocation, now: NOW, holder_gone };
+        let mut decides = |label, purpose, record: &Record| {
+            let change = self.sketch(record);
+            steps.step((label, k), |state| {
+                state.workers[k].at = At::Write(purpose, Some(change));
+                Ok(())
+            });
+        };
+        match self.rules.claim(record, &claimant) {
+            Claim::NothingToDo => steps.step(("has nothing to do:", k), |state| {
+                state.complete(k);
+                Ok(())
+            }),
+            Claim::Wait(until, wake) => self.step_aside(steps, k, None, until, wake),
+            Claim::GiveUp(ended) => decides("gives up:", Purpose::End, &ended),
+            Claim::Take(taken) if self.scope.pure => {
+                for ending in [Ending::Completed, Ending::Failed] {
+                    let ended = self.rules.conclude(&taken, taken.fence, ending).unwrap();
+                    decides("takes and ends it:", Purpose::End, &ended);
+                }
+            }
+            Claim::Take(taken) => {
+                decides("takes it:", Purpose::Claim, &taken);
+                let until = ahead(AWAY);
+                self.step_aside(steps, k, Some(Fault::Away), until, self.rules.wake(record, until));
+            }
+            Claim::Held(_) => steps.step(("finds its own claim:", k), |state| {
+                state.workers[k].at = At::Call;
+                state.workers[k].fresh = true;
+                Ok(())
+            }),
+        }
+    }
+
+    fn step_aside(&self, steps: &mut Steps<'_>, k: usize, fault: Option<Fault>, until: Timestamp, wake: Option<Record>) {
+        // Waiting in place is looking again.
+        if !self.scope.schedules {
+            return;
+        }
+        let change = wake.map(|record| self.sketch(&record));
+        let aside = |state: &mut State| {
+            match change {
+                Some(change) => state.workers[k].at = At::Write(Purpose::Wake(ticks(until)), Some(change)),
+                None => state.complete(k),
+            }
+            Ok(())
+        };
+        let label = (if change.is_some() { "steps aside:" } else { "leaves it to the wake-up that stands:" }, k);
+        match fault {
+            Some(fault) => steps.fault(fault, label, aside),
+            None => steps.step(label, aside),
+        }
+    }
+
+    fn renew(&self, steps: &mut Steps<'_>, k: usize, found: &Sketch, record: &Record, fence: u64) {
+        let worker = steps.from.workers[k];
+        if !worker.fresh {
+            return read_again(steps, k);
+        }
+        let progress = if worker.at == At::Call { 20 } else { 60 };
+        match self.rules.advance(record, fence, progress) {
+            Ok(renewed) => {
+                let change = self.sketch(&renewed);
+                if change.sketch != *found {
+                    steps.step(("renews its lease:", k), |state| {
+                        state.workers[k].paused = false;
+                        write(state, Some((k, Purpose::Wake(0))), change)
+                    });
+                }
+            }
+            Err(fenced) => stop(steps, k, fenced),
+        }
+    }
+
+    fn conclude(&self, steps: &mut Steps<'_>, k: usize, record: &Record, fence: u64, ending: Ending, label: &'static str) {
+        let concluded = match self.rules.conclude(record, fence, ending) {
+            Ok(concluded) => concluded,
+            Err(fenced) => return stop(steps, k, fenced),
+        };
+        let change = self.sketch(&concluded);
+        let ends = change.sketch.status.is_terminal();
+        steps.step((label, k), |state| {
+            state.workers[k].at = match change.sketch.retry {
+                Some(moment) if self.scope.schedules => At::Schedule(moment),
+                Some(_) => At::Look,
+                None => At::Complete,
+            };
+            write(state, Some((k, Purpose::End)), change)?;
+            state.workers[k] = Worker { at: state.workers[k].at, message: state.workers[k].message, life: state.workers[k].life, ..IDLE };
+            Ok(())
+        });
+        steps.fault(Fault::LostAnswer, ("ends a try, is told otherwise:", k), |state| {
+            state.workers[k].at = At::Conclude(ending);
+            write(state, Some((k, Purpose::End)), change)?;
+            state.workers[k].fresh = false;
+            state.workers[k].ended |= ends;
+            Ok(())
+        });
+    }
+
+    fn sweeper(&self, steps: &mut Steps<'_>, found: &Sketch, record: &Record) {
+        let state = steps.from;
+        match state.sweeper {
+            Helper::Idle if self.scope.sweeps => {
+                let (decided, emits) = match self.rules.sweep(record) {
+                    Sweep::Nothing => return,
+                    Sweep::Emit(_) if found.emissions >= EMISSIONS && state.copies() > 0 => return,
+                    Sweep::Emit(record) => (record, true),
+                    Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),
+                };
+                let change = Some(self.sketch(&decided));
+                let first = emits && self.rules.lacks(Mutant::SweepEmitsBeforeItWrites);
+                steps.step(("the sweeper looks", 0), |state| {
+                    state.sweeper = Helper::Write { letter: 0, change, emits: emits && !first };
+                    if first {
+                        state.send(found.life);
+                    }
+                    Ok(())
+                });
+            }
+            Helper::Idle => {}
+            Helper::Write { change: None, .. } => steps.step(("the sweeper is too late", 0), |state| {
+                state.sweeper = Helper::Idle;
+                Ok(())
+            }),
+            Helper::Write { change: Some(change), emits, .. } => steps.step(("the sweeper writes", 0), |state| {
+                state.sweeper = if emits { Helper::Emit { letter: 0, life: change.sketch.life } } else { Helper::Idle };
+                write(state, None, change)
+            }),
+            Helper::Emit { life, .. } => steps.step(("the sweeper sends", 0), |state| {
+                state.sweeper = Helper::Idle;
+                state.send(life);
+                Ok(())
+            }),
+        }
+        if state.sweeper != Helper::Idle {
+            steps.fault(Fault::Crash, ("the sweeper crashes", 0), |state| {
+                state.sweeper = Helper::Idle;
+                Ok(())
+            });
+        }
+    }
+
+    fn reader(&self, steps: &mut Steps<'_>, record: &Record) {
+        let state = steps.from;
+        match state.reader {
+            Helper::Idle => {
+                for letter in (0..LIVES).filter(|life| state.dead[*life] > 0) {
+                    let of = u8::try_from(letter).unwrap();
+                    let (decided, emits) = match self.rules.dead_letter(record, life(of)) {
+                        DeadLetter::Nothing => (None, false),
+                        DeadLetter::Emit(record) => (Some(record), true),
+                        DeadLetter::GiveUp(record) => (Some(record), false),
+                    };
+                    let change = decided.map(|record| self.sketch(&record));
+                    steps.step(("a dead letter is read", 0), |state| {
+                        state.dead[letter] -= 1;
+                        if change.is_some() {
+                            state.reader = Helper::Write { letter: of, change, emits };
+                        }
+                        Ok(())
+                    });
+                }
+            }
+            Helper::Write { letter, change: None, .. } => steps.step(("the dead letter is read again", 0), |state| {
+                state.reader = Helper::Idle;
+                state.dead[usize::from(letter)] += 1;
+                Ok(())
+            }),
+            Helper::Write { letter, change: Some(change), emits } => steps.step(("the reader of dead letters writes", 0), |state| {
+                state.reader = if emits { Helper::Emit { letter, life: change.sketch.life } } else { Helper::Idle };
+                write(state, None, change)
+            }),
+            Helper::Emit { life, .. } => steps.step(("the reader of dead letters sends", 0), |state| {
+                state.reader = Helper::Idle;
+                state.send(life);
+                Ok(())
+            }),
+        }
+        if let Helper::Write { letter, .. } | Helper::Emit { letter, .. } = state.reader {
+            steps.fault(Fault::Crash, ("the reader of dead letters crashes", 0), |state| {
+                state.reader = Helper::Idle;
+                state.dead[usize::from(letter)] += 1;
+                Ok(())
+            });
+        }
+    }
+}
+
+fn read_again(steps: &mut Steps<'_>, k: usize) {
+    steps.step(("refused, reads again:", k), |state| {
+        state.workers[k].fresh = true;
+        Ok(())
+    });
+}
+
+fn stop(steps: &mut Steps<'_>, k: usize, fenced: Fenced) {
+    steps.step(("stops:", k), |state| {
+        if fenced == Fenced::AlreadyEnded && !state.workers[k].ended {
+            return Err("a worker took another's end for his own");
+        }
+        state.complete(k);
+        Ok(())
+    });
+}
+
+/// The record changes: every other version in anybody's hands is an old one now.
+fn write(state: &mut State, by: Option<(usize, Purpose)>, change: Change) -> Result<(), Violation> {
+    let (Some(before), after) = (state.record, change.sketch) else { return Err("a record that is not there is written") };
+    let (ends, life) = (after.status.is_terminal(), usize::from(after.life));
+    let same_life = before.life == after.life;
+    let writer = by.map(|(k, _)| k);
+    if ends && std::mem::replace(&mut state.ended[life], true) {
+        return Err("a second outcome in one life");
+    }
+    if writer.is_some_and(|k| state.workers[k].superseded) {
+        return Err("a write by a worker who had lost his order");
+    }
+    if same_life && before.progress > after.progress {
+        return Err("progress went backwards");
+    }
+    if same_life && before.attempt - before.attempts_before > after.attempt - after.attempts_before {
+        return Err("tries were forgotten");
+    }
+    if after.attempt - after.attempts_before > MAX_ATTEMPTS {
+        return Err("more tries than the budget allows");
+    }
+    if after.interruptions + u8::from(!ends) > MAX_INTERRUPTIONS {
+        return Err("more interruptions than the budget allows");
+    }
+    if ends == after.due.is_some() {
+        return Err("an order has a dueAt exactly as long as it has not ended");
+    }
+    let takes = matches!(by, Some((_, Purpose::Claim)));
+    for (k, worker) in state.workers.iter_mut().enumerate() {
+        let other = writer != Some(k);
+        worker.fresh &= !other;
+        if worker.is_working() && other {
+            worker.fenced |= change.raises_fence;
+            worker.superseded |= takes || ends || !same_life;
+        }
+    }
+    if takes && let Some(k) = writer {
+        state.workers[k].fresh = true;
+        if !matches!(state.workers[k].at, At::Call) {
+            state.workers[k].fresh = false;
+        }
+    }
+    state.changes().for_each(|change| *change = None);
+    state.record = Some(after);
+    Ok(())
+}
+
+fn life(number: u8) -> Uuid {
+    Uuid::from_u128(number.into())
+}
+
+fn invocation(who: Who) -> (Holder, String) {
+    let (process, invocation) = match who {
+        Who::Former => (0, "former"),
+        Who::Worker(k) => (u32::try_from(k).unwrap() + 1, "current"),
+    };
+    (Holder { instance: String::new(), boot: None, process, started: 0 }, invocation.into())
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap()
+}
+
+fn ahead(moment: Ticks) -> Timestamp {
+    NOW.after(TICK * u32::from(moment))
+}
+
+fn ticks(moment: Timestamp) -> Ticks {
+    u8::try_from(NOW.until(moment).as_millis().div_ceil(TICK.as_millis())).unwrap()
+}
+
+/// What was found in a scope.
+struct Explored {
+    states: usize,
+    most: usize,
+    took: Duration,
+}
+
+struct Broken {
+    violation: String,
+    states: usize,
+    trace: String,
+}
+
+impl fmt::Debug for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (among {} states)\n{}", self.violation, self.states, self.trace)
+    }
+}
+
+/// Breadth first, so that what is found is found by the shortest way.
+fn explore(scope: &Scope, without: Option<Mutant>) -> Result<Explored, Broken> {
+    let started = Instant::now();
+    let world = World::new(scope, without);
+    let start = State::start(scope);
+    let mut known = HashMap::from([(start.clone(), 0)]);
+    let mut queue = VecDeque::from([start]);
+    let mut came: Vec<(usize, Label)> = vec![(0, ("start", 0))];
+    let (mut calm, mut ends, mut most) = (Vec::new(), Vec::new(), 0);
+    let mut from = 0;
+    while let Some(state) = queue.pop_front() {
+        if state.is_ended() {
+            ends.push(from);
+        }
+        most = most.max(state.copies());
+        if most > scope.most {
+            return Err(broken(&known, &came, from, None, format!("{most} copies of the message at once")));
+        }
+        for step in world.steps(&state) {
+            let next = match step.to {
+                Ok(next) => next,
+                Err(violation) => return Err(broken(&known, &came, from, Some(step.label), violation.into())),
+            };
+            let fresh = came.len();
+            let to = match known.entry(next) {
+                Entry::Occupied(entry) => *entry.get(),
+                Entry::Vacant(entry) => {
+                    queue.push_back(entry.key().clone());
+                    came.push((from, step.label));
+                    *entry.insert(fresh)
+                }
+            };
+            if !step.is_fault {
+                calm.push((from, to));
+            }
+        }
+        from += 1;
+    }
+    match stuck(came.len(), &calm, ends) {
+        Some((first, count)) => Err(broken(&known, &came, first, None, format!("from {count} states no way leads to an end"))),
+        None => Ok(Explored { states: came.len(), most, took: started.elapsed() }),
+    }
+}
+
+/// States from which no way without a fault leads to an end: the first, and how many there are.
+fn stuck(states: usize, calm: &[(usize, usize)], ends: Vec<usize>) -> Option<(usize, usize)> {
+    let mut before = vec![Vec::new(); states];
+    for (from, to) in calm {
+        before[*to].push(*from);
+    }
+    let mut fine = vec![false; states];
+    let mut open = ends;
+    while let Some(state) = open.pop() {
+        if !std::mem::replace(&mut fine[state], true) {
+            open.append(&mut before[state]);
+        }
+    }
+    let first = fine.iter().position(|fine| !fine)?;
+    Some((first, fine.iter().filter(|fine| !**fine).count()))
+}
+
+fn broken(known: &HashMap<State, usize>, came: &[(usize, Label)], at: usize, last: Option<Label>, violation: String) -> Broken {
+    let mut way = vec![at];
+    while *way.last().unwrap() != 0 {
+        way.push(came[*way.last().unwrap()].0);
+    }
+    let states: HashMap<usize, &State> =
+        known.iter().filter(|(_, number)| way.contains(number)).map(|(state, number)| (*number, state)).collect();
+    let mut lines: Vec<_> = way
+        .iter()
+        .rev()
+        .map(|number| {
+            let state = states[number];
+            let (what, who) = came[*number].1;
+            let workers = state.workers.map(|worker| worker.at);
+            format!(
+                "{what} {who}\n    {:?}\n    ready {:?} scheduled {:?} dead {:?} workers {workers:?}",
+                state.record, state.ready, state.scheduled, state.dead
+            )
+        })
+        .collect();
+    lines.extend(last.map(|(what, who)| format!("{what} {who}")));
+    Broken { violation, states: came.len(), trace: lines.join("\n") }
+}
+
+const SCOPES: &[Scope] = &[
+    Scope { name: "nothing goes wrong", most: 9, ..PLAIN },
+    Scope { name: "duplicates, lost sends", faults: &[(Fault::Duplicate, 1), (Fault::LostSend, 1)], most: 9, ..PLAIN },
+    Scope { name: "a crash", faults: &[(Fault::Crash, 1)], most: 12, ..PLAIN },
+    Scope { name: "a pause", faults: &[(Fault::Pause, 1)], most: 12, ..PLAIN },
+    Scope { name: "a kill in the middle of the work", faults: &[(Fault::Kill, 1)], most: 12, ..PLAIN },
+    Scope { name: "lost answers", faults: &[(Fault::LostAnswer, 1), (Fault::Duplicate, 1)], most: 12, ..PLAIN },
+    Scope { name: "lost copies", faults: &[(Fault::LostCopy, 1)], most: 12, ..PLAIN },
+    Scope { name: "asked again", faults: &[(Fault::AskAgain, 1), (Fault::LostSend, 1)], most: 12, ..PLAIN },
+    Scope { name: "an operator", faults: &[(Fault::Redrive, 1)], most: 12, ..PLAIN },
+    Scope { name: "no way to schedule, a crash", faults: &[(Fault::Crash, 1)], schedules: false, most: 12, ..PLAIN },
+    Scope { name: "dead letters, no sweeper", faults: &[(Fault::Abandon, 3)], sweeps: false, most: 12, ..PLAIN },
+];
+
+#[test]
+fn every_order_ends_once() {
+    let explored = std::thread::scope(|threads| {
+        let searches: Vec<_> = SCOPES.iter().map(|scope| threads.spawn(|| explore(scope, None))).collect();
+        searches.into_iter().map(|search| search.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (scope, explored) in SCOPES.iter().zip(explored) {
+        match explored {
+            Ok(explored) => println!("{}: {} states, at most {} copies, {:?}", scope.name, explored.states, explored.most, explored.took),
+            Err(broken) => panic!("{}: {broken:?}", scope.name),
+        }
+    }
+}
+
+/// Each rule taken away, and the scope in which that is seen. Those that are not listed are not needed within these bounds.
+const CAUGHT: &[(Mutant, &str)] = &[
+    (Mutant::ClaimIgnoresALiveLease, "nothing goes wrong"),
+    (Mutant::ClaimSetsNoDueAt, "nothing goes wrong"),
+    (Mutant::ProgressIsWrittenAsTold, "nothing goes wrong"),
+    (Mutant::RetryIgnoresTheBudget, "nothing goes wrong"),
+    (Mutant::SweepDoesNotMoveDueAt, "nothing goes wrong"),
+    (Mutant::SweepDoesNothing, "duplicates, lost sends"),
+    (Mutant::ClaimDoesNotRaiseTheFence, "a pause"),
+    (Mutant::WriteDoesNotCheckTheFence, "a pause"),
+    (Mutant::AnyoneFinishes, "a pause"),
+];
+
+#[test]
+fn a_rule_that_is_taken_away_is_missed() {
+    for (mutant, name) in CAUGHT {
+        let scope = SCOPES.iter().find(|scope| scope.name == *name).unwrap();
+        match explore(scope, Some(*mutant)) {
+            Ok(explored) => panic!("{mutant:?} is not seen in {} states of {name:?}", explored.states),
+            Err(broken) => println!("{mutant:?}: {} after {} states", broken.violation, broken.states),
+        }
+    }
+}
