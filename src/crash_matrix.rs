@@ -55,6 +55,9 @@ pub struct Options {
     /// The program of dev/cosmos-emulator [default: beside this program]
     #[arg(long, value_name = "PATH")]
     emulator: Option<PathBuf>,
+    /// Keep the directories of all cells, with their logs.
+    #[arg(long)]
+    keep: bool,
     /// A setting of the handler and of the host, instead of the matrix's own: to see the matrix fail, for example.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     setting: Vec<(String, String)>,
@@ -125,6 +128,7 @@ async fn matrix(options: &Options, directory: &Path) -> Result<bool, String> {
         executable,
         app,
         directory: directory.to_owned(),
+        keep: options.keep,
         settings: options.setting.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
     let (started, total) = (Instant::now(), cells.len());
@@ -156,7 +160,7 @@ async fn matrix(options: &Options, directory: &Path) -> Result<bool, String> {
     // A closed pipe is no reason to hide the verdict.
     drop(std::io::stdout().write_all(table.as_bytes()));
     let good = done.iter().all(|(_, judgement)| judgement.is_good());
-    if good {
+    if good && !options.keep {
         drop(std::fs::remove_dir_all(directory));
     }
     Ok(good)
@@ -183,7 +187,7 @@ fn cells(options: &Options) -> Vec<Cell> {
                     step,
                     victim: *victim,
                     orders: step.weight,
-                    kills: options.kills * step.weight,
+                    kills: (options.kills * step.weight).min(step.most_kills),
                     seed,
                 });
             }

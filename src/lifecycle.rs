@@ -58,6 +58,9 @@ pub struct Record {
     /// How often its message was sent again since somebody last claimed it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub emissions: u32,
+    /// Copies of its message that were scheduled by those who met a live lease, in this life; see [`MAX_WAKE_UPS`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wake_ups: u32,
     /// Who works on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -326,6 +329,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         interruptions: 0,
         attempts_before: 0,
         emissions: 0,
+        wake_ups: 0,
         lease: None,
         retry_at: None,
         wake_at: None,
@@ -387,12 +391,12 @@ pub enum Claim {
     /// The order is at its end, or the message is of another life: complete the message, change nothing.
     NothingToDo,
     /// Somebody else holds it, or a retry waits, at least until this moment. Where copies of messages can be scheduled: write
-    /// the record, schedule one for that moment, and complete this one; without a record one is on its way already.
+    /// the record, schedule one for its `wakeAt`, and complete this one; without a record one is on its way already, or the
+    /// sweeper sends one.
     Wait(Timestamp, Option<Record>),
-    /// Write this; then the order is ours.
+    /// Write this; then the order is ours. Also when this invocation's own claim already stands, the answer to whose write was
+    /// lost: then its lease is renewed.
     Take(Record),
-    /// This invocation's own claim already stands: the answer to its write was lost.
-    Held(Record),
     /// A budget is spent: write this failure.
     GiveUp(Record),
 }
@@ -405,10 +409,10 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     }
     if let Some(lease) = &found.lease {
         if lease.holder == *claimant.holder && lease.invocation == claimant.invocation {
-            return Claim::Held(found.clone());
+            return Claim::Take(renewed(found, now, budgets));
         }
         if lease.expires_at > now && !claimant.holder_gone {
-            return wait(found, lease.expires_at, now, budgets);
+            return Claim::Wait(lease.expires_at, step_aside(found, lease.expires_at, now, budgets));
         }
     }
     let interrupted = found.lease.is_some();
@@ -416,7 +420,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
         return Claim::GiveUp(record);
     }
     if let Some(retry_at) = found.retry_at.filter(|retry_at| *retry_at > now.after(TOLERANCE)) {
-        return wait(found, retry_at, now, budgets);
+        return Claim::Wait(retry_at, wake(found, retry_at, now, budgets));
     }
     let interruptions = found.interruptions + u32::from(interrupted);
     let mut record = found.clone();
@@ -438,9 +442,22 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
 
 /// A scheduled message may come this much early, by the store's clock.
 const TOLERANCE: Duration = Duration::from_secs(2);
+/// So many copies of its message those who meet a live lease schedule in one life of an order, however many of them there are and
+/// however long the work takes: a broker that delivers everything three times would otherwise have one more for every try. They
+/// save time only: the sweeper looks when the lease has run out.
+pub const MAX_WAKE_UPS: u32 = 2;
 
-fn wait(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Claim {
-    Claim::Wait(until, wake(found, until, now, budgets))
+/// The record under which one who meets a live lease schedules a copy of his message for when it has run out. It comes a little
+/// later: one that comes early, by the store's clock, would find the lease alive.
+fn step_aside(found: &Record, expires_at: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    let until = expires_at.after(TOLERANCE.min(budgets.lease / 2));
+    let record = wake(found, until, now, budgets).filter(|_| found.wake_ups < MAX_WAKE_UPS)?;
+    Some(Record { wake_ups: found.wake_ups + 1, ..record })
+}
+
+/// The copy of the message under whose `wakeAt` this record was written could not be scheduled: nobody may rely on it.
+pub fn not_scheduled(found: &Record) -> Record {
+    Record { wake_at: None, ..found.clone() }
 }
 
 /// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then. None when one
@@ -567,18 +584,23 @@ pub fn owned(found: &Record, fence: u64) -> Result<(), Fenced> {
 /// The worker is alive and so far: renews its lease, and moves progress forwards.
 pub fn advance(found: &Record, fence: u64, progress: u8, stage: Option<&str>, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
     owned(found, fence)?;
-    let mut record = found.clone();
-    let expires_at = now.after(budgets.lease);
+    let mut record = renewed(found, now, budgets);
     record.progress = record.progress.max(progress.min(100));
     if let Some(stage) = stage {
         record.stage = Some(stage.into());
     }
+    Ok(record)
+}
+
+fn renewed(found: &Record, now: Timestamp, budgets: &Budgets) -> Record {
+    let mut record = found.clone();
+    let expires_at = now.after(budgets.lease);
     if let Some(lease) = &mut record.lease {
         lease.expires_at = expires_at;
     }
     record.due_at = Some(expires_at);
     record.updated_at = found.not_before(now);
-    Ok(record)
+    record
 }
 
 /// How the work ended.
@@ -644,6 +666,7 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     record.attempts_before = record.attempt;
     record.interruptions = 0;
     record.emissions = 0;
+    record.wake_ups = 0;
     record.progress = 0;
     record.stage = None;
     record.error = None;

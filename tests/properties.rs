@@ -177,6 +177,11 @@ proptest! {
                     let claimant = Claimant { life, holder: &holder, invocation: &invocation, now: time, holder_gone: gone };
                     let live = found.lease.as_ref().is_some_and(|lease| lease.expires_at > time) && !gone;
                     match lifecycle::claim(&found, &claimant, &budgets) {
+                        Claim::Take(record) if record.fence == found.fence => {
+                            let lease = record.lease.as_ref().unwrap();
+                            prop_assert!(lease.holder == holder && lease.invocation == invocation && lease.expires_at > time);
+                            versions.write(seen, record);
+                        }
                         Claim::Take(record) => {
                             prop_assert!(!live && !other_life && time < found.deadline);
                             prop_assert_eq!(record.fence, found.fence + 1);
@@ -188,10 +193,6 @@ proptest! {
                             prop_assert!(!live && !other_life);
                             prop_assert!(record.fence > found.fence && record.status == lifecycle::Status::Failed);
                             given_up_interrupted += u32::from(versions.write(seen, record) && found.lease.is_some());
-                        }
-                        Claim::Held(record) => {
-                            let lease = record.lease.as_ref().unwrap();
-                            prop_assert!(lease.holder == holder && lease.invocation == invocation);
                         }
                         Claim::Wait(until, _) => prop_assert!(live && until > time),
                         Claim::NothingToDo => prop_assert!(found.status.is_terminal() || other_life),

@@ -74,8 +74,9 @@ impl Backend {
             _ => 0,
         };
         let pause = match (lot >> 16) % 100 {
-            // Longer than a lease, which is renewed meanwhile; or at least one renewal.
-            0..4 => 1_300,
+            // Longer than a lease, which is renewed meanwhile; or at least one renewal. Slow tries that fail would take longer than the
+            // bound of a recovery by themselves.
+            0..4 if fails == 0 => 1_300,
             4..12 => 400,
             _ => 2 + (lot >> 32) % 20,
         };

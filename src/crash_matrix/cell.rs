@@ -86,6 +86,8 @@ pub(super) struct Surroundings {
     pub(super) emulator: PathBuf,
     pub(super) app: PathBuf,
     pub(super) directory: PathBuf,
+    /// Also what is good.
+    pub(super) keep: bool,
     /// Instead of the matrix's own.
     pub(super) settings: BTreeMap<String, String>,
 }
@@ -100,7 +102,7 @@ impl Cell {
             Ok(Err(problem)) => Judgement::broken(problem),
             Err(_) => Judgement::broken(format!("it took longer than {LONGEST:?}")),
         };
-        if judgement.is_good() {
+        if judgement.is_good() && !surroundings.keep {
             drop(std::fs::remove_dir_all(&directory));
         } else {
             judgement.findings.push(format!("kept: {}", directory.display()));
@@ -112,7 +114,6 @@ impl Cell {
         let text = |error: std::io::Error| error.to_string();
         let (data, tokens) = (directory.join("data"), directory.join("tokens"));
         std::fs::create_dir_all(&data).and_then(|()| std::fs::create_dir_all(&tokens)).map_err(text)?;
-        let mut random = Random::new(self.seed);
         let emulator = match self.store {
             Store::Sqlite => None,
             Store::Cosmos => Some(Emulator::start(&surroundings.emulator).await?),
@@ -129,7 +130,7 @@ impl Cell {
         let lease = environment.get("LEASE").and_then(|lease| config::duration(lease)).unwrap_or_default();
         let key = environment.get("TRACKING_ID_KEY").and_then(|key| TrackingKey::new(key.clone().into_bytes()));
 
-        let port = platform::port(&mut random);
+        let port = platform::port();
         let platform = Platform {
             executable: surroundings.executable.clone(),
             app: surroundings.app.clone(),
@@ -141,9 +142,7 @@ impl Cell {
             starts: AtomicUsize::new(0),
             host: AtomicU32::new(0),
         };
-        // Where only the sweeper comes by, more orders are left to it.
-        let giving_up = if self.step.name.contains("sweep") { 2 } else { 4 };
-        let clients = Clients::new(port, key.ok_or("TRACKING_ID_KEY is too short")?, giving_up)?;
+        let clients = Clients::new(port, key.ok_or("TRACKING_ID_KEY is too short")?, self.step.giving_up)?;
         let bound = BOUND * (lease + SWEEP);
         tokio::select! {
             gone = platform.run() => match gone {
@@ -151,7 +150,7 @@ impl Cell {
                 Err(problem) => Err(problem),
             },
             never = Arc::clone(&backend).serve(listener) => match never {},
-            evidence = self.load_and_calm(&platform, &backend, &clients, &tokens, bound, random) => evidence,
+            evidence = self.load_and_calm(&platform, &backend, &clients, &tokens, bound) => evidence,
         }
     }
 
@@ -162,8 +161,8 @@ impl Cell {
         clients: &Clients,
         tokens: &Path,
         bound: Duration,
-        mut random: Random,
     ) -> Result<Evidence, String> {
+        let mut random = Random::new(self.seed);
         let over = AtomicBool::new(false);
         let randoms: Vec<Random> = (0..CLIENTS).map(|_| Random::new(random.below(u64::MAX))).collect();
         let load = try_join_all(randoms.into_iter().map(|random| clients.submit(self.orders, &over, random)));

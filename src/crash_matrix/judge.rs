@@ -152,7 +152,13 @@ fn ended(judgement: &mut Judgement, evidence: &Evidence, kills: &[i64], submitte
         judgement.find(format!("stuck, {} ms until it ended: {status}", until - since));
     }
     let recovery = kills.iter().filter(|kill| (from..until).contains(kill)).map(|kill| until - kill).max().unwrap_or(0);
-    judgement.slowest = judgement.slowest.max(Duration::from_millis(u64::try_from(recovery).unwrap_or(0)));
+    let recovery = Duration::from_millis(u64::try_from(recovery).unwrap_or(0));
+    if recovery > judgement.slowest.max(evidence.bound) {
+        // Not stuck: it was hit again, or its client came back late.
+        let accepted = submitted.accepted.map(|accepted| accepted - from);
+        judgement.find(format!("slow, {recovery:?} from a kill to its end; its 202 came after {accepted:?} ms: {status}"));
+    }
+    judgement.slowest = judgement.slowest.max(recovery);
 
     let ends = history.iter().filter(|event| matches!(**event, "completed" | "failed" | "cancelled")).count();
     let claims = history.iter().filter(|event| matches!(**event, "claimed" | "interrupted")).count();

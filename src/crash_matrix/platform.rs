@@ -79,10 +79,12 @@ impl Platform {
     }
 }
 
-/// A port that is free, and stays so while the host is away.
-pub(super) fn port(random: &mut super::steps::Random) -> u16 {
+/// A port that is free, and stays so while the host is away: not of the cell's seed, which another run may have too.
+pub(super) fn port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let port = PORTS.start + u16::try_from(random.below(u64::from(PORTS.end - PORTS.start))).unwrap_or(0);
+        let number = std::process::id().wrapping_mul(101).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % u32::from(PORTS.end - PORTS.start)).unwrap_or(0);
         if std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok() {
             return port;
         }

@@ -13,18 +13,23 @@ pub(super) struct Step {
     pub(super) max_delivery_count: u32,
     /// Its share of orders and kills.
     pub(super) weight: usize,
+    /// So many kills at most.
+    pub(super) most_kills: usize,
+    /// One order in so many is given up at the first trouble, so that only the sweeper can save it.
+    pub(super) giving_up: usize,
 }
 
 /// No place: a moment.
 pub(super) const RANDOM: &str = "random";
 
 const fn step(name: &'static str) -> Step {
-    Step { name, fed_by: &[], max_delivery_count: 10, weight: 1 }
+    Step { name, fed_by: &[], max_delivery_count: 10, weight: 1, most_kills: usize::MAX, giving_up: 2 }
 }
 
-/// Orders that were recorded and never sent.
+/// Orders that were recorded and never sent, and that nobody asks for again. Each message that a killed sweeper loses doubles the
+/// pause until the next: after three it would be four seconds and a sweep, and with a retry more than the bound.
 const fn sweep(name: &'static str) -> Step {
-    Step { fed_by: &[("after-record", Victim::Handler)], ..step(name) }
+    Step { fed_by: &[("after-record", Victim::Handler)], most_kills: 2, giving_up: 1, ..step(name) }
 }
 
 /// In the order in which an order passes them.
@@ -55,7 +60,7 @@ pub(super) const STEPS: [Step; 21] = [
     sweep("mid-sweep-before-answer"),
     // A single delivery: whatever runs when the handler dies is dead-lettered, unclaimed orders among it.
     Step { fed_by: &[("before-claim", Victim::Handler)], max_delivery_count: 1, ..step("mid-dead-letter-after-record") },
-    Step { weight: 4, ..step(RANDOM) },
+    Step { weight: 4, giving_up: 4, ..step(RANDOM) },
 ];
 
 /// A sequence that can be walked again.

@@ -221,6 +221,13 @@ impl Call<'_> {
                     _ => result(&read(&mut response, MAX_RESULT).await?),
                 };
             }
+            if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+                // It took the order, and has lost it since: the same key asks for it again.
+                return Err(Trouble::Busy(
+                    Failure::new(UNAVAILABLE, format!("the backend lost the order (HTTP {})", status.as_u16())),
+                    None,
+                ));
+            }
             if !status.is_success() {
                 return Err(refusal(response).await);
             }

@@ -48,6 +48,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
     let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(&StoreError::NotApplied))?;
     let mut patience = Patience { until: Instant::now() + app.config.claim_wait, pause: LOOK_PAUSE.0 };
     let mut refusals = 0;
+    let mut unwritten = None;
     loop {
         let found = if refusals == 0 {
             functions::hold(wait, || store.read(message.tracking_id)).await
@@ -69,19 +70,22 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
                 (None, Ok(permit)) => look.take(record, permit).await?,
                 (None, Err(pause)) => look.wait_for_backend(&mut patience, pause).await?,
             },
-            Claim::Held(record) => match app.fulfillment.admit() {
-                Ok(permit) => work(app, store, Versioned { record, etag: found.etag.clone() }, permit).await?,
-                Err(pause) => look.wait_for_backend(&mut patience, pause).await?,
-            },
         };
         match ended {
             Tried::Done => return Ok(()),
-            Tried::LookAgain => refusals = 0,
+            Tried::LookAgain => (refusals, unwritten) = (0, None),
             Tried::WaitsUntil(moment) => {
                 patience.wait_whole(store.now().until(moment)).await?;
-                refusals = 0;
+                (refusals, unwritten) = (0, None);
             }
             Tried::Refused => refusals += 1,
+            Tried::Unwritten(error) => {
+                if unwritten.get_or_insert_with(Instant::now).elapsed() > wait {
+                    return Err(away(&error));
+                }
+                warn!(order.tracking_id = %message.tracking_id, %error, "the store does not answer; deciding again");
+                refusals += 1;
+            }
         }
     }
 }
@@ -100,6 +104,19 @@ enum Tried {
     WaitsUntil(Timestamp),
     /// Somebody else wrote in between.
     Refused,
+    /// The store did not answer. What was decided is old by the time it does: a lease granted then may have run out.
+    Unwritten(StoreError),
+}
+
+/// Unpacks a write that was done; otherwise ends the look with what came of it.
+macro_rules! written {
+    ($replaced:expr) => {
+        match $replaced {
+            Ok(Replaced::Replaced(etag)) => etag,
+            Ok(Replaced::Stale) => return Ok(Tried::Refused),
+            Err(error) => return Ok(Tried::Unwritten(error)),
+        }
+    };
 }
 
 /// An order as it was found, and what can be done about it.
@@ -122,8 +139,8 @@ impl Look<'_> {
         lifecycle::claim(&self.found.record, &claimant, &self.app.config.budgets)
     }
 
-    async fn replace(&self, record: &Record) -> Result<Replaced, Refusal> {
-        functions::hold(self.app.config.store_wait, || self.store.replace(record, &self.found.etag)).await.map_err(|error| away(&error))
+    async fn replace(&self, record: &Record) -> Result<Replaced, StoreError> {
+        self.store.replace(record, &self.found.etag).await
     }
 
     /// Another worker has it, or its next try is not due: a copy of the message is scheduled for then, if none is yet, and this
@@ -131,12 +148,11 @@ impl Look<'_> {
     async fn step_aside(&self, patience: &mut Patience, moment: Timestamp, wake: Option<Record>) -> Result<Tried, Refusal> {
         if let Some(queue) = &self.app.queue {
             let Some(record) = wake else { return Ok(Tried::Done) };
-            if self.replace(&record).await? == Replaced::Stale {
-                return Ok(Tried::Refused);
-            }
-            if schedule(queue, &record, moment).await {
+            let etag = written!(self.replace(&record).await);
+            if schedule(self.store, queue, &Versioned { record, etag }).await {
                 return Ok(Tried::Done);
             }
+            return Ok(Tried::WaitsUntil(moment));
         }
         patience.wait(self.store.now().until(moment)).await?;
         Ok(Tried::LookAgain)
@@ -151,9 +167,7 @@ impl Look<'_> {
     }
 
     async fn end(&self, record: Record) -> Result<Tried, Refusal> {
-        if self.replace(&record).await? == Replaced::Stale {
-            return Ok(Tried::Refused);
-        }
+        written!(self.replace(&record).await);
         functions::log_transition(&record, "order failed");
         Ok(Tried::Done)
     }
@@ -163,9 +177,7 @@ impl Look<'_> {
         let Ok(ended) = lifecycle::finish(&record, record.fence, verdict(outcome), self.store.now(), &self.app.config.budgets) else {
             return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
         };
-        if self.replace(&ended).await? == Replaced::Stale {
-            return Ok(Tried::Refused);
-        }
+        written!(self.replace(&ended).await);
         self.app.waits.observe_claim(&record);
         functions::log_transition(&record, "order claimed");
         functions::log_transition(&ended, functions::ended_text(&ended));
@@ -174,7 +186,7 @@ impl Look<'_> {
 
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
         failpoint!("before-claim");
-        let Replaced::Replaced(etag) = self.replace(&record).await? else { return Ok(Tried::Refused) };
+        let etag = written!(self.replace(&record).await);
         failpoint!("after-claim");
         self.app.waits.observe_claim(&record);
         functions::log_transition(&record, "order claimed");
@@ -196,27 +208,32 @@ impl Patience {
         self.wait_whole(pause.min(left + LOOK_PAUSE.0)).await
     }
 
+    /// Waits as long as there is patience: a message that is abandoned comes back at once, and has so many deliveries only.
     async fn wait_whole(&self, left: Duration) -> Result<(), Refusal> {
-        if Instant::now() + left > self.until {
+        let patience = self.until.saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(patience)).await;
+        if left > patience {
             return Err(Refusal::abandon("this order still waits, for another worker or its next try; its message is to come back later"));
         }
-        tokio::time::sleep(left).await;
         Ok(())
     }
 }
 
-/// Sends a copy of an order's message for later. `false`: it did not leave, or nobody knows.
-async fn schedule(queue: &Queue, record: &Record, moment: Timestamp) -> bool {
-    match queue.send_at(&message::write(record), moment).await {
-        Ok(()) => {
-            failpoint!("after-schedule");
-            true
-        }
-        Err(error) => {
-            warn!(order.tracking_id = %record.tracking_id, %error, "a message could not be scheduled; waiting with this one");
-            false
-        }
+/// Sends a copy of an order's message for its `wakeAt`. `false`: it did not leave, or nobody knows; then the record says so, since
+/// whoever looks next would rely on it.
+async fn schedule(store: &StatusStore, queue: &Queue, own: &Versioned) -> bool {
+    let Versioned { record, etag } = own;
+    let Some(moment) = record.wake_at else { return false };
+    let Err(error) = queue.send_at(&message::write(record), moment).await else {
+        failpoint!("after-schedule");
+        return true;
+    };
+    warn!(order.tracking_id = %record.tracking_id, %error, "a message could not be scheduled; waiting with this one");
+    // Refused: somebody else has the order, and what he wrote counts.
+    if let Err(error) = store.replace(&lifecycle::not_scheduled(record), etag).await {
+        warn!(order.tracking_id = %record.tracking_id, %error, "nor could that be recorded; the sweeper sends it");
     }
+    false
 }
 
 fn verdict(outcome: Outcome) -> Verdict {
@@ -308,7 +325,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     failpoint!("after-retry-record");
     functions::log_transition(record, "order waits for its next try");
     match &app.queue {
-        Some(queue) if schedule(queue, record, retry_at).await => Ok(Tried::Done),
+        Some(queue) if schedule(store, queue, &own).await => Ok(Tried::Done),
         _ => Ok(Tried::WaitsUntil(retry_at)),
     }
 }

@@ -391,7 +391,20 @@ fn a_poll_may_end_with_a_failure() {
     }
     let body = json!({ "status": "failed", "error": { "code": 7 } });
     failed_with(&work.became([taken(), json_reply(200, &body)]), "backend_failed", "the backend failed the order");
-    failed_with(&work.became([taken(), reply(410, &[], "")]), "backend_rejected", "the backend refused the order (HTTP 410)");
+    failed_with(&work.became([taken(), reply(403, &[], "")]), "backend_rejected", "the backend refused the order (HTTP 403)");
+}
+
+#[test]
+fn a_backend_that_lost_what_it_took_is_sent_it_again() {
+    let work = Work::start(&[("RETRY_BASE", "10ms")]);
+    for status in [404, 410] {
+        let ended = work.became([taken(), reply(status, &[], ""), json_reply(200, &json!("done"))]);
+        completed_with(&ended, &json!("done"));
+        assert_eq!(events(&ended), ["accepted", "claimed", "retrying", "claimed", "completed"]);
+    }
+    let asked = work.backend.asked();
+    let keys: Vec<_> = asked.iter().filter(|asked| asked.line.starts_with("POST")).map(|asked| &asked.headers["idempotency-key"]).collect();
+    assert!(keys.len() == 4 && keys[0] == keys[1] && keys[2] == keys[3], "{keys:?}");
 }
 
 #[test]

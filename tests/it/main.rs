@@ -14,6 +14,7 @@ mod cosmos;
 mod crash;
 mod dead_letter;
 mod emulator;
+mod faults;
 mod foreign;
 mod host;
 mod identity;

@@ -58,6 +58,8 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     emissions: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    wake_ups: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_at: Option<Milliseconds>,
@@ -121,6 +123,7 @@ impl Item {
                 interruptions: (record.interruptions > 0).then_some(record.interruptions),
                 attempts_before: (record.attempts_before > 0).then_some(record.attempts_before),
                 emissions: (record.emissions > 0).then_some(record.emissions),
+                wake_ups: (record.wake_ups > 0).then_some(record.wake_ups),
                 lease: record.lease.clone(),
                 retry_at: record.retry_at.map(Milliseconds),
                 wake_at: record.wake_at.map(Milliseconds),
@@ -167,6 +170,7 @@ impl Item {
             interruptions: body.interruptions.unwrap_or(0),
             attempts_before: body.attempts_before.unwrap_or(0),
             emissions: body.emissions.unwrap_or(0),
+            wake_ups: body.wake_ups.unwrap_or(0),
             lease: body.lease,
             retry_at: body.retry_at.map(|moment| moment.0),
             wake_at: body.wake_at.map(|moment| moment.0),

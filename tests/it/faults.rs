@@ -1,0 +1,1054 @@
+//! What breaks around the programs: clocks, disks, files, processes and brokers; every accepted order still ends once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use waybill::local::queue::{Broker, Outgoing, Rules};
+
+use crate::store::run;
+use crate::support::{
+    Directory, Handler, Host, PATIENCE, Program, Response, eventually, free_port, order, queue_envelope, repository, request, signal,
+    try_request,
+};
+
+/// An order that is held for long is taken over within a test.
+const SHORT_LEASE: [(&str, &str); 2] = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
+
+/// `waybill verify` on a directory: whether everything agrees, and what does not.
+fn verified(data: &Path) -> (bool, Value) {
+    let (status, lines) = Program::waybill(&["verify", "--json", "--data", data.to_str().unwrap()], &[]).end();
+    let told = lines.iter().find_map(|line| serde_json::from_str(line).ok());
+    (status.success(), told.unwrap_or_else(|| panic!("{lines:?}")))
+}
+
+/// A message is settled a moment after its order has ended.
+fn agrees(data: &Directory) {
+    let mut told = Value::Null;
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end {
+        let (agrees, says) = verified(data.path());
+        if agrees {
+            return;
+        }
+        told = says;
+    }
+    panic!("{told:#}");
+}
+
+fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}
+
+fn count(status: &Value, event: &str) -> usize {
+    events(status).iter().filter(|found| **found == event).count()
+}
+
+/// Completed, by one outcome, at the first attempt, and interrupted at most so often.
+fn completed_once(status: &Value, interruptions: usize) {
+    let ends = ["completed", "failed", "cancelled"].map(|event| count(status, event));
+    assert_eq!((&status["status"], &status["attempt"], ends), (&json!("completed"), &json!(1), [1, 0, 0]), "{status}");
+    assert!(count(status, "interrupted") <= interruptions, "{status}");
+}
+
+fn submit(handler: &Handler, order_id: &str) -> (String, String) {
+    let answer = handler.ingress(Some(&order(order_id).to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+/// Delivers a message in an invocation of its own, as the host does.
+fn deliver(handler: &Handler, message: &str, invocation: &str) -> Response {
+    let headers = [("Content-Type", "application/json"), ("X-Azure-Functions-InvocationId", invocation)];
+    request("POST", &handler.url("/OrderProcessor"), &headers, Some(queue_envelope(message).to_string().as_bytes()))
+}
+
+fn shown(handler: &Handler, id: &str) -> Value {
+    let answer = handler.status(id);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+/// Whatever breaks, the same request again, as a client that wants its order accepted.
+fn submit_until_accepted(port: u16, order_id: &str) -> String {
+    eventually("the order is accepted", || {
+        let response = try_submit(port, order_id).ok()?;
+        match response.status {
+            202 => Some(tracking_id(&response)),
+            500 | 503 => None,
+            _ => panic!("{response:?}"),
+        }
+    })
+}
+
+fn try_submit(port: u16, order_id: &str) -> Result<Response, ureq::Error> {
+    let url = format!("http://127.0.0.1:{port}/api/orders");
+    try_request("POST", &url, &[("Content-Type", "application/json")], Some(order(order_id).to_string().as_bytes()))
+}
+
+fn tracking_id(accepted: &Response) -> String {
+    accepted.json()["trackingId"].as_str().unwrap().to_owned()
+}
+
+/// The handler that a host started.
+fn handler_of(data: &Path) -> u32 {
+    eventually("the handler is on record", || {
+        let record: Value = serde_json::from_slice(&std::fs::read(data.join("handler.json")).ok()?).ok()?;
+        record["process"].as_u64()?.try_into().ok()
+    })
+}
+
+fn is_gone(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|this| std::os::unix::fs::MetadataExt::uid(&this) == 0)
+}
+
+/// What this machine does not let us do is no failure, unless a program is missing that CI installs.
+fn skipped(why: &str) {
+    println!("SKIPPED: {why}");
+}
+
+/// The other side of a wire: answers as it is told, each request on a connection of its own, and writes down what it hears.
+struct Fake {
+    url: String,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    answered: Arc<AtomicUsize>,
+}
+
+/// Names in lower case.
+#[derive(Debug, Clone)]
+struct Heard {
+    line: String,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Fake {
+    /// `reply` is told how many were heard before, and gives status line, headers and body, or blocks.
+    fn start(reply: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (heard, answered): (Arc<Mutex<Vec<Heard>>>, Arc<AtomicUsize>) = Default::default();
+        let shared = (Arc::clone(&heard), Arc::clone(&answered), Arc::new(reply));
+        // Ends with the test's process; nobody asks any more once the handlers are gone.
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (heard, answered, reply) = shared.clone();
+                std::thread::spawn(move || {
+                    let Some(request) = hear(&stream) else { return };
+                    let number = {
+                        let mut heard = heard.lock().unwrap();
+                        heard.push(request);
+                        heard.len() - 1
+                    };
+                    // Who asked may have gone.
+                    let _ = stream.write_all(reply(number).as_bytes());
+                    answered.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Self { url, heard, answered }
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    fn has_heard(&self, requests: usize) {
+        eventually("it is asked", || (self.heard.lock().unwrap().len() >= requests).then_some(()));
+    }
+
+    /// Each call of an order, one key for all of them.
+    fn calls_of_one_order(&self) -> usize {
+        let heard = self.heard();
+        let keys: BTreeSet<_> = heard.iter().map(|heard| &heard.headers["idempotency-key"]).collect();
+        assert_eq!(keys.len(), 1, "{heard:?}");
+        heard.len()
+    }
+}
+
+fn hear(stream: &TcpStream) -> Option<Heard> {
+    let mut reader = BufReader::new(stream);
+    let mut head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+    let line = head.next()?;
+    let headers = head.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
+    let headers: BTreeMap<_, _> = headers.collect();
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut body).ok()?;
+    Some(Heard { line, headers, body: String::from_utf8(body).ok()? })
+}
+
+fn reply(status: u16, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+}
+
+/// Closed until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    fn open(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn pass(&self) {
+        eventually("the gate opens", || self.0.load(Ordering::Relaxed).then_some(()));
+    }
+}
+
+mod clocks {
+    //! One machine's clock is set to a wrong time while host and handler work.
+
+    use super::*;
+
+    /// In work at once are 32 of them; the others wait in the queue.
+    const BEFORE: usize = 64;
+    const AFTER: usize = 16;
+
+    /// Debian's libfaketime, the build for programs with threads. Nothing without it, which `REQUIRE_ALL=1` makes a failure.
+    fn libfaketime() -> Option<String> {
+        let directories = std::fs::read_dir("/usr/lib").into_iter().flatten().map_while(Result::ok).map(|entry| entry.path());
+        let found = directories.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|library| library.exists());
+        if found.is_none() {
+            assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "libfaketime not found: apt-get install faketime");
+            skipped("libfaketime not found: apt-get install faketime");
+        }
+        found.map(|library| library.into_os_string().into_string().unwrap())
+    }
+
+    struct Clock {
+        directory: Directory,
+        path: PathBuf,
+    }
+
+    impl Clock {
+        fn right() -> Self {
+            let directory = Directory::new();
+            let path = directory.write("clock", "+0");
+            Self { directory, path }
+        }
+
+        fn set(&self, offset: &str) {
+            std::fs::rename(self.directory.write("new", offset), &self.path).unwrap();
+        }
+    }
+
+    fn start(data: &Path, clock: &Clock, library: &str) -> Host {
+        let settings = [
+            ("LD_PRELOAD", library),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_TIMESTAMP_FILE", clock.path.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("WORK_DELAY", "250ms"),
+        ];
+        let host = Host::start(data, &settings);
+        // The programs are killed in the end, and could not remove these themselves.
+        for process in [host.program.id(), handler_of(data)] {
+            for name in ["faketime_shm_", "sem.faketime_sem_"] {
+                let _ = std::fs::remove_file(format!("/dev/shm/{name}{process}"));
+            }
+        }
+        host
+    }
+
+    fn submitted(host: &Host, name: &str, orders: usize) -> Vec<String> {
+        (0..orders).map(|number| host.submit(&order(&format!("{name}-{number}")))).collect()
+    }
+
+    fn status_of(host: &Host, id: &str) -> Value {
+        host.get(&format!("/api/orders/{id}/status")).json()
+    }
+
+    /// Those that are worked on, once there are enough.
+    fn in_work(host: &Host, ids: &[String]) -> Vec<String> {
+        eventually("many orders are worked on, and none of the last", || {
+            let working: Vec<_> = ids.iter().filter(|id| status_of(host, id)["status"] == "processing").cloned().collect();
+            (working.len() >= 8).then_some(working)
+        })
+    }
+
+    /// By so many minutes, as what is recorded now shows.
+    fn is_off_by(host: &Host, id: &str, minutes: i64) {
+        let submitted: jiff::Timestamp = status_of(host, id)["submittedAt"].as_str().unwrap().parse().unwrap();
+        let off = submitted.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!((off - 60 * minutes).abs() < 60, "{off} s");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ten_minutes_ahead_costs_at_most_one_interruption_and_no_attempt() {
+        let Some(library) = libfaketime() else { return };
+        let (data, clock) = (Directory::new(), Clock::right());
+        let host = start(data.path(), &clock, &library);
+        let before = submitted(&host, "AHEAD-BEFORE", BEFORE);
+        in_work(&host, &before);
+
+        clock.set("+10m");
+        let after = submitted(&host, "AHEAD-AFTER", AFTER);
+
+        is_off_by(&host, &after[0], 10);
+        for id in before.iter().chain(&after) {
+            completed_once(&host.ended(id), 1);
+        }
+        agrees(&data);
+    }
+
+    /// What waits in the queue of this machine is ready by this machine's clock, so it waits until that has caught up
+    /// (`ARCHITECTURE.md`, "Limits known"). What is worked on, and what is sent from then on, does not.
+    #[test]
+    fn a_clock_that_jumps_ten_minutes_back_delays_only_what_waits_in_the_queue_and_loses_nothing() {
+        let Some(library) = libfaketime() else { return };
+        let (data, clock) = (Directory::new(), Clock::right());
+        let host = start(data.path(), &clock, &library);
+        let before = submitted(&host, "BACK-BEFORE", BEFORE);
+        let working = in_work(&host, &before);
+
+        clock.set("-10m");
+        let after = submitted(&host, "BACK-AFTER", AFTER);
+
+        is_off_by(&host, &after[0], -10);
+        for id in working.iter().chain(&after) {
+            completed_once(&host.ended(id), 1);
+        }
+        let waiting = before.iter().filter(|id| status_of(&host, id)["status"] == "accepted").count();
+        println!("{waiting} of {BEFORE} orders wait for the clock");
+        clock.set("+0");
+        for id in &before {
+            completed_once(&host.ended(id), 1);
+        }
+        agrees(&data);
+    }
+}
+
+mod disks {
+    //! The disk is full, or its files cannot be written, while the programs run.
+
+    use super::*;
+
+    /// Whatever is tried is tried a few times.
+    const REFUSED: usize = 10;
+    /// Nothing that was asked for before may give up before the disk is well again.
+    const SETTINGS: [(&str, &str); 4] =
+        [("WORK_DELAY", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "200ms"), ("SweepSchedule", "* * * * * *")];
+
+    /// A host whose data lie on a small disk of their own, which it alone sees.
+    fn on_a_small_disk(data: &Path) -> Option<Host> {
+        let script = r#"mount -t tmpfs -o size=24m tmpfs "$1" && shift && exec "$@""#;
+        let allowed = Command::new("unshare").args(["-Urm", "mount", "-t", "tmpfs", "tmpfs", data.to_str().unwrap()]).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            skipped("no disk of our own can be mounted here: unshare -Urm is not allowed");
+            return None;
+        }
+        let data = data.to_str().unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["-Urm", "sh", "-c", script, "sh", data, env!("CARGO_BIN_EXE_waybill"), "local"]);
+        command.args(["--app", repository().to_str().unwrap(), "--data", data, "--port", "0", "--lock-duration", "3s"]);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(SETTINGS);
+        let mut program = Program::start(&mut command);
+        let port = Host::wait(&mut program);
+        Some(Host { program, port })
+    }
+
+    /// Takes every byte that is left.
+    fn fill(ballast: &Path) {
+        let mut file = std::fs::File::create(ballast).unwrap();
+        for size in [64 * 1024, 4096, 1] {
+            let bytes = vec![0; size];
+            while file.write_all(&bytes).is_ok() {}
+        }
+    }
+
+    /// Refusals, each in words: what was not recorded was not promised.
+    fn is_refused(port: u16, name: &str) -> BTreeMap<String, usize> {
+        let mut outcomes = BTreeMap::new();
+        for number in 0..REFUSED {
+            let response = try_submit(port, &format!("{name}-{number}")).unwrap();
+            assert_eq!(response.status, 503, "{response:?}");
+            assert!(response.headers.contains_key("retry-after"), "{response:?}");
+            let outcome = response.json()["outcome"].as_str().unwrap().to_owned();
+            assert!(["not_accepted", "unknown"].contains(&outcome.as_str()), "{response:?}");
+            *outcomes.entry(outcome).or_default() += 1;
+        }
+        outcomes
+    }
+
+    #[test]
+    fn a_full_disk_refuses_orders_and_loses_none_that_it_accepted() {
+        let data = Directory::new();
+        let Some(host) = on_a_small_disk(data.path()) else { return };
+        let seen = PathBuf::from(format!("/proc/{}/root", host.program.id())).join(data.path().strip_prefix("/").unwrap());
+        let mut accepted: Vec<String> = (0..24).map(|number| host.submit(&order(&format!("FULL-BEFORE-{number}")))).collect();
+
+        fill(&seen.join("ballast"));
+        // What the files have room for is taken, and truly; in the end there is none.
+        eventually("the disk is full for orders, too", || {
+            let response = try_submit(host.port, &format!("FULL-LAST-{}", accepted.len())).unwrap();
+            match response.status {
+                202 => accepted.push(tracking_id(&response)),
+                500 | 503 => {}
+                _ => panic!("{response:?}"),
+            }
+            (response.status == 503).then_some(())
+        });
+        let outcomes = is_refused(host.port, "FULL");
+        std::fs::remove_file(seen.join("ballast")).unwrap();
+        let refused = (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("FULL-{number}")));
+        accepted.extend(refused.collect::<Vec<_>>());
+
+        println!("{} accepted, refused: {outcomes:?}", accepted.len());
+        for id in &accepted {
+            completed_once(&host.ended(id), 1);
+        }
+        let verify = || {
+            let target = host.program.id().to_string();
+            let mut command = Command::new("nsenter");
+            command.args(["-t", &target, "-U", "-m", "--preserve-credentials", env!("CARGO_BIN_EXE_waybill"), "verify", "--data"]);
+            Program::start(command.arg(data.path()).env_clear().env("PATH", std::env::var_os("PATH").unwrap())).end()
+        };
+        eventually("everything agrees", || verify().0.success().then_some(()));
+    }
+
+    /// Files that nobody can change, not even who has them open; freed at the end.
+    struct Immutable(Vec<PathBuf>);
+
+    impl Immutable {
+        fn make(paths: Vec<PathBuf>) -> Option<Self> {
+            let made = Command::new("chattr").arg("+i").args(&paths).status().is_ok_and(|status| status.success());
+            let this = Self(paths);
+            // Some file systems take the mark, and heed it only when files are opened.
+            let heeds = made && std::fs::OpenOptions::new().append(true).open(&this.0[0]).is_err();
+            if !heeds {
+                skipped("no file can be made immutable here: chattr +i is not allowed");
+            }
+            heeds.then_some(this)
+        }
+    }
+
+    impl Drop for Immutable {
+        fn drop(&mut self) {
+            let _ = Command::new("chattr").arg("-i").args(&self.0).stderr(std::process::Stdio::null()).status();
+        }
+    }
+
+    fn files(data: &Path, name: &str) -> Vec<PathBuf> {
+        ["", "-wal"].map(|suffix| data.join(format!("{name}{suffix}"))).into()
+    }
+
+    #[test]
+    fn records_that_cannot_be_written_are_refused_and_written_again_without_a_restart() {
+        let data = Directory::new();
+        let host = Host::with(repository(), data.path(), &["--lock-duration", "3s"], &SETTINGS);
+        let before: Vec<String> = (0..24).map(|number| host.submit(&order(&format!("LOCKED-BEFORE-{number}")))).collect();
+
+        let Some(immutable) = Immutable::make(files(data.path(), "records.db")) else { return };
+        let outcomes = is_refused(host.port, "LOCKED");
+        drop(immutable);
+        let refused = (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("LOCKED-{number}"))).collect::<Vec<_>>();
+
+        println!("refused: {outcomes:?}");
+        for id in before.iter().chain(&refused) {
+            completed_once(&host.ended(id), 1);
+        }
+        agrees(&data);
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_written_promises_nothing_and_is_written_again_without_a_restart() {
+        let data = Directory::new();
+        let host = Host::with(repository(), data.path(), &["--lock-duration", "3s"], &SETTINGS);
+        let before = host.submit(&order("MUTE-BEFORE"));
+        host.ended(&before);
+
+        let Some(immutable) = Immutable::make(files(data.path(), "queue.db")) else { return };
+        let statuses = [(); REFUSED].map(|()| try_submit(host.port, "MUTE").unwrap().status);
+        drop(immutable);
+        let id = submit_until_accepted(host.port, "MUTE");
+
+        assert_eq!(statuses, [500; REFUSED], "the host's own answer to a message that did not leave");
+        completed_once(&host.ended(&id), 0);
+        agrees(&data);
+    }
+
+    /// A host without the rights of root: these make modes of files meaningless.
+    fn unprivileged(data: &Path) -> Program {
+        let mut command = if is_root() {
+            const NOBODY: u32 = 65534;
+            for entry in std::fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).chain([data.to_owned()]) {
+                std::os::unix::fs::chown(entry, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_waybill")]);
+            command
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_waybill"))
+        };
+        command.args(["local", "--app", repository().to_str().unwrap(), "--data", data.to_str().unwrap(), "--port", "0"]);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).envs(SETTINGS);
+        Program::start(&mut command)
+    }
+
+    fn with_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    /// The system asks for a file's mode when it is opened, and host and handler open each file once: a running host goes on,
+    /// and truly so; the next start says what is wrong; the next after the mode is right again works.
+    #[test]
+    fn a_file_made_read_only_by_its_mode_stops_the_next_start_and_not_a_running_host() {
+        let data = Directory::new();
+        let mut program = unprivileged(data.path());
+        let host = Host { port: Host::wait(&mut program), program };
+        let before = host.submit(&order("MODE-BEFORE"));
+        let records = data.path().join("records.db");
+
+        with_mode(&records, 0o400);
+        let running = host.submit(&order("MODE-RUNNING"));
+        host.ended(&running);
+        host.program.signal("INT");
+        assert!(host.program.end().0.success());
+        let mut refused = unprivileged(data.path());
+        let told = refused.line("cannot open the database");
+        drop(refused);
+        with_mode(&records, 0o600);
+        let mut program = unprivileged(data.path());
+        let host = Host { port: Host::wait(&mut program), program };
+        let after = host.submit(&order("MODE-AFTER"));
+
+        assert!(told.contains("records.db") && told.contains("ermission denied"), "{told}");
+        for id in [before, running, after] {
+            completed_once(&host.ended(&id), 0);
+        }
+        agrees(&data);
+    }
+}
+
+mod pauses {
+    //! A worker stands still for longer than its lease, and another takes its order over, or nobody does.
+
+    use super::*;
+
+    const LATE: &str = r#"{"by":"the stopped one"}"#;
+    const IN_TIME: &str = r#"{"by":"the other"}"#;
+
+    fn handler(data: &Path, backend: &Fake) -> Handler {
+        let url = format!("{}/orders", backend.url);
+        Handler::start(data, &[&SHORT_LEASE[..], &[("FULFILLMENT_URL", url.as_str())]].concat())
+    }
+
+    fn lease_has_run_out(data: &Path) {
+        eventually("the lease runs out", || {
+            let database = rusqlite::Connection::open(data.join("records.db")).unwrap();
+            let record: String = database.query_row("SELECT record FROM orders", [], |row| row.get(0)).unwrap();
+            let record: Value = serde_json::from_str(&record).unwrap();
+            let expires_at: jiff::Timestamp = record["lease"]["expiresAt"].as_str().unwrap().parse().unwrap();
+            (expires_at < jiff::Timestamp::now()).then_some(())
+        });
+    }
+
+    /// `first` is stopped in the midst of its call, `taken_over` happens, `first` goes on: its answer to the host.
+    fn stopped_while(first: &Handler, message: &str, backend: &Fake, taken_over: impl FnOnce()) -> u16 {
+        std::thread::scope(|scope| {
+            let working = scope.spawn(|| deliver(first, message, "i-first").status);
+            backend.has_heard(1);
+            first.program.signal("STOP");
+            taken_over();
+            first.program.signal("CONT");
+            working.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_worker_stopped_beyond_its_lease_changes_nothing_and_calls_nobody_once_another_has_its_order() {
+        let data = Directory::new();
+        let silence = Gate::default();
+        let held = silence.clone();
+        let backend = Fake::start(move |number| {
+            if number == 0 {
+                held.pass();
+            }
+            reply(200, "", IN_TIME)
+        });
+        let (mut first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
+        let (id, message) = submit(&second, "PAUSE-1");
+        let mut ended = Value::Null;
+
+        let late = stopped_while(&first, &message, &backend, || {
+            assert_eq!(deliver(&second, &message, "i-second").status, 200);
+            ended = shown(&second, &id);
+        });
+        first.program.line("another worker took this order");
+        // Its next answers are about nothing.
+        assert_eq!(deliver(&first, &message, "i-again").status, 200);
+        silence.open();
+
+        assert_eq!(late, 200);
+        assert_eq!(events(&ended), ["accepted", "claimed", "interrupted", "completed"]);
+        assert_eq!(shown(&second, &id), ended);
+        completed_once(&ended, 1);
+        assert_eq!(backend.calls_of_one_order(), 2);
+        agrees(&data);
+    }
+
+    #[test]
+    fn a_worker_stopped_while_a_retry_waits_calls_nobody_once_another_has_made_it() {
+        let data = Directory::new();
+        let backend = Fake::start(|number| match number {
+            0 => reply(503, "Retry-After: 1\r\n", ""),
+            _ => reply(200, "", IN_TIME),
+        });
+        let (first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
+        let (id, message) = submit(&second, "PAUSE-2");
+        let mut ended = Value::Null;
+
+        let late = std::thread::scope(|scope| {
+            let working = scope.spawn(|| deliver(&first, &message, "i-first").status);
+            eventually("a retry waits", || shown(&second, &id)["nextAttemptAt"].is_string().then_some(()));
+            first.program.signal("STOP");
+            assert_eq!(deliver(&second, &message, "i-second").status, 200);
+            ended = shown(&second, &id);
+            first.program.signal("CONT");
+            working.join().unwrap()
+        });
+
+        assert_eq!(late, 200);
+        assert_eq!(events(&ended), ["accepted", "claimed", "retrying", "claimed", "completed"]);
+        assert_eq!(shown(&first, &id), ended);
+        assert_eq!(backend.calls_of_one_order(), 2);
+        agrees(&data);
+    }
+
+    #[test]
+    fn an_answer_that_waited_for_a_stopped_worker_changes_nothing_once_another_has_its_order() {
+        let data = Directory::new();
+        let gate = Gate::default();
+        let held = gate.clone();
+        let backend = Fake::start(move |number| match number {
+            0 => {
+                held.pass();
+                reply(200, "", LATE)
+            }
+            _ => reply(200, "", IN_TIME),
+        });
+        let (mut first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
+        let (id, message) = submit(&second, "PAUSE-3");
+        let mut ended = Value::Null;
+
+        let late = stopped_while(&first, &message, &backend, || {
+            gate.open();
+            eventually("it has answered", || (backend.answered.load(Ordering::Relaxed) == 1).then_some(()));
+            assert_eq!(deliver(&second, &message, "i-second").status, 200);
+            ended = shown(&second, &id);
+        });
+
+        assert_eq!(late, 200);
+        first.program.line("another worker took this order");
+        completed_once(&ended, 1);
+        assert_eq!(ended["result"], serde_json::from_str::<Value>(IN_TIME).unwrap());
+        assert_eq!(shown(&first, &id), ended);
+        assert_eq!(backend.calls_of_one_order(), 2);
+        agrees(&data);
+    }
+
+    #[test]
+    fn an_answer_that_waited_for_a_stopped_worker_counts_while_nobody_else_has_its_order() {
+        let data = Directory::new();
+        let gate = Gate::default();
+        let held = gate.clone();
+        let backend = Fake::start(move |_| {
+            held.pass();
+            reply(200, "", LATE)
+        });
+        let first = handler(data.path(), &backend);
+        let (id, message) = submit(&first, "PAUSE-4");
+
+        let late = stopped_while(&first, &message, &backend, || {
+            gate.open();
+            lease_has_run_out(data.path());
+        });
+        let again = deliver(&first, &message, "i-again").status;
+
+        let ended = shown(&first, &id);
+        assert_eq!((late, again), (200, 200));
+        assert_eq!(events(&ended), ["accepted", "claimed", "completed"]);
+        completed_once(&ended, 0);
+        assert_eq!(backend.calls_of_one_order(), 1);
+        agrees(&data);
+    }
+
+    #[test]
+    fn an_answer_after_a_store_that_refused_every_renewal_ends_the_order_once() {
+        let data = Directory::new();
+        let gate = Gate::default();
+        let held = gate.clone();
+        let backend = Fake::start(move |number| match number {
+            0 => {
+                held.pass();
+                reply(200, "", LATE)
+            }
+            _ => reply(200, "", IN_TIME),
+        });
+        let (first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
+        let (id, message) = submit(&second, "PAUSE-5");
+
+        let statuses = std::thread::scope(|scope| {
+            let working = scope.spawn(|| deliver(&first, &message, "i-first").status);
+            backend.has_heard(1);
+            let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+            database.busy_timeout(PATIENCE).unwrap();
+            database.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let told = |line: &String| line.contains("progress could not be recorded");
+            eventually("a renewal is refused", || first.program.lines().iter().any(told).then_some(()));
+            lease_has_run_out(data.path());
+            let other = scope.spawn(|| deliver(&second, &message, "i-second").status);
+            gate.open();
+            eventually("it has answered", || (backend.answered.load(Ordering::Relaxed) == 1).then_some(()));
+            drop(database);
+            [working.join().unwrap(), other.join().unwrap()]
+        });
+
+        let ended = shown(&second, &id);
+        assert_eq!(statuses, [200, 200]);
+        completed_once(&ended, 1);
+        // Whoever wrote first after the pause has it, and his answer counts.
+        let (calls, by) = if count(&ended, "interrupted") == 1 { (2, IN_TIME) } else { (1, LATE) };
+        assert_eq!(ended["result"], serde_json::from_str::<Value>(by).unwrap(), "{ended}");
+        assert_eq!(backend.calls_of_one_order(), calls);
+        agrees(&data);
+    }
+}
+
+mod logs {
+    //! What a power failure or a crash may leave behind the last commit of a write-ahead log.
+
+    use super::*;
+
+    const CLIENTS: usize = 4;
+    const ORDERS: usize = 80;
+    /// By the file format of `SQLite`, "The Write-Ahead Log": lengths of the log's header and of a frame's.
+    const HEADER: usize = 32;
+    const FRAME_HEADER: usize = 24;
+
+    /// A log up to its last commit.
+    struct Log {
+        bytes: Vec<u8>,
+        page: usize,
+        little_endian: bool,
+        sum: (u32, u32),
+    }
+
+    impl Log {
+        fn read(path: &Path) -> Self {
+            let bytes = std::fs::read(path).unwrap();
+            let word = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+            let page = word(8) as usize;
+            let mut log = Self { page, little_endian: word(0) & 1 == 0, sum: (0, 0), bytes: bytes.clone() };
+            let mut sum = log.sum_of((0, 0), &bytes[..24]);
+            assert_eq!(sum, (word(24), word(28)), "the log's own header");
+            let (mut end, mut at) = (HEADER, HEADER);
+            log.sum = sum;
+            while at + FRAME_HEADER + page <= bytes.len() {
+                sum = log.sum_of(log.sum_of(sum, &bytes[at..at + 8]), &bytes[at + FRAME_HEADER..at + FRAME_HEADER + page]);
+                // Frames of an earlier round have other salts, and other sums.
+                if bytes[at + 8..at + 16] != bytes[16..24] || sum != (word(at + 16), word(at + 20)) {
+                    break;
+                }
+                let commits = word(at + 4) > 0;
+                at += FRAME_HEADER + page;
+                if commits {
+                    (end, log.sum) = (at, sum);
+                }
+            }
+            assert!(end > HEADER, "nothing was committed to {}", path.display());
+            log.bytes.truncate(end);
+            log
+        }
+
+        fn sum_of(&self, sum: (u32, u32), bytes: &[u8]) -> (u32, u32) {
+            let word = |bytes: &[u8]| {
+                let bytes = bytes.try_into().unwrap();
+                if self.little_endian { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) }
+            };
+            bytes.chunks(8).fold(sum, |(first, second), pair| {
+                let first = first.wrapping_add(word(&pair[..4])).wrapping_add(second);
+                (first, second.wrapping_add(word(&pair[4..])).wrapping_add(first))
+            })
+        }
+
+        /// A frame that is right in everything but its page, and belongs to no commit.
+        fn uncommitted(&self) -> Vec<u8> {
+            let page = vec![0xAB; self.page];
+            let mut head = [1_u32.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+            let sum = self.sum_of(self.sum_of(self.sum, &head), &page);
+            head.extend(&self.bytes[16..24]);
+            head.extend([sum.0.to_be_bytes(), sum.1.to_be_bytes()].concat());
+            [head, page].concat()
+        }
+    }
+
+    /// Host and handler are killed under load; what lies behind the last commit of each log is replaced.
+    fn loses_nothing_with(name: &str, tail: impl Fn(&Log) -> Vec<u8>) {
+        let data = Directory::new();
+        let mut host = Host::start(data.path(), &[("WORK_DELAY", "5ms")]);
+        let handler = handler_of(data.path());
+        let accepted: Mutex<HashMap<String, String>> = Mutex::default();
+        let next = AtomicUsize::new(0);
+        let port = host.port;
+
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    loop {
+                        let order_id = format!("{name}-{}", next.fetch_add(1, Ordering::Relaxed));
+                        let Ok(response) = try_submit(port, &order_id) else { return };
+                        if response.status == 202 {
+                            accepted.lock().unwrap().insert(order_id, tracking_id(&response));
+                        }
+                    }
+                });
+            }
+            eventually("many orders are accepted", || (accepted.lock().unwrap().len() >= ORDERS).then_some(()));
+            host.program.kill();
+            signal(handler, "KILL");
+        });
+        eventually("both are gone", || is_gone(handler).then_some(()));
+        for file in ["records.db-wal", "queue.db-wal"] {
+            let path = data.path().join(file);
+            let log = Log::read(&path);
+            std::fs::write(&path, [&log.bytes[..], &tail(&log)].concat()).unwrap();
+        }
+        let host = Host::start(data.path(), &[]);
+
+        let accepted = accepted.into_inner().unwrap();
+        for (order_id, id) in &accepted {
+            completed_once(&host.ended(id), 1);
+            assert_eq!(host.submit(&order(order_id)), *id, "the key of the tracking ids is the same");
+        }
+        println!("{} orders were accepted", accepted.len());
+        agrees(&data);
+    }
+
+    #[test]
+    fn a_log_cut_off_behind_its_last_commit_loses_no_accepted_order() {
+        loses_nothing_with("CUT", |log| log.uncommitted()[..FRAME_HEADER + log.page / 2].to_vec());
+    }
+
+    #[test]
+    fn garbage_behind_the_last_commit_of_a_log_loses_no_accepted_order() {
+        loses_nothing_with("GARBAGE", |log| {
+            let mut tail = log.uncommitted();
+            // A sum that does not fit, and what is no frame at all.
+            tail[FRAME_HEADER + 7] ^= 0xFF;
+            tail.extend((0..40_000_u32).map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()[0]));
+            tail
+        });
+    }
+
+    #[test]
+    fn a_whole_frame_that_was_never_committed_loses_no_accepted_order() {
+        loses_nothing_with("UNCOMMITTED", Log::uncommitted);
+    }
+}
+
+mod messages {
+    //! What a broker may do: unreadable messages among good ones, and every message three times.
+
+    use super::*;
+
+    #[test]
+    fn a_thousand_unreadable_messages_stop_no_good_one_and_end_in_quarantine_once_and_whole() {
+        const GOOD: usize = 200;
+        const EACH: usize = 5;
+        const DELIVERIES: usize = 3;
+        let data = Directory::new();
+        let handler = Handler::start(data.path(), &[]);
+        let (ids, good): (Vec<_>, Vec<_>) = (0..GOOD).map(|number| submit(&handler, &format!("POISON-{number}"))).unzip();
+        drop(handler);
+        let bad: Vec<String> = (0..GOOD * EACH).map(unreadable).collect();
+        let between = bad.chunks(EACH).zip(&good).flat_map(|(bad, good)| bad.iter().chain([good]));
+        let messages = between.map(|text| Outgoing { body: text.clone().into_bytes(), ..Outgoing::default() }).collect();
+        run(async {
+            let rules = Rules { lock_duration: PATIENCE, max_delivery_count: 10 };
+            Broker::open(data.path(), rules).unwrap().send("orders", messages).await.unwrap();
+        });
+
+        let started = Instant::now();
+        let host = Host::with(repository(), data.path(), &["--max-delivery-count", &DELIVERIES.to_string()], &[]);
+        for id in &ids {
+            completed_once(&host.ended(id), 0);
+        }
+        let good_in = started.elapsed();
+        eventually("the queue is empty", || (host.figures()["serviceBus"]["queues"] == json!({})).then_some(()));
+        println!("the good ones took {good_in:?}, all {:?}", started.elapsed());
+
+        let (status, lines) = Program::waybill(&["quarantine", "list", "--json", "--data", data.path().to_str().unwrap()], &[]).end();
+        assert!(status.success(), "{lines:?}");
+        let kept: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut texts: Vec<&str> = kept.iter().map(|kept| kept["text"].as_str().unwrap()).collect();
+        let mut wanted: Vec<&str> = bad.iter().map(String::as_str).collect();
+        texts.sort_unstable();
+        wanted.sort_unstable();
+        assert!(texts == wanted, "{} kept, {} sent, or not whole", texts.len(), wanted.len());
+        let lines = host.program.lines();
+        let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        // The handler and the host say it, each in a line of its own.
+        assert_eq!(told("kept in quarantine"), bad.len());
+        assert_eq!(told("OrderProcessor failed: not an order message"), DELIVERIES * bad.len());
+        assert_eq!(told("order completed"), GOOD);
+        // A message in quarantine is the one thing that does not agree, as it should not.
+        let (_, says) = verified(data.path());
+        let disagreements = says["disagreements"].as_array().unwrap();
+        assert_eq!((disagreements.len(), &says["records"]), (bad.len(), &json!(GOOD)));
+        assert!(disagreements.iter().all(|line| line.as_str().unwrap().contains("is in quarantine")), "{disagreements:?}");
+    }
+
+    fn unreadable(number: usize) -> String {
+        match number % 5 {
+            0 => format!("no JSON {number} \u{0}\r\n\u{fffd}é"),
+            1 => format!("{{\"schemaVersion\":1,\"trackingId\":{number}}}"),
+            2 => format!("[\"{number}\"]"),
+            3 => format!("{{\"schemaVersion\":1,\"half\":{number}"),
+            _ => format!("\"{number} {}\"", "x".repeat(number * 16)),
+        }
+    }
+
+    /// A namespace that takes every message, and when it is to be delivered.
+    fn namespace() -> Fake {
+        Fake::start(|_| reply(201, "", ""))
+    }
+
+    fn scheduled(heard: &Heard) -> (jiff::Timestamp, String) {
+        assert!(heard.line.starts_with("POST /orders/messages"), "{heard:?}");
+        let properties: Value = serde_json::from_str(&heard.headers["brokerproperties"]).unwrap();
+        let at = jiff::fmt::rfc2822::parse(properties["ScheduledEnqueueTimeUtc"].as_str().unwrap()).unwrap();
+        (at.timestamp(), heard.body.clone())
+    }
+
+    const ATTEMPTS: usize = 5;
+    const COPIES: usize = 3;
+
+    /// The test is the broker: every message, scheduled ones included, is delivered three times, to two handlers.
+    fn thrice(order_id: &str, copies_at_once: bool) {
+        let data = Directory::new();
+        let broker = namespace();
+        let backend = Fake::start(|number| {
+            // As long as it takes the other copies to meet the one that works.
+            std::thread::park_timeout(Duration::from_millis(150));
+            if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
+        });
+        let url = format!("{}/orders", backend.url);
+        let connection =
+            "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;";
+        let settings = [
+            ("ServiceBusConnection", connection),
+            ("OrdersQueue", "orders"),
+            ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str()),
+            ("FULFILLMENT_URL", url.as_str()),
+            ("RETRY_BASE", "20ms"),
+            ("LEASE", "2s"),
+            ("LEASE_RENEWAL", "500ms"),
+        ];
+        let handlers = [Handler::start(data.path(), &settings), Handler::start(data.path(), &settings)];
+        let deliveries = AtomicUsize::new(0);
+        let deliver_to = |number: usize, text: &str| {
+            let invocation = format!("i-{}", deliveries.fetch_add(1, Ordering::Relaxed));
+            assert_eq!(deliver(&handlers[number % 2], text, &invocation).status, 200, "no copy comes back");
+        };
+        let deliver_thrice = |text: &str| {
+            if copies_at_once {
+                std::thread::scope(|scope| (0..COPIES).for_each(|number| drop(scope.spawn(move || deliver_to(number, text)))));
+            } else {
+                (0..COPIES).for_each(|number| deliver_to(number, text));
+            }
+        };
+        let (id, message) = submit(&handlers[0], order_id);
+
+        deliver_thrice(&message);
+        let mut scheduled_copies = 0;
+        while let Some(heard) = broker.heard().get(scheduled_copies) {
+            let (due, text) = scheduled(heard);
+            eventually("it is due", || (jiff::Timestamp::now() >= due).then_some(()));
+            deliver_thrice(&text);
+            scheduled_copies += 1;
+        }
+
+        let (ended, deliveries) = (shown(&handlers[0], &id), deliveries.into_inner());
+        println!("{order_id}: {deliveries} deliveries, {scheduled_copies} scheduled copies, {:?}", events(&ended));
+        assert_eq!((&ended["status"], &ended["attempt"]), (&json!("completed"), &json!(ATTEMPTS)), "{ended}");
+        assert_eq!((count(&ended, "completed"), count(&ended, "interrupted")), (1, 0), "{ended}");
+        assert_eq!(backend.calls_of_one_order(), ATTEMPTS);
+        // The first message; then a copy for each retry, and in all at most two for the end of somebody's lease.
+        assert_eq!(deliveries, COPIES * (1 + scheduled_copies));
+        assert!(deliveries <= COPIES * (ATTEMPTS + 2), "{deliveries}");
+        agrees(&data);
+    }
+
+    #[test]
+    fn a_broker_that_delivers_everything_three_times_at_once_causes_no_more_tries_and_few_copies() {
+        thrice("THRICE-AT-ONCE", true);
+    }
+
+    #[test]
+    fn a_broker_that_delivers_everything_three_times_in_turn_causes_no_more_tries_and_few_copies() {
+        thrice("THRICE-IN-TURN", false);
+    }
+}
+
+mod stops {
+    //! A person stops the host in the midst of work.
+
+    use super::*;
+
+    const ORDERS: usize = 120;
+    const CLIENTS: usize = 4;
+
+    #[test]
+    fn a_host_stopped_by_ctrl_c_in_the_midst_of_work_and_started_again_loses_nothing() {
+        let data = Directory::new();
+        let port = free_port();
+        let (text, settings) = (port.to_string(), [("WORK_DELAY", "20ms")]);
+        let start = || Host::with(repository(), data.path(), &["--port", &text], &settings);
+        let host = start();
+        let next = AtomicUsize::new(0);
+        let accepted: Mutex<Vec<String>> = Mutex::default();
+
+        let (status, host) = std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if number >= ORDERS {
+                            return;
+                        }
+                        let id = submit_until_accepted(port, &format!("STOP-{number}"));
+                        accepted.lock().unwrap().push(id);
+                    }
+                });
+            }
+            eventually("some are accepted", || (accepted.lock().unwrap().len() >= ORDERS / 3).then_some(()));
+            // A terminal tells both.
+            let handler = handler_of(data.path());
+            host.program.signal("INT");
+            signal(handler, "INT");
+            let (status, _) = host.program.end();
+            assert!(is_gone(handler), "its handler goes with it");
+            (status, start())
+        });
+
+        assert!(status.success(), "{status}");
+        let accepted = accepted.into_inner().unwrap();
+        assert_eq!(accepted.len(), ORDERS);
+        for id in &accepted {
+            completed_once(&host.ended(id), 1);
+        }
+        agrees(&data);
+    }
+}
