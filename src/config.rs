@@ -56,6 +56,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
+    /// Requests that may wait for an order to change, at the same time (`MAX_WAITERS`).
+    pub max_waiters: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
 }
@@ -125,6 +127,7 @@ impl Config {
     pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         let mut settings = Settings { environment, problems: Vec::new() };
         settings.log();
+        let max_connections = settings.number("MAX_CONNECTIONS", 1024, 1);
         let config = Self {
             port: settings.port(),
             records: settings.records(),
@@ -147,11 +150,15 @@ impl Config {
             claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(3), Duration::ZERO),
             store_wait: settings.duration("STORE_WAIT", Duration::from_mins(1), Duration::ZERO),
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::from_secs(10), Duration::ZERO),
-            max_connections: settings.number("MAX_CONNECTIONS", 1024, 1) as usize,
+            max_connections: max_connections as usize,
+            max_waiters: settings.number("MAX_WAITERS", 500.min(max_connections / 2), 0) as usize,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.text(name)).map(str::to_owned),
         };
         if config.budgets.retention.as_secs() > MAX_RETENTION {
             settings.problems.push("RETENTION is too long: a record carries it in seconds, at most 2147483647 (24855d)".into());
+        }
+        if config.max_waiters > 0 && config.max_waiters >= config.max_connections {
+            settings.problems.push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
         }
         if config.lease_renewal * 2 > config.budgets.lease {
             settings

@@ -35,6 +35,8 @@ pub enum Outcome {
     Failed(Failure),
     /// It may be done at another try, not before this pause if one is named.
     Again(Failure, Option<Duration>),
+    /// It was broken off, before it had any effect.
+    BrokenOff,
 }
 
 /// The right to try once; dropped unused, it goes back.
@@ -66,6 +68,14 @@ impl Fulfillment {
         match self {
             Self::Pricing(pricing, pause) => pause.is_zero().then(|| price(pricing, order)),
             Self::Http(_) => None,
+        }
+    }
+
+    /// Whether the work can be broken off. A call in flight cannot: nobody could say whether its effect has happened.
+    pub fn can_break_off(&self) -> bool {
+        match self {
+            Self::Pricing(..) => true,
+            Self::Http(_) => false,
         }
     }
 

@@ -1,11 +1,15 @@
 //! The functions: each takes an invocation, decides, records, answers.
 
+pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_ingress;
+pub mod order_list;
 pub mod order_processor;
 pub mod order_status;
 pub mod order_sweeper;
+pub mod shown;
 pub mod waits;
+pub mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +23,7 @@ use crate::config::Config;
 use crate::envelope::{Answer, Response};
 use crate::fulfillment::Fulfillment;
 use crate::functions::waits::Waits;
+use crate::functions::watch::Watch;
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Holder, Record, Status};
 use crate::problem::Problem;
@@ -43,6 +48,10 @@ pub struct App {
     pub queue: Option<Queue>,
     /// Invocations that go on when their connection breaks; a stop waits for them.
     pub running: Running,
+    /// Those who wait for an order to change.
+    pub watch: Watch,
+    /// Set when the handler has been asked to stop.
+    pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.
     pub waits: Waits,
     /// The work.
@@ -161,6 +170,7 @@ pub async fn probe_store(app: &App) -> Option<Value> {
 fn ended_text(record: &Record) -> &'static str {
     match record.status {
         Status::Completed => "order completed",
+        Status::Cancelled => "order cancelled",
         _ => "order failed",
     }
 }
@@ -183,6 +193,14 @@ fn json(status_code: u16, headers: Vec<(&'static str, String)>, body: &impl Seri
     let mut all = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "no-store".to_owned())];
     all.extend(headers);
     Response { status_code, headers: all, body }
+}
+
+/// Sets a header, or replaces it.
+fn set_header(response: &mut Response, name: &'static str, value: String) {
+    match response.headers.iter_mut().find(|(set, _)| *set == name) {
+        Some((_, set)) => *set = value,
+        None => response.headers.push((name, value)),
+    }
 }
 
 /// A problem for a client. A customer's mistake is a successful invocation: anything else becomes an empty 500.

@@ -64,6 +64,9 @@ pub struct Record {
     /// Who works on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// Its owner wishes it cancelled, and somebody still works on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_requested: bool,
     /// When the next try may begin; present while a retry waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
@@ -133,6 +136,8 @@ impl Status {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
+    const ALL: [Self; 5] = [Self::Accepted, Self::Processing, Self::Completed, Self::Failed, Self::Cancelled];
+
     /// As clients and logs see it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -142,6 +147,15 @@ impl Status {
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = ();
+
+    /// Reads what [`Status::as_str`] gives.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(())
     }
 }
 
@@ -331,6 +345,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         emissions: 0,
         wake_ups: 0,
         lease: None,
+        cancel_requested: false,
         retry_at: None,
         wake_at: None,
         due_at: Some(now.after(budgets.first_look.max(wait.saturating_mul(PATIENCE)))),
@@ -397,7 +412,7 @@ pub enum Claim {
     /// Write this; then the order is ours. Also when this invocation's own claim already stands, the answer to whose write was
     /// lost: then its lease is renewed.
     Take(Record),
-    /// A budget is spent: write this failure.
+    /// A budget is spent, or its owner wished it cancelled: write this end.
     GiveUp(Record),
 }
 
@@ -469,21 +484,54 @@ pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets)
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
-/// The end of an order that nobody works on and that has spent a budget.
+/// The end of an order that nobody works on and that has spent a budget, or is to be cancelled.
 fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     let interruptions = found.interruptions + u32::from(found.lease.is_some());
-    let failure = if now >= found.deadline {
-        Failure::new("deadline_exceeded", "the order was not processed in time")
+    let verdict = if found.cancel_requested {
+        Verdict::Cancelled
+    } else if now >= found.deadline {
+        Verdict::Failed(Failure::new("deadline_exceeded", "the order was not processed in time"))
     } else if found.lease.is_some() && interruptions >= budgets.max_interruptions {
-        Failure::new("interrupted", "processing was interrupted too often")
+        Verdict::Failed(Failure::new("interrupted", "processing was interrupted too often"))
     } else {
         return None;
     };
     let mut record = found.clone();
     record.fence += 1;
     record.interruptions = interruptions;
-    end(&mut record, Verdict::Failed(failure), now, budgets);
+    end(&mut record, verdict, now, budgets);
     Some(record)
+}
+
+/// What a wish to cancel comes to.
+#[derive(Debug)]
+pub enum Cancel {
+    /// It is cancelled already.
+    Cancelled,
+    /// It has ended otherwise, and stays so.
+    Ended,
+    /// The wish stands already: its worker is to see it.
+    Requested,
+    /// Nobody works on it: write this end, retry waits included.
+    End(Record),
+    /// Somebody works on it: write this wish, which he sees at his next renewal, and whoever comes after him first of all.
+    Request(Record),
+}
+
+/// Decides about its owner's wish to cancel an order.
+pub fn cancel(found: &Record, now: Timestamp, budgets: &Budgets) -> Cancel {
+    let wish = || Record { cancel_requested: true, updated_at: found.not_before(now), ..found.clone() };
+    if found.status == Status::Cancelled {
+        Cancel::Cancelled
+    } else if found.status.is_terminal() {
+        Cancel::Ended
+    } else if found.lease.as_ref().is_none_or(|lease| lease.expires_at <= now) {
+        give_up(&wish(), now, budgets).map_or(Cancel::Requested, Cancel::End)
+    } else if found.cancel_requested {
+        Cancel::Requested
+    } else {
+        Cancel::Request(wish())
+    }
 }
 
 /// What the sweeper does about an order that is due.
@@ -495,7 +543,7 @@ pub enum Sweep {
     Postpone(Record),
     /// Write this, which moves `dueAt` ahead, and only then send the message again.
     Emit(Record),
-    /// A budget is spent: write this failure.
+    /// A budget is spent, or its owner wished it cancelled: write this end.
     GiveUp(Record),
 }
 
@@ -540,7 +588,7 @@ pub enum DeadLetter {
     Nothing,
     /// Write this, and only then send the message again.
     Emit(Record),
-    /// A budget is spent: write this failure.
+    /// A budget is spent, or its owner wished it cancelled: write this end.
     GiveUp(Record),
 }
 
@@ -610,6 +658,8 @@ pub enum Verdict {
     Completed(Arc<RawValue>),
     /// For good.
     Failed(Failure),
+    /// By its owner's wish, and without an effect.
+    Cancelled,
 }
 
 /// What a failed try is followed by.
@@ -617,7 +667,7 @@ pub enum Verdict {
 pub enum Retried {
     /// Write this, schedule a copy of the message for that moment, and only then complete this one.
     Waits(Record, Timestamp),
-    /// It was the last try, or the next would come too late: write this failure.
+    /// It was the last try, or the next would come too late, or its owner wished it cancelled: write this end.
     Ended(Record),
 }
 
@@ -638,6 +688,10 @@ pub fn retry(
     let longest = budgets.retry_base.saturating_mul(1 << tries.saturating_sub(1).min(20)).min(budgets.retry_cap);
     let pause = longest.mul_f64(jitter.clamp(0.0, 1.0)).max(after.unwrap_or_default());
     let retry_at = now.after(pause);
+    if found.cancel_requested {
+        end(&mut record, Verdict::Cancelled, now, budgets);
+        return Ok(Retried::Ended(record));
+    }
     if tries >= budgets.max_attempts || retry_at >= found.deadline {
         end(&mut record, Verdict::Failed(failure), now, budgets);
         return Ok(Retried::Ended(record));
@@ -701,9 +755,15 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
             record.error = Some(failure);
             Event::Failed
         }
+        Verdict::Cancelled => {
+            record.status = Status::Cancelled;
+            record.error = None;
+            Event::Cancelled
+        }
     };
     let code = record.error.as_ref().map(|failure| failure.code.clone());
     record.lease = None;
+    record.cancel_requested = false;
     record.retry_at = None;
     record.wake_at = None;
     record.due_at = None;

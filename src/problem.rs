@@ -73,6 +73,10 @@ problems! {
     order_conflict(409, "order-conflict", "Another order has this orderId");
     /// Another order was sent under the same `Idempotency-Key`.
     idempotency_key_reused(422, "idempotency-key-reused", "The Idempotency-Key was used for another order");
+    /// The order has ended, and cannot be cancelled any more.
+    order_ended(409, "order-ended", "The order has ended");
+    /// The query has mistakes.
+    invalid_query(400, "invalid-query", "The query is not valid");
     /// There is no such order, or not for this caller.
     order_not_found(404, "order-not-found", "There is no such order");
     /// Orders cannot be recorded or read for a while.

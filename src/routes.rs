@@ -13,7 +13,7 @@ use warp::http::header::CONTENT_TYPE;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::functions::{self, App, Conclusion, Refusal, order_dead_letter, order_ingress, order_processor, order_status, order_sweeper};
+use crate::functions::{self, App, Conclusion, Refusal, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper};
 
 /// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
 /// escaped inside the envelope and promoted into its metadata.
@@ -62,6 +62,10 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
         .or(order_processor(Arc::clone(&app)))
         .unify()
+        .or(order_list(Arc::clone(&app)))
+        .unify()
+        .or(order_cancel(Arc::clone(&app)))
+        .unify()
         .or(order_dead_letter(Arc::clone(&app)))
         .unify()
         .or(order_sweeper(Arc::clone(&app)))
@@ -90,6 +94,22 @@ fn order_processor(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = 
         to_the_end(Arc::clone(&app), invocation, |app, invocation| async move {
             respond(order_processor::run(&app, &invocation).await, "OrderProcessor", &invocation)
         })
+    })
+}
+
+/// POST /`OrderList`
+fn order_list(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderList").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_list::run(&app, &invocation).await, "OrderList", &invocation) }
+    })
+}
+
+/// POST /`OrderCancel`
+fn order_cancel(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("OrderCancel").and(invocation()).then(move |invocation| {
+        let app = Arc::clone(&app);
+        async move { respond(order_cancel::run(&app, &invocation).await, "OrderCancel", &invocation) }
     })
 }
 

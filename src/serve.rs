@@ -18,6 +18,7 @@ use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
 use crate::functions::waits::Waits;
+use crate::functions::watch::Watch;
 use crate::routes::routes;
 use crate::server::{Drained, Limits, Running, StopSignals};
 use crate::service_bus::Queue;
@@ -62,6 +63,8 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
             None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         },
         store: SetOnce::new(),
+        watch: Watch::new(config.max_waiters),
+        stopping: SetOnce::new(),
         waits: Waits::default(),
         running: Running::default(),
         config,
@@ -96,6 +99,8 @@ where
     let stop = async {
         signals.first("stopping: running invocations may end").await;
         asked = Instant::now();
+        // Whoever only waits for a change is answered now.
+        drop(app.stopping.set(()));
     };
     let drained = server::serve(listener, service, limits, stop).await;
     let left = drain_timeout.saturating_sub(asked.elapsed());

@@ -53,6 +53,21 @@ pub struct Database {
     counts: Arc<Counts>,
 }
 
+/// Runs several statements of one operation: all of them, or none.
+pub fn together<T>(connection: &Connection, statements: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let run = |sql| connection.prepare_cached(sql)?.execute([]).map(drop);
+    run("SAVEPOINT together")?;
+    let done = statements();
+    // A full disk may have undone the whole transaction; then there is nothing to go back to, and nothing will be committed.
+    if done.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK TO together")?;
+    }
+    if !connection.is_autocommit() {
+        run("RELEASE together")?;
+    }
+    done
+}
+
 /// How the work was grouped so far.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -123,7 +138,8 @@ impl Database {
     }
 
     /// Runs one operation in the next group; returns once its commit is on disk.
-    /// An operation is a single statement, or fails before it changes anything: a group is not undone for one member.
+    /// An operation is a single statement, or runs [`together`], or fails before it changes anything: a group is not undone for
+    /// one member.
     pub async fn write<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,

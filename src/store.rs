@@ -82,6 +82,24 @@ pub struct Filter {
     pub owner: Option<String>,
 }
 
+/// A place in an owner's orders, newest first: behind this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// When that order was submitted.
+    pub submitted_at: Timestamp,
+    /// Orders of the same moment are told apart by their ids, the largest first.
+    pub tracking_id: TrackingId,
+}
+
+/// Some orders of one owner, newest first.
+#[derive(Debug)]
+pub struct Page {
+    /// No more than were asked for; fewer say nothing about what follows.
+    pub records: Vec<Record>,
+    /// Where the next page begins; none when this is the last.
+    pub next: Option<Place>,
+}
+
 /// Where records are kept.
 #[derive(Clone)]
 pub enum StatusStore {
@@ -153,6 +171,14 @@ impl StatusStore {
         match self {
             Self::Sqlite(store) => store.list(filter, limit).await,
             Self::Cosmos(store) => store.list(filter, limit).await,
+        }
+    }
+
+    /// An owner's orders behind a place, newest first, at most `limit`, of this status if one is given.
+    pub async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.page(owner, status, behind, limit).await,
+            Self::Cosmos(store) => store.page(owner, status, behind, limit).await,
         }
     }
 

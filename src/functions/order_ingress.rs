@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::bookmark::Bookmark;
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::failpoints::failpoint;
-use crate::functions::{self, App, Conclusion, Refusal};
+use crate::functions::{self, App, Conclusion, Refusal, shown};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
 use crate::message;
@@ -128,7 +128,8 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
 
 fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answer {
     let record = &submitted.record;
-    let mut status_url = status_url(app.config.public_base_url.as_deref(), &request.url, record.tracking_id);
+    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, "");
+    let mut status_url = format!("{orders}/{}/status", record.tracking_id);
     if let Some(bookmark) = &submitted.bookmark {
         let _ = write!(status_url, "?{}={bookmark}", functions::BOOKMARK);
     }
@@ -152,18 +153,6 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answ
         Some(message) => Answer::respond_and_emit(response, message.clone()),
         None => Answer::respond(response),
     }
-}
-
-/// Absolute and right behind a proxy: below `PUBLIC_BASE_URL` when that is set, else below the URL the client used, which is
-/// the public one in Azure. Its query is dropped: it may hold a function key.
-fn status_url(public_base_url: Option<&str>, request_url: &str, tracking_id: TrackingId) -> String {
-    if let Some(base) = public_base_url {
-        return format!("{base}/orders/{tracking_id}/status");
-    }
-    let url = request_url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
-    // A header value must be visible ASCII, or the host answers 500 after the message is sent.
-    let orders = if url.bytes().all(|byte| byte.is_ascii_graphic()) { url } else { "/api/orders" };
-    format!("{orders}/{tracking_id}/status")
 }
 
 fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str>, Problem> {
@@ -225,31 +214,4 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_status_url_is_absolute_and_keeps_no_query() {
-        let id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
-        let cases = [
-            (
-                None,
-                "https://shop.example.com/api/orders?code=SECRET",
-                "https://shop.example.com/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status",
-            ),
-            (None, "http://localhost:7071/api/orders/", "http://localhost:7071/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
-            (
-                Some("https://a.example/x"),
-                "http://inner/api/orders",
-                "https://a.example/x/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status",
-            ),
-            (None, "http://h\u{e9}/api/orders", "/api/orders/0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10/status"),
-        ];
-        for (base, url, expected) in cases {
-            assert_eq!(status_url(base, url, id), expected);
-        }
-    }
 }

@@ -37,13 +37,14 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
             return Conclusion { delivery_count: queue_message.delivery_count, ..conclusion };
         }
     };
-    let answer = process(app, &invocation.id, &message).await.map(|()| Answer::done());
+    let is_first = queue_message.delivery_count.is_none_or(|deliveries| deliveries <= 1);
+    let answer = process(app, &invocation.id, &message, is_first).await.map(|()| Answer::done());
     failpoint!("before-settle" if answer.is_ok());
     Conclusion { answer, tracking_id: Some(message.tracking_id), delivery_count: queue_message.delivery_count }
 }
 
 /// `Ok`: the message may be completed. `Err`: it must be delivered again.
-async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<(), Refusal> {
+async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_delivery: bool) -> Result<(), Refusal> {
     let wait = app.config.store_wait;
     let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(&StoreError::NotApplied))?;
     let mut patience = Patience { until: Instant::now() + app.config.claim_wait, pause: LOOK_PAUSE.0 };
@@ -60,7 +61,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message) -> Result<
         let found = found
             .map_err(|error| away(&error))?
             .ok_or_else(|| Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"))?;
-        let look = Look { app, store, found: &found };
+        let look = Look { app, store, found: &found, is_first_delivery };
         let ended = match look.decide(invocation, message.life) {
             Claim::NothingToDo => Tried::Done,
             Claim::Wait(moment, wake) => look.step_aside(&mut patience, moment, wake).await?,
@@ -124,6 +125,7 @@ struct Look<'a> {
     app: &'a Arc<App>,
     store: &'a StatusStore,
     found: &'a Versioned,
+    is_first_delivery: bool,
 }
 
 impl Look<'_> {
@@ -168,7 +170,7 @@ impl Look<'_> {
 
     async fn end(&self, record: Record) -> Result<Tried, Refusal> {
         written!(self.replace(&record).await);
-        functions::log_transition(&record, "order failed");
+        functions::log_transition(&record, functions::ended_text(&record));
         Ok(Tried::Done)
     }
 
@@ -178,7 +180,7 @@ impl Look<'_> {
             return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
         };
         written!(self.replace(&ended).await);
-        self.app.waits.observe_claim(&record);
+        self.app.waits.observe_claim(&self.found.record, &record, self.is_first_delivery);
         functions::log_transition(&record, "order claimed");
         functions::log_transition(&ended, functions::ended_text(&ended));
         Ok(Tried::Done)
@@ -188,7 +190,7 @@ impl Look<'_> {
         failpoint!("before-claim");
         let etag = written!(self.replace(&record).await);
         failpoint!("after-claim");
-        self.app.waits.observe_claim(&record);
+        self.app.waits.observe_claim(&self.found.record, &record, self.is_first_delivery);
         functions::log_transition(&record, "order claimed");
         work(self.app, self.store, Versioned { record, etag }, permit).await
     }
@@ -240,6 +242,7 @@ fn verdict(outcome: Outcome) -> Verdict {
     match outcome {
         Outcome::Completed(result) => Verdict::Completed(result),
         Outcome::Failed(failure) | Outcome::Again(failure, _) => Verdict::Failed(failure),
+        Outcome::BrokenOff => Verdict::Cancelled,
     }
 }
 
@@ -277,6 +280,10 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
                 failpoint!("after-renewal");
                 renewal.reset();
                 written = Instant::now();
+                if own.record.cancel_requested && app.fulfillment.can_break_off() {
+                    task.abort();
+                    break Outcome::BrokenOff;
+                }
             }
             Ok(Err(fenced)) => {
                 task.abort();

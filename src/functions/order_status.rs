@@ -1,72 +1,28 @@
-//! `OrderStatus`: the record as its customer may see it.
+//! `OrderStatus`: the record as its owner may see it; at once, or when it changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tracing::error;
 
 use crate::bookmark::Bookmark;
-use crate::envelope::{self, Answer, HttpRequest};
+use crate::envelope::{self, Answer, HttpRequest, Response};
+use crate::functions::shown::{self, Shown};
+use crate::functions::watch::Watch;
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::TrackingId;
-use crate::lifecycle::{Failure, Record, Status, Transition};
 use crate::problem::Problem;
 use crate::routes::Invocation;
 use crate::store::Versioned;
-use crate::timestamp::Timestamp;
 
 /// Seconds after which the status of an order that has not ended is worth another look.
 const RETRY_AFTER: u32 = 1;
+/// Longest wait for a change, in seconds: proxies cut off what is silent for long.
+const MAX_WAIT: u64 = 30;
 
-/// The body of a status.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    tracking_id: TrackingId,
-    status: Status,
-    progress: u8,
-    stage: Option<&'a str>,
-    attempt: u32,
-    submitted_at: Timestamp,
-    started_at: Option<Timestamp>,
-    updated_at: Timestamp,
-    completed_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a Failure>,
-    /// Why the last try failed, while another is to come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<&'a Failure>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_attempt_at: Option<Timestamp>,
-    history: &'a [Transition],
-}
-
-impl<'a> Shown<'a> {
-    fn of(record: &'a Record) -> Self {
-        Self {
-            tracking_id: record.tracking_id,
-            status: record.status,
-            progress: record.progress,
-            stage: record.stage.as_deref(),
-            attempt: record.attempt,
-            submitted_at: record.submitted_at,
-            started_at: record.started_at,
-            updated_at: record.updated_at,
-            completed_at: record.completed_at,
-            result: record.result.as_deref(),
-            error: record.error.as_ref().filter(|_| record.status.is_terminal()),
-            last_error: record.error.as_ref().filter(|_| !record.status.is_terminal()),
-            next_attempt_at: record.retry_at,
-            history: &record.history,
-        }
-    }
-}
-
-/// Takes a tracking id, reads its record, answers with what a customer may see.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+/// Takes a tracking id, reads its record, answers with what its owner may see.
+pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
     let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
     let request = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(request) => request,
@@ -74,29 +30,71 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
     let response = match look_up(app, &request, tracking_id).await {
-        Ok(found) => {
-            let mut headers = Vec::new();
-            if !found.record.status.is_terminal() {
-                headers.push(("Retry-After", RETRY_AFTER.to_string()));
-            }
-            functions::json(200, headers, &Shown::of(&found.record))
-        }
+        Ok(found) => status(app, &request, found).await,
         Err(problem) => functions::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
+/// The order, after the wait that was asked for.
+async fn status(app: &Arc<App>, request: &HttpRequest<'_>, found: Arc<Versioned>) -> Response {
+    let known: Vec<&str> = request.header("if-none-match").collect();
+    let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal());
+    let mut response = Shown::of(&found.record).response(200);
+    let mut record = Arc::clone(&found);
+    let mut applied = None;
+    if let Some(seconds) = wait
+        && (known.is_empty() || knows(&known, &response))
+    {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        // Who knows a version waits for another; who knows nothing waits for what comes next, not for each percent.
+        let (status, attempt) = (found.record.status, found.record.attempt);
+        let matters = |now: &Versioned| {
+            if known.is_empty() {
+                now.record.status != status || now.record.attempt != attempt
+            } else {
+                now.etag != found.etag && !knows(&known, &Shown::of(&now.record).response(200))
+            }
+        };
+        if let Some(latest) = Watch::wait(app, Arc::clone(&found), end, matters).await {
+            response = Shown::of(&latest.record).response(200);
+            record = latest;
+            applied = Some(seconds);
+        }
+    }
+    if knows(&known, &response) {
+        response.status_code = 304;
+        response.headers.retain(|(name, _)| *name != "Content-Type");
+        response.body.clear();
+    }
+    if !record.record.status.is_terminal() {
+        functions::set_header(&mut response, "Retry-After", RETRY_AFTER.to_string());
+    }
+    if let Some(seconds) = applied {
+        functions::set_header(&mut response, "Preference-Applied", format!("wait={seconds}"));
+    }
+    response
+}
+
+/// Whether `If-None-Match` names this version (RFC 9110 section 13.1.2); weak forms count, since proxies make them.
+fn knows(known: &[&str], response: &Response) -> bool {
+    let etag = response.headers.iter().find(|(name, _)| *name == "ETag").map(|(_, value)| value.as_str());
+    let mut tags = known.iter().flat_map(|value| value.split(',')).map(str::trim);
+    tags.any(|tag| tag == "*" || Some(tag.strip_prefix("W/").unwrap_or(tag)) == etag)
+}
+
+/// Seconds of `Prefer: wait=N` (RFC 7240 section 4.3), at most [`MAX_WAIT`]. The first counts; what cannot be read is no preference.
+fn preferred_wait<'r>(values: impl Iterator<Item = &'r str>) -> Option<u64> {
+    let mut preferences = values.flat_map(|value| value.split(',')).filter_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))
+    });
+    let digits = preferences.next().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    Some(digits.parse().unwrap_or(MAX_WAIT).min(MAX_WAIT)).filter(|seconds| *seconds > 0)
+}
+
 async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Arc<Versioned>, Problem> {
-    let missing = || {
-        let asked = request.param("trackingId").unwrap_or_default();
-        Problem::order_not_found(if tracking_id.is_some() {
-            "no order has this tracking id; records of ended orders are kept for a limited time"
-        } else if asked.is_empty() {
-            "ask for orders/{trackingId}/status"
-        } else {
-            "this is not a tracking id; use the statusUrl of the 202 as it stands"
-        })
-    };
+    let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
@@ -106,6 +104,31 @@ async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<Track
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
             Err(Problem::unavailable(None))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_wait_that_can_be_read_counts() {
+        for (values, expected) in [
+            (&["wait=10"][..], Some(10)),
+            (&["respond-async, Wait = 5; x=y"], Some(5)),
+            (&["return=minimal", "wait=7, wait=9"], Some(7)),
+            (&["wait=\"3\""], Some(3)),
+            (&["wait=600"], Some(30)),
+            (&["wait=99999999999999999999999"], Some(30)),
+            (&["wait=0"], None),
+            (&["wait"], None),
+            (&["wait=-1"], None),
+            (&["wait=1.5"], None),
+            (&["waiting=5"], None),
+            (&[], None),
+        ] {
+            assert_eq!(preferred_wait(values.iter().copied()), expected, "{values:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::lifecycle::Record;
+use crate::lifecycle::{Record, Status};
 
 /// An exponentially weighted mean.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Waits {
 }
 
 /// Each new wait counts one in so many.
-const WEIGHT: u64 = 8;
+const WEIGHT: u64 = 2;
 
 impl Waits {
     /// An order was claimed for the first time after this long. Longer waits are believed at once: behind a growing queue the
@@ -24,11 +24,13 @@ impl Waits {
         let _ = self.milliseconds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, blend);
     }
 
-    /// A claim was recorded; the first of an order tells how long that waited.
-    pub fn observe_claim(&self, record: &Record) {
-        let first = record.attempt == 1 && record.interruptions == 0 && record.attempts_before == 0;
-        if let Some(started_at) = record.started_at.filter(|_| first) {
-            self.observe(record.submitted_at.until(started_at));
+    /// A claim was recorded. The first of an order tells how long that waited in the queue, unless it waited for something else:
+    /// for a sweeper to send a message that was lost, or for a delivery after one that came to nothing. Learning from those would
+    /// make the sweeper more patient with the next that is lost, and that one would wait longer still.
+    pub fn observe_claim(&self, found: &Record, claimed: &Record, is_first_delivery: bool) {
+        let first = found.status == Status::Accepted && found.attempts_before == 0 && found.emissions == 0;
+        if let Some(started_at) = claimed.started_at.filter(|_| first && is_first_delivery) {
+            self.observe(claimed.submitted_at.until(started_at));
         }
     }
 
@@ -48,8 +50,8 @@ mod tests {
         waits.observe(Duration::from_secs(8));
         assert_eq!(waits.usual(), Duration::from_secs(8));
         waits.observe(Duration::ZERO);
-        assert_eq!(waits.usual(), Duration::from_secs(7));
-        for _ in 0..100 {
+        assert_eq!(waits.usual(), Duration::from_secs(4));
+        for _ in 0..20 {
             waits.observe(Duration::ZERO);
         }
         assert!(waits.usual() < Duration::from_millis(20));

@@ -30,7 +30,7 @@ use crate::quarantine::Quarantined;
 use crate::store::cosmos::account::{Account, Clock, Level};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::Item;
-use crate::store::{Created, Etag, Filter, Replaced, StoreError, Versioned};
+use crate::store::{Created, Etag, Filter, Page, Place, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// How old an answer may be that many share.
@@ -286,6 +286,50 @@ impl CosmosStore {
         }
         let text = format!("SELECT * FROM c WHERE {} ORDER BY c.record.submittedAt DESC OFFSET 0 LIMIT @limit", conditions.join(" AND "));
         let query = query.map_err(|error| StoreError::Unreadable(error.status().to_string()))?.with_text(text);
+        self.query::<Item>(query).await?.into_iter().map(Item::into_record).collect()
+    }
+
+    pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
+        let mut records = match behind {
+            Some(place) => {
+                let mut ties = self.submitted_at(owner, status, place.submitted_at).await?;
+                ties.retain(|record| record.tracking_id < place.tracking_id);
+                ties
+            }
+            None => Vec::new(),
+        };
+        // One more tells whether there is more.
+        if let Some(left) = (limit + 1).checked_sub(records.len()).filter(|left| *left > 0) {
+            let before = behind.map(|place| place.submitted_at);
+            let mut older = self.owned(owner, status, before, left).await?;
+            // Where it was cut off, orders of the same moment may be missing: any of them, since only moments are sorted there.
+            if let Some(last) = older.last().map(|record| record.submitted_at).filter(|_| older.len() == left) {
+                older.retain(|record| record.submitted_at > last);
+                older.extend(self.submitted_at(owner, status, last).await?);
+            }
+            records.extend(older);
+        }
+        records.sort_by_key(|record| std::cmp::Reverse((record.submitted_at, record.tracking_id)));
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let last = records.last().map(|record| Place { submitted_at: record.submitted_at, tracking_id: record.tracking_id });
+        Ok(Page { records, next: last.filter(|_| more) })
+    }
+
+    /// An owner's orders submitted before a moment, newest first.
+    async fn owned(&self, owner: &str, status: Option<Status>, before: Option<Timestamp>, limit: usize) -> Result<Vec<Record>, StoreError> {
+        let filter = Filter { owner: Some(owner.to_owned()), status, submitted_before: before };
+        self.list(&filter, u32::try_from(limit).unwrap_or(u32::MAX)).await
+    }
+
+    /// An owner's orders of one moment.
+    async fn submitted_at(&self, owner: &str, status: Option<Status>, moment: Timestamp) -> Result<Vec<Record>, StoreError> {
+        let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
+        let query = Query::from(format!("SELECT * FROM c WHERE c.record.owner = @owner AND c.record.submittedAt = @moment {also}"))
+            .with_parameter("@owner", owner)
+            .and_then(|query| query.with_parameter("@moment", moment.as_milliseconds()))
+            .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
+            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         self.query::<Item>(query).await?.into_iter().map(Item::into_record).collect()
     }
 

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, SCHEMA_VERSION, Status};
 use crate::quarantine::Quarantined;
-use crate::sqlite::{Database, Error};
-use crate::store::{Created, Etag, Filter, Replaced, StoreError, Versioned};
+use crate::sqlite::{Database, Error, together};
+use crate::store::{Created, Etag, Filter, Page, Place, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
-/// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages.
+/// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages. `owned` is written once
+/// an order: an index on what stands in the record would be written with each of its versions. An entry whose order is gone, or
+/// was made anew, is passed over. Databases from before it are filled in.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS orders (
         tracking_id BLOB NOT NULL UNIQUE,
@@ -27,6 +29,15 @@ const SCHEMA: &str = "
     );
     CREATE INDEX IF NOT EXISTS orders_expires_at ON orders (expires_at) WHERE expires_at IS NOT NULL;
     CREATE INDEX IF NOT EXISTS orders_due_at ON orders (due_at) WHERE due_at IS NOT NULL;
+    CREATE TABLE IF NOT EXISTS owned (
+        owner TEXT NOT NULL,
+        submitted_at INTEGER NOT NULL,
+        tracking_id BLOB NOT NULL,
+        PRIMARY KEY (owner, submitted_at, tracking_id)
+    ) WITHOUT ROWID;
+    INSERT INTO owned (owner, submitted_at, tracking_id)
+        SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders
+        WHERE NOT EXISTS (SELECT 1 FROM owned);
     CREATE TABLE IF NOT EXISTS quarantine (id BLOB NOT NULL PRIMARY KEY, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
@@ -34,6 +45,8 @@ const SCHEMA: &str = "
 const PURGE_PERIOD: i64 = 600_000;
 /// So many expired records are deleted in one go: a client's order waits behind them.
 const PURGE_LIMIT: u32 = 500;
+/// So many orders are looked through for one page: everyone who reads waits behind it.
+const PAGE_SCAN: u32 = 1000;
 
 /// Records in `SQLite`.
 #[derive(Clone)]
@@ -134,6 +147,42 @@ impl SqliteStore {
         rows.await?.into_iter().map(|(etag, text)| versioned(etag, &text).map(|found| found.record)).collect()
     }
 
+    pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
+        let (now, owner) = (now().as_milliseconds(), owner.to_owned());
+        let behind = behind.unwrap_or(Place { submitted_at: Timestamp::from_milliseconds(i64::MAX), tracking_id: TrackingId::from_bytes([0xff; 16]) });
+        let rows = self.database.read(move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT owned.submitted_at, owned.tracking_id, orders.etag, orders.record FROM owned
+                 LEFT JOIN orders ON orders.tracking_id = owned.tracking_id AND (expires_at IS NULL OR expires_at > ?4)
+                 WHERE owner = ?1 AND (submitted_at, owned.tracking_id) < (?2, ?3)
+                 ORDER BY submitted_at DESC, owned.tracking_id DESC LIMIT ?5",
+            )?;
+            let mut rows = statement.query(params![
+                owner,
+                behind.submitted_at.as_milliseconds(),
+                behind.tracking_id.as_bytes(),
+                now,
+                PAGE_SCAN
+            ])?;
+            let (mut found, mut scanned, mut last) = (Vec::new(), 0, None);
+            while let Some(row) = rows.next()? {
+                if found.len() == limit {
+                    return Ok((found, last));
+                }
+                scanned += 1;
+                let place = Place { submitted_at: Timestamp::from_milliseconds(row.get(0)?), tracking_id: TrackingId::from_bytes(row.get(1)?) };
+                last = Some(place);
+                if let (Some(etag), Some(text)) = (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<String>>(3)?) {
+                    found.extend(wanted(etag, &text, place, status));
+                }
+            }
+            Ok((found, last.filter(|_| scanned == PAGE_SCAN)))
+        });
+        let (found, next) = rows.await?;
+        let records = found.into_iter().map(|found| found.map(|versioned| versioned.record)).collect::<Result<_, _>>()?;
+        Ok(Page { records, next })
+    }
+
     pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
         let texts = self.database.read(move |connection| {
             connection
@@ -164,11 +213,10 @@ impl SqliteStore {
             .database
             .write(move |connection| {
                 if purge {
-                    connection
-                        .prepare_cached("DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE expires_at <= ?1 LIMIT ?2)")?
-                        .execute(params![now, PURGE_LIMIT])?;
+                    purge_expired(connection, now)?;
                 }
-                let created = connection
+                let created = together(connection, || {
+                    let created = connection
                     .prepare_cached(
                         "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
                          ON CONFLICT (tracking_id) DO UPDATE
@@ -176,7 +224,14 @@ impl SqliteStore {
                          WHERE expires_at <= ?6",
                     )?
                     .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, now])?;
-                if created == 1 {
+                    if created == 1 {
+                        connection
+                            .prepare_cached("INSERT OR IGNORE INTO owned (owner, submitted_at, tracking_id) VALUES (?1, ?2, ?3)")?
+                            .execute(params![row.owner, row.submitted_at, row.tracking_id.as_bytes()])?;
+                    }
+                    Ok(created == 1)
+                })?;
+                if created {
                     return Ok(None);
                 }
                 connection
@@ -210,8 +265,29 @@ impl SqliteStore {
     }
 }
 
+/// Deletes some expired records, and what tells whose they were.
+fn purge_expired(connection: &Connection, now: i64) -> rusqlite::Result<()> {
+    together(connection, || {
+        connection
+            .prepare_cached(
+                "DELETE FROM owned WHERE (owner, submitted_at, tracking_id) IN (
+                     SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id
+                     FROM orders WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+            )?
+            .execute(params![now, PURGE_LIMIT])?;
+        connection
+            .prepare_cached(
+                "DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+            )?
+            .execute(params![now, PURGE_LIMIT])?;
+        Ok(())
+    })
+}
+
 struct Row {
     tracking_id: TrackingId,
+    owner: String,
+    submitted_at: i64,
     /// Random, so that a record made anew after its expiry never has the version of the old one.
     etag: i64,
     due_at: Option<i64>,
@@ -224,12 +300,23 @@ impl Row {
         let expires_at = record.ttl.map(|ttl| record.updated_at.as_milliseconds().saturating_add(i64::from(ttl) * 1000));
         Ok(Self {
             tracking_id: record.tracking_id,
+            owner: record.owner.clone(),
+            submitted_at: record.submitted_at.as_milliseconds(),
             etag: (Uuid::new_v4().as_u128() >> 65) as i64,
             due_at: record.due_at.map(Timestamp::as_milliseconds),
             expires_at,
             record: serde_json::to_string(record).map_err(|error| StoreError::Unreadable(error.to_string()))?,
         })
     }
+}
+
+/// The order of an entry, if it is of this status and was not made anew since.
+fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Result<Versioned, StoreError>> {
+    let found = versioned(etag, text);
+    let is_wanted = found.as_ref().map_or(true, |found| {
+        found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status)
+    });
+    is_wanted.then_some(found)
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {

@@ -234,3 +234,23 @@ fn the_host_sends_what_was_never_sent_by_its_timer() {
 
     assert_eq!(events(&ended), ["accepted", "claimed", "completed"]);
 }
+
+#[test]
+fn an_order_that_waited_for_the_sweeper_makes_it_no_more_patient_with_the_next() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[SOON]);
+    submit(&handler, "S-LOST-1");
+    let started = std::time::Instant::now();
+    let messages = eventually("its messages were lost for a while", || {
+        let messages = sweep(&handler);
+        (started.elapsed() > Duration::from_secs(2) && !messages.is_empty()).then_some(messages)
+    });
+    assert_eq!(handler.process(&messages[0]).status, 200);
+
+    submit(&handler, "S-LOST-2");
+    let started = std::time::Instant::now();
+    found(&handler);
+
+    // Three times as long as the first one waited would be six seconds at least.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}

@@ -61,6 +61,8 @@ struct Body {
     wake_ups: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    cancel_requested: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,6 +127,7 @@ impl Item {
                 emissions: (record.emissions > 0).then_some(record.emissions),
                 wake_ups: (record.wake_ups > 0).then_some(record.wake_ups),
                 lease: record.lease.clone(),
+                cancel_requested: record.cancel_requested,
                 retry_at: record.retry_at.map(Milliseconds),
                 wake_at: record.wake_at.map(Milliseconds),
                 deadline: Milliseconds(record.deadline),
@@ -172,6 +175,7 @@ impl Item {
             emissions: body.emissions.unwrap_or(0),
             wake_ups: body.wake_ups.unwrap_or(0),
             lease: body.lease,
+            cancel_requested: body.cancel_requested,
             retry_at: body.retry_at.map(|moment| moment.0),
             wake_at: body.wake_at.map(|moment| moment.0),
             due_at: due_at.map(|moment| moment.0),

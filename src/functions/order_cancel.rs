@@ -1,0 +1,78 @@
+//! `OrderCancel`: its owner does not want an order any more.
+
+use std::time::Duration;
+
+use tracing::error;
+
+use crate::envelope::{self, Answer, HttpRequest, Response};
+use crate::functions::shown::{self, Shown};
+use crate::functions::{self, App, Conclusion, Refusal};
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{self, Cancel, Record};
+use crate::problem::Problem;
+use crate::routes::Invocation;
+use crate::store::{Replaced, StoreError};
+
+/// So often somebody else may have written in between; its worker writes a few times a minute.
+const LOOKS: u32 = 20;
+/// After each of them, once more.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Takes a tracking id, writes the end or the wish, answers with the order as it is then.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
+    let request = match invocation.body.whole().and_then(|body| read(body)) {
+        Ok(request) => request,
+        Err(refusal) => return Conclusion::new(Err(refusal)),
+    };
+    let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
+    let response = cancel(app, &request, tracking_id).await.unwrap_or_else(|problem| functions::problem(&problem));
+    Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
+}
+
+async fn cancel(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
+    let missing = || shown::missing(request, tracking_id);
+    let tracking_id = tracking_id.ok_or_else(missing)?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
+    let failed = |store_error: StoreError| {
+        error!(order.tracking_id = %tracking_id, error = %store_error, "an order could not be cancelled");
+        match store_error {
+            StoreError::NotApplied => Problem::unavailable(None),
+            StoreError::Unknown | StoreError::Unreadable(_) => Problem { retry_after: Some(5), ..Problem::store_unavailable(NOT_KNOWN) },
+        }
+    };
+    for look in 0..LOOKS {
+        tokio::time::sleep(PAUSE * look).await;
+        let found = store.read_latest(tracking_id).await.map_err(failed)?.ok_or_else(missing)?;
+        let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
+            Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
+            Cancel::Requested => return Ok(requested(app, request, &found.record)),
+            Cancel::Ended => return Err(Problem::order_ended(format!("the order is {} and stays so", found.record.status.as_str()))),
+            Cancel::End(record) => (record, functions::ended_text(&found.record)),
+            Cancel::Request(record) => (record, "cancellation requested"),
+        };
+        if store.replace(&record, &found.etag).await.map_err(failed)? == Replaced::Stale {
+            continue;
+        }
+        if record.status.is_terminal() {
+            functions::log_transition(&record, functions::ended_text(&record));
+            return Ok(Shown::of(&record).response(200));
+        }
+        functions::log_transition(&record, text);
+        return Ok(requested(app, request, &record));
+    }
+    Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order changes too often at the moment; send the request again") })
+}
+
+/// What is told when the answer of the store is lost.
+const NOT_KNOWN: &str = "it is not known whether the order was cancelled; send the same request again to find out";
+
+/// Its worker is to see the wish.
+fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response {
+    let id = record.tracking_id.to_string();
+    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, &format!("/{id}"));
+    let mut response = Shown::of(record).response(202);
+    functions::set_header(&mut response, "Location", format!("{orders}/{id}/status"));
+    functions::set_header(&mut response, "Retry-After", "1".into());
+    response
+}

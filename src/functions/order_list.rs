@@ -1,0 +1,161 @@
+//! `OrderList`: the caller's own orders, newest first.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use tracing::error;
+
+use crate::envelope::{self, Answer, HttpRequest, Response};
+use crate::functions::order_ingress::ANONYMOUS;
+use crate::functions::{self, App, Conclusion, Refusal, shown};
+use crate::idempotency::{TrackingId, TrackingKey};
+use crate::lifecycle::{Record, Status};
+use crate::problem::Problem;
+use crate::routes::Invocation;
+use crate::store::Place;
+use crate::timestamp::Timestamp;
+
+/// Orders of a page, unless asked for otherwise, and at most.
+const LIMIT: (usize, usize) = (20, 100);
+/// Bytes of a cursor's seal.
+const SEAL: usize = 8;
+
+/// A page of orders.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Orders<'a> {
+    orders: Vec<Listed<'a>>,
+    /// Where the next page is; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// An order among others.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed<'a> {
+    tracking_id: TrackingId,
+    order_id: String,
+    customer_id: String,
+    status: Status,
+    progress: u8,
+    submitted_at: Timestamp,
+    updated_at: Timestamp,
+    completed_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'a str>,
+    status_url: String,
+}
+
+/// What of an order says which one it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Names {
+    order_id: String,
+    customer_id: String,
+}
+
+/// Reads a page of orders.
+pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
+    let request = match invocation.body.whole().and_then(|body| read(body)) {
+        Ok(request) => request,
+        Err(refusal) => return Conclusion::new(Err(refusal)),
+    };
+    let response = list(app, &request).await.unwrap_or_else(|problem| functions::problem(&problem));
+    Conclusion::new(Ok(Answer::respond(response)))
+}
+
+async fn list(app: &App, request: &HttpRequest<'_>) -> Result<Response, Problem> {
+    let owner = ANONYMOUS;
+    let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
+    let limit = request.query("limit").map_or(Ok(LIMIT.0), |text| {
+        let limit = text.parse().ok().filter(|limit| (1..=LIMIT.1).contains(limit));
+        limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {}", LIMIT.1)))
+    })?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
+    let key = store.tracking_key();
+    let open = |text| open(text, key, owner).ok_or_else(|| Problem::invalid_query("cursor must be the one of the page before; leave it out to begin"));
+    let behind = request.query("cursor").map(open).transpose()?;
+    let page = store.page(owner, status, behind, limit).await.map_err(|store_error| {
+        error!(error = %store_error, "orders could not be listed");
+        Problem::unavailable(None)
+    })?;
+
+    let url = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, "");
+    let next = page.next.map(|place| {
+        let mut next = format!("{url}?limit={limit}");
+        if let Some(status) = status {
+            let _ = write!(next, "&status={}", status.as_str());
+        }
+        let _ = write!(next, "&cursor={}", seal(place, key, owner));
+        next
+    });
+    let orders = page.records.iter().map(|record| listed(record, &url)).collect();
+    Ok(functions::json(200, Vec::new(), &Orders { orders, next }))
+}
+
+/// What `status` may be.
+const STATUSES: &str = "status must be accepted, processing, completed, failed or cancelled";
+
+fn listed<'a>(record: &'a Record, url: &str) -> Listed<'a> {
+    let Names { order_id, customer_id } = serde_json::from_str(record.order.get()).unwrap_or_default();
+    Listed {
+        tracking_id: record.tracking_id,
+        order_id,
+        customer_id,
+        status: record.status,
+        progress: record.progress,
+        submitted_at: record.submitted_at,
+        updated_at: record.updated_at,
+        completed_at: record.completed_at,
+        error_code: record.error.as_ref().filter(|_| record.status.is_terminal()).map(|failure| failure.code.as_str()),
+        status_url: format!("{url}/{}/status", record.tracking_id),
+    }
+}
+
+/// A place as it is handed out: it leads through the orders of this owner only, and says nothing about them.
+fn seal(place: Place, key: &TrackingKey, owner: &str) -> String {
+    let mut bytes = place.submitted_at.as_milliseconds().to_be_bytes().to_vec();
+    bytes.extend_from_slice(place.tracking_id.as_bytes());
+    let code = key.authenticate(&parts(owner, &bytes));
+    bytes.extend_from_slice(&code[..SEAL]);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn open(text: &str, key: &TrackingKey, owner: &str) -> Option<Place> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (place, code) = bytes.split_at_checked(24)?;
+    if code.len() != SEAL || !key.confirms(&parts(owner, place), code) {
+        return None;
+    }
+    let (moment, id) = place.split_at(8);
+    let submitted_at = Timestamp::from_milliseconds(i64::from_be_bytes(moment.try_into().ok()?));
+    Some(Place { submitted_at, tracking_id: TrackingId::from_bytes(id.try_into().ok()?) })
+}
+
+fn parts(owner: &str, place: &[u8]) -> [Vec<u8>; 3] {
+    [b"cursor".to_vec(), owner.as_bytes().to_vec(), place.to_vec()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_leads_through_its_owners_orders_only() {
+        let key = TrackingKey::new(vec![7; 32]).unwrap();
+        let id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
+        let place = Place { submitted_at: Timestamp::from_milliseconds(1_234_567_890_123), tracking_id: id };
+        let sealed = seal(place, &key, "one");
+
+        assert_eq!(open(&sealed, &key, "one"), Some(place));
+        assert_eq!(open(&sealed, &key, "two"), None);
+        assert_eq!(open(&sealed, &TrackingKey::new(vec![8; 32]).unwrap(), "one"), None);
+        for wrong in ["", "x", "AAAA", &sealed[1..], &sealed[..sealed.len() - 2], &"A".repeat(2000)] {
+            assert_eq!(open(wrong, &key, "one"), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! An order as its owner may see it: no lease, no fence, no owner.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::envelope::{HttpRequest, Response};
+use crate::functions;
+use crate::idempotency::TrackingId;
+use crate::lifecycle::{Failure, Record, Status, Transition};
+use crate::problem::Problem;
+use crate::timestamp::Timestamp;
+
+/// Bytes of a hash that make an `ETag`: two versions of one order are never taken for the same.
+const ETAG: usize = 16;
+
+/// The body of a status.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown<'a> {
+    tracking_id: TrackingId,
+    status: Status,
+    progress: u8,
+    stage: Option<&'a str>,
+    attempt: u32,
+    submitted_at: Timestamp,
+    started_at: Option<Timestamp>,
+    updated_at: Timestamp,
+    completed_at: Option<Timestamp>,
+    /// Its owner wishes it cancelled, and somebody still works on it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    cancel_requested: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a Failure>,
+    /// Why the last try failed, while another is to come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<&'a Failure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<Timestamp>,
+    history: &'a [Transition],
+}
+
+impl<'a> Shown<'a> {
+    /// What may be seen of a record.
+    pub fn of(record: &'a Record) -> Self {
+        Self {
+            tracking_id: record.tracking_id,
+            status: record.status,
+            progress: record.progress,
+            stage: record.stage.as_deref(),
+            attempt: record.attempt,
+            submitted_at: record.submitted_at,
+            started_at: record.started_at,
+            updated_at: record.updated_at,
+            completed_at: record.completed_at,
+            cancel_requested: record.cancel_requested,
+            result: record.result.as_deref(),
+            error: record.error.as_ref().filter(|_| record.status.is_terminal()),
+            last_error: record.error.as_ref().filter(|_| !record.status.is_terminal()),
+            next_attempt_at: record.retry_at,
+            history: &record.history,
+        }
+    }
+
+    /// As an answer that may be kept by its owner and is asked for again with its `ETag` (RFC 9110 section 8.8.3).
+    pub fn response(&self, status_code: u16) -> Response {
+        let mut response = functions::json(status_code, Vec::new(), self);
+        let hash = Sha256::digest(response.body.as_bytes());
+        functions::set_header(&mut response, "Cache-Control", "private, no-cache".into());
+        functions::set_header(&mut response, "ETag", format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG])));
+        response
+    }
+}
+
+/// There is no order of this id, or not for this caller.
+pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Problem {
+    let asked = request.param("trackingId").unwrap_or_default();
+    Problem::order_not_found(if tracking_id.is_some() {
+        "no order has this tracking id; records of ended orders are kept for a limited time"
+    } else if asked.is_empty() {
+        "ask for orders/{trackingId}/status"
+    } else {
+        "this is not a tracking id; use the statusUrl of the 202 as it stands"
+    })
+}
+
+/// Where the orders are, as the client knows it: below `PUBLIC_BASE_URL` when that is set, else below the URL the client used,
+/// which is the public one in Azure. Its query is dropped: it may hold a function key. `below` is what stands in that URL after
+/// `/orders`.
+pub fn orders_url(public_base_url: Option<&str>, request_url: &str, below: &str) -> String {
+    if let Some(base) = public_base_url {
+        return format!("{base}/orders");
+    }
+    let url = request_url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    // A header value must be visible ASCII, or the host answers 500 after the message is sent.
+    let orders = Some(url).filter(|url| url.bytes().all(|byte| byte.is_ascii_graphic()));
+    let split = orders.and_then(|url| url.split_at_checked(url.len().checked_sub(below.len())?));
+    match split.filter(|(_, end)| end.eq_ignore_ascii_case(below)) {
+        Some((orders, _)) => orders.to_owned(),
+        None => "/api/orders".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_where_the_client_found_them_and_no_query_is_kept() {
+        let cases = [
+            (None, "https://shop.example.com/api/orders?code=SECRET", "", "https://shop.example.com/api/orders"),
+            (None, "http://localhost:7071/api/orders/", "", "http://localhost:7071/api/orders"),
+            (None, "http://localhost:7071/api/Orders/ABC", "/abc", "http://localhost:7071/api/Orders"),
+            (None, "http://localhost:7071/api/orders/%41bc", "/abc", "/api/orders"),
+            (Some("https://a.example/x"), "http://inner/api/orders", "", "https://a.example/x/orders"),
+            (None, "http://h\u{e9}/api/orders", "", "/api/orders"),
+        ];
+        for (base, url, below, expected) in cases {
+            assert_eq!(orders_url(base, url, below), expected);
+        }
+    }
+}
