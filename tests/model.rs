@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::idempotency::TrackingId;
 use waybill::lifecycle::{
-    self, Budgets, Claim, Claimant, DeadLetter, Failure, Fenced, Holder, Lease, Metadata, Record, Resubmission, Retried, Status,
+    self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, Holder, Lease, Metadata, Record, Resubmission, Retried, Status,
     Submission, Sweep, Verdict,
 };
 use waybill::timestamp::Timestamp;
@@ -84,9 +84,11 @@ enum Fault {
     AskAgain,
     /// An operator puts a failed order back on its way.
     Redrive,
+    /// Its owner wishes the order cancelled.
+    Cancel,
 }
 
-const FAULTS: usize = Fault::Redrive as usize + 1;
+const FAULTS: usize = Fault::Cancel as usize + 1;
 
 /// A part of the world that is searched to its end.
 #[derive(Clone)]
@@ -133,6 +135,7 @@ struct Sketch {
     interruptions: u8,
     emissions: u8,
     wake_ups: u8,
+    wish: bool,
     lease: Option<(Who, Ticks)>,
     retry: Option<Ticks>,
     wake: Option<Ticks>,
@@ -211,6 +214,7 @@ enum Ending {
     Completed,
     Failed,
     Again,
+    BrokenOff,
 }
 
 impl Purpose {
@@ -425,6 +429,7 @@ enum Mutant {
     ClaimDoesNotRaiseTheFence,
     ClaimSetsNoDueAt,
     ClaimNeverGivesUp,
+    ClaimForgetsTheWish,
     WriteDoesNotCheckTheFence,
     AnyoneFinishes,
     ProgressIsWrittenAsTold,
@@ -455,6 +460,9 @@ impl Rules {
     fn claim(&self, found: &Record, claimant: &Claimant<'_>) -> Claim {
         let holder_gone = claimant.holder_gone || self.lacks(Mutant::ClaimIgnoresALiveLease);
         let claimant = Claimant { holder_gone, ..*claimant };
+        if self.lacks(Mutant::ClaimForgetsTheWish) {
+            return lifecycle::claim(&Record { cancel_requested: false, ..found.clone() }, &claimant, &self.budgets);
+        }
         if self.lacks(Mutant::ClaimNeverGivesUp) {
             let spared = Record { interruptions: 0, ..found.clone() };
             return match lifecycle::claim(&spared, &claimant, &self.budgets) {
@@ -501,6 +509,7 @@ impl Rules {
         let verdict = match ending {
             Ending::Completed => Verdict::Completed(found.order.clone()),
             Ending::Failed => Verdict::Failed(failure()),
+            Ending::BrokenOff => Verdict::Cancelled,
             Ending::Again => {
                 let mut own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence]);
                 if self.lacks(Mutant::RetryIgnoresTheBudget) {
@@ -596,6 +605,7 @@ impl<'a> World<'a> {
             interruptions: sketch.interruptions.into(),
             emissions: sketch.emissions.into(),
             wake_ups: sketch.wake_ups.into(),
+            cancel_requested: sketch.wish,
             lease,
             retry_at: sketch.retry.map(ahead),
             wake_at: sketch.wake.map(ahead),
@@ -622,6 +632,7 @@ impl<'a> World<'a> {
             interruptions: small(record.interruptions),
             emissions: small(record.emissions),
             wake_ups: small(record.wake_ups),
+            wish: record.cancel_requested,
             lease: record.lease.as_ref().map(|lease| (who(lease), ticks(lease.expires_at))),
             retry: record.retry_at.map(ticks),
             wake: record.wake_at.map(ticks),
@@ -687,7 +698,12 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whoever asks from outside.
     fn operator(&self, steps: &mut Steps<'_>, record: &Record) {
+        if let Cancel::End(changed) | Cancel::Request(changed) = lifecycle::cancel(record, NOW, &self.rules.budgets) {
+            let change = self.sketch(&changed);
+            steps.fault(Fault::Cancel, ("the order is to be cancelled", 0), |state| write(state, None, change));
+        }
         if let Some(redriven) = self.rules.redrive(record, life(1)) {
             let change = self.sketch(&redriven);
             steps.fault(Fault::Redrive, ("the order is re-driven", 0), |state| {
@@ -842,6 +858,7 @@ impl<'a> World<'a> {
             }),
             At::Call => {
                 self.renew(steps, k, found, record, fence);
+                self.break_off(steps, k, record, fence);
                 steps.step(("calls the backend:", k), |state| {
                     state.workers[k].at = At::Called;
                     if found.life == worker.life {
@@ -975,6 +992,13 @@ impl<'a> World<'a> {
                 }
             }
             Err(fenced) => stop(steps, k, fenced),
+        }
+    }
+
+    /// Before its effect a worker may see the wish.
+    fn break_off(&self, steps: &mut Steps<'_>, k: usize, record: &Record, fence: u64) {
+        if steps.from.workers[k].fresh && record.cancel_requested {
+            self.conclude(steps, k, record, fence, Ending::BrokenOff, "breaks off:");
         }
     }
 
@@ -1137,8 +1161,14 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
     if ends == after.due.is_some() {
         return Err("an order has a dueAt exactly as long as it has not ended");
     }
+    if before.wish && after.retry.is_some() {
+        return Err("a further try of an order that is to be cancelled");
+    }
     let holds = |sketch: &Sketch, k| sketch.lease.is_some_and(|(who, _)| who == Who::Worker(k));
     let takes = writer.is_some_and(|k| holds(&after, k) && !holds(&before, k));
+    if before.wish && takes {
+        return Err("a claim of an order that is to be cancelled");
+    }
     for (k, worker) in state.workers.iter_mut().enumerate() {
         if writer == Some(k) {
             continue;
@@ -1373,6 +1403,8 @@ const SCOPES: &[Scope] = &[
         most: 3,
         ..PLAIN
     },
+    Scope { name: "a wish to cancel, a crash", faults: &[(Fault::Cancel, 1), (Fault::Crash, 1)], most: 5, ..PLAIN },
+    Scope { name: "a wish to cancel, a pause", faults: &[(Fault::Cancel, 1), (Fault::Pause, 1)], most: 5, ..PLAIN },
     Scope { name: "a deadline, a pause, a crash", faults: &[(Fault::Pause, 1), (Fault::Crash, 1)], deadline: 4, most: 4, ..PLAIN },
     Scope {
         name: "pure work: a crash, a duplicate, a lost answer",
@@ -1406,6 +1438,10 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
             (Mutant::AnyoneFinishes, "a write by a worker who had lost his order"),
             (Mutant::ProgressIsWrittenAsTold, "progress went backwards"),
         ],
+    ),
+    (
+        Scope { name: "a wish to cancel, a kill", faults: &[(Fault::Cancel, 1), (Fault::Kill, 1)], most: 5, ..PLAIN },
+        &[(Mutant::ClaimForgetsTheWish, "a claim of an order that is to be cancelled")],
     ),
     (
         Scope { name: "two pauses", faults: &[(Fault::Pause, 2)], most: 4, ..PLAIN },

@@ -7,6 +7,7 @@
 )]
 
 mod backend;
+mod cancel;
 mod child;
 mod clock;
 mod contract;
@@ -18,6 +19,7 @@ mod faults;
 mod foreign;
 mod host;
 mod identity;
+mod list;
 mod independent;
 mod ingress;
 mod operate;

@@ -1,5 +1,7 @@
 //! What a customer sees of an order.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Directory, Handler, eventually, http_envelope, order};
@@ -45,7 +47,11 @@ fn an_accepted_order_is_shown_whole() {
     let answer = handler.status(&id);
 
     assert_eq!(answer.status, 200);
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "no-store", "Retry-After": "1" }));
+    let etag = &answer.headers["ETag"];
+    assert_eq!(
+        answer.headers,
+        json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1" })
+    );
     assert_eq!((&answer.message, &answer.body["trackingId"]), (&None, &json!(id)));
     assert_eq!(
         redacted(&answer.body),
@@ -66,7 +72,8 @@ fn a_completed_order_is_shown_whole_and_asks_for_no_further_look() {
 
     let answer = handler.status(&id);
 
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "no-store" }));
+    let etag = &answer.headers["ETag"];
+    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag }));
     assert_eq!(
         redacted(&answer.body),
         json!({
@@ -100,7 +107,8 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
 
     let answer = handler.status(&id);
 
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "no-store" }));
+    let etag = &answer.headers["ETag"];
+    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag }));
     assert_eq!(
         redacted(&answer.body),
         json!({
@@ -218,4 +226,91 @@ fn an_ended_order_is_forgotten_after_its_retention_and_its_key_is_free() {
     assert_eq!(handler.status(&id).body["status"], "accepted", "a message of the old life changes nothing");
     assert_eq!(handler.process(&new_message).status, 200);
     assert_eq!(handler.status(&id).body["status"], "completed");
+}
+
+/// The answer to a request that waits, and how long it took.
+fn waited(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> (Answer, Duration) {
+    let started = Instant::now();
+    let answer = handler.status_with(id, headers);
+    (answer, started.elapsed())
+}
+
+#[test]
+fn who_knows_a_version_is_told_so_without_a_body_until_there_is_another() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, &order("S-ETAG"));
+    let etag = handler.status(&id).headers["ETag"].as_str().unwrap().to_owned();
+    assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() == 24, "a strong entity tag: {etag}");
+
+    let weak = format!("W/{etag}");
+    let among = format!("\"other\", {etag}");
+    for known in [etag.as_str(), &weak, &among, "*"] {
+        let answer = handler.status_with(&id, &[("If-None-Match", known)]);
+        assert_eq!((answer.status, &answer.body), (304, &Value::Null), "{known}");
+        assert_eq!(answer.headers, json!({ "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1" }));
+    }
+    for known in ["\"other\"", "", "W/\"\""] {
+        assert_eq!(handler.status_with(&id, &[("if-none-match", known)]).status, 200, "{known}");
+    }
+    assert_eq!(handler.process(&message).status, 200);
+
+    let answer = handler.status_with(&id, &[("If-None-Match", &etag)]);
+    assert_eq!((answer.status, &answer.body["status"]), (200, &json!("completed")));
+    assert_ne!(answer.headers["ETag"], json!(etag));
+}
+
+#[test]
+fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, &order("S-WAIT"));
+    let etag = handler.status(&id).headers["ETag"].as_str().unwrap().to_owned();
+
+    for known in [&[][..], &[("If-None-Match", etag.as_str())]] {
+        let (answer, took) = waited(&handler, &id, &[&[("Prefer", "wait=1")], known].concat());
+        assert_eq!(answer.status, if known.is_empty() { 200 } else { 304 });
+        assert_eq!((&answer.headers["Preference-Applied"], took >= Duration::from_secs(1)), (&json!("wait=1"), true));
+    }
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| waited(&handler, &id, &[("Prefer", "respond-async, wait=30")]));
+        let knows = scope.spawn(|| waited(&handler, &id, &[("Prefer", "wait=30"), ("If-None-Match", &etag)]));
+        let eager = handler.status_with(&id, &[("Prefer", "wait=30"), ("If-None-Match", "\"old\"")]);
+        assert_eq!((eager.status, eager.headers.get("Preference-Applied")), (200, None), "who knows an old version does not wait");
+        assert_eq!(handler.process(&message).status, 200);
+        for (answer, took) in [waits.join().unwrap(), knows.join().unwrap()] {
+            assert_eq!((answer.status, &answer.body["status"]), (200, &json!("completed")));
+            assert_eq!(answer.headers["Preference-Applied"], "wait=30");
+            assert!(took < Duration::from_secs(10), "{took:?}");
+        }
+    });
+    let (answer, took) = waited(&handler, &id, &[("Prefer", "wait=30")]);
+    assert_eq!((answer.status, answer.headers.get("Preference-Applied")), (200, None), "what has ended does not change");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("MAX_WAITERS", "1")]);
+    let (id, _) = submit(&handler, &order("S-PLACES"));
+
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            // The other may be there first, for a second.
+            eventually("there is a place", || {
+                let answer = handler.status_with(&id, &[("Prefer", "wait=30")]);
+                answer.headers.get("Preference-Applied").is_some().then_some(answer)
+            })
+        });
+        eventually("the place is taken", || {
+            let answer = handler.status_with(&id, &[("Prefer", "wait=1")]);
+            answer.headers.get("Preference-Applied").is_none().then_some(())
+        });
+        let started = Instant::now();
+        handler.program.signal("TERM");
+        let answer = waits.join().unwrap();
+        assert_eq!((answer.status, &answer.body["status"]), (200, &json!("accepted")));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    });
 }

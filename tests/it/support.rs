@@ -289,8 +289,22 @@ impl Handler {
     }
 
     pub fn status(&self, tracking_id: &str) -> Answer {
+        self.status_with(tracking_id, &[])
+    }
+
+    pub fn status_with(&self, tracking_id: &str, headers: &[(&str, &str)]) -> Answer {
         let url = format!("http://localhost:7071/api/orders/{tracking_id}/status");
-        Answer::of(&self.invoke("OrderStatus", &http_envelope("GET", &url, &json!({ "trackingId": tracking_id }), None, &[])))
+        Answer::of(&self.invoke("OrderStatus", &http_envelope("GET", &url, &json!({ "trackingId": tracking_id }), None, headers)))
+    }
+
+    pub fn cancel(&self, tracking_id: &str) -> Answer {
+        let url = format!("http://localhost:7071/api/orders/{tracking_id}");
+        Answer::of(&self.invoke("OrderCancel", &http_envelope("DELETE", &url, &json!({ "trackingId": tracking_id }), None, &[])))
+    }
+
+    pub fn list(&self, query: &str) -> Answer {
+        let url = format!("http://localhost:7071/api/orders{query}");
+        Answer::of(&self.invoke("OrderList", &http_envelope("GET", &url, &json!({}), None, &[])))
     }
 
     /// Invokes `OrderProcessor` with a message text; the status that decides between complete and abandon.
@@ -331,7 +345,10 @@ impl Answer {
         Self {
             status: res["statusCode"].as_u64().unwrap_or_else(|| panic!("{response:?}")),
             headers: res["headers"].clone(),
-            body: serde_json::from_str(res["body"].as_str().unwrap()).unwrap(),
+            body: match res["body"].as_str().unwrap() {
+                "" => Value::Null,
+                text => serde_json::from_str(text).unwrap(),
+            },
             message: outputs["orderMessage"].as_array().map(|messages| {
                 assert_eq!(messages.len(), 1, "a one-element array: {messages:?}");
                 messages[0].as_str().expect("the JSON text").to_owned()

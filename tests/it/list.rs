@@ -1,0 +1,121 @@
+//! `OrderList`: the caller's own orders, newest first, page by page; the same on both stores.
+
+use serde_json::json;
+
+use crate::emulator::Emulator;
+use crate::support::{Directory, Handler, Host, order};
+
+/// Follows `next` to the end; ids in the order they came, and the sizes of the pages.
+fn all(handler: &Handler, query: &str) -> (Vec<String>, Vec<usize>) {
+    let (mut ids, mut sizes, mut query) = (Vec::new(), Vec::new(), query.to_owned());
+    loop {
+        let answer = handler.list(&query);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let orders = answer.body["orders"].as_array().unwrap();
+        sizes.push(orders.len());
+        ids.extend(orders.iter().map(|order| order["trackingId"].as_str().unwrap().to_owned()));
+        match answer.body.get("next") {
+            Some(next) => query = format!("?{}", next.as_str().unwrap().split_once('?').unwrap().1),
+            None => return (ids, sizes),
+        }
+    }
+}
+
+fn submit(handler: &Handler, id: &str) -> (String, String) {
+    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+fn every_order_once_and_newest_first(handler: &Handler) {
+    const ORDERS: usize = 23;
+    assert_eq!(handler.list("").body, json!({ "orders": [] }));
+    let mut submitted = Vec::new();
+    for number in 0..ORDERS {
+        let (id, message) = submit(handler, &format!("L-{number}"));
+        if number % 3 == 0 {
+            assert_eq!(handler.process(&message).status, 200);
+        }
+        submitted.push(id);
+    }
+    // Orders of the same moment are sorted by id, so only moments are compared.
+    let moment = |id: &String| handler.status(id).body["submittedAt"].as_str().unwrap().to_owned();
+
+    for limit in [1, 7, 22, 23, 24, 100] {
+        let (ids, sizes) = all(handler, &format!("?limit={limit}"));
+        assert!(ids.windows(2).all(|pair| moment(&pair[0]) >= moment(&pair[1])), "{ids:?}");
+        let (mut found, mut wanted) = (ids.clone(), submitted.clone());
+        found.sort();
+        wanted.sort();
+        assert_eq!(found, wanted, "limit {limit}: {sizes:?}");
+        assert!(sizes.iter().all(|size| *size <= limit));
+    }
+    let (completed, _) = all(handler, "?status=completed&limit=3");
+    assert_eq!(completed.len(), ORDERS.div_ceil(3));
+    assert_eq!(all(handler, "?status=failed").0, [""; 0]);
+
+    let first = handler.list("?limit=1&status=completed");
+    let listed = &first.body["orders"][0];
+    assert_eq!((&listed["orderId"], &listed["customerId"], &listed["status"]), (&json!("L-21"), &json!("C-1001"), &json!("completed")));
+    let id = listed["trackingId"].as_str().unwrap();
+    assert_eq!(listed["statusUrl"], format!("http://localhost:7071/api/orders/{id}/status"));
+    assert_eq!(first.headers["Cache-Control"], "no-store");
+
+    // What comes in between neither hides nor repeats anything.
+    let page = handler.list("?limit=5");
+    let (newer, _) = submit(handler, "L-NEWER");
+    let next = page.body["next"].as_str().unwrap();
+    let rest = all(handler, &format!("?{}", next.split_once('?').unwrap().1)).0;
+    assert_eq!((rest.len(), rest.contains(&newer)), (ORDERS - 5, false));
+}
+
+#[test]
+fn every_order_is_listed_once_and_newest_first_in_the_embedded_store() {
+    let data = Directory::new();
+    every_order_once_and_newest_first(&Handler::start(data.path(), &[]));
+}
+
+#[test]
+fn every_order_is_listed_once_and_newest_first_in_cosmos_db() {
+    let emulator = Emulator::start(&[]);
+    every_order_once_and_newest_first(&Handler::begin(&emulator.with(&[])).ready());
+}
+
+#[test]
+fn what_cannot_be_asked_for_is_told() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    for i in 0..2 {
+        submit(&handler, &format!("L-Q{i}"));
+    }
+    let next = handler.list("?limit=1").body["next"].as_str().unwrap().to_owned();
+    let cursor = next.rsplit_once("cursor=").unwrap().1;
+    let (cut, changed) = (&cursor[1..], format!("B{}", &cursor[1..]));
+    for (query, detail) in [
+        ("?limit=0".to_owned(), "limit must be a whole number from 1 to 100"),
+        ("?limit=101".to_owned(), "limit must be a whole number from 1 to 100"),
+        ("?limit=".to_owned(), "limit must be a whole number from 1 to 100"),
+        ("?limit=-1".to_owned(), "limit must be a whole number from 1 to 100"),
+        ("?status=Failed".to_owned(), "status must be accepted, processing, completed, failed or cancelled"),
+        (format!("?cursor={cut}"), "cursor must be the one of the page before; leave it out to begin"),
+        (format!("?cursor={changed}"), "cursor must be the one of the page before; leave it out to begin"),
+        ("?cursor=".to_owned(), "cursor must be the one of the page before; leave it out to begin"),
+    ] {
+        let answer = handler.list(&query);
+        assert_eq!((answer.status, &answer.body["type"]), (400, &json!("urn:problem-type:waybill:invalid-query")), "{query}");
+        assert_eq!(answer.body["detail"], detail, "{query}");
+    }
+}
+
+#[test]
+fn the_same_route_takes_orders_and_lists_them() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let id = host.submit(&order("L-HOST"));
+    host.ended(&id);
+
+    let answer = host.get("/api/orders?limit=2");
+
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["orders"][0]["trackingId"], json!(id));
+}
