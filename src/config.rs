@@ -158,7 +158,9 @@ impl Config {
             settings.problems.push("RETENTION is too long: a record carries it in seconds, at most 2147483647 (24855d)".into());
         }
         if config.max_waiters > 0 && config.max_waiters >= config.max_connections {
-            settings.problems.push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
+            settings
+                .problems
+                .push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
         }
         if config.lease_renewal * 2 > config.budgets.lease {
             settings

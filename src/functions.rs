@@ -1,5 +1,6 @@
 //! The functions: each takes an invocation, decides, records, answers.
 
+pub mod open_api;
 pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_ingress;

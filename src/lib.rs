@@ -29,6 +29,7 @@ pub mod envelope;
 pub mod fulfillment;
 pub mod functions;
 pub mod identity;
+pub mod openapi;
 pub mod process;
 pub mod routes;
 pub mod serve;

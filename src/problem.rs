@@ -1,11 +1,12 @@
 //! What a customer is told when a request cannot be served: RFC 9457 problem details.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::order::Violation;
 
 /// A problem, as the body of an answer with this `status`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// Stable name of the kind of problem.
     #[serde(rename = "type")]
@@ -28,7 +29,7 @@ pub struct Problem {
 }
 
 /// What became of an order that was answered with a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Nothing was recorded.
@@ -77,6 +78,8 @@ problems! {
     order_ended(409, "order-ended", "The order has ended");
     /// The query has mistakes.
     invalid_query(400, "invalid-query", "The query is not valid");
+    /// No page of orders has this cursor.
+    page_not_found(404, "page-not-found", "There is no such page");
     /// There is no such order, or not for this caller.
     order_not_found(404, "order-not-found", "There is no such order");
     /// Orders cannot be recorded or read for a while.

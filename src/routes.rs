@@ -13,7 +13,11 @@ use warp::http::header::CONTENT_TYPE;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::functions::{self, App, Conclusion, Refusal, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper};
+use crate::functions::{
+    self, App, Conclusion, Refusal, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status,
+    order_sweeper,
+};
+use crate::openapi;
 
 /// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
 /// escaped inside the envelope and promoted into its metadata.
@@ -66,6 +70,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
         .or(order_cancel(Arc::clone(&app)))
         .unify()
+        .or(open_api())
+        .unify()
         .or(order_dead_letter(Arc::clone(&app)))
         .unify()
         .or(order_sweeper(Arc::clone(&app)))
@@ -111,6 +117,12 @@ fn order_cancel(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rej
         let app = Arc::clone(&app);
         async move { respond(order_cancel::run(&app, &invocation).await, "OrderCancel", &invocation) }
     })
+}
+
+/// POST /`OpenApi`
+fn open_api() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    let contract: Arc<str> = openapi::json().into();
+    warp::path!("OpenApi").and(invocation()).map(move |invocation| respond(open_api::run(&contract), "OpenApi", &invocation))
 }
 
 /// POST /`OrderDeadLetter`

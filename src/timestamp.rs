@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// Milliseconds since the Unix epoch; written `2026-11-24T10:15:30.123Z` (RFC 3339 section 5.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ToSchema)]
+#[schema(value_type = String, format = "date-time")]
 pub struct Timestamp(i64);
 
 impl Timestamp {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::{error, info};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
@@ -28,10 +29,11 @@ pub const ANONYMOUS: &str = "anonymous";
 /// Seconds after which the status is worth a look.
 const RETRY_AFTER: u32 = 1;
 
-/// The body of a 202.
-#[derive(Debug, Serialize)]
+/// An order is accepted.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Accepted<'a> {
+#[schema(as = AcceptedOrder)]
+pub struct Accepted<'a> {
     tracking_id: TrackingId,
     status: Status,
     message: &'static str,

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use tracing::error;
+use utoipa::ToSchema;
 
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::functions::order_ingress::ANONYMOUS;
@@ -23,9 +24,10 @@ const LIMIT: (usize, usize) = (20, 100);
 const SEAL: usize = 8;
 
 /// A page of orders.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Orders<'a> {
+#[schema(as = OrderList)]
+pub struct Orders<'a> {
     orders: Vec<Listed<'a>>,
     /// Where the next page is; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,8 +35,9 @@ struct Orders<'a> {
 }
 
 /// An order among others.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ListedOrder)]
 struct Listed<'a> {
     tracking_id: TrackingId,
     order_id: String,
@@ -43,6 +46,7 @@ struct Listed<'a> {
     progress: u8,
     submitted_at: Timestamp,
     updated_at: Timestamp,
+    #[schema(required)]
     completed_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_code: Option<&'a str>,
@@ -77,7 +81,10 @@ async fn list(app: &App, request: &HttpRequest<'_>) -> Result<Response, Problem>
     })?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
     let key = store.tracking_key();
-    let open = |text| open(text, key, owner).ok_or_else(|| Problem::invalid_query("cursor must be the one of the page before; leave it out to begin"));
+    let open = |text| {
+        open(text, key, owner)
+            .ok_or_else(|| Problem::page_not_found("use the `next` of the page before as it stands, or leave the cursor out to begin"))
+    };
     let behind = request.query("cursor").map(open).transpose()?;
     let page = store.page(owner, status, behind, limit).await.map_err(|store_error| {
         error!(error = %store_error, "orders could not be listed");

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::envelope::{HttpRequest, Response};
 use crate::functions;
@@ -16,24 +17,36 @@ use crate::timestamp::Timestamp;
 /// Bytes of a hash that make an `ETag`: two versions of one order are never taken for the same.
 const ETAG: usize = 16;
 
-/// The body of a status.
-#[derive(Debug, Serialize)]
+/// The status of an order.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = OrderStatus)]
 pub struct Shown<'a> {
     tracking_id: TrackingId,
     status: Status,
+    /// Percent, never backwards.
+    #[schema(maximum = 100)]
     progress: u8,
+    /// What the work is doing, or did last.
+    #[schema(required)]
     stage: Option<&'a str>,
+    /// Tries that reached the work.
     attempt: u32,
     submitted_at: Timestamp,
+    #[schema(required)]
     started_at: Option<Timestamp>,
     updated_at: Timestamp,
+    #[schema(required)]
     completed_at: Option<Timestamp>,
-    /// Its owner wishes it cancelled, and somebody still works on it.
+    /// Its owner wishes it cancelled, and somebody still works on it; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     cancel_requested: bool,
+    /// What the work made of it; any JSON, with a completed order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     result: Option<&'a RawValue>,
+    /// With a failed order.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a Failure>,
     /// Why the last try failed, while another is to come.
@@ -41,6 +54,7 @@ pub struct Shown<'a> {
     last_error: Option<&'a Failure>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<Timestamp>,
+    /// Oldest first; of very many the first and the latest.
     history: &'a [Transition],
 }
 

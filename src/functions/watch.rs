@@ -29,12 +29,7 @@ impl Watch {
 
     /// Waits until what was seen has changed in a way that matters, or until `end`, or until the handler stops; and gives the
     /// latest that is known then. `None`: there is no place left to wait.
-    pub async fn wait(
-        app: &Arc<App>,
-        seen: Arc<Versioned>,
-        end: Instant,
-        matters: impl Fn(&Versioned) -> bool,
-    ) -> Option<Arc<Versioned>> {
+    pub async fn wait(app: &Arc<App>, seen: Arc<Versioned>, end: Instant, matters: impl Fn(&Versioned) -> bool) -> Option<Arc<Versioned>> {
         let _place = app.watch.places.try_acquire().ok()?;
         let mut changes = Self::subscribe(app, seen.record.tracking_id);
         let mut latest = seen;

@@ -149,7 +149,8 @@ impl SqliteStore {
 
     pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
         let (now, owner) = (now().as_milliseconds(), owner.to_owned());
-        let behind = behind.unwrap_or(Place { submitted_at: Timestamp::from_milliseconds(i64::MAX), tracking_id: TrackingId::from_bytes([0xff; 16]) });
+        let behind = behind
+            .unwrap_or(Place { submitted_at: Timestamp::from_milliseconds(i64::MAX), tracking_id: TrackingId::from_bytes([0xff; 16]) });
         let rows = self.database.read(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT owned.submitted_at, owned.tracking_id, orders.etag, orders.record FROM owned
@@ -157,20 +158,16 @@ impl SqliteStore {
                  WHERE owner = ?1 AND (submitted_at, owned.tracking_id) < (?2, ?3)
                  ORDER BY submitted_at DESC, owned.tracking_id DESC LIMIT ?5",
             )?;
-            let mut rows = statement.query(params![
-                owner,
-                behind.submitted_at.as_milliseconds(),
-                behind.tracking_id.as_bytes(),
-                now,
-                PAGE_SCAN
-            ])?;
+            let mut rows =
+                statement.query(params![owner, behind.submitted_at.as_milliseconds(), behind.tracking_id.as_bytes(), now, PAGE_SCAN])?;
             let (mut found, mut scanned, mut last) = (Vec::new(), 0, None);
             while let Some(row) = rows.next()? {
                 if found.len() == limit {
                     return Ok((found, last));
                 }
                 scanned += 1;
-                let place = Place { submitted_at: Timestamp::from_milliseconds(row.get(0)?), tracking_id: TrackingId::from_bytes(row.get(1)?) };
+                let place =
+                    Place { submitted_at: Timestamp::from_milliseconds(row.get(0)?), tracking_id: TrackingId::from_bytes(row.get(1)?) };
                 last = Some(place);
                 if let (Some(etag), Some(text)) = (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<String>>(3)?) {
                     found.extend(wanted(etag, &text, place, status));
@@ -217,13 +214,13 @@ impl SqliteStore {
                 }
                 let created = together(connection, || {
                     let created = connection
-                    .prepare_cached(
-                        "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
+                        .prepare_cached(
+                            "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
                          ON CONFLICT (tracking_id) DO UPDATE
                          SET etag = excluded.etag, due_at = excluded.due_at, expires_at = excluded.expires_at, record = excluded.record
                          WHERE expires_at <= ?6",
-                    )?
-                    .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, now])?;
+                        )?
+                        .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, now])?;
                     if created == 1 {
                         connection
                             .prepare_cached("INSERT OR IGNORE INTO owned (owner, submitted_at, tracking_id) VALUES (?1, ?2, ?3)")?
@@ -313,9 +310,9 @@ impl Row {
 /// The order of an entry, if it is of this status and was not made anew since.
 fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Result<Versioned, StoreError>> {
     let found = versioned(etag, text);
-    let is_wanted = found.as_ref().map_or(true, |found| {
-        found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status)
-    });
+    let is_wanted = found
+        .as_ref()
+        .map_or(true, |found| found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status));
     is_wanted.then_some(found)
 }
 

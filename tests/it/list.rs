@@ -90,20 +90,17 @@ fn what_cannot_be_asked_for_is_told() {
     }
     let next = handler.list("?limit=1").body["next"].as_str().unwrap().to_owned();
     let cursor = next.rsplit_once("cursor=").unwrap().1;
-    let (cut, changed) = (&cursor[1..], format!("B{}", &cursor[1..]));
-    for (query, detail) in [
-        ("?limit=0".to_owned(), "limit must be a whole number from 1 to 100"),
-        ("?limit=101".to_owned(), "limit must be a whole number from 1 to 100"),
-        ("?limit=".to_owned(), "limit must be a whole number from 1 to 100"),
-        ("?limit=-1".to_owned(), "limit must be a whole number from 1 to 100"),
-        ("?status=Failed".to_owned(), "status must be accepted, processing, completed, failed or cancelled"),
-        (format!("?cursor={cut}"), "cursor must be the one of the page before; leave it out to begin"),
-        (format!("?cursor={changed}"), "cursor must be the one of the page before; leave it out to begin"),
-        ("?cursor=".to_owned(), "cursor must be the one of the page before; leave it out to begin"),
-    ] {
-        let answer = handler.list(&query);
+    let (cut, changed) = (&cursor[1..], format!("{}{}", if cursor.starts_with('A') { 'B' } else { 'A' }, &cursor[1..]));
+    let limit = "limit must be a whole number from 1 to 100";
+    let status = "status must be accepted, processing, completed, failed or cancelled";
+    for (query, detail) in [("limit=0", limit), ("limit=101", limit), ("limit=", limit), ("limit=-1", limit), ("status=Failed", status)] {
+        let answer = handler.list(&format!("?{query}"));
         assert_eq!((answer.status, &answer.body["type"]), (400, &json!("urn:problem-type:waybill:invalid-query")), "{query}");
         assert_eq!(answer.body["detail"], detail, "{query}");
+    }
+    for cursor in [cut, &changed, "", "x"] {
+        let answer = handler.list(&format!("?cursor={cursor}"));
+        assert_eq!((answer.status, &answer.body["type"]), (404, &json!("urn:problem-type:waybill:page-not-found")), "{cursor}");
     }
 }
 

@@ -1,0 +1,161 @@
+//! The contract with clients: OpenAPI 3.1, from the types that are read and answered.
+//!
+//! What stands here and not at the types is what HTTP adds: paths, headers, status codes. `docs/openapi.json` is a copy.
+
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::functions::order_ingress::Accepted;
+use crate::functions::order_list::Orders;
+use crate::functions::shown::Shown;
+use crate::order::Order;
+use crate::problem::Problem;
+
+/// The contract as JSON.
+pub fn json() -> String {
+    let mut text = Contract::openapi().to_pretty_json().expect("the contract has only string keys");
+    text.push('\n');
+    text
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Waybill",
+        description = "Orders that take long: accepted at once, worked on in the background, followed to their one outcome.\n\nA 500 or a broken connection means unknown, not refused: send the same request again, and the answer tells. A path or method that is not here is a 404 without a body, from the Functions host.",
+        license(name = "MIT", identifier = "MIT")
+    ),
+    servers((url = "/api")),
+    paths(submit_order, list_orders, read_order, cancel_order, read_contract),
+    modifiers(&Keys),
+    security((), ("functionKey" = []), ("bearer" = [])),
+    tags((name = "orders"), (name = "contract"))
+)]
+struct Contract;
+
+/// How callers show who they are.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let components = openapi.components.get_or_insert_default();
+        let key = ApiKeyValue::with_description("x-functions-key", "a key of the function app, where it asks for one");
+        components.add_security_scheme("functionKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some("where tokens are checked"));
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+/// Submit an order
+///
+/// Two requests are the same when they have the same `Idempotency-Key`, or, without one, the same `customerId` and `orderId`.
+/// The same request again is answered in the same way, and makes no second order while the record of the first is kept.
+#[utoipa::path(
+    post, path = "/orders", operation_id = "submitOrder", tag = "orders",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters without spaces", min_length = 1, max_length = 255, pattern = r"^[\x21\x23-\x7e]+$"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context; it travels with the order"),
+    ),
+    request_body(content = Order, description = "Unknown members are kept with the order. At most 256,000 bytes with its metadata."),
+    responses(
+        (status = 202, description = "Accepted, now or before", body = Accepted, headers(
+            ("Location" = String, description = "the status, absolute"),
+            ("Retry-After" = u32, description = "seconds until the status is worth a look"),
+        )),
+        (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, or `invalid-idempotency-key`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`order-conflict`: another order has this `customerId` and `orderId`", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "`order-too-large`", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "`unsupported-media-type`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "`idempotency-key-reused`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`store-unavailable`; `outcome` says whether the order may be accepted all the same", body = Problem, content_type = "application/problem+json", headers(
+            ("Retry-After" = u32, description = "seconds"),
+        )),
+    )
+)]
+#[expect(dead_code, reason = "its attribute speaks")]
+fn submit_order() {}
+
+/// List orders
+///
+/// The caller's own, newest first.
+#[utoipa::path(
+    get, path = "/orders", operation_id = "listOrders", tag = "orders",
+    params(
+        ("status" = Option<crate::lifecycle::Status>, Query, description = "only orders in this status"),
+        ("limit" = Option<u32>, Query, description = "orders of a page at most; 20 unless asked for otherwise", minimum = 1, maximum = 100),
+        ("cursor" = Option<String>, Query, description = "from the `next` of the page before", pattern = "^[A-Za-z0-9_-]{43}$"),
+    ),
+    responses(
+        (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = Orders),
+        (status = 400, description = "`invalid-query`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`page-not-found`: no page has this cursor", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`store-unavailable`", body = Problem, content_type = "application/problem+json", headers(
+            ("Retry-After" = u32, description = "seconds"),
+        )),
+    )
+)]
+#[expect(dead_code, reason = "its attribute speaks")]
+fn list_orders() {}
+
+/// Read the status of an order
+///
+/// With `Prefer: wait=N` it is answered when the order changes, or after N seconds: with `If-None-Match` at any change of what is
+/// shown, without it when `status` or `attempt` changes.
+#[utoipa::path(
+    get, path = "/orders/{trackingId}/status", operation_id = "readOrder", tag = "orders",
+    params(
+        ("trackingId" = crate::idempotency::TrackingId, Path, description = "from the 202"),
+        ("seen" = Option<String>, Query, description = "stands in the `statusUrl` where replicas may lag; opaque"),
+        ("If-None-Match" = Option<String>, Header, description = "`ETag`s that are known"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`, at most 30 seconds (RFC 7240)"),
+    ),
+    responses(
+        (status = 200, description = "The status", body = Shown, headers(
+            ("ETag" = String, description = "of what is shown"),
+            ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
+            ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
+        )),
+        (status = 304, description = "Nothing has changed", headers(
+            ("ETag" = String, description = "of what is shown"),
+            ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
+            ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
+        )),
+        (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`store-unavailable`", body = Problem, content_type = "application/problem+json", headers(
+            ("Retry-After" = u32, description = "seconds"),
+        )),
+    )
+)]
+#[expect(dead_code, reason = "its attribute speaks")]
+fn read_order() {}
+
+/// Cancel an order
+///
+/// A call to a backend is never broken off, since nobody could say whether its effect has happened.
+#[utoipa::path(
+    delete, path = "/orders/{trackingId}", operation_id = "cancelOrder", tag = "orders",
+    params(("trackingId" = crate::idempotency::TrackingId, Path, description = "from the 202")),
+    responses(
+        (status = 200, description = "It is cancelled, now or before", body = Shown, headers(("ETag" = String, description = "of what is shown"))),
+        (status = 202, description = "Somebody works on it: it ends `cancelled`, or as the work ends", body = Shown, headers(
+            ("ETag" = String, description = "of what is shown"),
+            ("Location" = String, description = "the status, absolute"),
+            ("Retry-After" = u32, description = "seconds until the status is worth a look"),
+        )),
+        (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`order-ended`: it is `completed` or `failed`, and stays so", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`store-unavailable`; send the request again", body = Problem, content_type = "application/problem+json", headers(
+            ("Retry-After" = u32, description = "seconds"),
+        )),
+    )
+)]
+#[expect(dead_code, reason = "its attribute speaks")]
+fn cancel_order() {}
+
+/// Read this contract
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "readContract", tag = "contract", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
+)]
+#[expect(dead_code, reason = "its attribute speaks")]
+fn read_contract() {}
