@@ -15,6 +15,7 @@ use tokio::sync::SetOnce;
 use tracing::{error, info};
 use warp::http::StatusCode;
 
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::envelope::{Answer, Response};
 use crate::fulfillment::Fulfillment;
@@ -45,6 +46,8 @@ pub struct App {
     pub running: Running,
     /// How long orders wait for their first claim.
     pub waits: Waits,
+    /// Checks bearer tokens, if they are what lets callers in.
+    pub auth: Option<Auth>,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.
@@ -192,5 +195,6 @@ fn problem(problem: &Problem) -> Response {
     if let Some(seconds) = problem.retry_after {
         response.headers.push(("Retry-After", seconds.to_string()));
     }
+    response.headers.extend(problem.headers.iter().cloned());
     response
 }

@@ -10,6 +10,7 @@ use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal};
@@ -23,8 +24,6 @@ use crate::routes::{Invocation, InvocationBody};
 use crate::store::{Created, StoreError};
 use crate::timestamp::Timestamp;
 
-/// The owner of every order as long as nobody has to log in.
-pub const ANONYMOUS: &str = "anonymous";
 /// Seconds after which the status is worth a look.
 const RETRY_AFTER: u32 = 1;
 
@@ -69,6 +68,7 @@ struct Submitted {
 }
 
 async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
+    let caller = caller::identify(app, request, Right::Submit).await?;
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
     // Before it is taken apart: a tree of many small values is far larger than its text.
@@ -82,7 +82,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(Some(Outcome::NotAccepted)))?;
     let now = store.now();
     let submission = Submission {
-        tracking_id: key.tracking_id(store.tracking_key(), ANONYMOUS),
+        tracking_id: key.tracking_id(store.tracking_key(), &caller.owner),
         life: Uuid::new_v4(),
         order: raw(&text)?,
         fingerprint: hex(&json.fingerprint()),
@@ -92,7 +92,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
             subscription_id: None,
             received_at: now,
             traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
-            owner: ANONYMOUS.into(),
+            owner: caller.owner,
         },
     };
     let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);

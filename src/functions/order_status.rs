@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use tracing::error;
 
 use crate::bookmark::Bookmark;
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::idempotency::TrackingId;
@@ -87,6 +88,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 }
 
 async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Arc<Versioned>, Problem> {
+    let caller = caller::identify(app, request, Right::Read).await?;
     let missing = || {
         let asked = request.param("trackingId").unwrap_or_default();
         Problem::order_not_found(if tracking_id.is_some() {
@@ -101,8 +103,9 @@ async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<Track
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     match store.read_recent(tracking_id, bookmark).await {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => Err(missing()),
+        Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
+        // Another owner's order is answered as one that is not there.
+        Ok(_) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
             Err(Problem::unavailable(None))

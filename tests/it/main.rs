@@ -6,6 +6,7 @@
     reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
 )]
 
+mod auth;
 mod backend;
 mod child;
 mod clock;
@@ -20,6 +21,7 @@ mod host;
 mod identity;
 mod independent;
 mod ingress;
+mod issuer;
 mod operate;
 mod panic;
 mod processor;
