@@ -19,7 +19,7 @@ use crate::order::json::Json;
 
 /// Longest token, in bytes: real ones are below four thousand, and longer ones are work for nothing.
 const MAX_TOKEN: usize = 16 * 1024;
-/// Longest `sub`, in bytes, as OpenID Connect Core section 2 limits it; it stands in every record and message.
+/// Longest `sub`, in bytes, as section 2 of `OpenID` Connect Core limits it; it stands in every record and message.
 const MAX_SUBJECT: usize = 255;
 /// So far, in seconds, clocks may differ.
 const LEEWAY: f64 = 60.0;
