@@ -312,13 +312,13 @@ fn a_forged_token_lets_nobody_in_and_tells_nothing() {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let submitted = handler.ingress(Some(&order(&format!("FORGE-{number}")).to_string()), &headers);
         let shown = Answer::of(&asked(&handler, &id, &headers));
-        if submitted.status != 401 || shown.status != 401 {
+        let is_refused = |answer: &Answer| answer.status == 401 && answer.headers["WWW-Authenticate"] == INVALID;
+        if !is_refused(&submitted) || !is_refused(&shown) {
             let_in.push((name, submitted.status, shown.status));
             continue;
         }
         for answer in [&submitted, &shown] {
             assert_eq!(kind(answer), "unauthorized", "{name}: {answer:?}");
-            assert_eq!(answer.headers["WWW-Authenticate"], INVALID, "{name}: {answer:?}");
             assert_eq!(answer.message, None, "{name}");
             bodies.insert(answer.body.to_string());
         }
