@@ -458,6 +458,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let port = config.port;
     let app = Arc::new(App {
         holder: waybill::process::this_process(config.instance.clone()),
+        auth: None,
         fulfillment: Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
         queue: None,

@@ -1,5 +1,6 @@
 //! The settings; the only reader of the environment.
 
+pub mod auth;
 mod connection;
 pub mod cosmos;
 pub mod fulfillment;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 use tracing_subscriber::filter::Targets;
 
+use crate::config::auth::Auth;
 use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
 use crate::config::service_bus::ServiceBus;
@@ -38,6 +40,10 @@ pub struct Config {
     pub service_bus: Option<ServiceBus>,
     /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
+    /// Whose tokens let callers in (`AUTH_ISSUER`); without one, whoever the platform says it is.
+    pub auth: Option<Auth>,
+    /// Whether the platform logs callers in (`WEBSITE_AUTH_ENABLED`), so that its headers can be believed.
+    pub easy_auth: bool,
     /// The HTTP service that does the work (`FULFILLMENT_URL`); without one it is the built-in pricing.
     pub fulfillment: Option<Http>,
     /// Slept before each stage of the built-in work (`WORK_DELAY`).
@@ -133,6 +139,8 @@ impl Config {
             records: settings.records(),
             service_bus: service_bus::read(&mut settings, azure(environment)),
             public_base_url: settings.public_base_url(),
+            auth: auth::read(&mut settings),
+            easy_auth: auth::easy_auth(&settings),
             fulfillment: fulfillment::read(&mut settings),
             work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
             tax_rate: settings.tax_rate(),

@@ -9,6 +9,10 @@ use std::fmt;
 
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// The claim in which the host names a function key.
+const KEY_ID: &str = "http://schemas.microsoft.com/2017/07/functions/claims/keyid";
 
 /// A request to a function with an HTTP trigger, as the host passes it on.
 #[derive(Debug, Deserialize)]
@@ -23,6 +27,9 @@ pub struct HttpRequest<'a> {
     /// Route parameters; an optional one that is absent is `null`.
     #[serde(borrow, default)]
     pub params: Params<'a>,
+    /// Who the host says the client is; looked into only by [`HttpRequest::function_key`].
+    #[serde(borrow, default)]
+    identities: Option<&'a RawValue>,
     /// The body as text; base64 for `application/octet-stream` and `multipart/*`. Absent when the client sent none, or sent
     /// it chunked: the host drops it then (azure-functions-host #4926).
     #[serde(borrow, default)]
@@ -43,6 +50,31 @@ impl HttpRequest<'_> {
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.url.split_once('?')?;
         query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// The name of the function key that let the client in (functions-host §7). `func start` and the stand-in name none.
+    pub fn function_key(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Identity {
+            authentication_type: Option<String>,
+            is_authenticated: Option<bool>,
+            claims: Option<Vec<Claim>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Claim {
+            #[serde(rename = "Type")]
+            kind: String,
+            value: String,
+        }
+        let identities: Vec<Identity> = serde_json::from_str(self.identities?.get()).ok()?;
+        // Only the host's own: what other identities claim is their issuer's business.
+        let own = |identity: &Identity| {
+            identity.authentication_type.as_deref() == Some("WebJobsAuthLevel") && identity.is_authenticated == Some(true)
+        };
+        let mut claims = identities.into_iter().filter(own).flat_map(|identity| identity.claims.unwrap_or_default());
+        claims.find_map(|claim| (claim.kind == KEY_ID).then_some(claim.value))
     }
 
     /// A route parameter.
@@ -171,9 +203,9 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     #[serde(rename_all = "PascalCase", default)]
     struct Metadata<'a> {
         #[serde(borrow)]
-        delivery_count: Option<&'a serde_json::value::RawValue>,
+        delivery_count: Option<&'a RawValue>,
         #[serde(borrow)]
-        application_properties: Option<&'a serde_json::value::RawValue>,
+        application_properties: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]

@@ -20,6 +20,7 @@ use tokio::sync::SetOnce;
 use tracing::{error, info};
 use warp::http::StatusCode;
 
+use crate::auth::Auth;
 use crate::config::Config;
 use crate::envelope::{Answer, Response};
 use crate::fulfillment::Fulfillment;
@@ -55,6 +56,8 @@ pub struct App {
     pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.
     pub waits: Waits,
+    /// Checks bearer tokens, if they are what lets callers in.
+    pub auth: Option<Auth>,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.
@@ -211,5 +214,6 @@ fn problem(problem: &Problem) -> Response {
     if let Some(seconds) = problem.retry_after {
         response.headers.push(("Retry-After", seconds.to_string()));
     }
+    response.headers.extend(problem.headers.iter().cloned());
     response
 }

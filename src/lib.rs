@@ -25,6 +25,8 @@ pub mod quarantine;
 pub mod timestamp;
 
 // The handler.
+pub mod auth;
+pub mod caller;
 pub mod envelope;
 pub mod fulfillment;
 pub mod functions;

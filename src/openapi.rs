@@ -1,8 +1,10 @@
-//! The contract with clients: OpenAPI 3.1, from the types that are read and answered.
+//! The contract with clients: `OpenAPI` 3.1, from the types that are read and answered.
 //!
 //! What stands here and not at the types is what HTTP adds: paths, headers, status codes. `docs/openapi.json` is a copy.
 
+use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::functions::order_ingress::Accepted;
@@ -27,7 +29,7 @@ pub fn json() -> String {
     ),
     servers((url = "/api")),
     paths(submit_order, list_orders, read_order, cancel_order, read_contract),
-    modifiers(&Keys),
+    modifiers(&Keys, &Callers),
     security((), ("functionKey" = []), ("bearer" = [])),
     tags((name = "orders"), (name = "contract"))
 )]
@@ -43,6 +45,32 @@ impl Modify for Keys {
         components.add_security_scheme("functionKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some("where tokens are checked"));
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    }
+}
+
+/// What every operation on orders answers to those who may not.
+struct Callers;
+
+impl Modify for Callers {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let challenge = || HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some("RFC 6750 section 3"));
+        let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
+        let refused = |description: &str| ResponseBuilder::new().description(description).content("application/problem+json", problem());
+        for (path, item) in &mut openapi.paths.paths {
+            if !path.starts_with("/orders") {
+                continue;
+            }
+            for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+                let responses = &mut operation.responses.responses;
+                for (status, description) in [
+                    ("401", "`unauthorized`: where tokens are checked, there was no valid one"),
+                    ("403", "`forbidden`: the token lacks a scope"),
+                ] {
+                    let response = refused(description).header("WWW-Authenticate", challenge().build());
+                    responses.insert(status.into(), response.build().into());
+                }
+            }
+        }
     }
 }
 
@@ -67,7 +95,7 @@ impl Modify for Keys {
         (status = 413, description = "`order-too-large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`idempotency-key-reused`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable`; `outcome` says whether the order may be accepted all the same", body = Problem, content_type = "application/problem+json", headers(
+        (status = 503, description = "`store-unavailable` or `auth-unavailable`; `outcome` says whether the order may be accepted all the same", body = Problem, content_type = "application/problem+json", headers(
             ("Retry-After" = u32, description = "seconds"),
         )),
     )
@@ -89,7 +117,7 @@ fn submit_order() {}
         (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = Orders),
         (status = 400, description = "`invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`page-not-found`: no page has this cursor", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable`", body = Problem, content_type = "application/problem+json", headers(
+        (status = 503, description = "`store-unavailable` or `auth-unavailable`", body = Problem, content_type = "application/problem+json", headers(
             ("Retry-After" = u32, description = "seconds"),
         )),
     )
@@ -121,7 +149,7 @@ fn list_orders() {}
             ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable`", body = Problem, content_type = "application/problem+json", headers(
+        (status = 503, description = "`store-unavailable` or `auth-unavailable`", body = Problem, content_type = "application/problem+json", headers(
             ("Retry-After" = u32, description = "seconds"),
         )),
     )
@@ -144,7 +172,7 @@ fn read_order() {}
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-ended`: it is `completed` or `failed`, and stays so", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable`; send the request again", body = Problem, content_type = "application/problem+json", headers(
+        (status = 503, description = "`store-unavailable` or `auth-unavailable`; send the request again", body = Problem, content_type = "application/problem+json", headers(
             ("Retry-After" = u32, description = "seconds"),
         )),
     )

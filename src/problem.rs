@@ -26,6 +26,9 @@ pub struct Problem {
     /// Seconds after which asking again makes sense; the header `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<u32>,
+    /// Other headers that belong to it.
+    #[serde(skip)]
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// What became of an order that was answered with a problem.
@@ -51,6 +54,7 @@ macro_rules! problems {
                     errors: Vec::new(),
                     outcome: None,
                     retry_after: None,
+                    headers: Vec::new(),
                 }
             })*
         }
@@ -66,6 +70,10 @@ problems! {
     invalid_order(400, "invalid-order", "The order is not valid");
     /// The header `Idempotency-Key` cannot be used.
     invalid_idempotency_key(400, "invalid-idempotency-key", "The Idempotency-Key is not valid");
+    /// No token, or none that is valid.
+    unauthorized(401, "unauthorized", "A valid token is needed");
+    /// A valid token that does not allow this.
+    forbidden(403, "forbidden", "The token does not allow this");
     /// The order is too large for the queue.
     order_too_large(413, "order-too-large", "The order is too large");
     /// The body is neither JSON nor text.
@@ -84,6 +92,8 @@ problems! {
     order_not_found(404, "order-not-found", "There is no such order");
     /// Orders cannot be recorded or read for a while.
     store_unavailable(503, "store-unavailable", "Orders cannot be recorded at the moment");
+    /// Tokens cannot be checked for a while.
+    auth_unavailable(503, "auth-unavailable", "Tokens cannot be checked at the moment");
 }
 
 impl Problem {
@@ -95,5 +105,10 @@ impl Problem {
             None => "ask again",
         };
         Self { outcome, retry_after: Some(5), ..Self::store_unavailable(detail) }
+    }
+
+    /// The issuer of tokens does not answer.
+    pub fn issuer_away(outcome: Option<Outcome>) -> Self {
+        Self { outcome, retry_after: Some(5), ..Self::auth_unavailable("send the same request again") }
     }
 }

@@ -1,6 +1,7 @@
 //! `waybill serve`: the handler the Functions host starts.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tokio::sync::SetOnce;
 use tower_service::Service;
 use tracing::{info, warn};
 
+use crate::auth::Auth;
 use crate::config::{Config, LogConfig, Records};
 use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
@@ -58,6 +60,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     let app = Arc::new(App {
         queue,
         holder: process::this_process(config.instance.clone()),
+        auth: config.auth.as_ref().map(Auth::new).transpose()?,
         fulfillment: match &config.fulfillment {
             Some(http) => Fulfillment::Http(Backend::new(http)?),
             None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
@@ -77,6 +80,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     };
     tokio::select! {
         problem = open_store(&app) => Err(problem),
+        never = keep_keys(&app) => match never {},
         drained = drain(listener, service, limits, &app) => {
             if drained == Drained::DeadlinePassed {
                 warn!("invocations were still running when the drain deadline passed; their messages come back");
@@ -107,6 +111,14 @@ where
     match tokio::time::timeout(left, app.running.ended()).await {
         Ok(()) => drained,
         Err(_) => Drained::DeadlinePassed,
+    }
+}
+
+/// Reads the keys of the issuer of tokens, if there is one, beside the requests that already arrive.
+async fn keep_keys(app: &App) -> Infallible {
+    match &app.auth {
+        Some(auth) => auth.keep_keys().await,
+        None => std::future::pending().await,
     }
 }
 

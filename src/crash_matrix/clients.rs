@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
+use crate::caller::ANONYMOUS;
 use crate::crash_matrix::steps::Random;
-use crate::functions::order_ingress::ANONYMOUS;
 use crate::idempotency::{IdempotencyKey, TrackingId, TrackingKey};
 use crate::store::sqlite;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::error;
 
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
 use crate::functions::{self, App, Conclusion, Refusal};
@@ -31,6 +32,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 }
 
 async fn cancel(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
+    let caller = caller::identify(app, request, Right::Submit).await?;
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
@@ -43,7 +45,9 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, tracking_id: Option<Tracki
     };
     for look in 0..LOOKS {
         tokio::time::sleep(PAUSE * look).await;
-        let found = store.read_latest(tracking_id).await.map_err(failed)?.ok_or_else(missing)?;
+        let found = store.read_latest(tracking_id).await.map_err(failed)?;
+        // An operator sees the orders of others, and leaves them alone.
+        let found = found.filter(|found| found.record.owner == caller.owner).ok_or_else(missing)?;
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal, shown};
@@ -24,8 +25,6 @@ use crate::routes::{Invocation, InvocationBody};
 use crate::store::{Created, StoreError};
 use crate::timestamp::Timestamp;
 
-/// The owner of every order as long as nobody has to log in.
-pub const ANONYMOUS: &str = "anonymous";
 /// Seconds after which the status is worth a look.
 const RETRY_AFTER: u32 = 1;
 
@@ -71,6 +70,7 @@ struct Submitted {
 }
 
 async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
+    let caller = caller::identify(app, request, Right::Submit).await?;
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
     // Before it is taken apart: a tree of many small values is far larger than its text.
@@ -84,7 +84,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(Some(Outcome::NotAccepted)))?;
     let now = store.now();
     let submission = Submission {
-        tracking_id: key.tracking_id(store.tracking_key(), ANONYMOUS),
+        tracking_id: key.tracking_id(store.tracking_key(), &caller.owner),
         life: Uuid::new_v4(),
         order: raw(&text)?,
         fingerprint: hex(&json.fingerprint()),
@@ -94,7 +94,7 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
             subscription_id: None,
             received_at: now,
             traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
-            owner: ANONYMOUS.into(),
+            owner: caller.owner,
         },
     };
     let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);

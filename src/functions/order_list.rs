@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use tracing::error;
 use utoipa::ToSchema;
 
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest, Response};
-use crate::functions::order_ingress::ANONYMOUS;
 use crate::functions::{self, App, Conclusion, Refusal, shown};
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, Status};
@@ -73,7 +73,8 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 }
 
 async fn list(app: &App, request: &HttpRequest<'_>) -> Result<Response, Problem> {
-    let owner = ANONYMOUS;
+    let owner = caller::identify(app, request, Right::Read).await?.owner;
+    let owner = owner.as_str();
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
     let limit = request.query("limit").map_or(Ok(LIMIT.0), |text| {
         let limit = text.parse().ok().filter(|limit| (1..=LIMIT.1).contains(limit));

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::bookmark::Bookmark;
+use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
 use crate::functions::watch::Watch;
@@ -94,13 +95,15 @@ fn preferred_wait<'r>(values: impl Iterator<Item = &'r str>) -> Option<u64> {
 }
 
 async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Arc<Versioned>, Problem> {
+    let caller = caller::identify(app, request, Right::Read).await?;
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     match store.read_recent(tracking_id, bookmark).await {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => Err(missing()),
+        Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
+        // Another owner's order is answered as one that is not there.
+        Ok(_) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
             Err(Problem::unavailable(None))

@@ -33,7 +33,7 @@ impl Watch {
         let _place = app.watch.places.try_acquire().ok()?;
         let mut changes = Self::subscribe(app, seen.record.tracking_id);
         let mut latest = seen;
-        let changed = async {
+        let looking = async {
             loop {
                 if let Some(found) = changes.borrow_and_update().clone() {
                     // A replica may lag, and nothing goes backwards.
@@ -47,9 +47,9 @@ impl Watch {
             }
         };
         tokio::select! {
-            () = changed => {}
+            () = looking => {}
             () = tokio::time::sleep_until(end) => {}
-            _ = app.stopping.wait() => {}
+            () = app.stopping.wait() => {}
         }
         Some(latest)
     }

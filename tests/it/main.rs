@@ -6,6 +6,7 @@
     reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
 )]
 
+mod auth;
 mod backend;
 mod cancel;
 mod child;
@@ -21,6 +22,7 @@ mod host;
 mod identity;
 mod independent;
 mod ingress;
+mod issuer;
 mod list;
 mod openapi;
 mod operate;
