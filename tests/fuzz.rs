@@ -480,6 +480,15 @@ fn only_a_bookmark_that_was_handed_out_is_opened_and_says_what_it_said() {
     });
 }
 
+/// A field with each of its ranges written backwards.
+fn turned(field: &str) -> String {
+    let item = |item: &str| {
+        let (range, step) = item.split_at(item.find('/').unwrap_or(item.len()));
+        range.split_once('-').map_or_else(|| item.to_owned(), |(first, last)| format!("{last}-{first}{step}"))
+    };
+    field.split(',').map(item).collect::<Vec<_>>().join(",")
+}
+
 #[derive(Debug, TypeGenerator)]
 struct Planned {
     damage: Damage,
@@ -492,6 +501,7 @@ fn a_schedule_is_refused_or_means_the_same_however_it_is_written_and_fires_when_
     let seeds = [
         "0 */5 * * * *",
         "0 0 9-17 * * Mon-Fri",
+        "0 0 0 * jan-dec sun",
         "*/15 * * * * *",
         "0 30 9 * Jan Mon",
         "5/20 1,2,3 * 1-31/2 * 0-6",
@@ -518,6 +528,7 @@ fn a_schedule_is_refused_or_means_the_same_however_it_is_written_and_fires_when_
 
         means_the_same(&format!("\t {}  ", text.to_ascii_uppercase()));
         if is_cron {
+            means_the_same(&fields.iter().map(|field| turned(field)).collect::<Vec<_>>().join(" "));
             means_the_same(&fields.iter().map(|field| format!("{field},{field}")).collect::<Vec<_>>().join("\t "));
             if fields.len() == 5 {
                 means_the_same(&format!("0 {text}"));
