@@ -34,6 +34,7 @@ use waybill::config::{self, Config, LogConfig, Records};
 use waybill::fulfillment::Fulfillment;
 use waybill::fulfillment::pricing::Pricing;
 use waybill::functions::waits::Waits;
+use waybill::functions::watch::Watch;
 use waybill::functions::{App, order_ingress, order_processor, order_status};
 use waybill::local::child::free_port;
 use waybill::local::invocation::{self, Identity, Sys};
@@ -462,6 +463,8 @@ fn bare(same_log: bool) -> Result<(), Failure> {
         fulfillment: Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
         store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
         queue: None,
+        watch: Watch::new(config.max_waiters),
+        stopping: SetOnce::new(),
         waits: Waits::default(),
         running: server::Running::default(),
         config,

@@ -112,7 +112,8 @@ impl<'a> IdempotencyKey<'a> {
 /// Checks an `Idempotency-Key` header: 1 to [`MAX_KEY`] visible ASCII characters, no spaces. One pair of quotes around it is dropped,
 /// since the IETF draft writes the key as a quoted string and most clients send it bare.
 pub fn header_key(value: &str) -> Option<&str> {
-    let value = value.trim();
+    // Spaces and tabs alone surround the value of a header; other white space is part of it.
+    let value = value.trim_matches([' ', '\t']);
     let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
     let visible = value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
     (!value.is_empty() && value.len() <= MAX_KEY && visible).then_some(value)

@@ -43,7 +43,7 @@ use crate::local::queue::{Broker, Rules};
 use crate::local::rest::Rest;
 use crate::server::{Drained, Limits};
 use crate::store::sqlite::create_directory;
-use crate::{logging, server};
+use crate::{logging, process, server};
 
 /// Clients keep idle connections for about a minute.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -317,6 +317,7 @@ fn shown(address: SocketAddr) -> String {
 /// `waybill local` as a command: logs, prints the functions, stops on Ctrl-C.
 pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     logging::start(&LogConfig::read(environment));
+    process::open_many_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
     let ended = runtime.block_on(async {

@@ -27,6 +27,10 @@ pub const MAX_PRICE_SCALE: u32 = 6;
 const MAX_NUMBER: usize = 64;
 /// Largest exponent of a number anywhere in an order, either way; beyond what a double holds, nobody means it.
 const MAX_EXPONENT: u32 = 400;
+/// What a reader of UTF-8 puts in the place of bytes that are none, the Functions host among them.
+const REPLACEMENT: char = '\u{fffd}';
+/// What is said of a text that has it: two different texts may have become this one.
+const NOT_UTF8: &str = "this text was not UTF-8, or has U+FFFD, which stands for what was not; send it as UTF-8";
 /// Longest JSON pointer, in bytes: a hundred of them are one answer.
 const MAX_POINTER: usize = 1_000;
 /// So many mistakes are named at once; a text with more is not an order that somebody mistyped.
@@ -155,7 +159,7 @@ impl Check {
         self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
     }
 
-    /// What holds for every value, known to us or not: no key twice, no absurd number.
+    /// What holds for every value, known to us or not: no key twice, no absurd number, no text that was damaged on its way.
     fn everywhere(&mut self, place: &Place<'_>, json: &Json<'_>) {
         if self.violations.len() >= MAX_VIOLATIONS {
             return;
@@ -166,6 +170,9 @@ impl Check {
                     self.fail(Place::Key(place, &same[0].0).pointer(), "this key stands here more than once; keep one");
                 }
                 for (key, value) in members {
+                    if key.contains(REPLACEMENT) {
+                        self.fail(Place::Key(place, key).pointer(), NOT_UTF8);
+                    }
                     self.everywhere(&Place::Key(place, key), value);
                 }
             }
@@ -180,6 +187,7 @@ impl Check {
                     self.fail(place.pointer(), "this number is too large or too long");
                 }
             }
+            Json::String(text) if text.contains(REPLACEMENT) => self.fail(place.pointer(), NOT_UTF8),
             Json::String(_) | Json::Null | Json::Bool(_) => {}
         }
     }

@@ -27,6 +27,28 @@ pub fn is_gone(holder: &Holder, this: &Holder) -> bool {
         }
 }
 
+/// So many files are enough: each connection is one, and the host bears 4,096 of them.
+#[cfg(unix)]
+const FILES: u64 = 65_536;
+
+/// Lets this process open many files where it may: the usual 1,024 are fewer than the connections we bear, and a database that
+/// cannot open one refuses orders.
+#[cfg(unix)]
+pub fn open_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(FILES, |most| most.min(FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(%error, "no more files can be opened than {:?}", limit.current);
+    }
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+pub fn open_many_files() {}
+
 /// What can be seen of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {

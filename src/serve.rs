@@ -36,6 +36,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 /// Runs the handler until it is asked to stop. `Err`: why it could not start or go on, one line each.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let config = Config::read(environment)?;
+    process::open_many_files();
     // Two threads: one to answer while the other parses; the disk has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;

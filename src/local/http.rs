@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
@@ -131,7 +131,7 @@ impl Front {
             Some(concurrent) => concurrent.acquire().await.ok(),
             None => None,
         };
-        if !has_one_host(request.headers()) {
+        if !has_one_host(request.version(), request.headers()) {
             return closing(empty(StatusCode::BAD_REQUEST));
         }
         let path = request.uri().path();
@@ -161,10 +161,9 @@ impl Front {
         let (parts, body) = request.into_parts();
         // The host takes a body only by its Content-Length (azure-functions-host #4926); what comes chunked is read and lost.
         let sized = parts.headers.contains_key(header::CONTENT_LENGTH);
-        let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => return closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n")),
-            Err(_) => return closing(empty(StatusCode::REQUEST_TIMEOUT)),
+        let body = match collected(body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
         };
         let function = Arc::clone(&route.function);
         let dispatcher = Arc::clone(&self.dispatcher);
@@ -219,10 +218,9 @@ impl Front {
             (&Method::POST, path) => match path.strip_prefix("/admin/functions/") {
                 Some(name) => {
                     let name = name.to_owned();
-                    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-                        Ok(Ok(body)) => self.run_by_hand(&name, &body.to_bytes()),
-                        Ok(Err(_)) => closing(empty(StatusCode::PAYLOAD_TOO_LARGE)),
-                        Err(_) => closing(empty(StatusCode::REQUEST_TIMEOUT)),
+                    match collected(body).await {
+                        Ok(body) => self.run_by_hand(&name, &body),
+                        Err(answer) => answer,
                     }
                 }
                 None => empty(StatusCode::NOT_FOUND),
@@ -290,6 +288,20 @@ impl Front {
         if !any {
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
+    }
+}
+
+/// The body of a client, or the answer to a client whose body is too large, broken, or does not come.
+async fn collected(body: Incoming) -> Result<Bytes, Answer> {
+    let too_large = || closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n"));
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(closing(empty(StatusCode::BAD_REQUEST))),
+        Err(_) => Err(closing(empty(StatusCode::REQUEST_TIMEOUT))),
     }
 }
 
@@ -365,14 +377,14 @@ fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
 }
 
 /// What goes into URLs for clients is a host and nothing that could be a path, a query or a user; Kestrel answers 400 too.
-fn has_one_host(headers: &HeaderMap) -> bool {
+fn has_one_host(version: Version, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let valid = |host: &HeaderValue| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
         !host.is_empty() && host.as_bytes().iter().all(plain)
     };
-    // HTTP/1.0 has none.
-    hosts.next().is_none_or(valid) && hosts.next().is_none()
+    // HTTP/1.0 need not have one.
+    hosts.next().map_or(version == Version::HTTP_10, valid) && hosts.next().is_none()
 }
 
 fn broken_down(error: &tokio::task::JoinError) -> Answer {

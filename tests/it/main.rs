@@ -19,6 +19,7 @@ mod emulator;
 mod faults;
 mod foreign;
 mod host;
+mod hostile;
 mod identity;
 mod independent;
 mod ingress;

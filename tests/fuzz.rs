@@ -1,0 +1,556 @@
+//! What strangers write, read by each parser that meets it first: valid texts, damaged at random.
+//!
+//! A few seconds each; how to run them for longer, and what came of it, is in `docs/fuzzing.md`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bolero::{TypeGenerator, check};
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp as Moment;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+use waybill::bookmark::Bookmark;
+use waybill::functions::Refusal;
+use waybill::idempotency::{TrackingId, TrackingKey};
+use waybill::lifecycle::{self, Budgets, Metadata, Record, Submission};
+use waybill::local::invocation::{self, Client, DataType, Identity, Message, Request, Sys};
+use waybill::local::schedule::{Schedule, time_span};
+use waybill::order::Order;
+use waybill::order::json::Json;
+use waybill::timestamp::Timestamp;
+use waybill::{envelope, message};
+
+/// Each target, unless `BOLERO_RANDOM_TEST_TIME_MS` says otherwise.
+const TEST_TIME: Duration = Duration::from_secs(2);
+/// Stands in values, and in no error: these reach logs and answers.
+const CANARY: &str = "Canary";
+const ID: TrackingId = TrackingId::from_bytes([7, 7, 7, 7, 7, 7, 0x87, 7, 0x87, 7, 7, 7, 7, 7, 7, 7]);
+
+const ORDER: &str = r#"{"orderId":"Canary-1","customerId":"Canary","currency":"EUR","note":"Canary",
+    "items":[{"sku":"Canary","quantity":2.0,"unitPrice":1.10},{"sku":"é\u00e9","quantity":1e3,"unitPrice":"0.000001"}],
+    "x":{"__proto__":[null,true,-0,1E-7,"\ud83d\ude00\u0000\/"],"a~b/c":{}}}"#;
+
+/// What damage puts in: what means something to a reader of JSON, and what is easily mistaken.
+const JSON: &[&[u8]] = &[
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"\"",
+    b",",
+    b":",
+    b"\\",
+    b"\\\"",
+    b"\\u",
+    b"\\ud800",
+    b"\\u0000",
+    b"\\u0041",
+    b" ",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"\xe2\x82",
+    b"null",
+    b"true",
+    b"0",
+    b"-",
+    b".",
+    b"e",
+    b"1.50",
+    b"1e400",
+    b"1e-7",
+    b"99999999999999999999",
+    b"\"a\":",
+    b"\"a\",",
+    b"\"orderId\":",
+    b"\"items\":",
+    b"\"req\":",
+    b"\"Body\":",
+    b"\"Headers\":",
+    b"\"Params\":",
+    b"\"Metadata\":",
+    b"\"orderMessage\":",
+    b"\"DeliveryCount\":",
+    b"\"ApplicationProperties\":",
+    b"\"trackingId\":",
+    b"\"schemaVersion\":",
+    b"\"Canary\"",
+    b"Canary",
+    b"\"$serde_json::private::Number\":",
+    b"\"$serde_json::private::RawValue\":",
+    b"[[[[[[[[[[[[[[[[",
+    b"\xef\xbb\xbf",
+];
+const SCHEDULE: &[&[u8]] = &[
+    b"*",
+    b"/",
+    b"-",
+    b",",
+    b" ",
+    b"\t",
+    b":",
+    b".",
+    b"0",
+    b"1",
+    b"5",
+    b"7",
+    b"23",
+    b"24",
+    b"31",
+    b"59",
+    b"60",
+    b"Mon",
+    b"jan",
+    b"ju",
+    b"S",
+    b"*/0",
+    b"59-0",
+    b"10675199",
+    b"18446744073709551616",
+    b"\xc3\xa9",
+    b"\xe3\x80\x80",
+    b"+1",
+    b"0000001",
+];
+
+/// Which valid text, and what becomes of it. Most of what is random from the start is refused at its first byte.
+#[derive(Debug, TypeGenerator)]
+struct Damage {
+    seed: u8,
+    edits: [Edit; 4],
+    count: u8,
+}
+
+#[derive(Debug, Clone, Copy, TypeGenerator)]
+struct Edit {
+    at: u16,
+    cut: u8,
+    put: u8,
+}
+
+impl Damage {
+    fn done(&self, seeds: &[Vec<u8>], words: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = seeds[usize::from(self.seed) % seeds.len()].clone();
+        for Edit { at, cut, put } in self.edits.iter().take(usize::from(self.count) % 5) {
+            let from = usize::from(*at) % (bytes.len() + 1);
+            // Mostly a little, sometimes much.
+            let cut = if *cut < 240 { cut % 4 } else { *cut };
+            let to = (from + usize::from(cut)).min(bytes.len());
+            let put = usize::from(*put);
+            let word = words.get(put).map_or_else(|| vec![u8::try_from(put).unwrap()], |word| word.to_vec());
+            bytes.splice(from..to, word);
+        }
+        bytes
+    }
+}
+
+/// The recorded invocations of the real host.
+fn invocations() -> Vec<Vec<u8>> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/host");
+    let files = [fixtures.clone(), fixtures.join("captured")].map(|directory| std::fs::read_dir(directory).unwrap());
+    let files = files.into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut texts: Vec<_> =
+        files.filter(|path| path.to_str().unwrap().ends_with(".request.json")).map(|path| std::fs::read(path).unwrap()).collect();
+    texts.sort();
+    assert!(texts.len() > 10, "{} invocations", texts.len());
+    texts
+}
+
+/// Every JSON text inside them: bodies and messages.
+fn texts_within() -> Vec<Vec<u8>> {
+    fn collect(value: &Value, texts: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) => {
+                if let Ok(inner) = serde_json::from_str::<Value>(text) {
+                    collect(&inner, texts);
+                    texts.insert(text.clone());
+                }
+            }
+            Value::Array(elements) => elements.iter().for_each(|element| collect(element, texts)),
+            Value::Object(members) => members.values().for_each(|member| collect(member, texts)),
+            _ => {}
+        }
+    }
+    let mut texts = BTreeSet::new();
+    for invocation in invocations() {
+        collect(&serde_json::from_slice(&invocation).unwrap(), &mut texts);
+    }
+    texts.into_iter().map(String::into_bytes).collect()
+}
+
+/// An error may name a place and a kind of mistake, and nothing that was sent.
+fn quotes_nothing(error: &str) {
+    assert!(!error.contains(CANARY), "{error}");
+}
+
+/// The same JSON in other letters: each character of a string that is not part of an escape becomes one, and spaces come in.
+fn respelled(json: &str) -> String {
+    let mut text = String::new();
+    let mut letters = json.chars();
+    let mut inside = false;
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' => {
+                inside = !inside;
+                text.push(letter);
+            }
+            '\\' => {
+                text.push(letter);
+                let escaped = letters.next();
+                text.extend(escaped);
+                if escaped == Some('u') {
+                    text.extend(letters.by_ref().take(4));
+                }
+            }
+            letter if inside => {
+                for unit in letter.encode_utf16(&mut [0; 2]) {
+                    write!(text, "\\u{unit:04X}").unwrap();
+                }
+            }
+            ',' | ':' | '[' | '{' => text.extend([letter, ' ']),
+            letter => text.push(letter),
+        }
+    }
+    text
+}
+
+/// A parsed text as JSON again.
+fn written(json: &Json<'_>, text: &mut String) {
+    let quoted = |words: &str| serde_json::to_string(words).unwrap();
+    match json {
+        Json::Null => text.push_str("null"),
+        Json::Bool(value) => text.push_str(&value.to_string()),
+        Json::Number(digits) => text.push_str(digits),
+        Json::String(words) => text.push_str(&quoted(words)),
+        Json::Array(elements) => {
+            text.push('[');
+            for (index, element) in elements.iter().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                written(element, text);
+            }
+            text.push(']');
+        }
+        Json::Object(members) => {
+            text.push('{');
+            for (index, (key, value)) in members.iter().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                text.push_str(&quoted(key));
+                text.push(':');
+                written(value, text);
+            }
+            text.push('}');
+        }
+    }
+}
+
+/// A record of this order, as ingress makes one.
+fn accepted(tracking_id: TrackingId, life: Uuid, order: &str) -> Record {
+    let now = Timestamp::from_milliseconds(1_800_000_000_000);
+    let order: Arc<RawValue> = RawValue::from_string(order.into()).unwrap().into();
+    let metadata = Metadata {
+        api_name: "orders".into(),
+        operation_name: "submitOrder".into(),
+        subscription_id: None,
+        received_at: now,
+        traceparent: None,
+        owner: "anonymous".into(),
+    };
+    let budgets = Budgets {
+        lease: Duration::from_secs(30),
+        max_attempts: 3,
+        retry_base: Duration::from_secs(1),
+        retry_cap: Duration::from_secs(10),
+        max_interruptions: 4,
+        order_deadline: Duration::from_mins(10),
+        retention: Duration::from_secs(1000),
+        first_look: Duration::from_mins(2),
+    };
+    lifecycle::accept(Submission { tracking_id, life, order, fingerprint: "f".into(), metadata }, Duration::ZERO, now, &budgets)
+}
+
+#[test]
+fn an_order_is_refused_without_being_quoted_or_means_the_same_however_it_is_written() {
+    let seeds = [texts_within(), vec![ORDER.into(), include_bytes!("../samples/order.json").to_vec()]].concat();
+
+    check!().with_type::<Damage>().with_test_time(TEST_TIME).for_each(|damage| {
+        let bytes = damage.done(&seeds, JSON);
+        let text = String::from_utf8_lossy(&bytes);
+        let json = match Json::parse(&text) {
+            Ok(json) => json,
+            Err(error) => return quotes_nothing(&error.to_string()),
+        };
+        let order = Order::read(&json);
+
+        let mut plain = String::new();
+        written(&json, &mut plain);
+        for other in [plain, respelled(&text)] {
+            let again = Json::parse(&other).unwrap();
+            assert_eq!((&again, again.fingerprint()), (&json, json.fingerprint()), "{other}");
+            assert_eq!(Order::read(&again), order, "{other}");
+        }
+        match order {
+            Ok(order) => {
+                let items = order
+                    .items
+                    .iter()
+                    .map(|item| json!({ "sku": item.sku, "quantity": item.quantity, "unitPrice": item.unit_price.to_string() }));
+                let alone = json!({
+                    "orderId": order.order_id, "customerId": order.customer_id, "currency": order.currency,
+                    "items": items.collect::<Vec<_>>()
+                });
+                assert_eq!(Order::read(&Json::parse(&alone.to_string()).unwrap()), Ok(order), "{alone}");
+
+                let sent = message::write(&accepted(ID, Uuid::from_u128(1), &text));
+                let read = message::read(&sent).unwrap();
+                assert_eq!((read.tracking_id, read.life), (ID, Uuid::from_u128(1)));
+                assert!(sent.contains(text.trim()), "{sent}");
+            }
+            Err(violations) => {
+                assert!((1..=100).contains(&violations.len()), "{violations:?}");
+                for violation in violations {
+                    quotes_nothing(&violation.detail);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_request_of_the_host_is_refused_without_being_quoted_or_means_the_same_however_it_is_written() {
+    let seeds = invocations();
+
+    check!().with_type::<Damage>().with_test_time(TEST_TIME).for_each(|damage| {
+        let bytes = damage.done(&seeds, JSON);
+        match envelope::http_request(&bytes) {
+            Ok(request) => {
+                let other = respelled(&String::from_utf8_lossy(&bytes));
+                let again = envelope::http_request(other.as_bytes()).unwrap();
+                assert_eq!(format!("{again:?}"), format!("{request:?}"), "{other}");
+            }
+            Err(error) => quotes_nothing(&Refusal::unreadable(&error).reason),
+        }
+    });
+}
+
+#[test]
+fn a_message_of_the_host_is_refused_without_being_quoted_or_means_the_same_however_it_is_written() {
+    let dead = json!({
+        "Data": { "deadLetter": "\"Canary\"" },
+        "Metadata": { "ApplicationProperties": { "DeadLetterReason": "Canary", "DeadLetterErrorDescription": "Canary" }, "DeliveryCount": "\"3\"" }
+    });
+    let seeds = [invocations(), vec![dead.to_string().into_bytes()]].concat();
+
+    check!().with_type::<Damage>().with_test_time(TEST_TIME).for_each(|damage| {
+        let bytes = damage.done(&seeds, JSON);
+        match envelope::queue_message(&bytes) {
+            Ok(message) => {
+                let other = respelled(&String::from_utf8_lossy(&bytes));
+                let again = envelope::queue_message(other.as_bytes()).unwrap();
+                assert_eq!((again.text, again.dead_letter_reason), (message.text, message.dead_letter_reason), "{other}");
+            }
+            Err(error) => quotes_nothing(&Refusal::unreadable(&error).reason),
+        }
+    });
+}
+
+/// Anything a client may send to a function, and anything a queue may hold.
+#[derive(Debug, TypeGenerator)]
+struct Sent {
+    header: Vec<u8>,
+    parameter: Option<String>,
+    body: Vec<u8>,
+    damage: Damage,
+}
+
+#[test]
+fn what_the_host_writes_is_read_as_it_was_sent() {
+    let seeds = [texts_within(), vec![ORDER.into(), Vec::new()]].concat();
+    let sys = Sys { method_name: "F", utc_now: Moment::UNIX_EPOCH, rand_guid: Uuid::nil() };
+    let client = Client { fully_qualified_namespace: "localhost", identifier: "localhost-1" };
+    let properties = Map::new();
+
+    check!().with_type::<Sent>().with_test_time(TEST_TIME).for_each(|sent| {
+        for body in [&sent.body, &sent.damage.done(&seeds, JSON)] {
+            let mut headers = HeaderMap::new();
+            let value = HeaderValue::from_bytes(&sent.header);
+            headers.extend(value.iter().map(|value| (http::header::HeaderName::from_static("idempotency-key"), value.clone())));
+            let params = vec![("trackingId".to_owned(), sent.parameter.clone())];
+            let url = format!("http://localhost/api/orders/x/status?{}", sent.parameter.as_deref().unwrap_or_default());
+            let request = Request {
+                binding: "req",
+                url: &url,
+                method: "POST",
+                query: Some(sent.parameter.as_deref().unwrap_or_default()),
+                headers: &headers,
+                params: &params,
+                body: Some(body),
+                identity: Identity::Anonymous,
+            };
+            let bytes = invocation::http(&request, &sys);
+            let read = envelope::http_request(&bytes).unwrap();
+            let text = String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body));
+            assert_eq!(read.url, url);
+            assert_eq!(read.body.as_deref(), (!body.is_empty()).then_some(&*text));
+            assert_eq!(read.param("trackingId"), sent.parameter.as_deref());
+            let values: Vec<_> = value.iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+            assert_eq!(read.header("Idempotency-Key").collect::<Vec<_>>(), values);
+
+            let message = Message {
+                body,
+                message_id: "m",
+                content_type: None,
+                delivery_count: 3,
+                dead_letter_source: None,
+                lock_token: Uuid::nil(),
+                enqueued_at: Moment::UNIX_EPOCH,
+                expires_at: Moment::UNIX_EPOCH,
+                sequence_number: 1,
+                correlation_id: None,
+                subject: None,
+                reply_to: None,
+                to: None,
+                session_id: None,
+                reply_to_session_id: None,
+                partition_key: None,
+                transaction_partition_key: None,
+                application_properties: &properties,
+            };
+            let bytes = invocation::message("orderMessage", &message, DataType::Unset, &client, &sys);
+            let read = envelope::queue_message(&bytes).unwrap();
+            assert_eq!(read.text, String::from_utf8_lossy(body));
+        }
+    });
+}
+
+#[test]
+fn the_text_of_a_message_is_refused_without_being_quoted_or_names_the_same_order_when_written_again() {
+    let ours = message::write(&accepted(ID, Uuid::from_u128(1), ORDER)).into_bytes();
+    let newer = br#"{"schemaVersion":2,"trackingId":{"Canary":"Canary"},"data":"Canary"}"#.to_vec();
+    // Ours more often than what other senders might put into the queue.
+    let seeds = [texts_within(), vec![ours; 20], vec![newer]].concat();
+
+    check!().with_type::<Damage>().with_test_time(TEST_TIME).for_each(|damage| {
+        let bytes = damage.done(&seeds, JSON);
+        let text = String::from_utf8_lossy(&bytes);
+        match message::read(&text) {
+            Ok(read) => {
+                assert_eq!(message::read(&respelled(&text)).unwrap(), read, "{text}");
+                let again = message::read(&message::write(&accepted(read.tracking_id, read.life, ORDER))).unwrap();
+                assert_eq!((again.tracking_id, again.life), (read.tracking_id, read.life), "{text}");
+            }
+            Err(error) => quotes_nothing(&error.to_string()),
+        }
+    });
+}
+
+#[derive(Debug, TypeGenerator)]
+struct Sealed {
+    moment: String,
+    damage: Damage,
+    guess: String,
+}
+
+#[test]
+fn only_a_bookmark_that_was_handed_out_is_opened_and_says_what_it_said() {
+    let [key, other_key] = [7, 8].map(|byte| TrackingKey::new(vec![byte; 32]).unwrap());
+    let other_id = TrackingId::from_bytes([9; 16]);
+
+    check!().with_type::<Sealed>().with_test_time(TEST_TIME).for_each(|Sealed { moment, damage, guess }| {
+        let bookmark = Bookmark(moment.clone());
+        let sealed = bookmark.seal(&key, ID);
+        assert!(sealed.len() <= 1024, "a moment is short: {}", moment.len());
+        let url = format!("http://localhost/api/orders/{ID}/status?code=x&seen={sealed}");
+        let envelope = json!({ "Data": { "req": { "Url": url } } }).to_string();
+        let request = envelope::http_request(envelope.as_bytes()).unwrap();
+
+        assert_eq!(Bookmark::open(request.query("seen").unwrap(), &key, ID), Some(bookmark));
+        assert_eq!(Bookmark::open(&sealed, &key, other_id), None);
+        assert_eq!(Bookmark::open(&sealed, &other_key, ID), None);
+        assert_eq!(Bookmark::open(guess, &key, ID), None);
+        let damaged = damage.done(&[sealed.clone().into_bytes()], JSON);
+        let damaged = String::from_utf8_lossy(&damaged);
+        assert!(damaged == sealed || Bookmark::open(&damaged, &key, ID).is_none(), "{damaged} for {sealed}");
+    });
+}
+
+/// A field with each of its ranges written backwards.
+fn turned(field: &str) -> String {
+    let item = |item: &str| {
+        let (range, step) = item.split_at(item.find('/').unwrap_or(item.len()));
+        range.split_once('-').map_or_else(|| item.to_owned(), |(first, last)| format!("{last}-{first}{step}"))
+    };
+    field.split(',').map(item).collect::<Vec<_>>().join(",")
+}
+
+#[derive(Debug, TypeGenerator)]
+struct Planned {
+    damage: Damage,
+    after: i32,
+    fraction: u32,
+}
+
+#[test]
+fn a_schedule_is_refused_or_means_the_same_however_it_is_written_and_fires_when_it_says() {
+    let seeds = [
+        "0 */5 * * * *",
+        "0 0 9-17 * * Mon-Fri",
+        "0 0 0 * jan-dec sun",
+        "*/15 * * * * *",
+        "0 30 9 * Jan Mon",
+        "5/20 1,2,3 * 1-31/2 * 0-6",
+        "0 0 0 29 2 *",
+        "0 0 0 30 2 *",
+        "*/5 * * * *",
+        "00:05:00",
+        "1.02:03:04.25",
+        "1:02:03:04",
+        "24:00:00",
+        "2",
+        "01:30",
+        "10675199.23:59:59.9999999",
+    ];
+    let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+
+    check!().with_type::<Planned>().with_test_time(TEST_TIME).for_each(|Planned { damage, after, fraction }| {
+        let bytes = damage.done(&seeds, SCHEDULE);
+        let text = String::from_utf8_lossy(&bytes);
+        let Ok(schedule) = Schedule::parse(&text) else { return };
+        let means_the_same = |other: &str| assert_eq!(Schedule::parse(other).as_ref(), Ok(&schedule), "{other:?} for {text:?}");
+        let fields: Vec<_> = text.split_whitespace().collect();
+        let is_cron = matches!(fields.len(), 5 | 6);
+
+        means_the_same(&format!("\t {}  ", text.to_ascii_uppercase()));
+        if is_cron {
+            means_the_same(&fields.iter().map(|field| turned(field)).collect::<Vec<_>>().join(" "));
+            means_the_same(&fields.iter().map(|field| format!("{field},{field}")).collect::<Vec<_>>().join("\t "));
+            if fields.len() == 5 {
+                means_the_same(&format!("0 {text}"));
+            }
+        } else {
+            let period = time_span(&text).unwrap();
+            let (minutes, seconds) = (period.as_secs() / 60, period.as_secs() % 60);
+            let (hours, minutes, ticks) = (minutes / 60, minutes % 60, period.subsec_nanos() / 100);
+            means_the_same(&format!("{}.{:02}:{minutes:02}:{seconds:02}.{ticks:07}", hours / 24, hours % 24));
+        }
+
+        let after = Moment::new((*after).into(), (fraction % 1_000_000_000).cast_signed()).unwrap_or(Moment::UNIX_EPOCH);
+        let Some(next) = schedule.next(after) else { return };
+        assert!(next > after, "{text:?} after {after}: {next}");
+        if is_cron {
+            let before = Moment::from_nanosecond(next.as_nanosecond() - 1).unwrap();
+            let between = Moment::from_nanosecond(i128::midpoint(after.as_nanosecond(), next.as_nanosecond() - 1)).unwrap();
+            for earlier in [before, between] {
+                assert_eq!(schedule.next(earlier), Some(next), "{text:?} after {earlier}, as after {after}");
+            }
+        } else {
+            assert_eq!(next.duration_since(after).unsigned_abs(), time_span(&text).unwrap(), "{text:?}");
+        }
+    });
+}
