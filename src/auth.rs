@@ -34,7 +34,7 @@ pub struct Auth {
 }
 
 /// What a valid token says.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Claims {
     /// Whom it is about, unique within the issuer.
     pub subject: String,
@@ -97,7 +97,8 @@ impl Auth {
 }
 
 /// A token taken apart; nothing of it is proven yet.
-struct Token<'t> {
+#[derive(Debug)]
+pub struct Token<'t> {
     algorithm: Algorithm,
     key_id: String,
     claims: String,
@@ -106,7 +107,8 @@ struct Token<'t> {
 }
 
 impl<'t> Token<'t> {
-    fn read(token: &'t str) -> Result<Self, &'static str> {
+    /// Takes a token apart, or says why it is none of ours.
+    pub fn read(token: &'t str) -> Result<Self, &'static str> {
         if token.len() > MAX_TOKEN {
             return Err("it is too long");
         }
@@ -139,7 +141,8 @@ impl<'t> Token<'t> {
         Ok(Self { algorithm, key_id, claims, signed, signature })
     }
 
-    fn claims(&self, settings: &config::auth::Auth, now: f64) -> Result<Claims, &'static str> {
+    /// What it says, should its signature be good; or why that lets nobody in at this moment.
+    pub fn claims(&self, settings: &config::auth::Auth, now: f64) -> Result<Claims, &'static str> {
         let claims = object(&self.claims).ok_or("its claims are no JSON object without duplicates")?;
         if text(&claims, "iss") != Some(&settings.issuer) {
             return Err("it is of another issuer");
