@@ -3,6 +3,7 @@
 mod connection;
 pub mod cosmos;
 pub mod fulfillment;
+pub mod limits;
 pub mod service_bus;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
+use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
@@ -38,6 +40,8 @@ pub struct Config {
     pub service_bus: Option<ServiceBus>,
     /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
+    /// What is refused at the door (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and what belongs to them).
+    pub limits: Limits,
     /// The HTTP service that does the work (`FULFILLMENT_URL`); without one it is the built-in pricing.
     pub fulfillment: Option<Http>,
     /// Slept before each stage of the built-in work (`WORK_DELAY`).
@@ -130,6 +134,7 @@ impl Config {
             records: settings.records(),
             service_bus: service_bus::read(&mut settings, azure(environment)),
             public_base_url: settings.public_base_url(),
+            limits: limits::read(&mut settings, azure(environment).is_some()),
             fulfillment: fulfillment::read(&mut settings),
             work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
             tax_rate: settings.tax_rate(),

@@ -1,5 +1,6 @@
 //! The functions: each takes an invocation, decides, records, answers.
 
+pub mod durations;
 pub mod order_dead_letter;
 pub mod order_ingress;
 pub mod order_processor;
@@ -18,9 +19,12 @@ use warp::http::StatusCode;
 use crate::config::Config;
 use crate::envelope::{Answer, Response};
 use crate::fulfillment::Fulfillment;
+use crate::functions::durations::{Durations, Expected};
 use crate::functions::waits::Waits;
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Holder, Record, Status};
+use crate::limits::admission::Admission;
+use crate::limits::rate::Rate;
 use crate::problem::Problem;
 use crate::server::Running;
 use crate::service_bus::Queue;
@@ -45,6 +49,12 @@ pub struct App {
     pub running: Running,
     /// How long orders wait for their first claim.
     pub waits: Waits,
+    /// How long they take.
+    pub durations: Durations,
+    /// How often a caller may ask.
+    pub rate: Rate,
+    /// Whether new orders are accepted.
+    pub admission: Admission,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.
@@ -150,6 +160,11 @@ async fn hold<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut 
 /// From 0 to 1.
 fn random() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
+/// What an order is expected to take that is submitted now.
+fn expected(app: &App) -> Expected {
+    app.durations.expected(app.fulfillment.estimate(), app.admission.backlog())
 }
 
 /// Asks the store one question; figures when it answers.

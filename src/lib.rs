@@ -25,10 +25,12 @@ pub mod quarantine;
 pub mod timestamp;
 
 // The handler.
+pub mod breaker;
 pub mod envelope;
 pub mod fulfillment;
 pub mod functions;
 pub mod identity;
+pub mod limits;
 pub mod process;
 pub mod routes;
 pub mod serve;

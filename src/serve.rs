@@ -17,7 +17,10 @@ use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
+use crate::functions::durations::Durations;
 use crate::functions::waits::Waits;
+use crate::limits::admission::Admission;
+use crate::limits::rate::Rate;
 use crate::routes::routes;
 use crate::server::{Drained, Limits, Running, StopSignals};
 use crate::service_bus::Queue;
@@ -63,6 +66,9 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         },
         store: SetOnce::new(),
         waits: Waits::default(),
+        durations: Durations::default(),
+        rate: Rate::new(config.limits.rate, config.limits.rate_period),
+        admission: Admission::new(&config.limits),
         running: Running::default(),
         config,
     });

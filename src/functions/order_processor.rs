@@ -179,6 +179,8 @@ impl Look<'_> {
         };
         written!(self.replace(&ended).await);
         self.app.waits.observe_claim(&record);
+        self.app.admission.observe_claim(&record);
+        self.app.durations.observe_end(&ended);
         functions::log_transition(&record, "order claimed");
         functions::log_transition(&ended, functions::ended_text(&ended));
         Ok(Tried::Done)
@@ -189,6 +191,7 @@ impl Look<'_> {
         let etag = written!(self.replace(&record).await);
         failpoint!("after-claim");
         self.app.waits.observe_claim(&record);
+        self.app.admission.observe_claim(&record);
         functions::log_transition(&record, "order claimed");
         work(self.app, self.store, Versioned { record, etag }, permit).await
     }
@@ -319,6 +322,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     let record = &own.record;
     let Some(retry_at) = record.retry_at else {
         failpoint!("after-finish");
+        app.durations.observe_end(record);
         functions::log_transition(record, functions::ended_text(record));
         return Ok(Tried::Done);
     };

@@ -8,16 +8,13 @@ use tracing::error;
 
 use crate::bookmark::Bookmark;
 use crate::envelope::{self, Answer, HttpRequest};
-use crate::functions::{self, App, Conclusion, Refusal};
+use crate::functions::{self, App, Conclusion, Refusal, durations};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Failure, Record, Status, Transition};
 use crate::problem::Problem;
 use crate::routes::Invocation;
-use crate::store::Versioned;
+use crate::store::{StatusStore, Versioned};
 use crate::timestamp::Timestamp;
-
-/// Seconds after which the status of an order that has not ended is worth another look.
-const RETRY_AFTER: u32 = 1;
 
 /// The body of a status.
 #[derive(Debug, Serialize)]
@@ -77,7 +74,9 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Ok(found) => {
             let mut headers = Vec::new();
             if !found.record.status.is_terminal() {
-                headers.push(("Retry-After", RETRY_AFTER.to_string()));
+                // The store's clock; it is open, since it answered.
+                let now = app.store.get().map_or(found.record.updated_at, StatusStore::now);
+                headers.extend(durations::retry_after(functions::expected(app).next_look(&found.record, now)));
             }
             functions::json(200, headers, &Shown::of(&found.record))
         }

@@ -26,9 +26,8 @@ impl Waits {
 
     /// A claim was recorded; the first of an order tells how long that waited.
     pub fn observe_claim(&self, record: &Record) {
-        let first = record.attempt == 1 && record.interruptions == 0 && record.attempts_before == 0;
-        if let Some(started_at) = record.started_at.filter(|_| first) {
-            self.observe(record.submitted_at.until(started_at));
+        if let Some(wait) = first_wait(record) {
+            self.observe(wait);
         }
     }
 
@@ -36,6 +35,12 @@ impl Waits {
     pub fn usual(&self) -> Duration {
         Duration::from_millis(self.milliseconds.load(Ordering::Relaxed))
     }
+}
+
+/// How long an order that was just claimed waited for that, if it was its first claim.
+pub fn first_wait(record: &Record) -> Option<Duration> {
+    let first = record.attempt == 1 && record.interruptions == 0 && record.attempts_before == 0;
+    record.started_at.filter(|_| first).map(|started_at| record.submitted_at.until(started_at))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod host;
 mod identity;
 mod independent;
 mod ingress;
+mod limits;
 mod operate;
 mod panic;
 mod processor;
