@@ -91,9 +91,11 @@ impl Expected {
     }
 }
 
-/// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know.
+/// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know, in
+/// steps: the same request a moment later is to get the same answer.
 pub fn retry_after(pause: Duration) -> [(&'static str, String); 2] {
-    [("Retry-After", pause.as_millis().div_ceil(1000).max(1).to_string()), ("retry-after-ms", pause.as_millis().to_string())]
+    let (pause, step) = (pause.as_millis(), PAUSE.0.as_millis());
+    [("Retry-After", pause.div_ceil(1000).max(1).to_string()), ("retry-after-ms", (pause.div_ceil(step) * step).to_string())]
 }
 
 /// A quantile of durations of which old ones count less and less: a histogram whose buckets grow with the durations, so that it

@@ -120,15 +120,14 @@ async fn submit(app: &App, request: &HttpRequest<'_>, refusal: Option<Problem>) 
     app.admission.look(store);
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
-    let created = match refusal {
-        Some(refusal) => Ok(known(app, store, record.tracking_id).await.ok_or(refusal)?),
-        None => {
-            let permit = app.admission.admit()?;
-            failpoint!("before-record");
-            let created = store.create(&record).await;
-            admission::end(permit, &created);
-            created
-        }
+    let created = if let Some(refusal) = refusal {
+        Ok(known(app, store, record.tracking_id).await.ok_or(refusal)?)
+    } else {
+        let permit = app.admission.admit()?;
+        failpoint!("before-record");
+        let created = store.create(&record).await;
+        admission::end(permit, &created);
+        created
     };
     match created {
         Ok(Created::Created(bookmark)) => {

@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_million_callers_are_not_all_remembered_and_who_asked_last_is() {
+    async fn not_all_callers_are_remembered_but_who_asked_last_is() {
         let rate = Rate::new(1, HOUR);
         let last = Caller::Owner("last");
-        for number in 0..1_000_000_u32 {
+        for number in 0..120_000_u32 {
             let address = std::net::Ipv4Addr::from_bits(number).into();
             rate.take(Caller::Address(address)).await;
-            if number == 990_000 {
+            if number == 110_000 {
                 rate.take(last).await;
             }
         }
