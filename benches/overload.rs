@@ -1,7 +1,7 @@
 //! Three times as many orders as can be worked on: how long those take that are accepted, and how soon the others are refused.
 //!
-//! `cargo bench --bench overload`; `-- --help` for options. First an undisturbed load that the workers carry, then three times
-//! what they can do, each with records of its own. The work is long beside everything else, so that what makes an order take
+//! `cargo bench --bench overload`; `-- --help` for options. First a load that the workers carry, and then, without a pause, three
+//! times what they can do. The work is long beside everything else, so that what makes an order take
 //! longer is its wait for a worker, and nothing of this machine.
 
 #![expect(unreachable_pub, dead_code, reason = "helpers are public to the modules of this binary, and not all are used by each")]
@@ -73,13 +73,20 @@ fn main() -> ExitCode {
 async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let capacity = arguments.workers / (STAGES * arguments.delay);
     println!("work of {} s, {} at a time: {capacity} orders/s", STAGES * arguments.delay, arguments.workers);
-    let normal = load(arguments, capacity * NORMAL).await?;
+    let directory = Directory::new(arguments.dir.as_deref())?;
+    let port = free_port()?;
+    let mut program = start(arguments, directory.path(), port)?;
+    program.accepts(port).await?;
+    let authority = format!("127.0.0.1:{port}");
+    is_ready(&authority).await?;
+    let normal = offer(arguments, &authority, "normal", capacity * NORMAL).await?;
+    let overload = offer(arguments, &authority, "overload", capacity * arguments.overload).await?;
+    let (normal, overload) = (followed(normal).await?, followed(overload).await?);
     normal.tell("normal");
-    let overload = load(arguments, capacity * arguments.overload).await?;
     overload.tell("overload");
-    let unlimited = overload.share(0.95) / normal.share(0.95);
+    let slowest = overload.share(0.95) / normal.share(0.95);
     println!(
-        "time to completion under overload, to normal: p50 {:.2}x, p95 {unlimited:.2}x (target: <= {TARGET}x)",
+        "time to completion under overload, to normal: p50 {:.2}x, p95 {slowest:.2}x (target: <= {TARGET}x)",
         overload.share(0.5) / normal.share(0.5)
     );
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
@@ -120,22 +127,22 @@ impl Outcome {
     }
 }
 
-/// Offers so many orders a second, evenly, and follows those that are accepted to their ends.
-async fn load(arguments: &Arguments, rate: f64) -> Result<Outcome, Failure> {
-    let directory = Directory::new(arguments.dir.as_deref())?;
-    let port = free_port()?;
-    let mut program = start(arguments, directory.path(), port)?;
-    program.accepts(port).await?;
-    let authority = format!("127.0.0.1:{port}");
+async fn is_ready(authority: &str) -> Result<(), Failure> {
     let started = Instant::now();
-    while Connection::open(&authority).await?.get("/admin/host/status").await?.0 != StatusCode::OK {
+    while Connection::open(authority).await?.get("/admin/host/status").await?.0 != StatusCode::OK {
         if started.elapsed() > PATIENCE {
             return Err("the host does not answer".into());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+    Ok(())
+}
+
+type Orders = JoinSet<Result<Fate, Failure>>;
+
+/// Offers so many orders a second, evenly; each is followed to its end.
+async fn offer(arguments: &Arguments, authority: &str, name: &'static str, rate: f64) -> Result<Orders, Failure> {
     let mut orders = JoinSet::new();
-    let mut outcome = Outcome::default();
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
     let started = Instant::now();
     for number in 0.. {
@@ -143,9 +150,14 @@ async fn load(arguments: &Arguments, rate: f64) -> Result<Outcome, Failure> {
         if started.elapsed().as_secs() >= arguments.seconds {
             break;
         }
-        let authority = authority.clone();
-        orders.spawn(async move { tokio::time::timeout(PATIENCE, one(&authority, number)).await? });
+        let authority = authority.to_owned();
+        orders.spawn(async move { tokio::time::timeout(PATIENCE, one(&authority, &format!("{name}-{number}"))).await? });
     }
+    Ok(orders)
+}
+
+async fn followed(mut orders: Orders) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::default();
     while let Some(order) = orders.join_next().await {
         match order?? {
             Fate::Took(seconds) => outcome.took.push(seconds),
@@ -157,8 +169,8 @@ async fn load(arguments: &Arguments, rate: f64) -> Result<Outcome, Failure> {
 
 fn start(arguments: &Arguments, data: &Path, port: u16) -> Result<Program, Failure> {
     let (port, delay) = (port.to_string(), format!("{}ms", arguments.delay * 1e3));
-    // A twentieth of what the work takes.
-    let max_age = format!("{}ms", (arguments.delay * STAGES * 1e3 / 20.0).round());
+    // A fortieth of what the work takes: while the door closes, several times that comes in.
+    let max_age = format!("{}ms", (arguments.delay * STAGES * 1e3 / 40.0).round());
     let data = data.to_string_lossy();
     let command = ["local", "--app", env!("CARGO_MANIFEST_DIR"), "--port", &port, "--data", &data];
     let settings = [("WORK_DELAY", &*delay), ("ADMISSION_MAX_AGE", &max_age), ("RATE_LIMIT", "0")];
@@ -171,10 +183,10 @@ enum Fate {
     Refused(f64),
 }
 
-async fn one(authority: &str, number: usize) -> Result<Fate, Failure> {
+async fn one(authority: &str, id: &str) -> Result<Fate, Failure> {
     let mut connection = Connection::open(authority).await?;
     let sent = Instant::now();
-    let (status, body) = connection.post("/api/orders", Payload::sized(order(&format!("overload-{number}")))).await?;
+    let (status, body) = connection.post("/api/orders", Payload::sized(order(id))).await?;
     let body: Value = serde_json::from_slice(&body)?;
     match status {
         StatusCode::SERVICE_UNAVAILABLE if body["outcome"] == "not_accepted" => return Ok(Fate::Refused(milliseconds(sent.elapsed()))),
