@@ -33,9 +33,12 @@ use uuid::Uuid;
 use waybill::config::{self, Config, LogConfig, Records};
 use waybill::fulfillment::Fulfillment;
 use waybill::fulfillment::pricing::Pricing;
+use waybill::functions::durations::Durations;
 use waybill::functions::waits::Waits;
 use waybill::functions::watch::Watch;
 use waybill::functions::{App, order_ingress, order_processor, order_status};
+use waybill::limits::admission::Admission;
+use waybill::limits::rate::Rate;
 use waybill::local::child::free_port;
 use waybill::local::invocation::{self, Identity, Sys};
 use waybill::local::route::Params;
@@ -273,7 +276,8 @@ impl Running {
 }
 
 fn start(program: &Path, options: &[&str], port: u16, data: &Path) -> std::io::Result<Program> {
-    let environment = [("FUNCTIONS_CUSTOMHANDLER_PORT", &*port.to_string()), ("WAYBILL_DATA", &*data.to_string_lossy())];
+    let port = port.to_string();
+    let environment = [("FUNCTIONS_CUSTOMHANDLER_PORT", &*port), ("WAYBILL_DATA", &*data.to_string_lossy()), ("RATE_LIMIT", "0")];
     Program::start(program, options, &environment)
 }
 
@@ -466,6 +470,9 @@ fn bare(same_log: bool) -> Result<(), Failure> {
         watch: Watch::new(config.max_waiters),
         stopping: SetOnce::new(),
         waits: Waits::default(),
+        durations: Durations::default(),
+        rate: Rate::new(config.limits.rate, config.limits.rate_period),
+        admission: Admission::new(&config.limits),
         running: server::Running::default(),
         config,
     });

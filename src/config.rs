@@ -4,6 +4,7 @@ pub mod auth;
 mod connection;
 pub mod cosmos;
 pub mod fulfillment;
+pub mod limits;
 pub mod service_bus;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use tracing_subscriber::filter::Targets;
 use crate::config::auth::Auth;
 use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
+use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
@@ -44,6 +46,8 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Whether the platform logs callers in (`WEBSITE_AUTH_ENABLED`), so that its headers can be believed.
     pub easy_auth: bool,
+    /// What is refused at the door (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and what belongs to them).
+    pub limits: Limits,
     /// The HTTP service that does the work (`FULFILLMENT_URL`); without one it is the built-in pricing.
     pub fulfillment: Option<Http>,
     /// Slept before each stage of the built-in work (`WORK_DELAY`).
@@ -141,6 +145,7 @@ impl Config {
             public_base_url: settings.public_base_url(),
             auth: auth::read(&mut settings),
             easy_auth: auth::easy_auth(&settings),
+            limits: limits::read(&mut settings, azure(environment).is_some()),
             fulfillment: fulfillment::read(&mut settings),
             work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
             tax_rate: settings.tax_rate(),

@@ -1,6 +1,5 @@
 //! The work an order is accepted for.
 
-pub mod breaker;
 pub mod http;
 pub mod pricing;
 
@@ -11,6 +10,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
+use crate::breaker;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::lifecycle::{Failure, Record};

@@ -1,5 +1,6 @@
 //! The functions: each takes an invocation, decides, records, answers.
 
+pub mod durations;
 pub mod open_api;
 pub mod order_cancel;
 pub mod order_dead_letter;
@@ -22,12 +23,16 @@ use warp::http::StatusCode;
 
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::envelope::{Answer, Response};
+use crate::envelope::{Answer, HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
+use crate::functions::durations::{Durations, Expected};
 use crate::functions::waits::Waits;
 use crate::functions::watch::Watch;
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Holder, Record, Status};
+use crate::limits::admission::Admission;
+use crate::limits::key::RateKey;
+use crate::limits::rate::{Rate, Standing};
 use crate::problem::Problem;
 use crate::server::Running;
 use crate::service_bus::Queue;
@@ -58,6 +63,12 @@ pub struct App {
     pub waits: Waits,
     /// Checks bearer tokens, if they are what lets callers in.
     pub auth: Option<Auth>,
+    /// How long they take.
+    pub durations: Durations,
+    /// How often a caller may ask.
+    pub rate: Rate,
+    /// Whether new orders are accepted.
+    pub admission: Admission,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.
@@ -160,9 +171,32 @@ async fn hold<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut 
     }
 }
 
+/// Counts a request of this owner. `None`: there is no limit.
+async fn standing(app: &App, request: &HttpRequest<'_>, owner: &str) -> Option<Standing> {
+    app.rate.take(RateKey::of(request, owner, &app.config.limits)).await
+}
+
+/// Answers a request of this owner, unless he asks too often; and says in either case how often he may.
+async fn limited(app: &App, request: &HttpRequest<'_>, owner: &str, answer: impl Future<Output = Result<Response, Problem>>) -> Response {
+    let standing = standing(app, request, owner).await;
+    let answer = match standing.as_ref().and_then(Standing::refusal) {
+        // Whether an order was accepted is not the question here.
+        Some(refusal) => Err(Problem { outcome: None, ..refusal }),
+        None => answer.await,
+    };
+    let mut response = answer.unwrap_or_else(|refusal| problem(&refusal));
+    response.headers.extend(standing.iter().flat_map(Standing::headers));
+    response
+}
+
 /// From 0 to 1.
 fn random() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
+}
+
+/// What an order is expected to take that is submitted now.
+fn expected(app: &App) -> Expected {
+    app.durations.expected(app.fulfillment.estimate(), app.admission.backlog())
 }
 
 /// Asks the store one question; figures when it answers.

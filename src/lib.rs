@@ -26,11 +26,13 @@ pub mod timestamp;
 
 // The handler.
 pub mod auth;
+pub mod breaker;
 pub mod caller;
 pub mod envelope;
 pub mod fulfillment;
 pub mod functions;
 pub mod identity;
+pub mod limits;
 pub mod openapi;
 pub mod process;
 pub mod routes;

@@ -4,7 +4,7 @@
 
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, ResponseBuilder};
+use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::functions::order_ingress::Accepted;
@@ -48,26 +48,48 @@ impl Modify for Keys {
     }
 }
 
-/// What every operation on orders answers to those who may not.
+/// What operations on orders answer to those who may not, or not so often.
 struct Callers;
 
 impl Modify for Callers {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let challenge = || HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some("RFC 6750 section 3"));
-        let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
-        let refused = |description: &str| ResponseBuilder::new().description(description).content("application/problem+json", problem());
+        let header =
+            |kind, description: &str| HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build();
+        let problem = |description: &str| {
+            let content = Content::new(Some(Ref::from_schema_name("Problem")));
+            ResponseBuilder::new().description(description).content("application/problem+json", content)
+        };
+        let challenge = || header(Type::String, "RFC 6750 section 3");
+        let limits = || {
+            [
+                ("RateLimit", header(Type::String, "what is left, and when one more is let in; absent without a limit")),
+                ("RateLimit-Policy", header(Type::String, "the caller's quota; absent without a limit")),
+            ]
+        };
         for (path, item) in &mut openapi.paths.paths {
             if !path.starts_with("/orders") {
                 continue;
             }
+            // A client that follows its order as told must not be refused.
+            let is_limited = !path.ends_with("/status");
             for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
                 let responses = &mut operation.responses.responses;
+                if is_limited {
+                    for response in responses.values_mut() {
+                        if let RefOr::T(response) = response {
+                            response.headers.extend(limits().map(|(name, header)| (name.to_owned(), header)));
+                        }
+                    }
+                    let often = problem("`rate-limited`: more requests than a caller may send");
+                    let often = often.header("Retry-After", header(Type::Integer, "seconds until one more is let in"));
+                    let often = limits().into_iter().fold(often, |often, (name, header)| often.header(name, header));
+                    responses.insert("429".into(), often.build().into());
+                }
                 for (status, description) in [
                     ("401", "`unauthorized`: where tokens are checked, there was no valid one"),
                     ("403", "`forbidden`: the token lacks a scope"),
                 ] {
-                    let response = refused(description).header("WWW-Authenticate", challenge().build());
-                    responses.insert(status.into(), response.build().into());
+                    responses.insert(status.into(), problem(description).header("WWW-Authenticate", challenge()).build().into());
                 }
             }
         }
@@ -88,14 +110,16 @@ impl Modify for Callers {
     responses(
         (status = 202, description = "Accepted, now or before", body = Accepted, headers(
             ("Location" = String, description = "the status, absolute"),
+            ("Operation-Location" = String, description = "the same, for clients that know it by this name"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),
+            ("retry-after-ms" = u32, description = "the same in milliseconds"),
         )),
         (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, or `invalid-idempotency-key`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-conflict`: another order has this `customerId` and `orderId`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`order-too-large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "`idempotency-key-reused`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable` or `auth-unavailable`; `outcome` says whether the order may be accepted all the same", body = Problem, content_type = "application/problem+json", headers(
+        (status = 503, description = "`store-unavailable`, `too-many-waiting` or `auth-unavailable`; `outcome` says whether the order may be accepted all the same", body = Problem, content_type = "application/problem+json", headers(
             ("Retry-After" = u32, description = "seconds"),
         )),
     )
@@ -141,11 +165,13 @@ fn list_orders() {}
         (status = 200, description = "The status", body = Shown, headers(
             ("ETag" = String, description = "of what is shown"),
             ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
+            ("retry-after-ms" = Option<u32>, description = "the same in milliseconds"),
             ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
         )),
         (status = 304, description = "Nothing has changed", headers(
             ("ETag" = String, description = "of what is shown"),
             ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
+            ("retry-after-ms" = Option<u32>, description = "the same in milliseconds"),
             ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
@@ -169,6 +195,7 @@ fn read_order() {}
             ("ETag" = String, description = "of what is shown"),
             ("Location" = String, description = "the status, absolute"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),
+            ("retry-after-ms" = u32, description = "the same in milliseconds"),
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-ended`: it is `completed` or `failed`, and stays so", body = Problem, content_type = "application/problem+json"),

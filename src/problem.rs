@@ -90,6 +90,10 @@ problems! {
     page_not_found(404, "page-not-found", "There is no such page");
     /// There is no such order, or not for this caller.
     order_not_found(404, "order-not-found", "There is no such order");
+    /// This caller asks too often.
+    rate_limited(429, "rate-limited", "Too many requests");
+    /// More orders wait than can be worked on in good time.
+    too_many_waiting(503, "too-many-waiting", "Too many orders are waiting");
     /// Orders cannot be recorded or read for a while.
     store_unavailable(503, "store-unavailable", "Orders cannot be recorded at the moment");
     /// Tokens cannot be checked for a while.

@@ -183,10 +183,13 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
         let app = Arc::clone(&app);
         async move {
             match functions::probe_store(&app).await {
-                Some(figures) => json_response(StatusCode::OK, &json!({ "status": "ready", "store": figures })),
-                None => {
-                    json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reason": "the store does not answer" }))
+                Some(figures) => {
+                    json_response(StatusCode::OK, &json!({ "status": "ready", "store": figures, "admission": app.admission.figures() }))
                 }
+                None => json_response(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &json!({ "status": "not ready", "reason": "the store does not answer", "admission": app.admission.figures() }),
+                ),
             }
         }
     })

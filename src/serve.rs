@@ -19,8 +19,11 @@ use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
+use crate::functions::durations::Durations;
 use crate::functions::waits::Waits;
 use crate::functions::watch::Watch;
+use crate::limits::admission::Admission;
+use crate::limits::rate::Rate;
 use crate::routes::routes;
 use crate::server::{Drained, Limits, Running, StopSignals};
 use crate::service_bus::Queue;
@@ -70,6 +73,9 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         watch: Watch::new(config.max_waiters),
         stopping: SetOnce::new(),
         waits: Waits::default(),
+        durations: Durations::default(),
+        rate: Rate::new(config.limits.rate, config.limits.rate_period),
+        admission: Admission::new(&config.limits),
         running: Running::default(),
         config,
     });

@@ -134,6 +134,14 @@ impl StatusStore {
         }
     }
 
+    /// The record as it stands, by one look and no second: whoever is to be refused anyway is not worth more.
+    pub async fn glance(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
+        match self {
+            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(|found| (found, None))),
+            Self::Cosmos(store) => store.glance(tracking_id).await,
+        }
+    }
+
     /// Records a new order, unless its id is taken. Kept for good when this returns.
     pub async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         match self {
@@ -155,6 +163,15 @@ impl StatusStore {
         match self {
             Self::Sqlite(store) => store.overdue(limit, status).await,
             Self::Cosmos(store) => store.overdue(limit, status).await,
+        }
+    }
+
+    /// When orders were submitted that nobody has claimed yet, at most `limit`: those whose `dueAt` comes first, which are the
+    /// oldest as long as none was sent again.
+    pub async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.waiting(limit).await,
+            Self::Cosmos(store) => store.waiting(limit).await,
         }
     }
 

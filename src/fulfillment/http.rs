@@ -17,12 +17,14 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::breaker::{Breaker, Permit};
 use crate::config;
-use crate::fulfillment::breaker::{Breaker, Permit};
 use crate::fulfillment::{Outcome, Step};
 use crate::lifecycle::{Failure, Record};
 use crate::order::json::Json;
 
+/// The pause between two probes of a backend that is down grows to this.
+const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
 /// Until a connection stands: within a data centre that is milliseconds, and who is not there at all is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections are given up sooner than usual servers do it (Node.js: five seconds), since a request on a connection that is
@@ -94,7 +96,7 @@ impl Backend {
             url: config.url.clone(),
             timeout: config.timeout,
             authorization: config.authorization.clone(),
-            breaker: Arc::new(Breaker::new(config.breaker_failures, config.breaker_pause)),
+            breaker: Arc::new(Breaker::new("the backend", config.breaker_failures, config.breaker_pause, MAX_BREAKER_PAUSE)),
             mean: Mutex::default(),
         })
     }

@@ -7,12 +7,12 @@ use tracing::error;
 use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
-use crate::functions::{self, App, Conclusion, Refusal};
+use crate::functions::{self, App, Conclusion, Refusal, durations};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{self, Cancel, Record};
 use crate::problem::Problem;
 use crate::routes::Invocation;
-use crate::store::{Replaced, StoreError};
+use crate::store::{Replaced, StatusStore, StoreError};
 
 /// So often somebody else may have written in between; its worker writes a few times a minute.
 const LOOKS: u32 = 20;
@@ -27,12 +27,14 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
-    let response = cancel(app, &request, tracking_id).await.unwrap_or_else(|problem| functions::problem(&problem));
+    let response = match caller::identify(app, &request, Right::Submit).await {
+        Ok(caller) => functions::limited(app, &request, &caller.owner, cancel(app, &request, &caller.owner, tracking_id)).await,
+        Err(problem) => functions::problem(&problem),
+    };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
-async fn cancel(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
-    let caller = caller::identify(app, request, Right::Submit).await?;
+async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
@@ -47,7 +49,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, tracking_id: Option<Tracki
         tokio::time::sleep(PAUSE * look).await;
         let found = store.read_latest(tracking_id).await.map_err(failed)?;
         // An operator sees the orders of others, and leaves them alone.
-        let found = found.filter(|found| found.record.owner == caller.owner).ok_or_else(missing)?;
+        let found = found.filter(|found| found.record.owner == owner).ok_or_else(missing)?;
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
@@ -77,6 +79,7 @@ fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response 
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, &format!("/{id}"));
     let mut response = Shown::of(record).response(202);
     functions::set_header(&mut response, "Location", format!("{orders}/{id}/status"));
-    functions::set_header(&mut response, "Retry-After", "1".into());
+    let now = app.store.get().map_or(record.updated_at, StatusStore::now);
+    response.headers.extend(durations::retry_after(functions::expected(app).next_look(record, now)));
     response
 }

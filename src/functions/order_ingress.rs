@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -14,19 +15,22 @@ use crate::bookmark::Bookmark;
 use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::failpoints::failpoint;
-use crate::functions::{self, App, Conclusion, Refusal, shown};
+use crate::functions::{self, App, Conclusion, Refusal, durations, shown};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
+use crate::limits::admission;
+use crate::limits::key;
+use crate::limits::rate::Standing;
 use crate::message;
 use crate::order::json::Json;
 use crate::order::{Order, Violation};
 use crate::problem::{Outcome, Problem};
 use crate::routes::{Invocation, InvocationBody};
-use crate::store::{Created, StoreError};
+use crate::store::{Created, StatusStore, StoreError};
 use crate::timestamp::Timestamp;
 
-/// Seconds after which the status is worth a look.
-const RETRY_AFTER: u32 = 1;
+/// How long a request that is to be refused may look for its record.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// An order is accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -51,13 +55,26 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Ok(request) => request,
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
-    match submit(app, &request).await {
+    let owner = match caller::identify(app, &request, Right::Submit).await {
+        Ok(caller) => caller.owner,
+        Err(problem) => return Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
+    };
+    let standing = functions::standing(app, &request, &owner).await;
+    let headers = standing.iter().flat_map(Standing::headers);
+    let too_often = standing.as_ref().and_then(Standing::refusal);
+    match submit(app, &request, &owner, too_often.clone()).await {
         Ok(submitted) => {
             let record = &submitted.record;
             failpoint!("before-answer");
-            Conclusion::new(Ok(accepted(app, &request, &submitted))).about(Some(record.tracking_id))
+            Conclusion::new(Ok(accepted(app, &request, &submitted, headers))).about(Some(record.tracking_id))
         }
-        Err(problem) => Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
+        Err(problem) => {
+            // Whoever asks too often is not told what is wrong with an order; only what its record says.
+            let problem = too_often.filter(|_| !matches!(problem.status, 409 | 422)).unwrap_or(problem);
+            let mut response = functions::problem(&problem);
+            response.headers.extend(headers);
+            Conclusion::new(Ok(Answer::respond(response)))
+        }
     }
 }
 
@@ -69,8 +86,8 @@ struct Submitted {
     bookmark: Option<String>,
 }
 
-async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Problem> {
-    let caller = caller::identify(app, request, Right::Submit).await?;
+/// With a `refusal` nothing is recorded; but an order whose record exists is answered as always.
+async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Option<Problem>) -> Result<Submitted, Problem> {
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
     // Before it is taken apart: a tree of many small values is far larger than its text.
@@ -84,17 +101,17 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(Some(Outcome::NotAccepted)))?;
     let now = store.now();
     let submission = Submission {
-        tracking_id: key.tracking_id(store.tracking_key(), &caller.owner),
+        tracking_id: key.tracking_id(store.tracking_key(), owner),
         life: Uuid::new_v4(),
         order: raw(&text)?,
         fingerprint: hex(&json.fingerprint()),
         metadata: Metadata {
             api_name: "orders".into(),
             operation_name: "submitOrder".into(),
-            subscription_id: None,
+            subscription_id: key::subscription(request, &app.config.limits).map(str::to_owned),
             received_at: now,
             traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
-            owner: caller.owner,
+            owner: owner.to_owned(),
         },
     };
     let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);
@@ -103,8 +120,19 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
         return Err(too_large());
     }
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
-    failpoint!("before-record");
-    match store.create(&record).await {
+    app.admission.look(store);
+    let refusal = refusal.or_else(|| app.admission.refusal());
+    let refused = refusal.is_some();
+    let created = if let Some(refusal) = refusal {
+        Ok(known(app, store, record.tracking_id).await.ok_or(refusal)?)
+    } else {
+        let permit = app.admission.admit()?;
+        failpoint!("before-record");
+        let created = store.create(&record).await;
+        admission::end(permit, &created);
+        created
+    };
+    match created {
         Ok(Created::Created(bookmark)) => {
             failpoint!("after-record");
             info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
@@ -112,8 +140,9 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
         }
         Ok(Created::Exists(found, bookmark)) => {
             let message = match lifecycle::resubmit(&found.record, &record.fingerprint, now) {
-                Resubmission::EmitAgain => Some(message::write(&found.record)),
-                Resubmission::Repeat => None,
+                // One that is refused costs nothing more than the answer; should its first message be lost, the sweeper sees to it.
+                Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
+                Resubmission::EmitAgain | Resubmission::Repeat => None,
                 Resubmission::Conflict => return Err(conflict(key)),
             };
             Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
@@ -128,13 +157,26 @@ async fn submit(app: &App, request: &HttpRequest<'_>) -> Result<Submitted, Probl
     }
 }
 
-fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answer {
+/// The record of a request that is to be refused, if it was accepted before. Neither a store that is away nor one that takes long
+/// holds up a refusal.
+async fn known(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Option<Created> {
+    if !app.admission.store_answers() {
+        return None;
+    }
+    let (found, bookmark) = tokio::time::timeout(GLANCE, store.glance(tracking_id)).await.ok()?.ok()??;
+    Some(Created::Exists(found, bookmark))
+}
+
+fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, standing: impl Iterator<Item = (&'static str, String)>) -> Answer {
     let record = &submitted.record;
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, "");
     let mut status_url = format!("{orders}/{}/status", record.tracking_id);
     if let Some(bookmark) = &submitted.bookmark {
         let _ = write!(status_url, "?{}={bookmark}", functions::BOOKMARK);
     }
+    // The store's clock; it is open, since it answered.
+    let now = app.store.get().map_or(record.updated_at, StatusStore::now);
+    let expected = functions::expected(app);
     let body = Accepted {
         tracking_id: record.tracking_id,
         status: record.status,
@@ -147,9 +189,11 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted) -> Answ
         },
         status_url: &status_url,
         submitted_at: record.submitted_at,
-        estimated_completion: record.completed_at.unwrap_or_else(|| record.submitted_at.after(app.fulfillment.estimate())),
+        estimated_completion: expected.completion(record, now),
     };
-    let headers = vec![("Location", status_url.clone()), ("Retry-After", RETRY_AFTER.to_string())];
+    let mut headers = vec![("Location", status_url.clone()), ("Operation-Location", status_url.clone())];
+    headers.extend(durations::retry_after(expected.next_look(record, now)));
+    headers.extend(standing);
     let response = functions::json(202, headers, &body);
     match &submitted.message {
         Some(message) => Answer::respond_and_emit(response, message.clone()),

@@ -68,13 +68,14 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Ok(request) => request,
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
-    let response = list(app, &request).await.unwrap_or_else(|problem| functions::problem(&problem));
+    let response = match caller::identify(app, &request, Right::Read).await {
+        Ok(caller) => functions::limited(app, &request, &caller.owner, list(app, &request, &caller.owner)).await,
+        Err(problem) => functions::problem(&problem),
+    };
     Conclusion::new(Ok(Answer::respond(response)))
 }
 
-async fn list(app: &App, request: &HttpRequest<'_>) -> Result<Response, Problem> {
-    let owner = caller::identify(app, request, Right::Read).await?.owner;
-    let owner = owner.as_str();
+async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Response, Problem> {
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
     let limit = request.query("limit").map_or(Ok(LIMIT.0), |text| {
         let limit = text.parse().ok().filter(|limit| (1..=LIMIT.1).contains(limit));

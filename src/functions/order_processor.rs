@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::envelope::{self, Answer};
 use crate::failpoints::failpoint;
 use crate::fulfillment::{Outcome, Permit};
-use crate::functions::{self, App, Conclusion, Refusal};
+use crate::functions::{self, App, Conclusion, Refusal, waits};
 use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
 use crate::message::{self, Message};
 use crate::process;
@@ -180,17 +180,26 @@ impl Look<'_> {
             return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
         };
         written!(self.replace(&ended).await);
-        self.app.waits.observe_claim(&self.found.record, &record, self.is_first_delivery);
+        self.claimed(&record);
+        self.app.durations.observe_end(&ended);
         functions::log_transition(&record, "order claimed");
         functions::log_transition(&ended, functions::ended_text(&ended));
         Ok(Tried::Done)
+    }
+
+    /// A claim was recorded: how long its order waited says how long the queue is.
+    fn claimed(&self, record: &Record) {
+        if let Some(wait) = waits::first_wait(&self.found.record, record, self.is_first_delivery) {
+            self.app.waits.observe(wait);
+            self.app.admission.observe_claim(wait);
+        }
     }
 
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
         failpoint!("before-claim");
         let etag = written!(self.replace(&record).await);
         failpoint!("after-claim");
-        self.app.waits.observe_claim(&self.found.record, &record, self.is_first_delivery);
+        self.claimed(&record);
         functions::log_transition(&record, "order claimed");
         work(self.app, self.store, Versioned { record, etag }, permit).await
     }
@@ -326,6 +335,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     let record = &own.record;
     let Some(retry_at) = record.retry_at else {
         failpoint!("after-finish");
+        app.durations.observe_end(record);
         functions::log_transition(record, functions::ended_text(record));
         return Ok(Tried::Done);
     };

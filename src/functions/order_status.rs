@@ -11,14 +11,12 @@ use crate::caller::{self, Right};
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
 use crate::functions::watch::Watch;
-use crate::functions::{self, App, Conclusion, Refusal};
+use crate::functions::{self, App, Conclusion, Refusal, durations};
 use crate::idempotency::TrackingId;
 use crate::problem::Problem;
 use crate::routes::Invocation;
-use crate::store::Versioned;
+use crate::store::{StatusStore, Versioned};
 
-/// Seconds after which the status of an order that has not ended is worth another look.
-const RETRY_AFTER: u32 = 1;
 /// Longest wait for a change, in seconds: proxies cut off what is silent for long.
 const MAX_WAIT: u64 = 30;
 
@@ -69,7 +67,9 @@ async fn status(app: &Arc<App>, request: &HttpRequest<'_>, found: Arc<Versioned>
         response.body.clear();
     }
     if !record.record.status.is_terminal() {
-        functions::set_header(&mut response, "Retry-After", RETRY_AFTER.to_string());
+        // The store's clock; it is open, since it answered.
+        let now = app.store.get().map_or(record.record.updated_at, StatusStore::now);
+        response.headers.extend(durations::retry_after(functions::expected(app).next_look(&record.record, now)));
     }
     if let Some(seconds) = applied {
         functions::set_header(&mut response, "Preference-Applied", format!("wait={seconds}"));

@@ -150,6 +150,10 @@ impl CosmosStore {
         Ok(self.look_for(tracking_id, Freshness::Latest, None).await?.map(|seen| seen.versioned))
     }
 
+    pub(super) async fn glance(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
+        Ok(self.point_read(tracking_id, &Freshness::Latest).await?.map(|seen| (seen.versioned, seen.bookmark)))
+    }
+
     /// Many who ask at the same time, or within a second, share one look.
     pub(super) async fn read_recent(
         &self,
@@ -268,6 +272,16 @@ impl CosmosStore {
             .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         self.query(query).await
+    }
+
+    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
+        let text = "SELECT VALUE c.record.submittedAt FROM c WHERE c.dueAt > 0 AND c.record.status = @status AND c.record.fence = 0 \
+                    ORDER BY c.dueAt OFFSET 0 LIMIT @limit";
+        let query = Query::from(text)
+            .with_parameter("@status", Status::Accepted.as_str())
+            .and_then(|query| query.with_parameter("@limit", limit))
+            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
+        Ok(self.query(query).await?.into_iter().map(Timestamp::from_milliseconds).collect())
     }
 
     pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {

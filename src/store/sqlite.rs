@@ -113,6 +113,20 @@ impl SqliteStore {
         Ok(overdue.await?)
     }
 
+    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
+        let texts = self.database.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT record -> 'submittedAt' FROM orders
+                     WHERE due_at IS NOT NULL AND record ->> 'status' = 'accepted' AND record ->> 'fence' = 0 ORDER BY due_at LIMIT ?1",
+                )?
+                .query_map([limit], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        });
+        let read = |text: String| serde_json::from_str(&text).map_err(|_| StoreError::Unreadable("when an order was submitted".into()));
+        texts.await?.into_iter().map(read).collect()
+    }
+
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
         let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
         let kept = self.database.write(move |connection| {

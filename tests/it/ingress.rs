@@ -333,9 +333,15 @@ fn a_202_shows_where_to_look_and_carries_the_message() {
 
     let id = tracking_id(&answer).to_owned();
     let url = format!("http://localhost:7071/api/orders/{id}/status");
+    let mut headers = answer.headers.clone();
+    assert!((400..=500).contains(&headers["retry-after-ms"].as_str().unwrap().parse::<u32>().unwrap()), "{headers}");
+    headers["retry-after-ms"] = "MS".into();
     assert_eq!(
-        answer.headers,
-        json!({ "Content-Type": "application/json", "Cache-Control": "no-store", "Location": url, "Retry-After": "1" })
+        headers,
+        json!({
+            "Content-Type": "application/json", "Cache-Control": "no-store", "Location": url, "Operation-Location": url,
+            "Retry-After": "1", "retry-after-ms": "MS"
+        })
     );
     let keys: BTreeSet<&str> = answer.body.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["estimatedCompletion", "message", "status", "statusUrl", "submittedAt", "trackingId"].into());

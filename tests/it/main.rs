@@ -24,6 +24,7 @@ mod identity;
 mod independent;
 mod ingress;
 mod issuer;
+mod limits;
 mod list;
 mod openapi;
 mod operate;

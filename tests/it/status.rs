@@ -44,13 +44,17 @@ fn an_accepted_order_is_shown_whole() {
     let handler = Handler::start(data.path(), &[]);
     let (id, _) = submit(&handler, &order("S-1"));
 
-    let answer = handler.status(&id);
+    let mut answer = handler.status(&id);
 
     assert_eq!(answer.status, 200);
-    let etag = &answer.headers["ETag"];
+    assert!((250..=500).contains(&answer.headers["retry-after-ms"].as_str().unwrap().parse::<u32>().unwrap()), "{answer:?}");
+    answer.headers["retry-after-ms"] = "MS".into();
+    let etag = answer.headers["ETag"].clone();
     assert_eq!(
         answer.headers,
-        json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1" })
+        json!({
+            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": "MS"
+        })
     );
     assert_eq!((&answer.message, &answer.body["trackingId"]), (&None, &json!(id)));
     assert_eq!(
@@ -248,7 +252,9 @@ fn who_knows_a_version_is_told_so_without_a_body_until_there_is_another() {
     for known in [etag.as_str(), &weak, &among, "*"] {
         let answer = handler.status_with(&id, &[("If-None-Match", known)]);
         assert_eq!((answer.status, &answer.body), (304, &Value::Null), "{known}");
-        assert_eq!(answer.headers, json!({ "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1" }));
+        let pause = &answer.headers["retry-after-ms"];
+        let expected = json!({ "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": pause });
+        assert_eq!(answer.headers, expected);
     }
     for known in ["\"other\"", "", "W/\"\""] {
         assert_eq!(handler.status_with(&id, &[("if-none-match", known)]).status, 200, "{known}");

@@ -1,20 +1,21 @@
-//! A circuit breaker: while the backend is down, no order spends a try on finding that out.
+//! A circuit breaker: while something that we depend on is down, it is left alone, and nobody waits to find out that it is.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-/// The pause between two probes grows to this.
-const MAX_PAUSE: Duration = Duration::from_mins(2);
-
 /// Counts what calls came to, and says whether there may be another.
 #[derive(Debug)]
 pub struct Breaker {
+    /// What it stands before, as the log calls it.
+    what: &'static str,
     /// So many failures in a row open it.
     failures: u32,
     /// For so long at first.
     pause: Duration,
+    /// And for so long at most, however many probes fail.
+    max_pause: Duration,
     state: Mutex<State>,
 }
 
@@ -39,8 +40,22 @@ pub struct Permit {
 
 impl Breaker {
     /// Closed at first.
-    pub fn new(failures: u32, pause: Duration) -> Self {
-        Self { failures, pause, state: Mutex::new(State::Closed { failures: 0 }) }
+    pub fn new(what: &'static str, failures: u32, pause: Duration, max_pause: Duration) -> Self {
+        Self { what, failures, pause, max_pause: max_pause.max(pause), state: Mutex::new(State::Closed { failures: 0 }) }
+    }
+
+    /// Whether everybody may call.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.state(), State::Closed { .. })
+    }
+
+    /// Its state, for operators: `closed`, `open`, `half-open`.
+    pub fn as_str(&self) -> &'static str {
+        match *self.state() {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half-open",
+        }
     }
 
     /// Asks for a call. `Err`: after this time it is worth asking again.
@@ -50,7 +65,7 @@ impl Breaker {
             State::Closed { .. } => false,
             State::Open { until, .. } if now < until => return Err(until - now),
             State::Open { pause, .. } => {
-                info!("asking the backend whether it is back");
+                info!("asking {} whether it is back", self.what);
                 *state = State::HalfOpen { since: now, pause };
                 true
             }
@@ -64,7 +79,7 @@ impl Breaker {
     fn succeed(&self, probe: bool) {
         let mut state = self.state();
         match *state {
-            State::HalfOpen { .. } if probe => info!("the backend is back"),
+            State::HalfOpen { .. } if probe => info!("{} is back", self.what),
             State::Closed { .. } => {}
             _ => return,
         }
@@ -74,7 +89,7 @@ impl Breaker {
     fn fail(&self, probe: bool, now: Instant) {
         let mut state = self.state();
         let pause = match &mut *state {
-            State::HalfOpen { pause, .. } if probe => (*pause * 2).min(MAX_PAUSE.max(self.pause)),
+            State::HalfOpen { pause, .. } if probe => (*pause * 2).min(self.max_pause),
             State::Closed { failures } => {
                 *failures += 1;
                 if *failures < self.failures {
@@ -85,7 +100,7 @@ impl Breaker {
             _ => return,
         };
         let jittered = jittered(pause);
-        warn!(breaker.pause_ms = jittered.as_millis(), "the backend is down; no order is sent there for a while");
+        warn!(breaker.pause_ms = jittered.as_millis(), "{} is down; it is left alone for a while", self.what);
         *state = State::Open { until: now + jittered, pause };
     }
 
@@ -108,7 +123,7 @@ impl Permit {
         Self { breaker: None, probe: false }
     }
 
-    /// The call has come to an end; whether the backend was there.
+    /// The call has come to an end; whether anybody was there.
     pub fn end(mut self, was_there: bool, now: Instant) {
         match self.breaker.take() {
             Some(breaker) if was_there => breaker.succeed(self.probe),
@@ -126,7 +141,7 @@ impl Drop for Permit {
     }
 }
 
-/// Up to a quarter longer: instances that lost the backend together do not come back together.
+/// Up to a quarter longer: instances that lost it together do not come back together.
 fn jittered(pause: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(0);
     pause.mul_f64(1.0 + f64::from(random) / f64::from(u32::MAX) / 4.0)
@@ -139,7 +154,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(10);
 
     fn breaker(now: Instant, failures: u32) -> Arc<Breaker> {
-        let breaker = Arc::new(Breaker::new(5, PAUSE));
+        let breaker = Arc::new(Breaker::new("it", 5, PAUSE, Duration::from_mins(2)));
         for _ in 0..failures {
             breaker.admit(now).unwrap().end(false, now);
         }

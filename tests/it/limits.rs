@@ -1,0 +1,333 @@
+//! What is refused at the door: who asks too often, and everybody while too much waits or the store is away. And what clients
+//! are told of how long things take.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::emulator::Emulator;
+use crate::support::{Answer, Directory, Handler, Host, PATIENCE, Response, eventually, http_envelope, order, request};
+
+fn submit(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> Answer {
+    handler.ingress(Some(&order(id).to_string()), headers)
+}
+
+fn kind(answer: &Answer) -> &str {
+    answer.body["type"].as_str().unwrap().strip_prefix("urn:problem-type:waybill:").unwrap()
+}
+
+fn seconds(answer: &Answer) -> u64 {
+    answer.headers["Retry-After"].as_str().unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap()
+}
+
+fn from(address: &str) -> [(&str, &str); 1] {
+    [("X-Forwarded-For", address)]
+}
+
+fn post(host: &Host, id: &str, headers: &[(&str, &str)]) -> Response {
+    let mut all = vec![("Content-Type", "application/json")];
+    all.extend(headers);
+    request("POST", &host.url("/api/orders"), &all, Some(order(id).to_string().as_bytes()))
+}
+
+fn limit_fields(headers: &BTreeMap<String, String>) -> (Option<&str>, Option<&str>) {
+    (headers.get("ratelimit-policy").map(String::as_str), headers.get("ratelimit").map(String::as_str))
+}
+
+#[test]
+fn a_client_of_the_host_is_told_its_quota_and_then_when_to_come_back() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[("RATE_LIMIT", "2"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("TRUSTED_PROXIES", "1")]);
+    let client = from("192.0.2.1:4711");
+
+    let first = post(&host, "R-1", &client);
+    let second = post(&host, "R-2", &client);
+    let third = post(&host, "R-3", &client);
+
+    let policy = Some("\"default\";q=2;w=3600");
+    assert_eq!((first.status, limit_fields(&first.headers)), (202, (policy, Some("\"default\";r=1;t=1800"))), "{first:?}");
+    assert_eq!((second.status, limit_fields(&second.headers)), (202, (policy, Some("\"default\";r=0;t=1800"))), "{second:?}");
+    assert_eq!(third.status, 429, "{third:?}");
+    let wait: u32 = third.headers["retry-after"].parse().unwrap();
+    assert!((1700..=1800).contains(&wait), "{third:?}");
+    assert_eq!(limit_fields(&third.headers), (policy, Some(&*format!("\"default\";r=0;t={wait}"))));
+    assert!(third.headers["content-type"].starts_with("application/problem+json"), "{third:?}");
+    assert_eq!(
+        third.json(),
+        json!({
+            "type": "urn:problem-type:waybill:rate-limited", "title": "Too many requests", "status": 429,
+            "detail": format!("at most 2 requests in 3600 s; this one recorded nothing: send it again in {wait} s"),
+            "outcome": "not_accepted"
+        })
+    );
+    assert_eq!(host.get("/api/orders/x/status").status, 404, "a status is not counted");
+    assert_eq!(post(&host, "R-3", &from("192.0.2.2")).status, 202, "nothing was recorded, and another caller is let in");
+}
+
+#[test]
+fn a_caller_is_let_in_again_when_he_was_told_so() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "1")]);
+    assert_eq!(submit(&handler, "R-4", &[]).status, 202);
+    let refused = submit(&handler, "R-5", &[]);
+    assert_eq!((refused.status, seconds(&refused)), (429, 1), "{refused:?}");
+
+    let started = Instant::now();
+    let mut refusals = 0;
+    eventually("he is let in", || {
+        let answer = submit(&handler, "R-5", &[]);
+        refusals += u32::from(answer.status == 429);
+        (answer.status == 202).then_some(())
+    });
+
+    assert!(refusals > 0 && started.elapsed() <= Duration::from_secs(5), "{refusals} {:?}", started.elapsed());
+}
+
+#[test]
+fn what_a_client_claims_about_itself_gains_nothing() {
+    let data = Directory::new();
+    let settings = [("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600")];
+    let proxied = Handler::start(data.path(), &[settings[0], settings[1], ("TRUSTED_PROXIES", "1")]);
+    assert_eq!(submit(&proxied, "R-6", &from("192.0.2.1:1")).status, 202);
+    for spoofed in ["6.6.6.6, 192.0.2.1:2", "192.0.2.1", "7.7.7.7,8.8.8.8 , 192.0.2.1:3"] {
+        let headers =
+            [("X-Forwarded-For", spoofed), ("X-Subscription-Id", spoofed), ("Forwarded", "for=9.9.9.9"), ("CLIENT-IP", "9.9.9.9")];
+        assert_eq!(submit(&proxied, "R-7", &headers).status, 429, "{spoofed}");
+    }
+    assert_eq!(submit(&proxied, "R-7", &[("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1")]).status, 429);
+    assert_eq!(submit(&proxied, "R-7", &from("[2001:db8:0:1::1]:5")).status, 202);
+    assert_eq!(submit(&proxied, "R-8", &from("2001:db8:0:1:ffff::2")).status, 429, "one network of IPv6 is one caller");
+    assert_eq!(submit(&proxied, "R-8", &from("2001:db8:0:2::2")).status, 202);
+
+    let data = Directory::new();
+    let direct = Handler::start(data.path(), &settings);
+    assert_eq!(submit(&direct, "R-9", &from("192.0.2.1")).status, 202);
+    assert_eq!(submit(&direct, "R-10", &from("192.0.2.2")).status, 429, "who cannot be told apart is one caller");
+}
+
+#[test]
+fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
+    let data = Directory::new();
+    let settings = [
+        ("RATE_LIMIT", "1"),
+        ("RATE_LIMIT_PERIOD_SECONDS", "3600"),
+        ("TRUSTED_PROXIES", "1"),
+        ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Subscription-Id"),
+    ];
+    let handler = Handler::start(data.path(), &settings);
+    let by = |id: &str, subscription: &str, address: &str| {
+        submit(&handler, id, &[("x-subscription-id", subscription), ("X-Forwarded-For", address)])
+    };
+
+    let first = by("R-11", "gold", "192.0.2.1");
+
+    assert_eq!(first.status, 202);
+    let message: Value = serde_json::from_str(first.message.as_deref().unwrap()).unwrap();
+    assert_eq!(message["metadata"]["subscriptionId"], "gold");
+    assert_eq!(by("R-12", "gold", "192.0.2.2").status, 429);
+    assert_eq!(by("R-12", "silver", "192.0.2.1").status, 202);
+    for (id, doubtful) in [("R-13", "two words"), ("R-14", "")] {
+        let address = format!("192.0.2.{}", id.len() + doubtful.len());
+        let answer = by(id, doubtful, &address);
+        assert_eq!(answer.status, 202, "{doubtful:?}");
+        let message: Value = serde_json::from_str(answer.message.as_deref().unwrap()).unwrap();
+        assert_eq!(message["metadata"]["subscriptionId"], Value::Null);
+        assert_eq!(by("R-15", doubtful, &address).status, 429, "then the address counts");
+    }
+}
+
+#[test]
+fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600")]);
+    let first = submit(&handler, "R-16", &[]);
+
+    let again = submit(&handler, "R-16", &[]);
+    let other = submit(&handler, "R-17", &[]);
+    let mut changed = order("R-16");
+    changed["note"] = "another".into();
+    let conflict = handler.ingress(Some(&changed.to_string()), &[]);
+    let invalid = handler.ingress(Some("{}"), &[]);
+
+    assert_eq!((again.status, &again.headers["Location"]), (202, &first.headers["Location"]), "{again:?}");
+    assert_eq!(again.headers["RateLimit"].as_str().map(|field| &field[..13]), Some("\"default\";r=0"));
+    assert_eq!(again.message, None, "it costs nothing more than the answer");
+    assert_eq!((other.status, conflict.status, invalid.status), (429, 409, 429));
+    assert_eq!(handler.process(first.message.as_deref().unwrap()).status, 200);
+    assert_eq!(submit(&handler, "R-16", &[]).body["status"], "completed");
+}
+
+#[test]
+fn while_too_many_wait_new_orders_are_refused_and_known_ones_answered() {
+    for emulator in [None, Some(Emulator::start(&[]))] {
+        let data = Directory::new();
+        let admission = [("ADMISSION_MAX_AGE", "1s")];
+        let handler = match &emulator {
+            None => Handler::start(data.path(), &admission),
+            Some(emulator) => Handler::begin(&emulator.with(&admission)).ready(),
+        };
+        // The first ten do not count: they may be stuck.
+        let accepted: Vec<Answer> = (0..12).map(|number| submit(&handler, &format!("A-{number}"), &[])).collect();
+        assert!(accepted.iter().all(|answer| answer.status == 202), "{accepted:?}");
+
+        let refused = eventually("too many wait", || {
+            let answer = submit(&handler, "A-1", &[]);
+            assert_eq!(answer.status, 202, "a known order is answered: {answer:?}");
+            let backlog = handler.readyz().json()["admission"]["backlogSeconds"].as_u64();
+            (backlog > Some(1)).then(|| submit(&handler, "A-NEW", &[]))
+        });
+
+        assert_eq!((refused.status, kind(&refused), &refused.body["outcome"]), (503, "too-many-waiting", &json!("not_accepted")));
+        assert!((5..=300).contains(&seconds(&refused)), "{refused:?}");
+        assert_eq!(refused.message, None);
+        assert_eq!(handler.readyz().json()["admission"]["accepting"], false);
+        let known = submit(&handler, "A-3", &[]);
+        assert_eq!((known.status, &known.body["trackingId"], &known.message), (202, &accepted[3].body["trackingId"], &None));
+        assert!(known.body["estimatedCompletion"].as_str() > accepted[3].body["estimatedCompletion"].as_str(), "{known:?}");
+        for answer in &accepted {
+            assert_eq!(handler.process(answer.message.as_deref().unwrap()).status, 200);
+        }
+        eventually("new orders are accepted again", || (submit(&handler, "A-NEW", &[]).status == 202).then_some(()));
+    }
+}
+
+#[test]
+fn admission_can_be_switched_off() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[("ADMISSION_MAX_AGE", "0")])).ready();
+
+    assert_eq!(submit(&handler, "A-20", &[]).status, 202);
+
+    assert_eq!(handler.readyz().json()["store"]["operations"]["query"]["calls"], 0);
+}
+
+#[test]
+fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time() {
+    let emulator = Emulator::start(&[]);
+    let settings =
+        [("STORE_TIMEOUT", "300ms"), ("STORE_BREAKER_FAILURES", "3"), ("STORE_BREAKER_PAUSE", "500ms"), ("ADMISSION_MAX_AGE", "0")];
+    let mut handler = Handler::begin(&emulator.with(&settings)).ready();
+    assert_eq!(submit(&handler, "B-1", &[]).status, 202);
+    let breaker = |handler: &Handler| handler.readyz().json()["admission"]["storeBreaker"].as_str().unwrap().to_owned();
+    assert_eq!(breaker(&handler), "closed");
+    emulator.fault(&json!({ "kind": "hang", "operations": ["create"] }));
+
+    for number in 0..3 {
+        let answer = submit(&handler, &format!("B-2{number}"), &[]);
+        assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "its write left: {answer:?}");
+    }
+    emulator.reset_figures();
+    let started = Instant::now();
+    let answer = submit(&handler, "B-3", &[]);
+
+    assert_eq!((answer.status, kind(&answer), &answer.body["outcome"]), (503, "store-unavailable", &json!("not_accepted")), "{answer:?}");
+    assert_eq!(seconds(&answer), 1);
+    assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+    assert_eq!(emulator.figures()["requests"]["create"], 0, "the store is not asked");
+    handler.program.line("the store is down");
+    assert_ne!(breaker(&handler), "closed");
+
+    // Many at a time, for as long as two probes take.
+    let end = Instant::now() + Duration::from_secs(2);
+    let ask = &|number: usize| {
+        let mut unknown = 0;
+        while Instant::now() < end {
+            let answer = submit(&handler, &format!("B-4{number}"), &[]);
+            assert_eq!(answer.status, 503, "{answer:?}");
+            unknown += u64::from(answer.body["outcome"] == "unknown");
+        }
+        unknown
+    };
+    let probes = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..8).map(|number| scope.spawn(move || ask(number))).collect();
+        asking.into_iter().map(|asked| asked.join().unwrap()).sum::<u64>()
+    });
+    assert!((1..=3).contains(&probes), "{probes}");
+    assert_eq!(emulator.figures()["requests"]["create"], probes);
+
+    emulator.calm();
+    eventually("the breaker closes", || (submit(&handler, "B-5", &[]).status == 202).then_some(()));
+    assert_eq!(breaker(&handler), "closed");
+    handler.program.line("the store is back");
+}
+
+#[test]
+fn a_store_that_is_away_refuses_a_limited_caller_at_once() {
+    let emulator = Emulator::start(&[]);
+    let settings = [("STORE_TIMEOUT", "20s"), ("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("ADMISSION_MAX_AGE", "0")];
+    let handler = Handler::begin(&emulator.with(&settings)).ready();
+    assert_eq!(submit(&handler, "B-6", &[]).status, 202);
+    emulator.fault(&json!({ "kind": "hang", "operations": ["read"] }));
+
+    let started = Instant::now();
+    let answer = submit(&handler, "B-6", &[]);
+
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert!(started.elapsed() < Duration::from_secs(5) && started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    emulator.calm();
+    assert_eq!(submit(&handler, "B-6", &[]).status, 202);
+}
+
+fn moment(value: &Value) -> jiff::Timestamp {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_orders_took_lately_is_what_the_next_one_is_told() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("WORK_DELAY", "400ms")]);
+    let told = |answer: &Answer| {
+        let promised = moment(&answer.body["estimatedCompletion"]).duration_since(moment(&answer.body["submittedAt"]));
+        (promised.as_millis(), seconds(answer))
+    };
+    let first = submit(&handler, "E-1", &[]);
+    assert_eq!(told(&first), (2600, 2), "the work's own delay and a second");
+
+    assert_eq!(handler.process(first.message.as_deref().unwrap()).status, 200);
+    let after = told(&submit(&handler, "E-2", &[]));
+    assert!((1600..2600).contains(&after.0), "{after:?}");
+}
+
+#[test]
+fn the_pause_until_the_next_look_shrinks_as_progress_grows() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("WORK_DELAY", "1500ms")]);
+    let accepted = submit(&handler, "E-4", &[]);
+    let id = accepted.body["trackingId"].as_str().unwrap().to_owned();
+    let milliseconds = |answer: &Answer| answer.headers["retry-after-ms"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(seconds(&accepted) == 4 && (3300..=3500).contains(&milliseconds(&accepted)), "{accepted:?}");
+    assert_eq!(accepted.headers["Operation-Location"], accepted.body["statusUrl"]);
+
+    let looks = std::thread::scope(|scope| {
+        let working = scope.spawn(|| handler.process(accepted.message.as_deref().unwrap()).status);
+        let mut looks: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        eventually("it has ended", || {
+            let answer = handler.status(&id);
+            if answer.body["status"] == "completed" {
+                assert_eq!((&answer.headers["Retry-After"], &answer.headers["retry-after-ms"]), (&Value::Null, &Value::Null));
+                return Some(());
+            }
+            looks.insert(answer.body["progress"].as_u64().unwrap(), (seconds(&answer), milliseconds(&answer)));
+            None
+        });
+        assert_eq!(working.join().unwrap(), 200);
+        looks
+    });
+
+    let pauses: Vec<_> = looks.values().copied().collect();
+    assert!(pauses.len() >= 3 && pauses.iter().all(|(seconds, _)| *seconds >= 1), "{looks:?}");
+    assert!(pauses.is_sorted_by(|before, after| before.1 >= after.1 && before.0 >= after.0), "{looks:?}");
+    assert!(pauses.last().unwrap().1 < pauses.first().unwrap().1, "{looks:?}");
+}
+
+#[test]
+fn where_nothing_is_limited_nothing_is_said_of_a_limit() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+
+    let envelope = http_envelope("POST", "http://localhost/api/orders", &json!({}), Some(&order("E-5").to_string()), &[]);
+    let answer = Answer::of(&handler.invoke("OrderIngress", &envelope));
+
+    assert_eq!((answer.status, &answer.headers["RateLimit"], &answer.headers["RateLimit-Policy"]), (202, &Value::Null, &Value::Null));
+}
