@@ -77,7 +77,7 @@ impl Modify for Callers {
                 if is_limited {
                     for response in responses.values_mut() {
                         if let RefOr::T(response) = response {
-                            response.headers.extend(limits().map(|(name, header)| (name.to_owned(), header)));
+                            response.headers.extend(limits().map(|(name, header)| (name.to_owned(), header.into())));
                         }
                     }
                     let often = problem("`rate-limited`: more requests than a caller may send");
