@@ -348,7 +348,7 @@ fn a_token_is_refused_or_means_the_same_however_it_is_written() {
         .concat();
 
     check!().with_type::<(Damage, Damage, Damage)>().with_test_time(TEST_TIME).for_each(|(first, second, whole)| {
-        let header = String::from_utf8_lossy(&first.done(&[header.clone()], &words)).into_owned();
+        let header = String::from_utf8_lossy(&first.done(std::slice::from_ref(&header), &words)).into_owned();
         let claims = String::from_utf8_lossy(&second.done(&[claims.to_vec()], &words)).into_owned();
         let damaged = whole.done(&[token(&header, &claims).into_bytes()], &[b".", b"=", b"A", b"-", b"_", b"+", b"/"]);
         if let Ok(token) = Token::read(&String::from_utf8_lossy(&damaged)) {

@@ -80,6 +80,9 @@ fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response 
     let mut response = Shown::of(record).response(202);
     functions::set_header(&mut response, "Location", format!("{orders}/{id}/status"));
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
-    response.headers.extend(durations::retry_after(functions::expected(app).next_look(record, now)));
+    let next_look = functions::expected(app).next_look(record, now);
+    // Work that can be broken off ends when its worker sees the wish.
+    let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal } else { next_look };
+    response.headers.extend(durations::retry_after(next_look.min(seen)));
     response
 }
