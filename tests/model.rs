@@ -1357,7 +1357,7 @@ fn broken(known: &Known, came: &[(usize, Label)], at: usize, last: Option<Label>
 
 /// Together in some seconds, in a build without optimisation.
 const SCOPES: &[Scope] = &[
-    Scope { name: "two crashes", faults: &[(Fault::Crash, 2)], most: 6, ..PLAIN },
+    Scope { name: "a crash, a kill", faults: &[(Fault::Crash, 1), (Fault::Kill, 1)], most: 6, ..PLAIN },
     Scope { name: "two kills that others see at once", faults: &[(Fault::Kill, 2)], sees_crashes: true, most: 6, ..PLAIN },
     Scope { name: "a pause, a crash", faults: &[(Fault::Pause, 1), (Fault::Crash, 1)], most: 5, ..PLAIN },
     Scope { name: "two lost locks", faults: &[(Fault::LostLock, 2)], most: 6, ..PLAIN },

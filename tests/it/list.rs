@@ -56,8 +56,10 @@ fn every_order_once_and_newest_first(handler: &Handler) {
 
     let first = handler.list("?limit=1&status=completed");
     let listed = &first.body["orders"][0];
-    assert_eq!((&listed["orderId"], &listed["customerId"], &listed["status"]), (&json!("L-21"), &json!("C-1001"), &json!("completed")));
     let id = listed["trackingId"].as_str().unwrap();
+    let number = submitted.iter().position(|submitted| submitted == id).unwrap();
+    let name = format!("L-{number}");
+    assert_eq!((&listed["orderId"], &listed["customerId"], &listed["status"]), (&json!(name), &json!("C-1001"), &json!("completed")));
     assert_eq!(listed["statusUrl"], format!("http://localhost:7071/api/orders/{id}/status"));
     assert_eq!(first.headers["Cache-Control"], "no-store");
 
