@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::order::Violation;
 
@@ -10,6 +11,7 @@ use crate::order::Violation;
 pub struct Problem {
     /// Stable name of the kind of problem.
     #[serde(rename = "type")]
+    #[schema(schema_with = kinds)]
     pub kind: &'static str,
     /// The kind in words; the same for every problem of it.
     pub title: &'static str,
@@ -31,6 +33,11 @@ pub struct Problem {
     pub headers: Vec<(&'static str, String)>,
 }
 
+fn kinds() -> Object {
+    let kinds = Problem::KINDS.iter().map(|(_, kind)| *kind);
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(kinds)).build()
+}
+
 /// What became of an order that was answered with a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -44,6 +51,9 @@ pub enum Outcome {
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident($status:literal, $kind:literal, $title:literal);)*) => {
         impl Problem {
+            /// Status and type of every kind there is; `docs/problems.md` says what to do about each.
+            pub const KINDS: &[(u16, &str)] = &[$(($status, concat!("urn:problem-type:waybill:", $kind))),*];
+
             $($(#[$doc])*
             pub fn $name(detail: impl Into<String>) -> Self {
                 Self {

@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
 # Asks the real program whatever its contract allows and forbids, and compares the answers with it.
-# Needs schemathesis (PyPI) as `st`, or where ST says. Options go to schemathesis, e.g. --max-examples 1000 --seed 7.
+# Needs schemathesis (PyPI) as `st`, or where ST says. Options go to it, e.g. --max-examples 1000 --seed 7.
+# SETTINGS are more of them for the program, CONFIG is another configuration of schemathesis:
+#   SETTINGS="ADMISSION_MAX_AGE=1s WORK_DELAY=2s" CONFIG=tests/schemathesis-bounds.toml tests/schemathesis.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
-st=${ST:-st}
+st=$(realpath "$(command -v "${ST:-st}")") || { echo "schemathesis not found: pip install schemathesis, or set ST" >&2; exit 1; }
+config=$(realpath "${CONFIG:-tests/schemathesis.toml}")
 cargo build --locked --quiet
 data=$(mktemp -d)
-log=$data/log
-# SETTINGS: more of them, e.g. RATE_LIMIT=100000
-env ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app . --data "$data/data" --port 0 >"$log" 2>&1 &
+# shellcheck disable=SC2086 # several settings
+env ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app . --data "$data/data" --port 0 >"$data/log" 2>&1 &
 host=$!
 trap 'kill "$host" 2>/dev/null; wait "$host" 2>/dev/null || true; rm -rf "$data"' EXIT
 for _ in $(seq 100); do
-  url=$(grep -om1 'http://[^ ]*/api' "$log" || true)
+  url=$(grep -om1 'http://[^ ]*/api' "$data/log" || true)
   [ -n "$url" ] && break
-  kill -0 "$host" || { cat "$log"; exit 1; }
+  kill -0 "$host" || { cat "$data/log"; exit 1; }
   sleep 0.1
 done
 cd "$data"
-"$st" --config-file "$OLDPWD/tests/schemathesis.toml" run "$url/openapi.json" --no-color "$@" || { tail -20 "$log"; exit 1; }
+"$st" --config-file "$config" run "$url/openapi.json" --no-color "$@" || { tail -20 "$data/log"; exit 1; }

@@ -552,3 +552,28 @@ fn the_whole_flow_runs_through_the_host() {
     let followed = request("GET", host.post("/api/orders", &order("C-21")).json()["statusUrl"].as_str().unwrap(), &[], None);
     assert_eq!((followed.status, &followed.json()["status"]), (200, &json!("completed")));
 }
+
+#[test]
+fn many_who_wait_for_one_order_cost_about_one_read_a_second() {
+    const WAITERS: usize = 100;
+    let emulator = Emulator::start(&[]);
+    let handler = handler(&emulator, &[]);
+    let answer = handler.ingress(Some(&order("COSMOS-WAITERS").to_string()), &[]);
+    let id = answer.body["trackingId"].as_str().unwrap();
+    handler.status(id);
+    emulator.reset_figures();
+
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..WAITERS {
+            scope.spawn(|| {
+                let answer = handler.status_with(id, &[("Prefer", "wait=3")]);
+                assert_eq!((answer.status, &answer.headers["Preference-Applied"]), (200, &json!("wait=3")));
+            });
+        }
+    });
+
+    // One when they come, one a second, and a few for those who come late.
+    let (reads, seconds) = (requests(&emulator, "read"), started.elapsed().as_secs());
+    assert!((3..=seconds * 2 + 4).contains(&reads), "{reads} reads in {seconds} s");
+}

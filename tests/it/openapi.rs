@@ -19,3 +19,13 @@ fn the_contract_is_served_to_anyone_and_its_copy_is_current() {
         panic!("docs/openapi.json is not current: compare it with {}, and copy that over it", current.display());
     }
 }
+
+#[test]
+fn every_problem_has_a_line_that_says_what_to_do() {
+    let page = std::fs::read_to_string(repository().join("docs/problems.md")).unwrap();
+
+    for (status, kind) in waybill::problem::Problem::KINDS {
+        let name = kind.strip_prefix("urn:problem-type:waybill:").unwrap();
+        assert!(page.contains(&format!("| `{name}` | {status} |")), "{kind}");
+    }
+}
