@@ -197,7 +197,13 @@ impl Look<'_> {
 
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
         failpoint!("before-claim");
+        let decided = Instant::now();
         let etag = written!(self.replace(&record).await);
+        // By an answer that came so late, or to a process that slept, the lease may have run out, and another may have ended the
+        // order since: nobody is called before the claim was renewed.
+        if decided.elapsed() > self.app.config.budgets.lease / 2 {
+            return Ok(Tried::Unwritten(StoreError::Unknown));
+        }
         failpoint!("after-claim");
         self.claimed(&record);
         functions::log_transition(&record, "order claimed");

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
+use crate::emulator::Emulator;
 use crate::support::{Answer, Directory, Handler, Host, eventually, order, request};
 
 const LEASE: [(&str, &str); 2] = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms")];
@@ -200,4 +201,27 @@ fn it_is_a_delete_of_the_order_itself() {
 
     assert_eq!(answer.json()["status"], "cancelled");
     assert_eq!(host.ended(&id)["status"], "cancelled");
+}
+
+#[test]
+fn a_claim_whose_answer_comes_after_its_lease_calls_nobody_once_the_order_is_cancelled() {
+    let emulator = Emulator::start(&[]);
+    let (url, called, answers) = backend();
+    let settings = [&LEASE[..], &[("FULFILLMENT_URL", &url)]].concat();
+    let handler = Handler::begin(&emulator.with(&settings)).ready();
+    let (id, message) = submit(&handler, "C-LATE");
+    // The claim is recorded at once, and its answer comes when the lease has run out.
+    emulator.fault(&json!({ "kind": "delay", "ms": 3000, "operations": ["replace"], "count": 1 }));
+
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| handler.process(&message).status);
+        eventually("it is claimed", || (handler.status(&id).body["status"] == "processing").then_some(()));
+        is_cancelled(&eventually("it is cancelled", || Some(handler.cancel(&id)).filter(|answer| answer.status == 200)));
+        // Should it be called all the same, it must not hang.
+        answers.send("200 OK").unwrap();
+        assert_eq!(working.join().unwrap(), 200);
+    });
+
+    assert!(called.try_recv().is_err(), "nobody is called for an order that is cancelled");
+    assert_eq!(events(&handler.status(&id).body), ["accepted", "claimed", "cancelled"]);
 }
