@@ -23,7 +23,7 @@ use warp::http::StatusCode;
 
 use crate::auth::Auth;
 use crate::config::Config;
-use crate::envelope::{Answer, HttpRequest, Response};
+use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
 use crate::functions::durations::{Durations, Expected};
 use crate::functions::waits::Waits;
@@ -34,6 +34,7 @@ use crate::limits::admission::Admission;
 use crate::limits::key::RateKey;
 use crate::limits::rate::{Rate, Standing};
 use crate::problem::Problem;
+use crate::routes::{Invocation, InvocationBody};
 use crate::server::Running;
 use crate::service_bus::Queue;
 use crate::store::{StatusStore, StoreError};
@@ -231,6 +232,16 @@ fn json(status_code: u16, headers: Vec<(&'static str, String)>, body: &impl Seri
     let mut all = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "no-store".to_owned())];
     all.extend(headers);
     Response { status_code, headers: all, body }
+}
+
+/// The request of a client who has nothing to send but its line and its headers.
+fn request(invocation: &Invocation) -> Result<HttpRequest<'_>, Conclusion> {
+    if matches!(invocation.body, InvocationBody::TooLarge) {
+        let too_large = Problem::body_too_large("send the request without a body");
+        return Err(Conclusion::new(Ok(Answer::respond(problem(&too_large)))));
+    }
+    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
+    invocation.body.whole().and_then(|body| read(body)).map_err(|refusal| Conclusion::new(Err(refusal)))
 }
 
 /// Sets a header, or replaces it.

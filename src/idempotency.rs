@@ -33,6 +33,13 @@ impl TrackingId {
         Self(Uuid::from_bytes(bytes))
     }
 
+    /// An id of the same form that no order has, since none is derived so: to look for, where a miss must take its usual time.
+    #[must_use]
+    pub fn unused(self) -> Self {
+        let bytes = self.0.into_bytes().map(|byte| !byte);
+        Self(Uuid::new_v8(bytes))
+    }
+
     /// The id itself.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

@@ -74,6 +74,17 @@ impl Modify for Callers {
             let is_limited = !path.ends_with("/status");
             for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
                 let responses = &mut operation.responses.responses;
+                for response in responses.values_mut() {
+                    if let RefOr::T(response) = response {
+                        response.headers.insert(
+                            "Cache-Control".into(),
+                            header(Type::String, "`no-store`, or `private, no-cache` with an `ETag`").into(),
+                        );
+                    }
+                }
+                if !responses.contains_key("413") {
+                    responses.insert("413".into(), problem("`body-too-large`: a body where none belongs, and a large one").build().into());
+                }
                 if is_limited {
                     for response in responses.values_mut() {
                         if let RefOr::T(response) = response {

@@ -206,15 +206,16 @@ impl Desk {
             }
             return;
         }
-        say(&format!("{:<38}{:<12}{:>4}  {:<26}{:<26}{}", "tracking id", "status", "try", "submitted", "updated", "error"));
+        say(&format!("{:<38}{:<12}{:>4}  {:<26}{:<26}{:<24}{}", "tracking id", "status", "try", "submitted", "updated", "order", "error"));
         for record in records {
             let code = record.error.as_ref().map_or("", |failure| failure.code.as_str());
             let (submitted, updated) = (record.submitted_at.to_string(), record.updated_at.to_string());
             say(&format!(
-                "{:<38}{:<12}{:>4}  {submitted:<26}{updated:<26}{code}",
+                "{:<38}{:<12}{:>4}  {submitted:<26}{updated:<26}{:<24}{code}",
                 record.tracking_id,
                 record.status.as_str(),
-                record.attempt
+                record.attempt,
+                order_id(record),
             ));
         }
     }
@@ -245,8 +246,9 @@ impl Desk {
             } else {
                 let done = usize::from(record.progress) * 20 / 100;
                 let stage = record.stage.as_deref().unwrap_or_default();
+                let error = record.error.as_ref().map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
                 format!(
-                    "[{}{}] {:>3} %  {}  try {}  {stage}",
+                    "[{}{}] {:>3} %  {}  try {}  {stage}{error}",
                     "#".repeat(done),
                     ".".repeat(20 - done),
                     record.progress,
@@ -430,4 +432,15 @@ fn pretty(value: &impl Serialize) -> String {
 /// A closed pipe is no reason to fail.
 fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+/// The customer's own number for an order, as far as a column holds it.
+fn order_id(record: &Record) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        order_id: String,
+    }
+    let named: Option<Named> = serde_json::from_str(record.order.get()).ok();
+    named.map_or_else(String::new, |named| named.order_id.chars().filter(|letter| !letter.is_control()).take(22).collect())
 }

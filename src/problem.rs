@@ -86,6 +86,8 @@ problems! {
     forbidden(403, "forbidden", "The token does not allow this");
     /// The order is too large for the queue.
     order_too_large(413, "order-too-large", "The order is too large");
+    /// A body where none belongs, and a large one.
+    body_too_large(413, "body-too-large", "The body is too large");
     /// The body is neither JSON nor text.
     unsupported_media_type(415, "unsupported-media-type", "The content type is not supported");
     /// Another order has the same customer and order number.

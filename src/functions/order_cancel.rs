@@ -5,9 +5,9 @@ use std::time::Duration;
 use tracing::error;
 
 use crate::caller::{self, Right};
-use crate::envelope::{self, Answer, HttpRequest, Response};
+use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
-use crate::functions::{self, App, Conclusion, Refusal, durations};
+use crate::functions::{self, App, Conclusion, durations};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{self, Cancel, Record};
 use crate::problem::Problem;
@@ -21,10 +21,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes a tracking id, writes the end or the wish, answers with the order as it is then.
 pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
-    let request = match invocation.body.whole().and_then(|body| read(body)) {
+    let request = match functions::request(invocation) {
         Ok(request) => request,
-        Err(refusal) => return Conclusion::new(Err(refusal)),
+        Err(conclusion) => return conclusion,
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
     let response = match caller::identify(app, &request, Right::Submit).await {
@@ -49,7 +48,12 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         tokio::time::sleep(PAUSE * look).await;
         let found = store.read_latest(tracking_id).await.map_err(failed)?;
         // An operator sees the orders of others, and leaves them alone.
-        let found = found.filter(|found| found.record.owner == owner).ok_or_else(missing)?;
+        let Some(found) = found else { return Err(missing()) };
+        if found.record.owner != owner {
+            // Answered as one that is not there, and as late.
+            drop(store.read_latest(tracking_id.unused()).await);
+            return Err(missing());
+        }
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
@@ -75,10 +79,9 @@ const NOT_KNOWN: &str = "it is not known whether the order was cancelled; send t
 
 /// Its worker is to see the wish.
 fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response {
-    let id = record.tracking_id.to_string();
-    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, &format!("/{id}"));
+    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 1);
     let mut response = Shown::of(record).response(202);
-    functions::set_header(&mut response, "Location", format!("{orders}/{id}/status"));
+    functions::set_header(&mut response, "Location", format!("{orders}/{}/status", record.tracking_id));
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let next_look = functions::expected(app).next_look(record, now);
     // Work that can be broken off ends when its worker sees the wish.

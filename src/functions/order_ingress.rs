@@ -29,8 +29,8 @@ use crate::routes::{Invocation, InvocationBody};
 use crate::store::{Created, StatusStore, StoreError};
 use crate::timestamp::Timestamp;
 
-/// How long a request that is to be refused may look for its record.
-const GLANCE: Duration = Duration::from_secs(1);
+/// How long a request that is to be refused may look for its record: usually, and while the store is known not to take new ones.
+const GLANCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
 
 /// An order is accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -122,15 +122,19 @@ async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Opti
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store);
     let refusal = refusal.or_else(|| app.admission.refusal());
-    let refused = refusal.is_some();
-    let created = if let Some(refusal) = refusal {
-        Ok(known(app, store, record.tracking_id).await.ok_or(refusal)?)
-    } else {
-        let permit = app.admission.admit()?;
-        failpoint!("before-record");
-        let created = store.create(&record).await;
-        admission::end(permit, &created);
-        created
+    let admitted = match refusal {
+        Some(refusal) => Err(refusal),
+        None => app.admission.admit(),
+    };
+    let refused = admitted.is_err();
+    let created = match admitted {
+        Err(refusal) => Ok(known(app, store, record.tracking_id, refusal).await?),
+        Ok(permit) => {
+            failpoint!("before-record");
+            let created = store.create(&record).await;
+            admission::end(permit, &created);
+            created
+        }
     };
     match created {
         Ok(Created::Created(bookmark)) => {
@@ -157,19 +161,20 @@ async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Opti
     }
 }
 
-/// The record of a request that is to be refused, if it was accepted before. Neither a store that is away nor one that takes long
-/// holds up a refusal.
-async fn known(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Option<Created> {
-    if !app.admission.store_answers() {
-        return None;
+/// The record of a request that is to be refused, if it was accepted before. A store that takes long does not hold up a refusal,
+/// which then does not say that the order is not accepted: nobody knows.
+async fn known(app: &App, store: &StatusStore, tracking_id: TrackingId, refusal: Problem) -> Result<Created, Problem> {
+    let patience = if app.admission.store_answers() { GLANCE.0 } else { GLANCE.1 };
+    match tokio::time::timeout(patience, store.glance(tracking_id)).await {
+        Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
+        Ok(Ok(None)) => Err(refusal),
+        Ok(Err(_)) | Err(_) => Err(Problem { outcome: Some(Outcome::Unknown), ..refusal }),
     }
-    let (found, bookmark) = tokio::time::timeout(GLANCE, store.glance(tracking_id)).await.ok()?.ok()??;
-    Some(Created::Exists(found, bookmark))
 }
 
 fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, standing: impl Iterator<Item = (&'static str, String)>) -> Answer {
     let record = &submitted.record;
-    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, "");
+    let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 0);
     let mut status_url = format!("{orders}/{}/status", record.tracking_id);
     if let Some(bookmark) = &submitted.bookmark {
         let _ = write!(status_url, "?{}={bookmark}", functions::BOOKMARK);

@@ -9,8 +9,8 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::caller::{self, Right};
-use crate::envelope::{self, Answer, HttpRequest, Response};
-use crate::functions::{self, App, Conclusion, Refusal, shown};
+use crate::envelope::{Answer, HttpRequest, Response};
+use crate::functions::{self, App, Conclusion, shown};
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, Status};
 use crate::problem::Problem;
@@ -63,10 +63,9 @@ struct Names {
 
 /// Reads a page of orders.
 pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
-    let request = match invocation.body.whole().and_then(|body| read(body)) {
+    let request = match functions::request(invocation) {
         Ok(request) => request,
-        Err(refusal) => return Conclusion::new(Err(refusal)),
+        Err(conclusion) => return conclusion,
     };
     let response = match caller::identify(app, &request, Right::Read).await {
         Ok(caller) => functions::limited(app, &request, &caller.owner, list(app, &request, &caller.owner)).await,
@@ -78,7 +77,8 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Response, Problem> {
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
     let limit = request.query("limit").map_or(Ok(LIMIT.0), |text| {
-        let limit = text.parse().ok().filter(|limit| (1..=LIMIT.1).contains(limit));
+        let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let limit = digits.and_then(|digits| digits.parse().ok()).filter(|limit| (1..=LIMIT.1).contains(limit));
         limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {}", LIMIT.1)))
     })?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
@@ -93,7 +93,7 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
         Problem::unavailable(None)
     })?;
 
-    let url = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, "");
+    let url = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 0);
     let next = page.next.map(|place| {
         let mut next = format!("{url}?limit={limit}");
         if let Some(status) = status {

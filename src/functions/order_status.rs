@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::bookmark::Bookmark;
-use crate::caller::{self, Right};
-use crate::envelope::{self, Answer, HttpRequest, Response};
+use crate::caller::{self, Caller, Right};
+use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::shown::{self, Shown};
 use crate::functions::watch::Watch;
-use crate::functions::{self, App, Conclusion, Refusal, durations};
+use crate::functions::{self, App, Conclusion, durations};
 use crate::idempotency::TrackingId;
+use crate::limits::key::RateKey;
 use crate::problem::Problem;
 use crate::routes::Invocation;
 use crate::store::{StatusStore, Versioned};
@@ -22,21 +23,23 @@ const MAX_WAIT: u64 = 30;
 
 /// Takes a tracking id, reads its record, answers with what its owner may see.
 pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
-    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
-    let request = match invocation.body.whole().and_then(|body| read(body)) {
+    let request = match functions::request(invocation) {
         Ok(request) => request,
-        Err(refusal) => return Conclusion::new(Err(refusal)),
+        Err(conclusion) => return conclusion,
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
-    let response = match look_up(app, &request, tracking_id).await {
-        Ok(found) => status(app, &request, found).await,
+    let response = match caller::identify(app, &request, Right::Read).await {
+        Ok(caller) => match look_up(app, &request, &caller, tracking_id).await {
+            Ok(found) => status(app, &request, &caller.owner, found).await,
+            Err(problem) => functions::problem(&problem),
+        },
         Err(problem) => functions::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
 /// The order, after the wait that was asked for.
-async fn status(app: &Arc<App>, request: &HttpRequest<'_>, found: Arc<Versioned>) -> Response {
+async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: Arc<Versioned>) -> Response {
     let known: Vec<&str> = request.header("if-none-match").collect();
     let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal());
     let mut response = Shown::of(&found.record).response(200);
@@ -55,7 +58,8 @@ async fn status(app: &Arc<App>, request: &HttpRequest<'_>, found: Arc<Versioned>
                 now.etag != found.etag && !knows(&known, &Shown::of(&now.record).response(200))
             }
         };
-        if let Some(latest) = Watch::wait(app, Arc::clone(&found), end, matters).await {
+        let key = RateKey::of(request, owner, &app.config.limits).digest();
+        if let Some(latest) = Watch::wait(app, key, Arc::clone(&found), end, matters).await {
             response = Shown::of(&latest.record).response(200);
             record = latest;
             applied = Some(seconds);
@@ -86,24 +90,44 @@ fn knows(known: &[&str], response: &Response) -> bool {
 
 /// Seconds of `Prefer: wait=N` (RFC 7240 section 4.3), at most [`MAX_WAIT`]. The first counts; what cannot be read is no preference.
 fn preferred_wait<'r>(values: impl Iterator<Item = &'r str>) -> Option<u64> {
-    let mut preferences = values.flat_map(|value| value.split(',')).filter_map(|preference| {
+    let mut preferences = values.flat_map(list_members).filter_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"'))
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim())
     });
-    let digits = preferences.next().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let unquoted = |value: &'r str| value.strip_prefix('"').map_or(Some(value), |rest| rest.strip_suffix('"'));
+    let digits = preferences.next().and_then(unquoted).filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))?;
     Some(digits.parse().unwrap_or(MAX_WAIT).min(MAX_WAIT)).filter(|seconds| *seconds > 0)
 }
 
-async fn look_up(app: &App, request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Result<Arc<Versioned>, Problem> {
-    let caller = caller::identify(app, request, Right::Read).await?;
+/// The members of a list: what commas separate, those within quoted strings aside (RFC 9110 section 5.6).
+fn list_members(value: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |letter| {
+        let separates = letter == ',' && !quoted;
+        quoted ^= letter == '"' && !escaped;
+        escaped = letter == '\\' && quoted && !escaped;
+        separates
+    })
+}
+
+async fn look_up(
+    app: &App,
+    request: &HttpRequest<'_>,
+    caller: &Caller,
+    tracking_id: Option<TrackingId>,
+) -> Result<Arc<Versioned>, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     match store.read_recent(tracking_id, bookmark).await {
         Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
-        // Another owner's order is answered as one that is not there.
-        Ok(_) => Err(missing()),
+        // Another owner's order is answered as one that is not there, and as late.
+        Ok(Some(_)) => {
+            drop(store.read_recent(tracking_id.unused(), None).await);
+            Err(missing())
+        }
+        Ok(None) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
             Err(Problem::unavailable(None))
@@ -129,6 +153,10 @@ mod tests {
             (&["wait=-1"], None),
             (&["wait=1.5"], None),
             (&["waiting=5"], None),
+            (&["x=\"a,wait=5\""], None),
+            (&["x=\"a\\\",wait=5\""], None),
+            (&["x=\"a\", wait=5"], Some(5)),
+            (&["wait=\"5"], None),
             (&[], None),
         ] {
             assert_eq!(preferred_wait(values.iter().copied()), expected, "{values:?}");

@@ -102,21 +102,16 @@ pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Pr
     })
 }
 
-/// Where the orders are, as the client knows it: below `PUBLIC_BASE_URL` when that is set, else below the URL the client used,
-/// which is the public one in Azure. Its query is dropped: it may hold a function key. `below` is what stands in that URL after
-/// `/orders`.
-pub fn orders_url(public_base_url: Option<&str>, request_url: &str, below: &str) -> String {
+/// Where the orders are, as the client knows it: below `PUBLIC_BASE_URL` when that is set, else the URL the client used, which is the
+/// public one in Azure, without its last `segments`. Its query is dropped: it may hold a function key.
+pub fn orders_url(public_base_url: Option<&str>, request_url: &str, segments: usize) -> String {
     if let Some(base) = public_base_url {
         return format!("{base}/orders");
     }
     let url = request_url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+    let orders = (0..segments).try_fold(url, |url, _| url.rsplit_once('/').map(|(above, _)| above));
     // A header value must be visible ASCII, or the host answers 500 after the message is sent.
-    let orders = Some(url).filter(|url| url.bytes().all(|byte| byte.is_ascii_graphic()));
-    let split = orders.and_then(|url| url.split_at_checked(url.len().checked_sub(below.len())?));
-    match split.filter(|(_, end)| end.eq_ignore_ascii_case(below)) {
-        Some((orders, _)) => orders.to_owned(),
-        None => "/api/orders".to_owned(),
-    }
+    orders.filter(|url| url.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("/api/orders").to_owned()
 }
 
 #[cfg(test)]
@@ -126,15 +121,15 @@ mod tests {
     #[test]
     fn orders_are_where_the_client_found_them_and_no_query_is_kept() {
         let cases = [
-            (None, "https://shop.example.com/api/orders?code=SECRET", "", "https://shop.example.com/api/orders"),
-            (None, "http://localhost:7071/api/orders/", "", "http://localhost:7071/api/orders"),
-            (None, "http://localhost:7071/api/Orders/ABC", "/abc", "http://localhost:7071/api/Orders"),
-            (None, "http://localhost:7071/api/orders/%41bc", "/abc", "/api/orders"),
-            (Some("https://a.example/x"), "http://inner/api/orders", "", "https://a.example/x/orders"),
-            (None, "http://h\u{e9}/api/orders", "", "/api/orders"),
+            (None, "https://shop.example.com/api/orders?code=SECRET", 0, "https://shop.example.com/api/orders"),
+            (None, "http://localhost:7071/api/orders/", 0, "http://localhost:7071/api/orders"),
+            (None, "http://localhost:7071/api/Orders/ABC", 1, "http://localhost:7071/api/Orders"),
+            (None, "http://localhost:7071/api/orders/%41bc/?x=/y", 1, "http://localhost:7071/api/orders"),
+            (Some("https://a.example/x"), "http://inner/api/orders", 0, "https://a.example/x/orders"),
+            (None, "http://h\u{e9}/api/orders", 0, "/api/orders"),
         ];
-        for (base, url, below, expected) in cases {
-            assert_eq!(orders_url(base, url, below), expected);
+        for (base, url, segments, expected) in cases {
+            assert_eq!(orders_url(base, url, segments), expected);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Waiting for an order to change: many who wait for the same one share one look a second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::functions::App;
@@ -17,20 +17,39 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Those who wait, and what they wait for.
 #[derive(Debug)]
 pub struct Watch {
-    places: Semaphore,
+    places: usize,
+    /// Who holds how many of them.
+    held: Mutex<HashMap<[u8; 16], usize>>,
     orders: Mutex<HashMap<TrackingId, watch::Sender<Option<Arc<Versioned>>>>>,
 }
 
 impl Watch {
-    /// At most so many wait at the same time.
+    /// At most so many wait at the same time, and half of them for one caller.
     pub fn new(places: usize) -> Self {
-        Self { places: Semaphore::new(places), orders: Mutex::default() }
+        Self { places, held: Mutex::default(), orders: Mutex::default() }
+    }
+
+    fn take_place(&self, caller: [u8; 16]) -> Option<Place<'_>> {
+        let mut held = lock(&self.held);
+        let own = held.get(&caller).copied().unwrap_or_default();
+        let taken: usize = held.values().sum();
+        if taken >= self.places || own >= self.places.div_ceil(2) {
+            return None;
+        }
+        held.insert(caller, own + 1);
+        Some(Place { watch: self, caller })
     }
 
     /// Waits until what was seen has changed in a way that matters, or until `end`, or until the handler stops; and gives the
     /// latest that is known then. `None`: there is no place left to wait.
-    pub async fn wait(app: &Arc<App>, seen: Arc<Versioned>, end: Instant, matters: impl Fn(&Versioned) -> bool) -> Option<Arc<Versioned>> {
-        let _place = app.watch.places.try_acquire().ok()?;
+    pub async fn wait(
+        app: &Arc<App>,
+        caller: [u8; 16],
+        seen: Arc<Versioned>,
+        end: Instant,
+        matters: impl Fn(&Versioned) -> bool,
+    ) -> Option<Arc<Versioned>> {
+        let _place = app.watch.take_place(caller)?;
         let mut changes = Self::subscribe(app, seen.record.tracking_id);
         let mut latest = seen;
         let looking = async {
@@ -55,7 +74,7 @@ impl Watch {
     }
 
     fn subscribe(app: &Arc<App>, tracking_id: TrackingId) -> watch::Receiver<Option<Arc<Versioned>>> {
-        let mut orders = app.watch.orders();
+        let mut orders = lock(&app.watch.orders);
         if let Some(sender) = orders.get(&tracking_id) {
             return sender.subscribe();
         }
@@ -64,10 +83,29 @@ impl Watch {
         tokio::spawn(look(Arc::clone(app), tracking_id, sender));
         receiver
     }
+}
 
-    fn orders(&self) -> std::sync::MutexGuard<'_, HashMap<TrackingId, watch::Sender<Option<Arc<Versioned>>>>> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+/// A place to wait; given back when it is dropped.
+struct Place<'w> {
+    watch: &'w Watch,
+    caller: [u8; 16],
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut held = lock(&self.watch.held);
+        if let Some(own) = held.get_mut(&self.caller) {
+            *own -= 1;
+            if *own == 0 {
+                held.remove(&self.caller);
+            }
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Whatever stands there is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks at an order again and again, as long as somebody waits for it.
@@ -77,7 +115,7 @@ async fn look(app: Arc<App>, tracking_id: TrackingId, sender: watch::Sender<Opti
         tokio::time::sleep(PERIOD).await;
         {
             // Whoever comes now comes after this look at who is there, or is seen by it.
-            let mut orders = app.watch.orders();
+            let mut orders = lock(&app.watch.orders);
             if sender.receiver_count() == 0 {
                 orders.remove(&tracking_id);
                 return;

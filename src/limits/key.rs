@@ -51,12 +51,12 @@ impl<'a> RateKey<'a> {
     }
 }
 
-/// The subscription that a trusted gateway names, in the one header that a setting says it writes. Two values mean that somebody
-/// else wrote one of them, and then nobody is believed.
+/// The subscription that a trusted gateway names, in the one header that a setting says it writes. Two values, on lines of their
+/// own or joined by a comma, mean that somebody else wrote one of them, and then nobody is believed.
 pub fn subscription<'a>(request: &'a HttpRequest<'_>, limits: &'a Limits) -> Option<&'a str> {
     let mut values = request.header(limits.subscription_header.as_ref()?.as_str());
     let value = values.next().filter(|_| values.next().is_none())?.trim();
-    let fits = !value.is_empty() && value.len() <= MAX_SUBSCRIPTION && value.bytes().all(|byte| byte.is_ascii_graphic());
+    let fits = !value.is_empty() && value.len() <= MAX_SUBSCRIPTION && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
     fits.then_some(value)
 }
 

@@ -147,11 +147,21 @@ impl CosmosStore {
     }
 
     pub(super) async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
-        Ok(self.look_for(tracking_id, Freshness::Latest, None).await?.map(|seen| seen.versioned))
+        let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None).await? else { return Ok(None) };
+        self.told(&seen.versioned).await;
+        Ok(Some(seen.versioned))
+    }
+
+    /// Somebody is told of this version: whoever asks next must not be told of an older one.
+    async fn told(&self, versioned: &Versioned) {
+        let recent = Recent { begun: Instant::now(), found: Arc::new(versioned.clone()) };
+        self.0.recent.insert(versioned.record.tracking_id, recent).await;
     }
 
     pub(super) async fn glance(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
-        Ok(self.point_read(tracking_id, &Freshness::Latest).await?.map(|seen| (seen.versioned, seen.bookmark)))
+        let Some(seen) = self.point_read(tracking_id, &Freshness::Latest).await? else { return Ok(None) };
+        self.told(&seen.versioned).await;
+        Ok(Some((seen.versioned, seen.bookmark)))
     }
 
     /// Many who ask at the same time, or within a second, share one look.
@@ -214,6 +224,7 @@ impl CosmosStore {
             if let Some(seen) = seen {
                 // The life is random: this is our own write, whose answer was lost.
                 let own = seen.versioned.record.life == record.life;
+                self.told(&seen.versioned).await;
                 return Ok(if own { Created::Created(seen.bookmark) } else { Created::Exists(seen.versioned, seen.bookmark) });
             }
         }

@@ -9,6 +9,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use crate::emulator::Emulator;
 use crate::issuer::{AUDIENCE, Issuer, Key, Mood, base64url, now};
 use crate::support::{
     Answer, Directory, Handler, Host, Program, Response, eventually, free_port, http_envelope, order, repository, request,
@@ -908,4 +909,24 @@ fn new_keys_of_a_real_issuer_are_found_and_withdrawn_ones_are_forgotten() {
     for withdrawn in [&first, &second] {
         assert_eq!(post(&host, "TURN-1", &[withdrawn]).status, 401);
     }
+}
+
+#[test]
+fn anothers_order_takes_as_long_as_an_unknown_one_where_replicas_may_lag() {
+    let emulator = Emulator::start(&[]);
+    let principal = |name| [("X-MS-CLIENT-PRINCIPAL-IDP", "aad"), ("X-MS-CLIENT-PRINCIPAL-ID", name)];
+    let handler = Handler::begin(&emulator.with(&[("WEBSITE_AUTH_ENABLED", "true")])).ready();
+    let accepted = handler.ingress(Some(&order("SLOW-404").to_string()), &principal("alice"));
+    let id = accepted.body["trackingId"].as_str().unwrap();
+    let took = |id: &str, name| {
+        let started = Instant::now();
+        let status = handler.status_with(id, &principal(name)).status;
+        (status, started.elapsed())
+    };
+
+    assert_eq!(took(id, "alice").0, 200);
+    let (anothers, unknown) = (took(id, "bob"), took(UNKNOWN, "bob"));
+
+    assert_eq!((anothers.0, unknown.0), (404, 404));
+    assert!(anothers.1 > unknown.1 / 2 && unknown.1 > Duration::from_secs(1), "{anothers:?} {unknown:?}");
 }

@@ -227,6 +227,8 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert_eq!(emulator.figures()["requests"]["create"], 0, "the store is not asked");
     handler.program.line("the store is down");
     assert_ne!(breaker(&handler), "closed");
+    let again = submit(&handler, "B-1", &[]);
+    assert_eq!((again.status, &again.body["status"]), (202, &json!("accepted")), "it was accepted before: {again:?}");
 
     // Many at a time, for as long as two probes take.
     let end = Instant::now() + Duration::from_secs(2);

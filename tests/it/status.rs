@@ -320,3 +320,35 @@ fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     });
 }
+
+#[test]
+fn one_caller_gets_half_of_the_places_to_wait() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("MAX_WAITERS", "2"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Sub")]);
+    let (id, _) = submit(&handler, &order("S-HALF"));
+    let waits = |caller: &str, seconds: &str| {
+        let answer = handler.status_with(&id, &[("X-Sub", caller), ("Prefer", seconds)]);
+        answer.headers.get("Preference-Applied").is_some()
+    };
+
+    std::thread::scope(|scope| {
+        // The other may be there first, for a second.
+        let first = scope.spawn(|| eventually("the caller waits", || waits("one", "wait=5").then_some(())));
+        eventually("the caller has his place", || (!waits("one", "wait=1")).then_some(()));
+        assert!(waits("two", "wait=1"), "another has his own");
+        first.join().unwrap();
+    });
+}
+
+#[test]
+fn a_body_where_none_belongs_is_too_large_and_no_failure() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let large = "a".repeat(5_000_000);
+    let url = "http://localhost:7071/api/orders";
+
+    for (function, method) in [("OrderStatus", "GET"), ("OrderList", "GET"), ("OrderCancel", "DELETE")] {
+        let answer = Answer::of(&handler.invoke(function, &http_envelope(method, url, &json!({}), Some(&large), &[])));
+        assert_eq!((answer.status, &answer.body["type"]), (413, &json!("urn:problem-type:waybill:body-too-large")), "{function}");
+    }
+}
