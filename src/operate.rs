@@ -18,7 +18,7 @@ use crate::lifecycle::{self, Budgets, Event, Record, Status};
 use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
 use crate::message;
 use crate::quarantine::Quarantined;
-use crate::service_bus::Queue;
+use crate::service_bus::{Counts, Queue};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Filter, Replaced, StatusStore, StoreError};
@@ -30,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(30);
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
 /// So many records and quarantined messages are looked at by `verify`.
 const VERIFIED: u32 = 100_000;
+/// From a record to its message, at most, unless something broke.
+const SENDING: Duration = Duration::from_secs(10);
 /// An order that is due is nobody's fault until the sweeper, which runs each minute, had its chance twice.
 const SWEEPS: Duration = Duration::from_mins(3);
 
@@ -323,9 +325,18 @@ impl Desk {
             }
         }
         disagreements.extend(kept.iter().map(|message| format!("message {} is in quarantine: {}", message.id, message.reason)));
-        let queue = match &messages {
-            Some(_) => "records were compared with the queue of this machine",
-            None => "records only: the queue was not looked at, since looking by REST counts as a delivery",
+        let queue = match (&messages, &self.remote) {
+            (Some(_), _) => "records were compared with the queue of this machine".to_owned(),
+            (None, None) => "records only: there is no queue to count messages in".to_owned(),
+            // Looking at a message by REST counts as a delivery; counting does not.
+            (None, Some(remote)) => match remote.counts().await {
+                Ok(counts) => {
+                    disagreements.extend(miscounted(&records, counts, self.store.now()));
+                    let Counts { active, scheduled, dead } = counts;
+                    format!("no message was touched; the queue counts {active} active, {scheduled} scheduled, {dead} dead letters")
+                }
+                Err(reason) => format!("records only: the queue's messages were not counted ({reason})"),
+            },
         };
         if self.json {
             say(&json!({ "records": records.len(), "disagreements": disagreements, "compared": queue }).to_string());
@@ -398,6 +409,22 @@ fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<
     let alone = messages.is_none_or(|messages| !messages.alive.contains_key(&id));
     if overdue > SWEEPS && alone {
         lines.push(format!("order {id} is {} and overdue since {due_at}: does OrderSweeper run?", record.status.as_str()));
+    }
+    lines
+}
+
+/// What the mere numbers of messages say.
+fn miscounted(records: &[Record], counts: Counts, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    // A message leaves a moment after its record.
+    let settled = |record: &&Record| record.status == Status::Accepted && record.updated_at.until(now) > SENDING;
+    let accepted = records.iter().filter(settled).count() as u64;
+    if accepted > counts.active + counts.scheduled {
+        let messages = counts.active + counts.scheduled;
+        lines.push(format!("{accepted} orders are accepted and the queue holds {messages} messages: OrderSweeper sends what is missing"));
+    }
+    if counts.dead > 0 {
+        lines.push(format!("{} dead letters wait for OrderDeadLetter", counts.dead));
     }
     lines
 }

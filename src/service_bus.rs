@@ -41,6 +41,8 @@ const REPETITIONS: u32 = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// Life of a signature: clocks may differ by minutes.
 const SIGNATURE_LIFE: Duration = Duration::from_hours(1);
+/// Longest description of a queue.
+const MAX_DESCRIPTION: usize = 1024 * 1024;
 /// What tokens are asked for.
 const SCOPE: &str = "https://servicebus.azure.net/.default";
 
@@ -48,7 +50,19 @@ const SCOPE: &str = "https://servicebus.azure.net/.default";
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: QueueClient,
+    transport: Arc<Transport>,
     name: String,
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// To be delivered, or just being worked on.
+    pub active: u64,
+    /// For later.
+    pub scheduled: u64,
+    /// Given up.
+    pub dead: u64,
 }
 
 /// Why a message is not known to be sent.
@@ -74,10 +88,10 @@ impl std::error::Error for SendError {}
 impl Queue {
     /// Prepares everything; connects to nothing. `Err`: why there can be no client.
     pub fn new(config: &ServiceBus) -> Result<Self, String> {
-        let transport = Transport::new(config)?;
+        let transport = Arc::new(Transport::new(config)?);
         // Namespace and key of the crate's own are never used: the transport knows better.
-        let client = QueueClient::new(Arc::new(transport), "namespace", config.queue.as_str(), "policy", String::new());
-        Ok(Self { client: client.map_err(|error| error.to_string())?, name: config.queue.clone() })
+        let client = QueueClient::new(Arc::<Transport>::clone(&transport), "namespace", config.queue.as_str(), "policy", String::new());
+        Ok(Self { client: client.map_err(|error| error.to_string())?, transport, name: config.queue.clone() })
     }
 
     /// The queue's name, `OrdersQueue`.
@@ -93,6 +107,24 @@ impl Queue {
     /// Sends a message that is delivered at `at`, or up to a second later: Service Bus is told whole seconds.
     pub async fn send_at(&self, text: &str, at: Timestamp) -> Result<(), SendError> {
         self.put(text, Some(at)).await
+    }
+
+    /// How many messages there are, without a look at any of them ("Get Queue" of the Service Bus management REST reference). Needs
+    /// the claim Manage, or the role Azure Service Bus Data Owner.
+    pub async fn counts(&self) -> Result<Counts, String> {
+        let text = self.transport.get(&format!("/{}", self.name), "api-version=2021-05").await.map_err(|failure| failure.reason)?;
+        let count = |name: &str| {
+            let (_, rest) = text.split_once(&format!("{name}>"))?;
+            rest.split('<').next()?.trim().parse().ok()
+        };
+        let counts = || {
+            Some(Counts {
+                active: count("ActiveMessageCount")?,
+                scheduled: count("ScheduledMessageCount")?,
+                dead: count("DeadLetterMessageCount")?,
+            })
+        };
+        counts().ok_or_else(|| "Service Bus describes the queue without its counts".to_owned())
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
@@ -219,6 +251,39 @@ impl Transport {
         }
     }
 
+    /// Reads what stands at a path of the namespace; at most a mebibyte.
+    async fn get(&self, path: &str, query: &str) -> Result<String, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut url = self.endpoint.clone();
+        url.set_path(path);
+        url.set_query(Some(query));
+        let request = self.client.get(url).header(header::AUTHORIZATION, self.header(deadline).await?);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut response = request.timeout(left).send().await.map_err(|error| broken(&error))?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
+            if body.len() + chunk.len() > MAX_DESCRIPTION {
+                return Err(Failure::not_sent("the answer of Service Bus is too long".into()));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        match status {
+            200 => Ok(String::from_utf8_lossy(&body).into_owned()),
+            401 | 403 => Err(Failure::not_sent(format!(
+                "Service Bus answers {status}: counting needs the role Azure Service Bus Data Owner, or the claim Manage"
+            ))),
+            _ => Err(Failure::not_sent(format!("Service Bus answers {status}{}", self.advice(status)))),
+        }
+    }
+
+    async fn header(&self, deadline: Instant) -> Result<HeaderValue, Failure> {
+        let authorization = HeaderValue::from_str(&self.authorization(deadline).await?);
+        let mut authorization = authorization.map_err(|_| Failure::not_sent("the token is none for HTTP".into()))?;
+        authorization.set_sensitive(true);
+        Ok(authorization)
+    }
+
     async fn prepare(&self, request: &Request, deadline: Instant) -> Result<reqwest::RequestBuilder, Failure> {
         let Body::Bytes(body) = request.body() else { return Err(Failure::not_sent("its body is a stream".into())) };
         let method = Method::from_bytes(request.method().as_ref().as_bytes()).unwrap_or_default();
@@ -226,9 +291,7 @@ impl Transport {
         for (name, value) in request.headers().iter().filter(|(name, _)| name.as_str() != header::AUTHORIZATION.as_str()) {
             prepared = prepared.header(name.as_str(), value.as_str());
         }
-        let authorization = HeaderValue::from_str(&self.authorization(deadline).await?);
-        let mut authorization = authorization.map_err(|_| Failure::not_sent("the token is none for HTTP".into()))?;
-        authorization.set_sensitive(true);
+        let authorization = self.header(deadline).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         Ok(prepared.header(header::AUTHORIZATION, authorization).timeout(left))
     }

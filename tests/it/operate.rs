@@ -159,3 +159,52 @@ fn nowhere_is_told() {
 
     assert!(status.code() == Some(1) && lines.concat().contains("there are no records in"), "{lines:?}");
 }
+
+/// A namespace that describes its queue so.
+fn describes(status: u16, body: &'static str) -> (String, std::sync::mpsc::Receiver<String>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let head: Vec<String> =
+                BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let _ = sender.send(head.join("\n"));
+            let length = body.len();
+            let _ = stream
+                .write_all(format!("HTTP/1.1 {status} Said\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}").as_bytes());
+        }
+    });
+    (url, asked)
+}
+
+#[test]
+fn with_a_queue_elsewhere_messages_are_counted_and_none_is_touched() {
+    const CONNECTION: &str = "Endpoint=sb://shop.servicebus.windows.net/;SharedAccessKeyName=root;SharedAccessKey=c2VjcmV0";
+    let counted = "<entry><content><QueueDescription><CountDetails xmlns:d2p1=\"urn:x\"><d2p1:ActiveMessageCount>3</d2p1:ActiveMessageCount>\
+                   <d2p1:DeadLetterMessageCount>2</d2p1:DeadLetterMessageCount><d2p1:ScheduledMessageCount>1</d2p1:ScheduledMessageCount>\
+                   </CountDetails></QueueDescription></content></entry>";
+    let emulator = Emulator::start(&[]);
+    let verify = |url: &str| {
+        let settings =
+            emulator.with(&[("ServiceBusConnection", CONNECTION), ("SERVICE_BUS_REST_ENDPOINT", url), ("OrdersQueue", "orders")]);
+        let (status, lines) = waybill(&["verify", "--json"], &settings);
+        let told: Value = lines.iter().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| panic!("{lines:?}"));
+        (status.code(), told)
+    };
+
+    let (url, asked) = describes(200, counted);
+    let (code, told) = verify(&url);
+    assert_eq!((code, &told["disagreements"]), (Some(1), &json!(["2 dead letters wait for OrderDeadLetter"])), "{told}");
+    assert_eq!(told["compared"], "no message was touched; the queue counts 3 active, 1 scheduled, 2 dead letters");
+    let head = asked.recv().unwrap();
+    assert!(head.starts_with("GET /orders?api-version=2021-05 HTTP/1.1") && head.contains("SharedAccessSignature"), "{head}");
+    assert!(asked.try_recv().is_err(), "one question");
+
+    let (url, _asked) = describes(401, "");
+    let (code, told) = verify(&url);
+    assert_eq!((code, &told["disagreements"]), (Some(0), &json!([])), "{told}");
+    let compared = told["compared"].as_str().unwrap();
+    assert!(compared.starts_with("records only: the queue's messages were not counted (Service Bus answers 401"), "{compared}");
+}
