@@ -595,8 +595,9 @@ pub enum DeadLetter {
 
 /// Decides about a message that the queue gave up. It is a lost delivery, not a verdict. The first is made good at once; an order
 /// whose messages die again and again waits for the sweeper, whose pauses grow: no dead letter may cause the next without a pause.
-pub fn dead_letter(found: &Record, life: Uuid, wait: Duration, now: Timestamp, budgets: &Budgets) -> DeadLetter {
-    let held = found.lease.as_ref().is_some_and(|lease| lease.expires_at > now);
+/// `holder_gone`: as in [`Claimant::holder_gone`].
+pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration, now: Timestamp, budgets: &Budgets) -> DeadLetter {
+    let held = !holder_gone && found.lease.as_ref().is_some_and(|lease| lease.expires_at > now);
     let comes_up = [found.wake_at, found.retry_at].into_iter().flatten().any(|moment| moment > now);
     if found.status.is_terminal() || found.life != life || held || comes_up {
         return DeadLetter::Nothing;

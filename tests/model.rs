@@ -534,8 +534,8 @@ impl Rules {
         }
     }
 
-    fn dead_letter(&self, found: &Record, life: Uuid) -> DeadLetter {
-        match lifecycle::dead_letter(found, life, self.wait, NOW, &self.budgets) {
+    fn dead_letter(&self, found: &Record, life: Uuid, holder_gone: bool) -> DeadLetter {
+        match lifecycle::dead_letter(found, life, holder_gone, self.wait, NOW, &self.budgets) {
             _ if self.lacks(Mutant::DeadLetterIsDropped) => DeadLetter::Nothing,
             DeadLetter::GiveUp(ended) => DeadLetter::GiveUp(self.given_up(found, ended)),
             other => other,
@@ -921,12 +921,15 @@ impl<'a> World<'a> {
         }
     }
 
+    fn holder_gone(&self, record: &Record) -> bool {
+        self.scope.sees_crashes && record.lease.as_ref().is_some_and(|lease| lease.holder.process == 0)
+    }
+
     fn look(&self, steps: &mut Steps<'_>, k: usize, record: &Record) {
         let worker = steps.from.workers[k];
         let (holder, invocation) = invocation(Who::Worker(k));
-        let former = record.lease.as_ref().is_some_and(|lease| lease.holder.process == 0);
-        let holder_gone = former && self.scope.sees_crashes;
-        let claimant = Claimant { life: life(worker.life), holder: &holder, invocation: &invocation, now: NOW, holder_gone };
+        let claimant =
+            Claimant { life: life(worker.life), holder: &holder, invocation: &invocation, now: NOW, holder_gone: self.holder_gone(record) };
         let mut decides = |label, purpose, record: &Record| {
             let change = self.sketch(record);
             steps.step((label, k), |state| {
@@ -1078,7 +1081,7 @@ impl<'a> World<'a> {
             Helper::Idle => {
                 for letter in (0..LIVES).filter(|life| state.dead[*life] > 0) {
                     let of = u8::try_from(letter).unwrap();
-                    let (decided, emits) = match self.rules.dead_letter(record, life(of)) {
+                    let (decided, emits) = match self.rules.dead_letter(record, life(of), self.holder_gone(record)) {
                         DeadLetter::Nothing => (None, false),
                         DeadLetter::Emit(record) => (Some(record), true),
                         DeadLetter::GiveUp(record) => (Some(record), false),

@@ -8,6 +8,7 @@ use crate::failpoints::failpoint;
 use crate::functions::{self, App, Conclusion, Refusal};
 use crate::lifecycle::{self, DeadLetter};
 use crate::message;
+use crate::process;
 use crate::quarantine::Quarantined;
 use crate::routes::Invocation;
 use crate::store::{Replaced, StatusStore, StoreError};
@@ -41,7 +42,10 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             Err(StoreError::Unreadable(reason)) => return keep(app, store, dead, format!("its order cannot be read: {reason}")).await,
             Err(error) => return Err(error),
         };
-        let record = match lifecycle::dead_letter(&found.record, message.life, app.waits.usual(), store.now(), &app.config.budgets) {
+        let holder = found.record.lease.as_ref().map(|lease| &lease.holder);
+        let holder_gone = holder.is_some_and(|holder| process::is_gone(holder, &app.holder));
+        let (wait_usual, now, budgets) = (app.waits.usual(), store.now(), &app.config.budgets);
+        let record = match lifecycle::dead_letter(&found.record, message.life, holder_gone, wait_usual, now, budgets) {
             DeadLetter::Nothing => return Ok(Answer::done()),
             DeadLetter::Emit(record) | DeadLetter::GiveUp(record) => record,
         };

@@ -187,3 +187,22 @@ fn an_outage_that_spends_every_delivery_fails_no_order() {
         assert_eq!(events(&status).iter().filter(|event| **event == "completed").count(), 1, "{status}");
     }
 }
+
+/// Linux tells at once; elsewhere the lease is waited out.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_order_of_a_worker_that_was_killed_does_not_wait_for_its_lease() {
+    let data = Directory::new();
+    let settings = [("WORK_DELAY", "20s")];
+    let mut first = Handler::start(data.path(), &settings);
+    let (id, message) = submit(&first, "D-GONE");
+    let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
+    let killed = std::thread::spawn(move || try_request("POST", &url, &[], Some(body.as_bytes())).is_err());
+    eventually("it is worked on", || (first.status(&id).body["status"] == "processing").then_some(()));
+    assert_eq!(sent(&dead_letter(&first, &message)), [""; 0], "its worker lives");
+    first.program.kill();
+    assert!(killed.join().unwrap());
+    let second = Handler::start(data.path(), &settings);
+
+    assert_eq!(sent(&dead_letter(&second, &message)), [message.as_str()]);
+}
