@@ -26,6 +26,8 @@ use crate::process::{self, Started};
 
 /// The host version this stand-in plays.
 pub const HOST_VERSION: &str = "4.1037.0.0";
+/// For the answer to the first probe.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Between two probes of a handler that does not answer yet.
 const PROBE_PERIOD: Duration = Duration::from_millis(25);
 /// One error more than this within [`ERROR_WINDOW`] stops the host.
@@ -374,14 +376,18 @@ impl Supervisor {
     /// Whether the handler answered within its time. Any answer counts, 404 included.
     async fn probe(&self) -> bool {
         let asking = async {
+            // A probe may be lost with a handler that is just gone; each is waited for twice as long as the one before.
+            let mut patience = FIRST_PROBE;
             loop {
                 let request = Request::builder()
                     .method(Method::GET)
                     .uri(format!("http://127.0.0.1:{}/", self.port))
                     .body(Envelope { data: None, sized: true });
                 let Ok(request) = request else { return false };
-                if self.client.request(request).await.is_ok() {
-                    return true;
+                match tokio::time::timeout(patience, self.client.request(request)).await {
+                    Ok(Ok(_)) => return true,
+                    Ok(Err(_)) => {}
+                    Err(_) => patience *= 2,
                 }
                 tokio::time::sleep(PROBE_PERIOD).await;
             }
