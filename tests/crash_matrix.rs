@@ -56,7 +56,7 @@ fn without_the_sweeper_orders_are_stuck_and_the_matrix_says_so() {
 fn matrix(arguments: &[&str]) -> Output {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let arguments = [&["--setting", "LEASE=2s", "--setting", "LEASE_RENEWAL=500ms"], arguments].concat();
+    let arguments = [&["--setting", "LEASE=4s", "--setting", "LEASE_RENEWAL=1s"], arguments].concat();
     Command::new(env!("CARGO_BIN_EXE_waybill")).arg("crash-matrix").args(["--app", REPOSITORY]).args(arguments).output().unwrap()
 }
 
@@ -70,7 +70,10 @@ fn emulator() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_waybill")).ancestors().nth(2).unwrap();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(REPOSITORY).args(["build", "--quiet", "--locked", "--package", "cosmos-emulator", "--target-dir"]).arg(target);
+    command
+        .current_dir(REPOSITORY)
+        .args(["build", "--quiet", "--locked", "--profile", "test", "--package", "cosmos-emulator", "--target-dir"])
+        .arg(target);
     assert!(command.status().unwrap().success(), "the emulator is not built");
     target.join("debug/cosmos-emulator")
 }

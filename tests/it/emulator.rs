@@ -103,7 +103,7 @@ fn executable() -> &'static PathBuf {
         let mut command = Command::new(cargo);
         command
             .current_dir(repository())
-            .args(["build", "--quiet", "--locked", "--package", "cosmos-emulator", "--target-dir"])
+            .args(["build", "--quiet", "--locked", "--profile", "test", "--package", "cosmos-emulator", "--target-dir"])
             .arg(target);
         assert!(command.status().unwrap().success(), "the emulator is not built");
         target.join("debug/cosmos-emulator")
