@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::random;
+
 /// Counts what calls came to, and says whether there may be another.
 #[derive(Debug)]
 pub struct Breaker {
@@ -70,7 +72,7 @@ impl Breaker {
                 true
             }
             // What it finds may take a while; those who wait are not to come back all at once.
-            State::HalfOpen { .. } => return Err(jittered(self.pause)),
+            State::HalfOpen { .. } => return Err(longer(self.pause)),
         };
         Ok(Permit { breaker: Some(Arc::clone(self)), probe })
     }
@@ -99,7 +101,7 @@ impl Breaker {
             }
             _ => return,
         };
-        let jittered = jittered(pause);
+        let jittered = longer(pause);
         warn!(breaker.pause_ms = jittered.as_millis(), "{} is down; it is left alone for a while", self.what);
         *state = State::Open { until: now + jittered, pause };
     }
@@ -141,10 +143,9 @@ impl Drop for Permit {
     }
 }
 
-/// Up to a quarter longer: instances that lost it together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(0);
-    pause.mul_f64(1.0 + f64::from(random) / f64::from(u32::MAX) / 4.0)
+/// Up to a quarter: instances that lost it together do not come back together.
+fn longer(pause: Duration) -> Duration {
+    random::jittered(pause, 1.0, 1.25)
 }
 
 #[cfg(test)]

@@ -190,11 +190,6 @@ async fn limited(app: &App, request: &HttpRequest<'_>, owner: &str, answer: impl
     response
 }
 
-/// From 0 to 1.
-fn random() -> f64 {
-    f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
-}
-
 /// What an order is expected to take that is submitted now.
 fn expected(app: &App) -> Expected {
     app.durations.expected(app.fulfillment.estimate(), app.admission.backlog())

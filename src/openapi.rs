@@ -2,9 +2,11 @@
 //!
 //! What stands here and not at the types is what HTTP adds: paths, headers, status codes. `docs/openapi.json` is a copy.
 
+use std::collections::BTreeMap;
+
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::functions::order_ingress::Accepted;
@@ -48,61 +50,49 @@ impl Modify for Keys {
     }
 }
 
-/// What operations on orders answer to those who may not, or not so often.
+/// What all operations on orders have in common: whom they refuse, and the headers of every answer.
 struct Callers;
 
 impl Modify for Callers {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let header =
-            |kind, description: &str| HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build();
-        let problem = |description: &str| {
-            let content = Content::new(Some(Ref::from_schema_name("Problem")));
-            ResponseBuilder::new().description(description).content("application/problem+json", content)
-        };
-        let challenge = || header(Type::String, "RFC 6750 section 3");
-        let limits = || {
-            [
-                ("RateLimit", header(Type::String, "what is left, and when one more is let in; absent without a limit")),
-                ("RateLimit-Policy", header(Type::String, "the caller's quota; absent without a limit")),
-            ]
-        };
-        for (path, item) in &mut openapi.paths.paths {
-            if !path.starts_with("/orders") {
-                continue;
-            }
+        for (path, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/orders")) {
             // A client that follows its order as told must not be refused.
             let is_limited = !path.ends_with("/status");
             for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
-                let responses = &mut operation.responses.responses;
-                for response in responses.values_mut() {
-                    if let RefOr::T(response) = response {
-                        response.headers.insert(
-                            "Cache-Control".into(),
-                            header(Type::String, "`no-store`, or `private, no-cache` with an `ETag`").into(),
-                        );
-                    }
-                }
-                if !responses.contains_key("413") {
-                    responses.insert("413".into(), problem("`body-too-large`: a body where none belongs, and a large one").build().into());
-                }
-                if is_limited {
-                    for response in responses.values_mut() {
-                        if let RefOr::T(response) = response {
-                            response.headers.extend(limits().map(|(name, header)| (name.to_owned(), header.into())));
-                        }
-                    }
-                    let often = problem("`rate-limited`: more requests than a caller may send");
-                    let often = often.header("Retry-After", header(Type::Integer, "seconds until one more is let in"));
-                    let often = limits().into_iter().fold(often, |often, (name, header)| often.header(name, header));
-                    responses.insert("429".into(), often.build().into());
-                }
-                for (status, description) in [
-                    ("401", "`unauthorized`: where tokens are checked, there was no valid one"),
-                    ("403", "`forbidden`: the token lacks a scope"),
-                ] {
-                    responses.insert(status.into(), problem(description).header("WWW-Authenticate", challenge()).build().into());
-                }
+                complete(&mut operation.responses.responses, is_limited);
             }
+        }
+    }
+}
+
+fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool) {
+    const RETRY_AFTER: Option<(&str, Type, &str)> = Some(("Retry-After", Type::Integer, "seconds"));
+    const CHALLENGE: Option<(&str, Type, &str)> = Some(("WWW-Authenticate", Type::String, "RFC 6750 section 3"));
+    let refusals = [
+        ("401", "`unauthorized`: where tokens are checked, there was no valid one", CHALLENGE),
+        ("403", "`forbidden`: the token lacks a scope", CHALLENGE),
+        ("413", "`body-too-large`: a body where none belongs, and a large one", None),
+        ("429", "`rate-limited`: more requests than a caller may send", RETRY_AFTER),
+        ("503", "`store-unavailable` or `auth-unavailable`; send the request again", RETRY_AFTER),
+    ];
+    let header =
+        |kind, description: &str| HeaderBuilder::new().schema(Some(Object::with_type(kind))).description(Some(description)).build();
+    for (status, description, named) in refusals.into_iter().filter(|(status, ..)| is_limited || *status != "429") {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let refusal = ResponseBuilder::new().description(description).content("application/problem+json", content);
+        let refusal = named.into_iter().fold(refusal, |refusal, (name, kind, description)| refusal.header(name, header(kind, description)));
+        // An operation that says more about one has it already.
+        responses.entry(status.to_owned()).or_insert_with(|| refusal.build().into());
+    }
+    let everywhere = [
+        ("Cache-Control", "`no-store`, or `private, no-cache` with an `ETag`"),
+        ("RateLimit", "what is left, and when one more is let in; absent without a limit"),
+        ("RateLimit-Policy", "the caller's quota; absent without a limit"),
+    ];
+    for response in responses.values_mut() {
+        let RefOr::T(response) = response else { continue };
+        for (name, description) in everywhere.into_iter().filter(|(name, _)| is_limited || *name == "Cache-Control") {
+            response.headers.insert(name.to_owned(), header(Type::String, description).into());
         }
     }
 }
@@ -152,9 +142,6 @@ fn submit_order() {}
         (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = Orders),
         (status = 400, description = "`invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`page-not-found`: no page has this cursor", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable` or `auth-unavailable`", body = Problem, content_type = "application/problem+json", headers(
-            ("Retry-After" = u32, description = "seconds"),
-        )),
     )
 )]
 #[expect(dead_code, reason = "its attribute speaks")]
@@ -186,9 +173,6 @@ fn list_orders() {}
             ("Preference-Applied" = Option<String>, description = "`wait=N`, when it waited"),
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable` or `auth-unavailable`", body = Problem, content_type = "application/problem+json", headers(
-            ("Retry-After" = u32, description = "seconds"),
-        )),
     )
 )]
 #[expect(dead_code, reason = "its attribute speaks")]
@@ -210,9 +194,6 @@ fn read_order() {}
         )),
         (status = 404, description = "`order-not-found`: there is none, it has expired, or it is another's", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-ended`: it is `completed` or `failed`, and stays so", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`store-unavailable` or `auth-unavailable`; send the request again", body = Problem, content_type = "application/problem+json", headers(
-            ("Retry-After" = u32, description = "seconds"),
-        )),
     )
 )]
 #[expect(dead_code, reason = "its attribute speaks")]

@@ -29,6 +29,8 @@ use uuid::Uuid;
 
 use crate::config::service_bus::{Access, ServiceBus};
 use crate::identity::Identity;
+use crate::outbound;
+use crate::random::jittered;
 use crate::timestamp::Timestamp;
 
 /// From a call to its answer, token and repetitions included: an invocation waits for it.
@@ -202,7 +204,7 @@ impl HttpClient for Transport {
             };
             // One try that may have reached the queue is enough.
             maybe_sent |= failure.maybe_sent;
-            let pause = failure.again.map(|least| least.max(jittered(PAUSE * 2_u32.pow(repetitions))));
+            let pause = failure.again.map(|least| least.max(jittered(PAUSE * 2_u32.pow(repetitions), 0.5, 1.5)));
             let Some(pause) = pause.filter(|pause| repetitions < REPETITIONS && Instant::now() + *pause < deadline) else {
                 let kind = if maybe_sent { SendError::Unknown } else { SendError::NotSent };
                 return Err(azure_core_021::Error::new(ErrorKind::Other, kind(failure.reason)));
@@ -224,12 +226,7 @@ impl Transport {
                 Key::Token(identity.clone(), credential)
             }
         };
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = outbound::client().connect_timeout(CONNECT_TIMEOUT).build().map_err(|error| error.to_string())?;
         Ok(Self { client, endpoint: config.endpoint.clone(), key })
     }
 
@@ -261,13 +258,8 @@ impl Transport {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut response = request.timeout(left).send().await.map_err(|error| broken(&error))?;
         let status = response.status().as_u16();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken(&error))? {
-            if body.len() + chunk.len() > MAX_DESCRIPTION {
-                return Err(Failure::not_sent("the answer of Service Bus is too long".into()));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = outbound::body(&mut response, MAX_DESCRIPTION).await.map_err(|error| broken(&error))?;
+        let body = body.ok_or_else(|| Failure::not_sent("the answer of Service Bus is too long".into()))?;
         match status {
             200 => Ok(String::from_utf8_lossy(&body).into_owned()),
             401 | 403 => Err(Failure::not_sent(format!(
@@ -329,20 +321,8 @@ impl Transport {
 
 /// What broke before there was an answer.
 fn broken(error: &reqwest::Error) -> Failure {
-    // The last of the sources tells most, and no URL.
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    let reason = if error.is_timeout() { "no answer came in time".into() } else { deepest.to_string() };
+    let reason = if error.is_timeout() { "no answer came in time".into() } else { outbound::reason(error) };
     Failure { reason, maybe_sent: !error.is_connect() && !error.is_builder(), again: (!error.is_builder()).then_some(Duration::ZERO) }
-}
-
-/// Half of it to one and a half, so that those who failed together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    // Without randomness the pause is the mean.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX))
 }
 
 /// A shared access signature ("Service Bus access control with Shared Access Signatures"). The crate's own names a host that

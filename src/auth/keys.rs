@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::auth::Refused;
-use crate::config;
+use crate::{config, outbound};
 
 /// For both documents of the issuer together.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -88,14 +88,9 @@ impl Key {
 }
 
 impl Keys {
-    /// Prepares everything; asks nobody. No redirects are followed and no proxy is asked: keys come from where the settings say.
+    /// Prepares everything; asks nobody.
     pub(super) fn new(issuer: &str) -> Result<Self, String> {
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = outbound::client().build().map_err(|error| error.to_string())?;
         Ok(Self { client, issuer: issuer.to_owned(), known: watch::Sender::default(), demand: Mutex::default(), wanted: Notify::new() })
     }
 
@@ -187,17 +182,12 @@ impl Keys {
     }
 
     async fn document<T: DeserializeOwned>(&self, url: Url, what: &str) -> Result<T, String> {
-        let mut response = self.client.get(url).send().await.map_err(|error| deepest(&error))?;
+        let mut response = self.client.get(url).send().await.map_err(|error| outbound::reason(&error))?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("it answers {} instead of its {what}", response.status().as_u16()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| deepest(&error))? {
-            if body.len() + chunk.len() > MAX_DOCUMENT {
-                return Err(format!("its {what} is larger than {MAX_DOCUMENT} bytes"));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = outbound::body(&mut response, MAX_DOCUMENT).await.map_err(|error| outbound::reason(&error))?;
+        let body = body.ok_or_else(|| format!("its {what} is larger than {MAX_DOCUMENT} bytes"))?;
         serde_json::from_slice(&body).map_err(|_| format!("its {what} cannot be read"))
     }
 }
@@ -245,13 +235,4 @@ fn key(jwk: Value) -> Option<Key> {
     let named = |name: &str| jwk.alg.as_deref().is_none_or(|alg| alg == name);
     let algorithms: Vec<_> = fitting.iter().filter(|(name, _)| named(name)).map(|(_, algorithm)| *algorithm).collect();
     (!algorithms.is_empty()).then_some(Key { decoding_key, algorithms })
-}
-
-/// The last of the sources tells most, and no URL.
-fn deepest(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    if deepest.is::<reqwest::Error>() { "it does not answer".into() } else { deepest.to_string() }
 }

@@ -1,10 +1,8 @@
 //! `AUTH_ISSUER` and what belongs to it: whose tokens let callers in.
 
-use std::net::IpAddr;
-
 use azure_core::http::Url;
 
-use crate::config::Settings;
+use crate::config::{Settings, connection};
 
 /// Whose tokens are taken, and what they must say.
 #[derive(Debug, Clone)]
@@ -47,11 +45,7 @@ pub(super) fn easy_auth(settings: &Settings<'_>) -> bool {
 
 /// Whether nobody between here and there can read or change what is said.
 pub fn is_secure(url: &Url) -> bool {
-    url.scheme() == "https" || (url.scheme() == "http" && url.host_str().is_some_and(is_loopback))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    url.scheme() == "https" || (url.scheme() == "http" && connection::is_loopback(url))
 }
 
 fn issuer(settings: &mut Settings<'_>) -> Option<String> {

@@ -22,6 +22,7 @@ use crate::config;
 use crate::fulfillment::{Outcome, Step};
 use crate::lifecycle::{Failure, Record};
 use crate::order::json::Json;
+use crate::outbound;
 
 /// The pause between two probes of a backend that is down grows to this.
 const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
@@ -83,14 +84,8 @@ impl Backend {
     /// environment says: proxies there are meant for the way out, and a backend is usually within.
     pub fn new(config: &config::fulfillment::Http) -> Result<Self, String> {
         info!(backend.origin = config.url.origin().ascii_serialization(), "orders are worked on by an HTTP backend");
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = outbound::client().connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build();
+        let client = client.map_err(|error| error.to_string())?;
         Ok(Self {
             client,
             url: config.url.clone(),
@@ -134,7 +129,7 @@ impl Backend {
             Err(Trouble::Final(failure)) => Outcome::Failed(failure),
             Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
             Err(Trouble::Broken(error)) => {
-                let reason = deepest(&error);
+                let reason = outbound::reason(&error);
                 warn!(order.tracking_id = %record.tracking_id, order.attempt = record.attempt, reason, "a call to the backend broke off");
                 let reached = if error.is_connect() { "the backend could not be reached" } else { "the backend's answer broke off" };
                 Outcome::Again(Failure::new(UNAVAILABLE, reached), None)
@@ -396,14 +391,7 @@ fn has_type(response: &Response, wanted: &str) -> bool {
 
 /// A body of at most `limit` bytes.
 async fn read(response: &mut Response, limit: usize) -> Result<Vec<u8>, Trouble> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > limit {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+    outbound::body(response, limit).await?.ok_or_else(too_large)
 }
 
 /// The next line, with its end; the last one need not have one.
@@ -421,13 +409,4 @@ async fn next_line(response: &mut Response, unread: &mut Vec<u8>) -> Result<Opti
             None => return Ok((!unread.is_empty()).then(|| std::mem::take(unread))),
         }
     }
-}
-
-/// The last of the sources tells most, and no URL.
-fn deepest(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn std::error::Error = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }

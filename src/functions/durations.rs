@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::lifecycle::{Record, Status};
+use crate::limits::whole_seconds;
 use crate::timestamp::Timestamp;
 
 /// The share of orders that end within what is promised.
@@ -97,8 +98,8 @@ impl Expected {
 /// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know, in
 /// steps: the same request a moment later is to get the same answer.
 pub fn retry_after(pause: Duration) -> [(&'static str, String); 2] {
-    let (pause, step) = (pause.as_millis(), PAUSE.0.as_millis());
-    [("Retry-After", pause.div_ceil(1000).max(1).to_string()), ("retry-after-ms", (pause.div_ceil(step) * step).to_string())]
+    let step = PAUSE.0.as_millis();
+    [("Retry-After", whole_seconds(pause).to_string()), ("retry-after-ms", (pause.as_millis().div_ceil(step) * step).to_string())]
 }
 
 /// A quantile of durations of which old ones count less and less: a histogram whose buckets grow with the durations, so that it

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::caller::{self, Right};
-use crate::envelope::{self, Answer, HttpRequest};
+use crate::envelope::{Answer, HttpRequest};
 use crate::failpoints::failpoint;
-use crate::functions::{self, App, Conclusion, Refusal, durations, shown};
+use crate::functions::{self, App, Conclusion, durations, shown};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
 use crate::limits::admission;
@@ -50,32 +50,42 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     if matches!(invocation.body, InvocationBody::TooLarge) {
         return Conclusion::new(Ok(Answer::respond(functions::problem(&too_large()))));
     }
-    let read = |body| envelope::http_request(body).map_err(|error| Refusal::unreadable(&error));
-    let request = match invocation.body.whole().and_then(|body| read(body)) {
+    let request = match functions::request(invocation) {
         Ok(request) => request,
-        Err(refusal) => return Conclusion::new(Err(refusal)),
+        Err(conclusion) => return conclusion,
     };
     let owner = match caller::identify(app, &request, Right::Submit).await {
         Ok(caller) => caller.owner,
         Err(problem) => return Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
     };
     let standing = functions::standing(app, &request, &owner).await;
-    let headers = standing.iter().flat_map(Standing::headers);
     let too_often = standing.as_ref().and_then(Standing::refusal);
-    match submit(app, &request, &owner, too_often.clone()).await {
+    let submitted = match read(app, &request, &owner).await {
+        Ok(read) => record(app, read, too_often).await,
+        // Whoever asks too often is not told what is wrong with an order.
+        Err(problem) => Err(too_often.unwrap_or(problem)),
+    };
+    let headers = standing.iter().flat_map(Standing::headers);
+    match submitted {
         Ok(submitted) => {
-            let record = &submitted.record;
             failpoint!("before-answer");
-            Conclusion::new(Ok(accepted(app, &request, &submitted, headers))).about(Some(record.tracking_id))
+            Conclusion::new(Ok(accepted(app, &request, &submitted, headers))).about(Some(submitted.record.tracking_id))
         }
         Err(problem) => {
-            // Whoever asks too often is not told what is wrong with an order; only what its record says.
-            let problem = too_often.filter(|_| !matches!(problem.status, 409 | 422)).unwrap_or(problem);
             let mut response = functions::problem(&problem);
             response.headers.extend(headers);
             Conclusion::new(Ok(Answer::respond(response)))
         }
     }
+}
+
+/// An order that may be recorded.
+struct Read<'a> {
+    store: &'a StatusStore,
+    record: Record,
+    message: String,
+    /// Whether a header made it the same request as another.
+    by_header: bool,
 }
 
 struct Submitted {
@@ -86,8 +96,8 @@ struct Submitted {
     bookmark: Option<String>,
 }
 
-/// With a `refusal` nothing is recorded; but an order whose record exists is answered as always.
-async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Option<Problem>) -> Result<Submitted, Problem> {
+/// Checks a request, and makes the record and the message that it comes to.
+async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Result<Read<'a>, Problem> {
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
     // Before it is taken apart: a tree of many small values is far larger than its text.
@@ -114,11 +124,18 @@ async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Opti
             owner: owner.to_owned(),
         },
     };
+    let by_header = matches!(key, IdempotencyKey::Header(_));
     let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);
     let message = message::write(&record);
     if message.len() > message::MAX_BYTES {
         return Err(too_large());
     }
+    Ok(Read { store, record, message, by_header })
+}
+
+/// Records an order. With a `refusal` nothing is recorded; but one whose record exists is answered as always.
+async fn record(app: &App, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
+    let Read { store, record, message, by_header } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store);
     let refusal = refusal.or_else(|| app.admission.refusal());
@@ -143,11 +160,11 @@ async fn submit(app: &App, request: &HttpRequest<'_>, owner: &str, refusal: Opti
             Ok(Submitted { message: Some(message), bookmark: seal(bookmark), record })
         }
         Ok(Created::Exists(found, bookmark)) => {
-            let message = match lifecycle::resubmit(&found.record, &record.fingerprint, now) {
+            let message = match lifecycle::resubmit(&found.record, &record.fingerprint, record.submitted_at) {
                 // One that is refused costs nothing more than the answer; should its first message be lost, the sweeper sees to it.
                 Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
                 Resubmission::EmitAgain | Resubmission::Repeat => None,
-                Resubmission::Conflict => return Err(conflict(key)),
+                Resubmission::Conflict => return Err(conflict(by_header)),
             };
             Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
         }
@@ -250,12 +267,11 @@ fn too_large() -> Problem {
 }
 
 /// Never names the order it collides with: its id is what lets one read it.
-fn conflict(key: IdempotencyKey<'_>) -> Problem {
-    match key {
-        IdempotencyKey::Header(_) => Problem::idempotency_key_reused("send another order under another Idempotency-Key"),
-        IdempotencyKey::Order(..) => {
-            Problem::order_conflict("an order with this customerId and orderId and other contents was accepted before; use another orderId")
-        }
+fn conflict(by_header: bool) -> Problem {
+    if by_header {
+        Problem::idempotency_key_reused("send another order under another Idempotency-Key")
+    } else {
+        Problem::order_conflict("an order with this customerId and orderId and other contents was accepted before; use another orderId")
     }
 }
 

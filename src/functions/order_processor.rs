@@ -14,11 +14,11 @@ use crate::fulfillment::{Outcome, Permit};
 use crate::functions::{self, App, Conclusion, Refusal, waits};
 use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
 use crate::message::{self, Message};
-use crate::process;
 use crate::routes::Invocation;
 use crate::service_bus::Queue;
 use crate::store::{Replaced, StatusStore, StoreError, Versioned};
 use crate::timestamp::Timestamp;
+use crate::{process, random};
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
 const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -311,7 +311,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     };
     failpoint!("mid-work");
     // The same for every repetition of the write.
-    let jitter = functions::random();
+    let jitter = random::share();
     let until = Instant::now() + app.config.store_wait;
     loop {
         let (now, budgets) = (store.now(), &app.config.budgets);

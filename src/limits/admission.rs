@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::breaker::{Breaker, Permit};
 use crate::config::limits::Limits;
+use crate::limits::whole_seconds;
 use crate::problem::{Outcome, Problem};
 use crate::store::{StatusStore, StoreError};
 use crate::timestamp::Timestamp;
@@ -106,14 +107,14 @@ impl Admission {
         let excess = backlog.age(now)?.checked_sub(self.max_age).filter(|excess| !excess.is_zero() && !self.max_age.is_zero())?;
         let pause = backlog.pause(excess);
         let detail = "this request recorded nothing, since orders that were accepted before already wait too long; send it again later";
-        Some(Problem { outcome: Some(Outcome::NotAccepted), retry_after: Some(seconds(pause)), ..Problem::too_many_waiting(detail) })
+        Some(Problem { outcome: Some(Outcome::NotAccepted), retry_after: Some(whole_seconds(pause)), ..Problem::too_many_waiting(detail) })
     }
 
     /// The right to ask the store once; or what a customer is told while it is left alone.
     pub fn admit(&self) -> Result<Permit, Problem> {
         self.breaker
             .admit(Instant::now())
-            .map_err(|pause| Problem { retry_after: Some(seconds(pause)), ..Problem::unavailable(Some(Outcome::NotAccepted)) })
+            .map_err(|pause| Problem { retry_after: Some(whole_seconds(pause)), ..Problem::unavailable(Some(Outcome::NotAccepted)) })
     }
 
     /// Whether the store is known to answer, or at least not known to be away.
@@ -172,11 +173,6 @@ impl Backlog {
 fn age(mut submitted: Vec<Timestamp>, now: Timestamp) -> Duration {
     submitted.sort_unstable();
     submitted.get(STRAYS).map_or(Duration::ZERO, |oldest| oldest.until(now))
-}
-
-/// Whole seconds, never none.
-fn seconds(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
 }
 
 fn lock(backlog: &Mutex<Backlog>) -> MutexGuard<'_, Backlog> {

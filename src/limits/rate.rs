@@ -12,6 +12,7 @@ use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 
 use crate::limits::key::RateKey;
+use crate::limits::whole_seconds;
 use crate::problem::{Outcome, Problem};
 
 /// So many callers are remembered, those who asked last. Whoever is forgotten starts afresh: more callers than this within a
@@ -69,7 +70,7 @@ impl Rate {
 impl Standing {
     /// What a caller is told who asked too often.
     pub fn refusal(&self) -> Option<Problem> {
-        let (limit, period, wait) = (self.limit, self.period.as_secs(), self.seconds());
+        let (limit, period, wait) = (self.limit, self.period.as_secs(), whole_seconds(self.wait));
         self.exceeded.then(|| Problem {
             outcome: Some(Outcome::NotAccepted),
             retry_after: Some(wait),
@@ -86,13 +87,8 @@ impl Standing {
         let (limit, period) = (self.limit, self.period.as_secs());
         [
             ("RateLimit-Policy", format!("\"default\";q={limit};w={period}")),
-            ("RateLimit", format!("\"default\";r={};t={}", self.remaining, self.seconds())),
+            ("RateLimit", format!("\"default\";r={};t={}", self.remaining, whole_seconds(self.wait))),
         ]
-    }
-
-    /// Whole seconds, never none.
-    fn seconds(&self) -> u32 {
-        u32::try_from(self.wait.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
     }
 }
 

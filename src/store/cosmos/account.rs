@@ -15,6 +15,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::identity::{self, Tokens};
+use crate::outbound;
 use crate::store::sqlite;
 use crate::timestamp::Timestamp;
 
@@ -83,12 +84,7 @@ impl Level {
 impl Account {
     /// `emulator`: its certificate is not checked, since nobody signed it.
     pub(super) fn new(endpoint: Url, key: Key, timeout: Duration, emulator: bool) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(timeout)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_danger_accept_invalid_certs(emulator)
-            .build()?;
+        let client = outbound::client().timeout(timeout).tls_danger_accept_invalid_certs(emulator).build()?;
         Ok(Self { client, endpoint, key })
     }
 
@@ -159,15 +155,9 @@ impl Account {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
 fn away(error: reqwest::Error) -> Silent {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    Silent::Away(text)
+    Silent::Away(outbound::reason(&error))
 }
 
 /// The signature of a GET under the account's key ("Access control on Azure Cosmos DB resources", REST reference).

@@ -15,6 +15,8 @@ use azure_data_cosmos::{CosmosError, CosmosStatus};
 use serde_json::{Map, Value, json};
 use tracing::debug;
 
+use crate::random::jittered;
+
 /// Repetitions of a question that the service refuses with 429, and how long they may wait altogether.
 const THROTTLED: (u32, Duration) = (3, Duration::from_secs(3));
 /// So many repetitions are ours: after that whoever asked decides, with longer pauses.
@@ -122,7 +124,7 @@ where
                 CosmosStatus::new(azure_core::http::StatusCode::RequestTimeout)
             }
         };
-        let pause = jittered(PAUSE * 2_u32.pow(repetitions));
+        let pause = jittered(PAUSE * 2_u32.pow(repetitions), 0.5, 1.0);
         if repetitions == REPETITIONS || !is_worth_repeating(status) || Instant::now() + pause >= deadline {
             break Err(status);
         }
@@ -171,12 +173,6 @@ fn may_have_been_applied(error: &CosmosError) -> bool {
         }),
         _ => !refuses(error.status()),
     }
-}
-
-/// Half of it, and a random share of the other half: many who failed together do not come back together.
-pub(super) fn jittered(pause: Duration) -> Duration {
-    let share = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    pause.mul_f64(0.5 + share / 2.0)
 }
 
 /// What was asked since the start, by operation.

@@ -12,9 +12,9 @@ use tracing::{error, info, warn};
 
 use crate::config::cosmos::{Access, Cosmos};
 use crate::idempotency::TrackingKey;
+use crate::random::jittered;
 use crate::store::cosmos::CosmosStore;
 use crate::store::cosmos::account::{Account, Clock, Key, Level, Silent};
-use crate::store::cosmos::ask::jittered;
 
 /// What the container must be; deployments make it from the same file.
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
@@ -55,7 +55,7 @@ pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Cosm
             Err(Missing::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
             Err(Missing::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
         }
-        tokio::time::sleep(jittered(pause)).await;
+        tokio::time::sleep(jittered(pause, 0.5, 1.0)).await;
         pause = (pause * 2).min(PAUSE.1);
     }
 }
