@@ -273,3 +273,22 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_together_are_done_all_or_none() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (n INTEGER NOT NULL); BEGIN").unwrap();
+        let insert = |n: Option<i64>| connection.execute("INSERT INTO t (n) VALUES (?1)", [n]);
+
+        assert!(together(&connection, || insert(Some(1)).and_then(|_| insert(None))).is_err());
+        together(&connection, || insert(Some(2)).and_then(|_| insert(Some(3)))).unwrap();
+        connection.execute_batch("COMMIT").unwrap();
+
+        let sum: i64 = connection.query_row("SELECT sum(n) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, 5, "the group goes on without the one that failed");
+    }
+}

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, eventually, free_port, order};
+use crate::support::{Directory, Handler, events, eventually, free_port, order};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -178,10 +178,6 @@ fn completed_with(status: &Value, result: &Value) {
 fn failed_with(status: &Value, code: &str, message: &str) {
     assert_eq!((&status["status"], &status["error"]["code"], status.get("result")), (&json!("failed"), &json!(code), None), "{status}");
     assert_eq!(status["error"]["message"], message, "{status}");
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 /// In milliseconds.

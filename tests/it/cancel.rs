@@ -4,22 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, Host, eventually, order, request};
+use crate::support::{Answer, Directory, Handler, Host, events, eventually, order, request, submit};
 
 const LEASE: [(&str, &str); 2] = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms")];
-
-fn submit(handler: &Handler, id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
-}
 
 fn is_cancelled(answer: &Answer) {
     assert_eq!((answer.status, &answer.body["status"], answer.message.as_ref()), (200, &json!("cancelled"), None), "{answer:?}");

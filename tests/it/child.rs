@@ -577,3 +577,29 @@ fn a_handler_that_is_gone_is_not_said_to_be_starting() {
 
     assert_ne!(host.figures()["state"], "Starting");
 }
+
+#[test]
+fn a_probe_that_is_lost_is_followed_by_another() {
+    if App::new().is_none() {
+        return;
+    }
+    let directory = Directory::new();
+    app(&directory, "deaf.sh", &[]);
+    // Whoever comes first is never answered.
+    let handler = "import os, socket, threading\n\
+                   listener = socket.create_server(('127.0.0.1', int(os.environ['FUNCTIONS_CUSTOMHANDLER_PORT'])))\n\
+                   first = listener.accept()\n\
+                   while True:\n    \
+                       other, _ = listener.accept()\n    \
+                       other.recv(65536)\n    \
+                       other.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n')\n    \
+                       other.close()\n";
+    directory.write("app/deaf.py", handler);
+    script(&directory, "deaf.sh", "exec python3 deaf.py", true);
+
+    let started = Instant::now();
+    let mut host = on_port(&directory, 0, &[]);
+    host.line("the handler is ready");
+
+    assert!(started.elapsed() < Duration::from_secs(15), "long before the start would be given up: {:?}", started.elapsed());
+}

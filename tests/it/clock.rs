@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, eventually, order};
+use crate::support::{Answer, Directory, Handler, events, eventually, order};
 
 /// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
 const TOLERANCE: Duration = Duration::from_secs(3);
@@ -61,10 +61,6 @@ fn shown(handler: &Handler, id: &str) -> Value {
     let answer = handler.status(id);
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.body
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 /// Every moment of a body lies in the true time since `start`.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, Host, eventually, http_envelope, order, request, try_request};
+use crate::support::{
+    Answer, Directory, Handler, Host, events, eventually, http_envelope, order, request, submit as accepted, try_request,
+};
 
 /// A handler whose records are in the emulator, ready.
 fn handler(emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
@@ -19,17 +21,6 @@ fn handler(emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
 
 fn submit(handler: &Handler, id: &str) -> Answer {
     handler.ingress(Some(&order(id).to_string()), &[])
-}
-
-/// Accepted, with its tracking id and its message.
-fn accepted(handler: &Handler, id: &str) -> (String, String) {
-    let answer = submit(handler, id);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 fn requests(emulator: &Emulator, kind: &str) -> u64 {
@@ -576,4 +567,17 @@ fn many_who_wait_for_one_order_cost_about_one_read_a_second() {
     // One when they come, one a second, and a few for those who come late.
     let (reads, seconds) = (requests(&emulator, "read"), started.elapsed().as_secs());
     assert!((3..=seconds * 2 + 4).contains(&reads), "{reads} reads in {seconds} s");
+}
+
+#[test]
+fn nobody_is_told_of_an_older_version_than_he_has_just_been_told_of() {
+    let emulator = Emulator::start(&[]);
+    let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
+    let (id, _) = accepted(&here, "COSMOS-TOLD");
+    assert_eq!(here.status(&id).body["status"], "accepted");
+    assert_eq!(there.cancel(&id).status, 200);
+
+    assert_eq!(submit(&here, "COSMOS-TOLD").body["status"], "cancelled");
+
+    assert_eq!(here.status(&id).body["status"], "cancelled", "though it was read here less than a second ago");
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Response, eventually, order, queue_envelope, try_request};
+use crate::support::{Directory, Handler, Host, Response, events, eventually, order, queue_envelope, submit, try_request};
 
 fn dead_letter(handler: &Handler, text: &str) -> Response {
     let properties = json!({ "DeadLetterReason": "MaxDeliveryCountExceeded", "DeadLetterErrorDescription": "tried ten times" });
@@ -15,16 +15,6 @@ fn dead_letter(handler: &Handler, text: &str) -> Response {
 fn sent(response: &Response) -> Vec<Value> {
     assert_eq!(response.status, 200, "{response:?}");
     response.json()["Outputs"]["orderMessage"].as_array().cloned().unwrap_or_default()
-}
-
-fn submit(handler: &Handler, id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 /// What stands in quarantine: reason, the queue's reason, text.

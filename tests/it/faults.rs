@@ -14,8 +14,8 @@ use waybill::local::queue::{Broker, Outgoing, Rules};
 
 use crate::store::run;
 use crate::support::{
-    Directory, Handler, Host, PATIENCE, Program, Response, eventually, free_port, order, queue_envelope, repository, request, signal,
-    try_request,
+    Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, queue_envelope, repository, request,
+    signal, submit, try_request,
 };
 
 /// An order that is held for long is taken over within a test.
@@ -42,10 +42,6 @@ fn agrees(data: &Directory) {
     panic!("{told:#}");
 }
 
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
-}
-
 fn count(status: &Value, event: &str) -> usize {
     events(status).iter().filter(|found| **found == event).count()
 }
@@ -55,12 +51,6 @@ fn completed_once(status: &Value, interruptions: usize) {
     let ends = ["completed", "failed", "cancelled"].map(|event| count(status, event));
     assert_eq!((&status["status"], &status["attempt"], ends), (&json!("completed"), &json!(1), [1, 0, 0]), "{status}");
     assert!(count(status, "interrupted") <= interruptions, "{status}");
-}
-
-fn submit(handler: &Handler, order_id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(order_id).to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
 }
 
 /// Delivers a message in an invocation of its own, as the host does.
@@ -934,6 +924,40 @@ mod messages {
         (at.timestamp(), heard.body.clone())
     }
 
+    #[test]
+    fn a_retry_that_cannot_be_scheduled_keeps_its_message_until_it_can() {
+        let data = Directory::new();
+        let refusing = Arc::new(AtomicBool::new(true));
+        let refuses = Arc::clone(&refusing);
+        let broker = Fake::start(move |_| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, "", ""));
+        let backend = Fake::start(|_| reply(503, "Retry-After: 600\r\n", ""));
+        let url = format!("{}/orders", backend.url);
+        let settings = [
+            ("ServiceBusConnection", CONNECTION),
+            ("OrdersQueue", "orders"),
+            ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str()),
+            ("FULFILLMENT_URL", url.as_str()),
+            ("CLAIM_WAIT", "0"),
+        ];
+        let handler = Handler::start(data.path(), &settings);
+        let (id, message) = submit(&handler, "UNSCHEDULED");
+
+        for delivery in 1..=2 {
+            assert_eq!(deliver(&handler, &message, &format!("i-{delivery}")).status, 500, "its message comes back");
+            assert_eq!(broker.heard().len(), delivery, "scheduling is tried each time");
+        }
+        refusing.store(false, Ordering::Relaxed);
+        assert_eq!(deliver(&handler, &message, "i-3").status, 200);
+        assert_eq!(deliver(&handler, &message, "i-4").status, 200, "a copy is on its way");
+
+        assert_eq!(broker.heard().len(), 3);
+        assert_eq!(backend.calls_of_one_order(), 1);
+        let due = shown(&handler, &id)["nextAttemptAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        assert!((scheduled(&broker.heard()[2]).0.duration_since(due).as_secs()).abs() <= 1, "{due}");
+    }
+
+    const CONNECTION: &str =
+        "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;";
     const ATTEMPTS: usize = 5;
     const COPIES: usize = 3;
 
@@ -947,10 +971,8 @@ mod messages {
             if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
         });
         let url = format!("{}/orders", backend.url);
-        let connection =
-            "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;";
         let settings = [
-            ("ServiceBusConnection", connection),
+            ("ServiceBusConnection", CONNECTION),
             ("OrdersQueue", "orders"),
             ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str()),
             ("FULFILLMENT_URL", url.as_str()),

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, order};
+use crate::support::{Directory, Handler, Host, order, submit};
 
 /// Follows `next` to the end; ids in the order they came, and the sizes of the pages.
 fn all(handler: &Handler, query: &str) -> (Vec<String>, Vec<usize>) {
@@ -19,12 +19,6 @@ fn all(handler: &Handler, query: &str) -> (Vec<String>, Vec<usize>) {
             None => return (ids, sizes),
         }
     }
-}
-
-fn submit(handler: &Handler, id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
 }
 
 fn every_order_once_and_newest_first(handler: &Handler) {
@@ -117,4 +111,22 @@ fn the_same_route_takes_orders_and_lists_them() {
 
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["orders"][0]["trackingId"], json!(id));
+}
+
+#[test]
+fn orders_from_before_there_was_a_list_are_listed_too() {
+    let data = Directory::new();
+    let mut before = Handler::start(data.path(), &[]);
+    let ids = ["L-OLD-1", "L-OLD-2"].map(|id| submit(&before, id).0);
+    before.program.kill();
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    database.execute_batch("DROP TABLE owned").unwrap();
+    drop(database);
+    let handler = Handler::start(data.path(), &[]);
+    let (new, _) = submit(&handler, "L-NEW");
+
+    let (listed, _) = all(&handler, "?limit=1");
+
+    assert_eq!(listed.len(), 3);
+    assert!(ids.iter().chain([&new]).all(|id| listed.contains(id)), "{listed:?}");
 }

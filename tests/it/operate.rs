@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Program, eventually, order, request};
+use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request};
 
 /// Runs a command to its end: status, and its lines.
 fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
@@ -24,10 +24,6 @@ fn hopeless(id: &str) -> Value {
     let mut order = order(id);
     order["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
     order
-}
-
-fn events(record: &Value) -> Vec<&str> {
-    record["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Response, eventually, order, queue_envelope, request, try_request};
+use crate::support::{Directory, Handler, Response, events, eventually, order, queue_envelope, request, try_request};
 
 /// A tracking id and its message.
 fn submit(handler: &Handler, order: &Value) -> (String, String) {
@@ -30,10 +30,6 @@ fn shown(handler: &Handler, id: &str) -> Value {
     let answer = handler.status(id);
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.body
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 fn is_processing(handler: &Handler, id: &str) {

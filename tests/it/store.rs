@@ -42,6 +42,17 @@ facts! {
     nothing_is_found_where_nothing_is
 }
 
+/// Asks until it is so.
+async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let asking = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while !is_so().await {
+            pause.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
 /// Two instances on one store.
 struct Instances {
     here: StatusStore,
@@ -219,9 +230,7 @@ async fn an_expired_record_is_gone_and_its_id_is_free(Instances { here, there }:
     let ended = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), here.now(), &short).unwrap();
     let Replaced::Replaced(etag) = here.replace(&ended, &found.etag).await.unwrap() else { panic!("it was not stale") };
 
-    while there.read(record.tracking_id).await.unwrap().is_some() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("it is gone", async || there.read(record.tracking_id).await.unwrap().is_none()).await;
 
     assert_eq!(there.replace(&ended, &etag).await.unwrap(), Replaced::Stale);
     created(&there, &Record { life: Uuid::new_v4(), ..record.clone() }).await;
@@ -254,9 +263,8 @@ async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances
     let found = there.read_recent(record.tracking_id, None).await.unwrap().expect("it is visible at once");
     here.replace(&Record { fence: 1, ..record.clone() }, &found.etag).await.unwrap();
 
-    while there.read_recent(record.tracking_id, None).await.unwrap().expect("it stays visible").record.fence != 1 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let is_changed = async || there.read_recent(record.tracking_id, None).await.unwrap().expect("it stays visible").record.fence == 1;
+    until("the change is seen", is_changed).await;
 }
 
 async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {

@@ -403,3 +403,15 @@ pub fn order(order_id: &str) -> Value {
         "items": [{ "sku": "SKU-1", "quantity": 2, "unitPrice": "19.90" }, { "sku": "SKU-2", "quantity": 1, "unitPrice": "4.50" }]
     })
 }
+
+/// An order that is accepted: its tracking id, and its message.
+pub fn submit(handler: &Handler, order_id: &str) -> (String, String) {
+    let answer = handler.ingress(Some(&order(order_id).to_string()), &[]);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+}
+
+/// What happened to an order, by its status.
+pub fn events(status: &Value) -> Vec<&str> {
+    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, eventually, http_envelope, order, queue_envelope, request, try_request};
+use crate::support::{Directory, Handler, Host, events, eventually, http_envelope, order, queue_envelope, request, submit, try_request};
 
 /// Overdue at once, so that a test need not wait.
 const SOON: (&str, &str) = ("OVERDUE_AFTER", "100ms");
@@ -23,18 +23,8 @@ fn found(handler: &Handler) -> Vec<String> {
     eventually("something is overdue", || Some(sweep(handler)).filter(|messages| !messages.is_empty()))
 }
 
-fn submit(handler: &Handler, id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(id).to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
 fn shown(handler: &Handler, id: &str) -> Value {
     handler.status(id).body
-}
-
-fn events(status: &Value) -> Vec<&str> {
-    status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
 
 #[test]
