@@ -471,3 +471,28 @@ fn order_id(record: &Record) -> String {
     let named: Option<Named> = serde_json::from_str(record.order.get()).ok();
     named.map_or_else(String::new, |named| named.order_id.chars().filter(|letter| !letter.is_control()).take(22).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_messages_than_accepted_orders_are_too_few_once_they_had_time_to_leave() {
+        let record: Record = serde_json::from_value(json!({
+            "schemaVersion": 2, "trackingId": "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "owner": "anonymous", "life": Uuid::nil(), "order": {},
+            "fingerprint": "", "status": "accepted", "progress": 0, "fence": 0, "attempt": 0, "interruptions": 0, "history": [],
+            "metadata": { "apiName": "", "operationName": "", "receivedAt": "2026-11-24T10:00:00Z", "owner": "anonymous" },
+            "deadline": "2026-11-25T10:00:00Z", "submittedAt": "2026-11-24T10:00:00Z", "updatedAt": "2026-11-24T10:00:00Z"
+        }))
+        .unwrap();
+        let told = |active, scheduled, dead, later: Duration| {
+            let counts = Counts { active, scheduled, dead };
+            miscounted(&[record.clone(), record.clone()], counts, record.updated_at.after(later)).len()
+        };
+
+        assert_eq!(told(1, 0, 0, SENDING * 2), 1);
+        assert_eq!(told(1, 0, 0, SENDING), 0, "they may be about to leave");
+        assert_eq!(told(1, 1, 0, SENDING * 2), 0);
+        assert_eq!(told(0, 0, 3, SENDING * 2), 2);
+    }
+}

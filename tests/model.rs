@@ -1383,6 +1383,13 @@ const SCOPES: &[Scope] = &[
         most: 4,
         ..PLAIN
     },
+    Scope {
+        name: "no sweeper, a kill, a copy that comes early",
+        faults: &[(Fault::Kill, 1), (Fault::Early, 1)],
+        sweeps: false,
+        most: 4,
+        ..PLAIN
+    },
     Scope { name: "a re-drive, a pause", faults: &[(Fault::Redrive, 1), (Fault::Pause, 1)], most: 5, ..PLAIN },
     Scope { name: "two pauses, a duplicate", faults: &[(Fault::Pause, 2), (Fault::Duplicate, 1)], most: 5, ..PLAIN },
     Scope {
