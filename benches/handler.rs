@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench handler`; `-- --help` for options. See `benches/README.md`.
 
-#![expect(unreachable_pub, reason = "helpers are public to the modules of this binary")]
+#![expect(unreachable_pub, dead_code, reason = "helpers are public to the modules of this binary, and not all are used by each")]
 
 #[path = "support/client.rs"]
 mod client;

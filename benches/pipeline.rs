@@ -55,6 +55,8 @@ const READS: usize = 2_000;
 const READS_WARM_UP: usize = 200;
 /// Orders after which memory is looked at.
 const MEMORY_AFTER: [usize; 2] = [10_000, 100_000];
+/// Seconds that a waiter waits at a time.
+const WAIT: u64 = 20;
 /// Before memory is looked at: what is freed is given back.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,9 @@ struct Arguments {
     /// Measure memory after 10,000 and after 100,000 orders instead.
     #[arg(long, conflicts_with = "url")]
     rss: bool,
+    /// Measure each round without and with so many connections that wait for one order to change instead.
+    #[arg(long, value_name = "N", conflicts_with_all = ["url", "rss"])]
+    waiters: Option<usize>,
     /// Keep records in the Cosmos DB whose settings stand in the environment, e.g. the emulator's, and print what an order costs.
     #[arg(long, conflicts_with_all = ["url", "rss"])]
     cosmos: bool,
@@ -120,6 +125,9 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.rss {
         return memory(arguments).await;
     }
+    if let Some(waiters) = arguments.waiters {
+        return beside_waiters(arguments, waiters).await;
+    }
     for _ in 0..arguments.rounds {
         let host = Host::start(arguments).await?;
         drive(&host.authority, WARM_UP).await?;
@@ -153,6 +161,60 @@ async fn memory(arguments: &Arguments) -> Result<(), Failure> {
     let [first, last] = seen[..] else { return Ok(()) };
     println!("{:>10}{:>11.1}%{:>12.1}%   (target: <= 10 %)", "growth", growth(first.0, last.0), growth(first.1, last.1));
     Ok(())
+}
+
+/// Rounds without and with waiters, by turns A B, B A, each with a new data directory.
+async fn beside_waiters(arguments: &Arguments, count: usize) -> Result<(), Failure> {
+    let mut ratios = Vec::new();
+    for round in 0..arguments.rounds {
+        let mut rates = [f64::NAN; 2];
+        for waiting in if round % 2 == 0 { [false, true] } else { [true, false] } {
+            let host = Host::start(arguments).await?;
+            let mut waiters = if waiting { wait_for_one(&host, count).await? } else { JoinSet::new() };
+            drive(&host.authority, WARM_UP).await?;
+            let driven = drive(&host.authority, arguments.n).await?;
+            println!("{} connections wait:", waiters.len());
+            driven.print();
+            if let Some(ended) = waiters.try_join_next() {
+                ended??;
+            }
+            if driven.completed() != arguments.n {
+                return Err("not every order was completed".into());
+            }
+            rates[usize::from(waiting)] = driven.completed_rate();
+        }
+        ratios.push(rates[1] / rates[0]);
+        println!("completed/s with waiters, to without: {:.2}x", rates[1] / rates[0]);
+    }
+    println!("median {:.2}x (target: >= 0.9x)", median(ratios));
+    Ok(())
+}
+
+/// Connections that wait, until they are dropped, for an order whose message was never sent. One ends when it was not let wait.
+async fn wait_for_one(host: &Host, count: usize) -> Result<JoinSet<Result<(), Failure>>, Failure> {
+    let mut handler = Connection::open(&host.handler_authority().await?).await?;
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    let body = order(&Uuid::new_v4().to_string());
+    let envelope = envelope(&host.authority, "OrderIngress", "/api/orders", headers, Some(&body), &Vec::new());
+    let (_, answer) = handler.post("/OrderIngress", Payload::chunked(envelope)).await?;
+    let answer: Value = serde_json::from_slice(&answer)?;
+    let accepted: Value = serde_json::from_str(answer["Outputs"]["res"]["body"].as_str().ok_or("an order was not accepted")?)?;
+    let path = format!("/api/orders/{}/status", accepted["trackingId"].as_str().ok_or("an order was not accepted")?);
+    let mut waiters = JoinSet::new();
+    for _ in 0..count {
+        let (mut connection, path) = (Connection::open(&host.authority).await?, path.clone());
+        waiters.spawn(async move {
+            loop {
+                let started = Instant::now();
+                let (status, _) = connection.get_waiting(&path, WAIT).await?;
+                if status != StatusCode::OK || started.elapsed() < Duration::from_secs(WAIT) {
+                    return Err(format!("a waiter was answered {status} after {:?}", started.elapsed()).into());
+                }
+            }
+        });
+    }
+    Ok(waiters)
 }
 
 /// Sends new orders, and follows each accepted one to its end while others are still being sent.
@@ -338,16 +400,21 @@ impl Driven {
         self.orders.ends.get("completed").copied().unwrap_or_default()
     }
 
+    fn rate(&self, count: usize, until: Option<Instant>) -> f64 {
+        until.map_or(f64::NAN, |until| ratio(count, 1) / until.duration_since(self.started.0).as_secs_f64())
+    }
+
+    fn completed_rate(&self) -> f64 {
+        self.rate(self.completed(), self.orders.last_ended)
+    }
+
     fn print(&self) {
         let orders = &self.orders;
-        let rate = |count: usize, until: Option<Instant>| {
-            until.map_or(f64::NAN, |until| ratio(count, 1) / until.duration_since(self.started.0).as_secs_f64())
-        };
         let latencies = orders.latencies.iter().copied().map(milliseconds);
         println!(
             "accepted/s {:>6.0}   completed/s {:>6.0}   POST p50 {:>6.2} ms  p99 {:>6.2} ms",
-            rate(self.accepted(), orders.last_accepted),
-            rate(self.completed(), orders.last_ended),
+            self.rate(self.accepted(), orders.last_accepted),
+            self.completed_rate(),
             quantile(latencies.clone(), 0.5),
             quantile(latencies, 0.99)
         );
@@ -390,6 +457,11 @@ impl Host {
             let value = std::env::var(name)
                 .map_err(|_| format!("{name} is not set: export what `cargo run --release -p cosmos-emulator` prints"))?;
             settings.push((name, value));
+        }
+        if let Some(waiters) = arguments.waiters {
+            // One caller gets half of the places.
+            settings.push(("MAX_WAITERS", (2 * waiters).to_string()));
+            settings.push(("MAX_CONNECTIONS", (8 * waiters).max(2_000).to_string()));
         }
         let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &settings)?;
@@ -508,7 +580,8 @@ async fn added_latency(host: &Host) -> Result<(), Failure> {
         tokio::time::sleep(ASK_AGAIN).await;
     }
 
-    let envelope = status_envelope(&host.authority, &path, tracking_id);
+    let params = vec![("trackingId".to_owned(), Some(tracking_id.to_owned()))];
+    let envelope = envelope(&host.authority, "OrderStatus", &path, HeaderMap::new(), None, &params);
     let mut latencies = (Vec::new(), Vec::new());
     for number in 0..READS_WARM_UP + READS {
         let started = Instant::now();
@@ -532,21 +605,27 @@ async fn added_latency(host: &Host) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the host makes of this client's request.
-fn status_envelope(authority: &str, path: &str, tracking_id: &str) -> Bytes {
-    let mut headers = HeaderMap::new();
+/// What the host makes of a client's request to a function.
+fn envelope(
+    authority: &str,
+    function: &str,
+    path: &str,
+    mut headers: HeaderMap,
+    body: Option<&str>,
+    params: &Vec<(String, Option<String>)>,
+) -> Bytes {
     if let Ok(host) = HeaderValue::from_str(authority) {
         headers.insert("host", host);
     }
     let request = invocation::Request {
         binding: "req",
         url: &format!("http://{authority}{path}"),
-        method: "GET",
+        method: if body.is_some() { "POST" } else { "GET" },
         query: None,
         headers: &headers,
-        params: &vec![("trackingId".to_owned(), Some(tracking_id.to_owned()))],
-        body: None,
+        params,
+        body: body.map(str::as_bytes),
         identity: Identity::LocalAdmin,
     };
-    invocation::http(&request, &Sys { method_name: "OrderStatus", utc_now: jiff::Timestamp::now(), rand_guid: Uuid::new_v4() }).into()
+    invocation::http(&request, &Sys { method_name: function, utc_now: jiff::Timestamp::now(), rand_guid: Uuid::new_v4() }).into()
 }

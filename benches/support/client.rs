@@ -50,6 +50,13 @@ impl Connection {
         self.send(request).await
     }
 
+    /// Sends a GET that is to be answered when there is news, or after so many seconds.
+    pub async fn get_waiting(&mut self, path: &str, seconds: u64) -> Result<(StatusCode, Bytes), Failure> {
+        let request =
+            Request::get(path).header("Host", &self.authority).header("Prefer", format!("wait={seconds}")).body(Payload::none())?;
+        self.send(request).await
+    }
+
     /// Sends a POST of JSON and collects the answer.
     pub async fn post(&mut self, path: &str, body: Payload) -> Result<(StatusCode, Bytes), Failure> {
         let request = Request::post(path)
