@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use uuid::Uuid;
 
 use crate::idempotency::TrackingId;
@@ -140,6 +140,16 @@ enum OrdersCommand {
         #[command(flatten)]
         place: Where,
     },
+    /// Cancel orders, whoever owns them, as their owners can with DELETE.
+    Cancel {
+        #[arg(value_parser = tracking_id, required = true)]
+        ids: Vec<TrackingId>,
+        /// Needed for more than one.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Where,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -178,8 +188,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Demo => demo::run(&environment).map(|()| true),
         Command::Local(local) => local::command(local.into(), &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
-        Command::Orders(Orders { command: OrdersCommand::Retry { ids, yes: false, .. } }) if ids.len() > 1 => {
-            Err(vec![format!("these are {} orders: add --yes to put them all back on their way", ids.len())])
+        Command::Orders(Orders {
+            command: OrdersCommand::Retry { ids, yes: false, .. } | OrdersCommand::Cancel { ids, yes: false, .. },
+        }) if ids.len() > 1 => {
+            let many = format!("these are {} orders: add --yes if all of them are meant", ids.len());
+            Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, many).exit()
         }
         Command::Orders(orders) => orders.run(&environment),
         Command::Quarantine(quarantine) => quarantine.run(&environment),
@@ -204,6 +217,7 @@ impl Orders {
             OrdersCommand::Show { id, place } => (Request::Show(id), place),
             OrdersCommand::Watch { id, place } => (Request::Watch(id), place),
             OrdersCommand::Retry { ids, yes: _, place } => (Request::Retry(ids), place),
+            OrdersCommand::Cancel { ids, yes: _, place } => (Request::Cancel(ids), place),
         };
         operate::run(request, &place.into(), environment)
     }

@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use crate::config::{Config, Records};
 use crate::idempotency::TrackingId;
-use crate::lifecycle::{self, Budgets, Event, Record, Status};
+use crate::lifecycle::{self, Budgets, Cancel, Event, Record, Status};
 use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
 use crate::message;
 use crate::quarantine::Quarantined;
 use crate::service_bus::{Counts, Queue};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Filter, Replaced, StatusStore, StoreError};
+use crate::store::{Filter, Replaced, StatusStore, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// Until the store answers.
@@ -55,6 +55,8 @@ pub enum Request {
     Watch(TrackingId),
     /// Failed orders on their way again.
     Retry(Vec<TrackingId>),
+    /// Orders that nobody wants any more, whoever owns them.
+    Cancel(Vec<TrackingId>),
     /// What is in quarantine.
     Quarantined(Option<Uuid>),
     /// A quarantined message on its way again.
@@ -152,21 +154,8 @@ impl Desk {
                 Ok(true)
             }
             Request::Watch(id) => self.watch(id).await,
-            Request::Retry(ids) => {
-                let mut all = true;
-                for id in ids {
-                    match self.retry(id).await {
-                        Ok(how) => {
-                            say(&if self.json { json!({ "trackingId": id, "sent": how }).to_string() } else { format!("{id}  {how}") });
-                        }
-                        Err(problem) => {
-                            all = false;
-                            eprintln!("waybill: {id}: {problem}");
-                        }
-                    }
-                }
-                Ok(all)
-            }
+            Request::Retry(ids) => Ok(self.each(ids, |id| self.retry(id)).await),
+            Request::Cancel(ids) => Ok(self.each(ids, |id| self.cancel(id)).await),
             Request::Quarantined(wanted) => {
                 let kept = self.store.quarantined(VERIFIED).await.map_err(told)?;
                 match wanted {
@@ -194,11 +183,27 @@ impl Desk {
         }
     }
 
+    /// Does it to one after the other, tells of each, and whether it could be done to all.
+    async fn each(&self, ids: Vec<TrackingId>, act: impl AsyncFn(TrackingId) -> Result<String, String>) -> bool {
+        let mut all = true;
+        for id in ids {
+            match act(id).await {
+                Ok(how) => say(&if self.json { json!({ "trackingId": id, "done": how }).to_string() } else { format!("{id}  {how}") }),
+                Err(problem) => {
+                    all = false;
+                    eprintln!("waybill: {id}: {problem}");
+                }
+            }
+        }
+        all
+    }
+
     async fn record(&self, id: TrackingId) -> Result<Record, String> {
-        let found = self.store.read(id).await.map_err(told)?;
-        found
-            .map(|found| found.record)
-            .ok_or_else(|| format!("no order has the tracking id {id}; records of ended orders are kept for a limited time"))
+        Ok(self.store.read(id).await.map_err(told)?.ok_or_else(|| unknown(id))?.record)
+    }
+
+    async fn latest(&self, id: TrackingId) -> Result<Versioned, String> {
+        self.store.read_latest(id).await.map_err(told)?.ok_or_else(|| unknown(id))
     }
 
     fn list(&self, records: &[Record]) {
@@ -278,16 +283,38 @@ impl Desk {
     }
 
     /// Record first, then message: should we end in between, the sweeper sends it.
-    async fn retry(&self, id: TrackingId) -> Result<&'static str, String> {
+    async fn retry(&self, id: TrackingId) -> Result<String, String> {
         loop {
-            let found = self.store.read_latest(id).await.map_err(told)?.ok_or("there is no such order")?;
+            let found = self.latest(id).await?;
             let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
                 .ok_or_else(|| format!("it is {}, and only failed orders are put on their way again", found.record.status.as_str()))?;
             if self.store.replace(&record, &found.etag).await.map_err(told)? == Replaced::Stale {
                 continue;
             }
             let sent = self.send(message::write(&record)).await;
-            return Ok(if sent == Ok(true) { "sent again" } else { "accepted again; the sweeper sends its message" });
+            return Ok(if sent == Ok(true) { "sent again".into() } else { "accepted again; the sweeper sends its message".into() });
+        }
+    }
+
+    /// Its message, where there is one, then finds an order that has ended.
+    async fn cancel(&self, id: TrackingId) -> Result<String, String> {
+        loop {
+            let found = self.latest(id).await?;
+            let record = match lifecycle::cancel(&found.record, self.store.now(), &self.budgets) {
+                Cancel::Cancelled | Cancel::Requested => found.record,
+                Cancel::Ended => return Err(format!("it is {} and stays so", found.record.status.as_str())),
+                Cancel::End(record) | Cancel::Request(record) => {
+                    if self.store.replace(&record, &found.etag).await.map_err(told)? == Replaced::Stale {
+                        continue;
+                    }
+                    record
+                }
+            };
+            return Ok(if record.status.is_terminal() {
+                record.status.as_str().into()
+            } else {
+                "cancellation requested; who works on it sees that before the next try at the latest".into()
+            });
         }
     }
 
@@ -348,6 +375,10 @@ impl Desk {
         }
         Ok(disagreements.is_empty())
     }
+}
+
+fn unknown(id: TrackingId) -> String {
+    format!("no order has the tracking id {id}; records of ended orders are kept for a limited time")
 }
 
 /// What is in the queue of this machine.

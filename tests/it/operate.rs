@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request};
+use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request, submit};
 
 /// Runs a command to its end: status, and its lines.
 fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
@@ -17,6 +17,14 @@ fn on(data: &Directory, arguments: &[&str]) -> (bool, Vec<Value>) {
     let data = data.path().to_str().unwrap();
     let (status, lines) = waybill(&[arguments, &["--json", "--data", data]].concat(), &[]);
     (status.success(), lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Submits an order of somebody whom the platform let in; its tracking id and its message.
+fn submit_as(handler: &Handler, order_id: &str, owner: &str) -> (String, String) {
+    let principal = [("X-MS-CLIENT-PRINCIPAL-ID", owner), ("X-MS-CLIENT-PRINCIPAL-IDP", "aad")];
+    let answer = handler.ingress(Some(&order(order_id).to_string()), &principal);
+    assert_eq!(answer.status, 202, "{answer:?}");
+    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
 }
 
 /// Fails for good: its total is too large.
@@ -41,7 +49,7 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
     let (_, shown) = on(&data, &["orders", "show", &bad]);
     assert_eq!(events(&shown[0]), ["accepted", "claimed", "failed"]);
     let (retried, told) = on(&data, &["orders", "retry", &bad]);
-    assert!(retried && told[0]["sent"] == "sent again", "{told:?}");
+    assert!(retried && told[0]["done"] == "sent again", "{told:?}");
 
     let again = eventually("it was tried again", || {
         let status = host.get(&format!("/api/orders/{bad}/status")).json();
@@ -68,9 +76,54 @@ fn only_failed_orders_are_put_back_and_many_only_with_yes() {
     let (wrong, _) = waybill(&["orders", "show", "nonsense", "--data", directory], &[]);
 
     assert!(completed.code() == Some(1) && lines.concat().contains("it is completed"), "{lines:?}");
-    assert!(many.code() == Some(1) && said.concat().contains("--yes"), "{said:?}");
+    assert!(many.code() == Some(2) && said.concat().contains("--yes"), "{said:?}");
     assert!(unknown.code() == Some(1) && told.concat().contains("no order has the tracking id"), "{told:?}");
     assert_eq!(wrong.code(), Some(2));
+}
+
+#[test]
+fn an_operator_cancels_what_nobody_wants_any_more_whoever_owns_it() {
+    let data = Directory::new();
+    let settings = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms"), ("WORK_DELAY", "20s"), ("WEBSITE_AUTH_ENABLED", "True")];
+    let handler = Handler::start(data.path(), &settings);
+    let (waiting, late) = submit_as(&handler, "O-6", "alice");
+    let (working, message) = submit_as(&handler, "O-7", "bob");
+
+    std::thread::scope(|scope| {
+        let work = scope.spawn(|| handler.process(&message).status);
+        eventually("it is worked on", || (on(&data, &["orders", "show", &working]).1[0]["status"] == "processing").then_some(()));
+        let directory = data.path().to_str().unwrap();
+        let (many, said) = waybill(&["orders", "cancel", &waiting, &working, "--data", directory], &[]);
+        assert!(many.code() == Some(2) && said.concat().contains("--yes"), "{said:?}");
+        let (done, told) = on(&data, &["orders", "cancel", "--yes", &waiting, &working]);
+        assert!(done && told[0]["done"] == "cancelled" && told[1]["done"].as_str().unwrap().contains("requested"), "{told:?}");
+        assert_eq!(work.join().unwrap(), 200);
+    });
+    assert_eq!(handler.process(&late).status, 200);
+
+    let shown = |id: &str| on(&data, &["orders", "show", id]).1.remove(0);
+    assert_eq!(
+        (events(&shown(&waiting)), events(&shown(&working))),
+        (vec!["accepted", "cancelled"], vec!["accepted", "claimed", "cancelled"])
+    );
+    let (again, told) = on(&data, &["orders", "cancel", &waiting]);
+    assert!(again && told[0]["done"] == "cancelled", "{told:?}");
+    assert!(on(&data, &["verify"]).0, "nothing is left behind");
+}
+
+#[test]
+fn an_order_that_has_ended_is_not_cancelled_by_an_operator_either() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit(&handler, "O-8");
+    assert_eq!(handler.process(&message).status, 200);
+    let directory = data.path().to_str().unwrap();
+
+    let (ended, told) = waybill(&["orders", "cancel", &id, "--data", directory], &[]);
+    let (unknown, said) = waybill(&["orders", "cancel", "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "--data", directory], &[]);
+
+    assert!(ended.code() == Some(1) && told.concat().contains("it is completed and stays so"), "{told:?}");
+    assert!(unknown.code() == Some(1) && said.concat().contains("no order has the tracking id"), "{said:?}");
 }
 
 #[test]
@@ -142,7 +195,7 @@ fn the_same_commands_work_on_cosmos_db() {
     assert_eq!(ids, [&json!(bad), &json!(good)], "newest first");
     assert_eq!(failed.len(), 1);
     assert!(old.is_empty(), "{old:?}");
-    assert!(retried && told[0]["sent"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
+    assert!(retried && told[0]["done"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
     assert_eq!(handler.status(&bad).body["status"], "accepted", "{:?}", handler.program.lines());
     assert!(agrees, "{verified:?}");
 }
