@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -16,10 +16,17 @@ use crate::sqlite::{Database, Error, together};
 use crate::store::{Created, Etag, Filter, Page, Place, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
+/// What stands in `owned` about each order.
+macro_rules! owned {
+    () => {
+        "SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders"
+    };
+}
+
 /// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages. `owned` is written once
-/// an order: an index on what stands in the record would be written with each of its versions. An entry whose order is gone, or
-/// was made anew, is passed over. Databases from before it are filled in.
-const SCHEMA: &str = "
+/// an order: an index on what stands in the record would be written with each of its versions. Databases from before it are filled in.
+const SCHEMA: &str = concat!(
+    "
     CREATE TABLE IF NOT EXISTS orders (
         tracking_id BLOB NOT NULL UNIQUE,
         etag INTEGER NOT NULL,
@@ -35,14 +42,16 @@ const SCHEMA: &str = "
         tracking_id BLOB NOT NULL,
         PRIMARY KEY (owner, submitted_at, tracking_id)
     ) WITHOUT ROWID;
-    INSERT INTO owned (owner, submitted_at, tracking_id)
-        SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders
-        WHERE NOT EXISTS (SELECT 1 FROM owned);
+    INSERT INTO owned (owner, submitted_at, tracking_id) ",
+    owned!(),
+    " WHERE NOT EXISTS (SELECT 1 FROM owned);
     CREATE TABLE IF NOT EXISTS quarantine (id BLOB NOT NULL PRIMARY KEY, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-";
-/// Expired records are deleted this often, in milliseconds; until then they are only invisible.
-const PURGE_PERIOD: i64 = 600_000;
+"
+);
+/// Expired records are deleted this often, in milliseconds, and as long as there are more of them that often; until then they are only
+/// invisible.
+const PURGE_PERIOD: (i64, i64) = (600_000, 1_000);
 /// So many expired records are deleted in one go: a client's order waits behind them.
 const PURGE_LIMIT: u32 = 500;
 /// So many orders are looked through for one page: everyone who reads waits behind it.
@@ -219,28 +228,21 @@ impl SqliteStore {
     pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         let row = Row::of(record)?;
         let now = now().as_milliseconds();
-        let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD, Ordering::Relaxed) <= now;
+        let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD.0, Ordering::Relaxed) <= now;
+        let purge_due = purge.then(|| Arc::clone(&self.purge_due));
         let found: Option<(i64, String)> = self
             .database
             .write(move |connection| {
-                if purge {
-                    purge_expired(connection, now)?;
+                if let Some(purge_due) = &purge_due {
+                    let expired = "expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
+                    if together(connection, || delete(connection, expired, params![now, PURGE_LIMIT]))? == PURGE_LIMIT as usize {
+                        purge_due.store(now + PURGE_PERIOD.1, Ordering::Relaxed);
+                    }
                 }
                 let created = together(connection, || {
-                    let created = connection
-                        .prepare_cached(
-                            "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
-                         ON CONFLICT (tracking_id) DO UPDATE
-                         SET etag = excluded.etag, due_at = excluded.due_at, expires_at = excluded.expires_at, record = excluded.record
-                         WHERE expires_at <= ?6",
-                        )?
-                        .execute(params![row.tracking_id.as_bytes(), row.etag, row.due_at, row.expires_at, row.record, now])?;
-                    if created == 1 {
-                        connection
-                            .prepare_cached("INSERT OR IGNORE INTO owned (owner, submitted_at, tracking_id) VALUES (?1, ?2, ?3)")?
-                            .execute(params![row.owner, row.submitted_at, row.tracking_id.as_bytes()])?;
-                    }
-                    Ok(created == 1)
+                    let expired = "tracking_id = ?1 AND expires_at <= ?2";
+                    Ok(row.insert(connection)?
+                        || (delete(connection, expired, params![row.tracking_id.as_bytes(), now])? == 1 && row.insert(connection)?))
                 })?;
                 if created {
                     return Ok(None);
@@ -276,23 +278,12 @@ impl SqliteStore {
     }
 }
 
-/// Deletes some expired records, and what tells whose they were.
-fn purge_expired(connection: &Connection, now: i64) -> rusqlite::Result<()> {
-    together(connection, || {
-        connection
-            .prepare_cached(
-                "DELETE FROM owned WHERE (owner, submitted_at, tracking_id) IN (
-                     SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id
-                     FROM orders WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
-            )?
-            .execute(params![now, PURGE_LIMIT])?;
-        connection
-            .prepare_cached(
-                "DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
-            )?
-            .execute(params![now, PURGE_LIMIT])?;
-        Ok(())
-    })
+/// Deletes chosen records, and what tells whose they were; how many.
+fn delete(connection: &Connection, chosen: &str, parameters: impl Params + Copy) -> rusqlite::Result<usize> {
+    let owned = format!("DELETE FROM owned WHERE (owner, submitted_at, tracking_id) IN ({} WHERE {chosen})", owned!());
+    connection.prepare_cached(&owned)?.execute(parameters)?;
+    let orders = format!("DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE {chosen})");
+    connection.prepare_cached(&orders)?.execute(parameters)
 }
 
 struct Row {
@@ -318,6 +309,22 @@ impl Row {
             expires_at,
             record: serde_json::to_string(record).map_err(|error| StoreError::Unreadable(error.to_string()))?,
         })
+    }
+
+    /// False: there is one with this id.
+    fn insert(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let inserted = connection
+            .prepare_cached(
+                "INSERT INTO orders (tracking_id, etag, due_at, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (tracking_id) DO NOTHING",
+            )?
+            .execute(params![self.tracking_id.as_bytes(), self.etag, self.due_at, self.expires_at, self.record])?;
+        if inserted == 1 {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO owned (owner, submitted_at, tracking_id) VALUES (?1, ?2, ?3)")?
+                .execute(params![self.owner, self.submitted_at, self.tracking_id.as_bytes()])?;
+        }
+        Ok(inserted == 1)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, order, submit};
+use crate::support::{Directory, Handler, Host, eventually, order, submit};
 
 /// Follows `next` to the end; ids in the order they came, and the sizes of the pages.
 fn all(handler: &Handler, query: &str) -> (Vec<String>, Vec<usize>) {
@@ -129,4 +129,52 @@ fn orders_from_before_there_was_a_list_are_listed_too() {
 
     assert_eq!(listed.len(), 3);
     assert!(ids.iter().chain([&new]).all(|id| listed.contains(id)), "{listed:?}");
+}
+
+#[test]
+fn an_order_that_was_made_anew_is_listed_once_and_nothing_is_kept_of_the_old() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("RETENTION", "1s")]);
+    let (id, message) = submit(&handler, "L-AGAIN");
+    assert_eq!(handler.process(&message).status, 200);
+    eventually("its record has expired", || (handler.status(&id).status == 404).then_some(()));
+
+    let (again, _) = submit(&handler, "L-AGAIN");
+
+    assert_eq!((&again, all(&handler, "").0), (&id, vec![id.clone()]));
+    assert_eq!(kept(&data, "SELECT count(*) FROM owned"), 1);
+}
+
+#[test]
+fn expired_records_are_deleted_as_long_as_there_are_some() {
+    const EXPIRED: u32 = 1_200;
+    let data = Directory::new();
+    let mut before = Handler::start(data.path(), &[]);
+    let (id, _) = submit(&before, "L-KEPT");
+    before.program.kill();
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let copy = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+                INSERT INTO orders SELECT randomblob(16), etag, NULL, 1 + i, record FROM orders, n";
+    database.execute(copy, [EXPIRED]).unwrap();
+    database.execute_batch("DELETE FROM owned").unwrap();
+    drop(database);
+
+    // Its start fills in whose all of them were.
+    let handler = Handler::start(data.path(), &[]);
+    assert_eq!(kept(&data, "SELECT count(*) FROM owned"), EXPIRED + 1);
+    let mut sent = 0;
+    eventually("all are deleted", || {
+        sent += 1;
+        submit(&handler, &format!("L-NEW-{sent}"));
+        (kept(&data, "SELECT count(*) FROM orders WHERE expires_at < 10000") == 0).then_some(())
+    });
+
+    assert_eq!(kept(&data, "SELECT count(*) FROM owned"), sent + 1, "nor whose they were");
+    assert_eq!(handler.status(&id).status, 200);
+}
+
+/// A count in the records' file.
+fn kept(data: &Directory, count: &str) -> u32 {
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    database.query_row(count, [], |row| row.get(0)).unwrap()
 }
