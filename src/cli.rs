@@ -36,12 +36,18 @@ enum Command {
     Demo,
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     Local(Local),
-    /// Look at orders, and put failed ones back on their way.
+    /// Look at orders, put failed ones back on their way, cancel others.
     Orders(Orders),
     /// Look at messages that nobody could act on, and send them again.
     Quarantine(Quarantine),
     /// Compare the records with queue and dead letters; exit code 1 if anything disagrees.
-    Verify(Where),
+    Verify {
+        /// Look at every order that has not ended, and at so many of all, newest first.
+        #[arg(long, value_name = "N", default_value_t = 100_000)]
+        limit: u32,
+        #[command(flatten)]
+        place: Where,
+    },
     /// Be the handler: what the Functions host starts.
     Serve,
 }
@@ -196,7 +202,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         }
         Command::Orders(orders) => orders.run(&environment),
         Command::Quarantine(quarantine) => quarantine.run(&environment),
-        Command::Verify(place) => operate::run(Request::Verify, &place.into(), &environment),
+        Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment),
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,

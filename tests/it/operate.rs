@@ -168,6 +168,47 @@ fn an_order_that_nobody_looks_after_is_told() {
 }
 
 #[test]
+fn an_order_that_nobody_looks_after_is_told_however_many_are_newer() {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[]);
+    let lost = submit(&handler, "O-OLD").0;
+    for number in 0..5 {
+        let (_, message) = submit(&handler, &format!("O-NEW-{number}"));
+        assert_eq!(handler.process(&message).status, 200);
+    }
+    handler.program.kill();
+    let (agrees, lines) = on(&data, &["verify", "--limit", "3"]);
+    assert!(agrees && lines[0]["records"] == 4 && lines[0]["all"] == false, "{lines:?}");
+    // As if it had been due for a year.
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let overdue =
+        "UPDATE orders SET record = json_set(record, '$.dueAt', '2025-11-25T10:00:00.000Z') WHERE record ->> 'status' = 'accepted'";
+    assert_eq!(database.execute(overdue, []).unwrap(), 1);
+
+    for (limit, all) in [("3", false), ("6", false), ("7", true)] {
+        let (agrees, lines) = on(&data, &["verify", "--limit", limit]);
+        assert!(!agrees && lines[0]["all"] == all, "{lines:?}");
+        assert!(lines[0]["disagreements"][0].as_str().unwrap().contains(&lost), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_message_of_an_order_that_was_not_looked_at_is_no_stranger() {
+    let data = Directory::new();
+    let settings = [("WORK_DELAY", "20s"), ("LEASE", "1s"), ("LEASE_RENEWAL", "500ms")];
+    let mut host = Host::start(data.path(), &settings);
+    let id = host.submit(&order("O-9"));
+    eventually("it is worked on", || (host.get(&format!("/api/orders/{id}/status")).json()["status"] == "processing").then_some(()));
+    host.program.kill();
+    // Its worker is gone, and its message is still there.
+    eventually("its lease has run out", || (on(&data, &["orders", "cancel", &id]).1[0]["done"] == "cancelled").then_some(()));
+
+    let (agrees, lines) = on(&data, &["verify", "--limit", "0"]);
+
+    assert!(agrees && lines[0]["records"] == 0, "{lines:?}");
+}
+
+#[test]
 fn the_same_commands_work_on_cosmos_db() {
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[])).ready();
@@ -190,14 +231,17 @@ fn the_same_commands_work_on_cosmos_db() {
     let (_, old) = run(&["orders", "list", "--older-than", "1h"]);
     let (retried, told) = run(&["orders", "retry", &bad]);
     let (agrees, verified) = run(&["verify"]);
+    let (_, few) = run(&["verify", "--limit", "0"]);
+    let (cancelled, gone) = run(&["orders", "cancel", &bad]);
 
     let ids: Vec<&Value> = all.iter().map(|record| &record["trackingId"]).collect();
     assert_eq!(ids, [&json!(bad), &json!(good)], "newest first");
     assert_eq!(failed.len(), 1);
     assert!(old.is_empty(), "{old:?}");
     assert!(retried && told[0]["done"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
-    assert_eq!(handler.status(&bad).body["status"], "accepted", "{:?}", handler.program.lines());
-    assert!(agrees, "{verified:?}");
+    assert!(agrees && verified[0]["records"] == 2 && few[0]["records"] == 1, "{verified:?} {few:?}");
+    assert!(cancelled && gone[0]["done"] == "cancelled", "{gone:?}");
+    assert_eq!(handler.status(&bad).body["status"], "cancelled", "{:?}", handler.program.lines());
 }
 
 #[test]
