@@ -568,7 +568,8 @@ fn a_schedule_is_refused_or_means_the_same_however_it_is_written_and_fires_when_
         "24:00:00",
         "2",
         "01:30",
-        "10675199.23:59:59.9999999",
+        "10675199.02:48:05.4775807",
+        "00:00:01.09999999",
     ];
     let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
 
