@@ -34,6 +34,7 @@ use waybill::config::{self, Config, LogConfig, Records};
 use waybill::fulfillment::Fulfillment;
 use waybill::fulfillment::pricing::Pricing;
 use waybill::functions::durations::Durations;
+use waybill::functions::underway::Underway;
 use waybill::functions::waits::Waits;
 use waybill::functions::watch::Watch;
 use waybill::functions::{App, order_ingress, order_processor, order_status};
@@ -473,6 +474,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
         durations: Durations::default(),
         rate: Rate::new(config.limits.rate, config.limits.rate_period),
         admission: Admission::new(&config.limits),
+        underway: Underway::default(),
         running: server::Running::default(),
         config,
     });

@@ -73,7 +73,8 @@ async fn by_token(auth: &Auth, request: &HttpRequest<'_>, right: Right) -> Resul
         Err(Refused::Invalid(reason)) => Err(invalid_token(reason)),
         Err(Refused::Unavailable) => {
             warn!("a request was refused, since the issuer's keys are not known");
-            Err(Problem::issuer_away((right == Right::Submit).then_some(Outcome::NotAccepted)))
+            // Whose order it is, and so which, is not known.
+            Err(Problem::issuer_away((right == Right::Submit).then_some(Outcome::Unknown)))
         }
     }
 }

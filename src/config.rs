@@ -302,7 +302,7 @@ impl<'a> Settings<'a> {
         match self.text(name).map(|text| (text, text.parse())) {
             None => default,
             Some((_, Ok(number))) if number >= least => number,
-            Some((text, _)) => self.problem(format!("{name} is {text:?}: set a whole number from {least}"), default),
+            Some((text, _)) => self.problem(format!("{name} is {text:?}: set a whole number from {least} to {}", u32::MAX), default),
         }
     }
 

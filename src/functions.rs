@@ -10,6 +10,7 @@ pub mod order_processor;
 pub mod order_status;
 pub mod order_sweeper;
 pub mod shown;
+pub mod underway;
 pub mod waits;
 pub mod watch;
 
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::envelope::{self, Answer, HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
 use crate::functions::durations::{Durations, Expected};
+use crate::functions::underway::Underway;
 use crate::functions::waits::Waits;
 use crate::functions::watch::Watch;
 use crate::idempotency::TrackingId;
@@ -70,6 +72,8 @@ pub struct App {
     pub rate: Rate,
     /// Whether new orders are accepted.
     pub admission: Admission,
+    /// The requests that may record an order.
+    pub underway: Underway,
     /// The work.
     pub fulfillment: Fulfillment,
     /// This process, as leases name it.

@@ -191,7 +191,11 @@ impl Desk {
                 Ok(how) => say(&if self.json { json!({ "trackingId": id, "done": how }).to_string() } else { format!("{id}  {how}") }),
                 Err(problem) => {
                     all = false;
-                    eprintln!("waybill: {id}: {problem}");
+                    if self.json {
+                        say(&json!({ "trackingId": id, "problem": problem }).to_string());
+                    } else {
+                        eprintln!("waybill: {id}: {problem}");
+                    }
                 }
             }
         }
@@ -313,7 +317,7 @@ impl Desk {
             return Ok(if record.status.is_terminal() {
                 record.status.as_str().into()
             } else {
-                "cancellation requested; who works on it sees that before the next try at the latest".into()
+                "cancellation requested; whoever works on it, or takes it over, sees that before the next try at the latest".into()
             });
         }
     }

@@ -42,9 +42,9 @@ fn kinds() -> Object {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Nothing was recorded.
+    /// No order is recorded that this request means: it was looked for.
     NotAccepted,
-    /// It may be recorded; the same request again tells.
+    /// There may be one; the same request again tells.
     Unknown,
 }
 
@@ -121,6 +121,17 @@ impl Problem {
             None => "ask again",
         };
         Self { outcome, retry_after: Some(5), ..Self::store_unavailable(detail) }
+    }
+
+    /// The store took no order.
+    pub fn nothing_recorded() -> Self {
+        Self::unavailable(Some(Outcome::NotAccepted))
+    }
+
+    /// Where it could not be seen whether the order was accepted by another request.
+    #[must_use]
+    pub fn unseen(self) -> Self {
+        Self { outcome: Some(Outcome::Unknown), ..self }
     }
 
     /// The issuer of tokens does not answer.

@@ -20,6 +20,7 @@ use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::App;
 use crate::functions::durations::Durations;
+use crate::functions::underway::Underway;
 use crate::functions::waits::Waits;
 use crate::functions::watch::Watch;
 use crate::limits::admission::Admission;
@@ -76,6 +77,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         durations: Durations::default(),
         rate: Rate::new(config.limits.rate, config.limits.rate_period),
         admission: Admission::new(&config.limits),
+        underway: Underway::default(),
         running: Running::default(),
         config,
     });

@@ -1,16 +1,18 @@
 //! The accept loop: what `warp::serve` leaves out.
 //!
-//! `TCP_NODELAY`, a header-read timeout, a cap on connections, a drain deadline, and a panic that ends one request only.
+//! `TCP_NODELAY`, a header-read timeout, a cap on connections that lets everybody have his turn, a drain deadline, and a panic that
+//! ends one request only.
 
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -33,7 +35,8 @@ const LINGER: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Until a request's headers are complete. It also ends idle connections, so it must be longer than clients keep those.
     pub header_timeout: Duration,
-    /// Connections at the same time; more wait to be accepted.
+    /// Connections at the same time. More wait to be served, in the order they came, and while one waits every answer closes its
+    /// connection: a client that keeps connections and sends its new requests on them would leave those that wait for ever.
     pub max_connections: usize,
     /// For requests that run when the server is asked to stop.
     pub drain_timeout: Duration,
@@ -66,6 +69,7 @@ where
 {
     let connections = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.max_connections));
+    let is_full = Arc::new(AtomicBool::new(false));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     let mut stop = std::pin::pin!(stop);
@@ -74,7 +78,7 @@ where
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener, &permits, &is_full) => accepted,
         };
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
@@ -89,17 +93,23 @@ where
         }
         let service = service.clone();
         let running = running.clone();
+        let is_full = Arc::clone(&is_full);
         let answer = service_fn(move |request| {
             let place = running.enter();
             let answer = AssertUnwindSafe(service(request)).catch_unwind();
+            let is_full = Arc::clone(&is_full);
             async move {
                 let _place = place;
-                Ok::<_, std::convert::Infallible>(answer.await.unwrap_or_else(|_| {
+                let mut response = answer.await.unwrap_or_else(|_| {
                     error!("a request panicked; it is answered with 500");
                     let mut response = Response::new(B::from(""));
                     *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
                     response
-                }))
+                });
+                if is_full.load(Ordering::Relaxed) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(response)
             }
         });
         let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), answer));
@@ -170,9 +180,15 @@ impl Drop for RunningPlace {
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
+    is_full: &AtomicBool,
 ) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
+    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        is_full.store(false, Ordering::Relaxed);
+        return Ok((stream, permit));
+    }
+    is_full.store(true, Ordering::Relaxed);
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
     Ok((stream, permit))
 }
 

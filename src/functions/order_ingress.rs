@@ -12,9 +12,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
+use crate::breaker::Permit;
 use crate::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest};
 use crate::failpoints::failpoint;
+use crate::functions::underway::Place;
 use crate::functions::{self, App, Conclusion, durations, shown};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
@@ -58,12 +60,14 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Ok(caller) => caller.owner,
         Err(problem) => return Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
     };
+    let read = read(app, &request, &owner).await.map(|read| (app.underway.enter(read.record.tracking_id), read));
     let standing = functions::standing(app, &request, &owner).await;
     let too_often = standing.as_ref().and_then(Standing::refusal);
-    let submitted = match read(app, &request, &owner).await {
-        Ok(read) => record(app, read, too_often).await,
+    let submitted = match (read, too_often) {
+        (Ok((place, read)), too_often) => record(app, place, read, too_often).await,
+        (Err(problem), None) => Err(problem),
         // Whoever asks too often is not told what is wrong with an order.
-        Err(problem) => Err(too_often.unwrap_or(problem)),
+        (Err(problem), Some(refusal)) => Err(Problem { outcome: problem.outcome.or(refusal.outcome), ..refusal }),
     };
     let headers = standing.iter().flat_map(Standing::headers);
     match submitted {
@@ -108,7 +112,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     let order = Order::read(&json).map_err(invalid)?;
     let key = IdempotencyKey::of(header, &order);
 
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(Some(Outcome::NotAccepted)))?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::nothing_recorded().unseen())?;
     let now = store.now();
     let submission = Submission {
         tracking_id: key.tracking_id(store.tracking_key(), owner),
@@ -134,58 +138,72 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
 }
 
 /// Records an order. With a `refusal` nothing is recorded; but one whose record exists is answered as always.
-async fn record(app: &App, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
+async fn record(app: &App, place: Place<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
     let Read { store, record, message, by_header } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store);
     let refusal = refusal.or_else(|| app.admission.refusal());
+    let refused = refusal.is_some();
     let admitted = match refusal {
         Some(refusal) => Err(refusal),
         None => app.admission.admit(),
     };
-    let refused = admitted.is_err();
     let created = match admitted {
-        Err(refusal) => Ok(known(app, store, record.tracking_id, refusal).await?),
-        Ok(permit) => {
-            failpoint!("before-record");
-            let created = store.create(&record).await;
-            admission::end(permit, &created);
-            created
-        }
+        Err(refusal) => known(app, store, &place, record.tracking_id, refusal).await?,
+        Ok(permit) => create(app, store, place, &record, permit).await?,
     };
     match created {
-        Ok(Created::Created(bookmark)) => {
+        Created::Created(bookmark) => {
             failpoint!("after-record");
             info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
             Ok(Submitted { message: Some(message), bookmark: seal(bookmark), record })
         }
-        Ok(Created::Exists(found, bookmark)) => {
+        Created::Exists(found, bookmark) => {
             let message = match lifecycle::resubmit(&found.record, &record.fingerprint, record.submitted_at) {
-                // One that is refused costs nothing more than the answer; should its first message be lost, the sweeper sees to it.
+                // Who asks too often, or while too much waits, costs nothing more than the answer; should the first message be lost,
+                // the sweeper sees to it. After an outage of the store it may well be lost, and whoever asks again should not wait.
                 Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
                 Resubmission::EmitAgain | Resubmission::Repeat => None,
                 Resubmission::Conflict => return Err(conflict(by_header)),
             };
             Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
         }
+    }
+}
+
+/// Writes the record, and does not say of a write that failed that the order is not accepted before it was looked for.
+async fn create(app: &App, store: &StatusStore, mut place: Place<'_>, record: &Record, permit: Permit) -> Result<Created, Problem> {
+    failpoint!("before-record");
+    place.writes();
+    let created = store.create(record).await;
+    admission::end(permit, &created);
+    match created {
+        Ok(created) => {
+            place.has_written();
+            Ok(created)
+        }
         Err(error) => {
             error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
-            Err(Problem::unavailable(Some(match error {
-                StoreError::NotApplied => Outcome::NotAccepted,
-                StoreError::Unknown | StoreError::Unreadable(_) => Outcome::Unknown,
-            })))
+            match error {
+                StoreError::NotApplied => {
+                    place.has_written();
+                    known(app, store, &place, record.tracking_id, Problem::nothing_recorded()).await
+                }
+                StoreError::Unknown | StoreError::Unreadable(_) => Err(Problem::unavailable(Some(Outcome::Unknown))),
+            }
         }
     }
 }
 
-/// The record of a request that is to be refused, if it was accepted before. A store that takes long does not hold up a refusal,
-/// which then does not say that the order is not accepted: nobody knows.
-async fn known(app: &App, store: &StatusStore, tracking_id: TrackingId, refusal: Problem) -> Result<Created, Problem> {
+/// The record of a request that is to be refused, if the order was accepted before. A store that takes long does not hold up a
+/// refusal, which then does not say that the order is not accepted: nobody knows. Nor does it while another request may record it.
+async fn known(app: &App, store: &StatusStore, place: &Place<'_>, tracking_id: TrackingId, refusal: Problem) -> Result<Created, Problem> {
     let patience = if app.admission.store_answers() { GLANCE.0 } else { GLANCE.1 };
+    let is_alone = place.is_alone();
     match tokio::time::timeout(patience, store.glance(tracking_id)).await {
         Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
-        Ok(Ok(None)) => Err(refusal),
-        Ok(Err(_)) | Err(_) => Err(Problem { outcome: Some(Outcome::Unknown), ..refusal }),
+        Ok(Ok(None)) if is_alone => Err(refusal),
+        Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal.unseen()),
     }
 }
 

@@ -114,7 +114,7 @@ impl Admission {
     pub fn admit(&self) -> Result<Permit, Problem> {
         self.breaker
             .admit(Instant::now())
-            .map_err(|pause| Problem { retry_after: Some(whole_seconds(pause)), ..Problem::unavailable(Some(Outcome::NotAccepted)) })
+            .map_err(|pause| Problem { retry_after: Some(whole_seconds(pause)), ..Problem::nothing_recorded() })
     }
 
     /// Whether the store is known to answer, or at least not known to be away.

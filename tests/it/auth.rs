@@ -614,7 +614,7 @@ fn keys_are_kept_while_the_issuer_is_away() {
     let answer = submit(&handler, "AWAY-1", &new);
 
     assert_eq!((answer.status, kind(&answer)), (503, "auth-unavailable"), "{answer:?}");
-    assert_eq!((&answer.body["outcome"], &answer.headers["Retry-After"]), (&"not_accepted".into(), &"5".into()));
+    assert_eq!((&answer.body["outcome"], &answer.headers["Retry-After"]), (&"unknown".into(), &"5".into()));
     handler.program.line("the issuer's keys could not be read");
     let id = submitted(&handler, "AWAY-1", &issuer.token("alice", BOTH));
     assert_eq!(status(&handler, &id, &issuer.token("alice", BOTH)).status, 200);
@@ -638,7 +638,7 @@ fn nobody_is_let_in_before_the_keys_are_known() {
     let unseen = status(&handler, UNKNOWN, &token);
 
     assert_eq!((refused.status, kind(&refused)), (503, "auth-unavailable"), "{refused:?}");
-    assert_eq!(refused.body["outcome"], "not_accepted");
+    assert_eq!(refused.body["outcome"], "unknown");
     assert_eq!((unseen.status, unseen.body.get("outcome")), (503, None), "{unseen:?}");
     assert_eq!(handler.ingress(Some("{}"), &[]).status, 401);
     let issuer = Issuer::on(port);

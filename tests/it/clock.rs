@@ -170,7 +170,7 @@ fn is_told(offset: &str) {
 
     assert!(told.contains("ERROR") && told.contains("403"), "{told}");
     assert_eq!(handler.readyz().status, 503);
-    assert_eq!((answer.status, &answer.body["outcome"]), (503, &"not_accepted".into()), "{answer:?}");
+    assert_eq!((answer.status, &answer.body["outcome"]), (503, &"unknown".into()), "{answer:?}");
     assert!(answer.headers["Retry-After"].is_string(), "{answer:?}");
     assert_eq!(answer.message, None);
     assert_eq!(emulator.figures()["documents"], 0);

@@ -2,6 +2,8 @@
 //! are told of how long things take.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -229,13 +231,18 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert_ne!(breaker(&handler), "closed");
     let again = submit(&handler, "B-1", &[]);
     assert_eq!((again.status, &again.body["status"]), (202, &json!("accepted")), "it was accepted before: {again:?}");
+    assert!(again.message.is_some(), "nobody knows whether its message left before the store was away");
 
     // Many at a time, for as long as two probes take.
     let end = Instant::now() + Duration::from_secs(2);
     let ask = &|number: usize| {
         let mut unknown = 0;
-        while Instant::now() < end {
-            let answer = submit(&handler, &format!("B-4{number}"), &[]);
+        // Each another order, or one whose write may still arrive would not be told `not_accepted` again.
+        for turn in 0.. {
+            if Instant::now() > end {
+                break;
+            }
+            let answer = submit(&handler, &format!("B-4-{number}-{turn}"), &[]);
             assert_eq!(answer.status, 503, "{answer:?}");
             unknown += u64::from(answer.body["outcome"] == "unknown");
         }
@@ -269,6 +276,65 @@ fn a_store_that_is_away_refuses_a_limited_caller_at_once() {
     assert!(started.elapsed() < Duration::from_secs(5) && started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     emulator.calm();
     assert_eq!(submit(&handler, "B-6", &[]).status, 202);
+}
+
+#[test]
+fn an_order_that_was_accepted_is_not_denied_while_the_store_takes_no_writes() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+    let accepted = submit(&handler, "B-7", &[]);
+    assert_eq!(accepted.status, 202);
+    emulator.fault(&json!({ "kind": "throttle", "retryAfterMs": 10, "operations": ["create"] }));
+
+    let (again, new) = (submit(&handler, "B-7", &[]), submit(&handler, "B-8", &[]));
+
+    assert_eq!((again.status, &again.headers["Location"]), (202, &accepted.headers["Location"]), "{again:?}");
+    assert_eq!((new.status, &new.body["outcome"]), (503, &json!("not_accepted")), "{new:?}");
+}
+
+#[test]
+fn an_order_that_another_request_may_be_recording_is_not_denied() {
+    const LIMIT: [(&str, &str); 3] = [("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("ADMISSION_MAX_AGE", "0")];
+    let outcome = |handler: &Handler, id: &str| {
+        let answer = submit(handler, id, &[]);
+        assert_eq!(answer.status, 429, "{answer:?}");
+        answer.body["outcome"].as_str().unwrap().to_owned()
+    };
+    let emulator = Emulator::start(&[]);
+    let hangs = json!({ "kind": "hang", "operations": ["create"] });
+    let is_written = || eventually("its write has left", || (emulator.figures()["requests"]["create"] == 1).then_some(()));
+
+    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("STORE_TIMEOUT", "20s")]].concat())).ready();
+    emulator.reset_figures();
+    emulator.fault(&hangs);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| submit(&handler, "U-1", &[]));
+        is_written();
+        assert_eq!((outcome(&handler, "U-1"), outcome(&handler, "U-2")), ("unknown".into(), "not_accepted".into()));
+        emulator.calm();
+        // It is repeated by whoever writes.
+        assert_eq!(first.join().unwrap().status, 202);
+    });
+    assert_eq!(submit(&handler, "U-1", &[]).status, 202);
+
+    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("STORE_TIMEOUT", "200ms")]].concat())).ready();
+    emulator.fault(&hangs);
+    assert_eq!(submit(&handler, "U-4", &[]).status, 503);
+    assert_eq!((outcome(&handler, "U-4"), outcome(&handler, "U-5")), ("unknown".into(), "not_accepted".into()), "it may arrive late");
+    emulator.calm();
+
+    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("STORE_TIMEOUT", "20s")]].concat())).ready();
+    emulator.reset_figures();
+    emulator.fault(&hangs);
+    let envelope = http_envelope("POST", "http://localhost:7071/api/orders", &json!({}), Some(&order("U-3").to_string()), &[]).to_string();
+    let mut stream = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    write!(stream, "POST /OrderIngress HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{envelope}", envelope.len()).unwrap();
+    is_written();
+    drop(stream);
+    // Whether the handler has seen yet that nobody waits for its answer does not matter.
+    for _ in 0..3 {
+        assert_eq!(outcome(&handler, "U-3"), "unknown");
+    }
 }
 
 fn moment(value: &Value) -> jiff::Timestamp {

@@ -124,6 +124,8 @@ fn an_order_that_has_ended_is_not_cancelled_by_an_operator_either() {
 
     assert!(ended.code() == Some(1) && told.concat().contains("it is completed and stays so"), "{told:?}");
     assert!(unknown.code() == Some(1) && said.concat().contains("no order has the tracking id"), "{said:?}");
+    let (none, lines) = on(&data, &["orders", "cancel", &id]);
+    assert!(!none && lines[0]["trackingId"] == json!(id) && lines[0]["problem"] == "it is completed and stays so", "{lines:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How the handler starts, speaks and stops: settings, log lines, signals.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
@@ -296,6 +296,42 @@ fn one_connection_too_many_waits_its_turn() {
     drop(held);
 
     assert_eq!(waiting.join().unwrap(), 200);
+}
+
+#[test]
+fn whoever_keeps_a_connection_and_uses_it_again_does_not_starve_those_who_wait_for_one() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "2"), ("MAX_WAITERS", "1")]);
+    let connect = || TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
+    let ask = |mut connection: &TcpStream| write!(connection, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let closes = |connection: &TcpStream| {
+        let mut answer = BufReader::new(connection);
+        let head: Vec<_> =
+            answer.by_ref().lines().map(|line| line.unwrap().to_ascii_lowercase()).take_while(|line| !line.is_empty()).collect();
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+        answer.read_exact(&mut vec![0; length]).unwrap();
+        assert_eq!(head[0], "http/1.1 200 ok");
+        head.iter().any(|line| line == "connection: close")
+    };
+    let kept = [connect(), connect()];
+    for connection in &kept {
+        ask(connection);
+        assert!(!closes(connection));
+    }
+
+    let late = connect();
+    ask(&late);
+    eventually("a connection in use is closed", || {
+        ask(&kept[0]);
+        closes(&kept[0]).then_some(())
+    });
+
+    assert!(closes(&late), "it is answered");
+    eventually("connections are kept again", || {
+        let next = connect();
+        ask(&next);
+        (!closes(&next)).then_some(())
+    });
 }
 
 /// A handler that has done everything once: an order with private content accepted, processed, shown, refused, and a failure.
