@@ -43,7 +43,7 @@ enum Command {
     /// Compare the records with queue and dead letters; exit code 1 if anything disagrees.
     Verify {
         /// Look at every order that has not ended, and at so many of all, newest first.
-        #[arg(long, value_name = "N", default_value_t = 100_000)]
+        #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=i64::from(operate::MOST)))]
         limit: u32,
         #[command(flatten)]
         place: Where,

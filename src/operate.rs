@@ -28,6 +28,8 @@ use crate::timestamp::Timestamp;
 const CONNECT: Duration = Duration::from_secs(30);
 /// Between two looks at an order that is watched.
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
+/// A query of Cosmos DB takes no larger limit.
+pub const MOST: u32 = i32::MAX.unsigned_abs();
 /// So many quarantined messages are looked at.
 const QUARANTINED: u32 = 100_000;
 /// From a record to its message, at most, unless something broke.
@@ -343,9 +345,9 @@ impl Desk {
             records.retain(|record| record.status.is_terminal());
             for status in [Status::Accepted, Status::Processing] {
                 let filter = Filter { status: Some(status), ..Filter::default() };
-                records.extend(self.store.list(&filter, i32::MAX.unsigned_abs()).await.map_err(told)?);
+                records.extend(self.store.list(&filter, MOST).await.map_err(told)?);
             }
-            // Between two looks an order may have changed its status.
+            // Between two looks an order may have changed its status, and so be there twice; or be missed, which the next run sees.
             let mut seen = HashSet::new();
             records.retain(|record| seen.insert(record.tracking_id));
         }

@@ -113,25 +113,27 @@ problems! {
 }
 
 impl Problem {
-    /// The store does not answer.
-    pub fn unavailable(outcome: Option<Outcome>) -> Self {
-        let detail = match outcome {
-            Some(Outcome::Unknown) => "the order may have been accepted; send the same request again to find out",
-            Some(Outcome::NotAccepted) => "this request recorded nothing; send it again",
-            None => "ask again",
-        };
-        Self { outcome, retry_after: Some(5), ..Self::store_unavailable(detail) }
+    /// The store does not answer, and the question was not whether an order is accepted.
+    pub fn unavailable() -> Self {
+        Self { retry_after: Some(5), ..Self::store_unavailable("ask again") }
     }
 
-    /// The store took no order.
+    /// Whether the store took an order is not known.
+    pub fn may_be_recorded() -> Self {
+        let detail = "the order may have been accepted; send the same request again to find out";
+        Self { outcome: Some(Outcome::Unknown), retry_after: Some(5), ..Self::store_unavailable(detail) }
+    }
+
+    /// The store took no order from this request. Another may have been before it.
     pub fn nothing_recorded() -> Self {
-        Self::unavailable(Some(Outcome::NotAccepted))
+        let detail = "this request recorded nothing; send it again";
+        Self { outcome: Some(Outcome::Unknown), retry_after: Some(5), ..Self::store_unavailable(detail) }
     }
 
-    /// Where it could not be seen whether the order was accepted by another request.
+    /// After a look for the order, which is not there.
     #[must_use]
-    pub fn unseen(self) -> Self {
-        Self { outcome: Some(Outcome::Unknown), ..self }
+    pub fn not_accepted(self) -> Self {
+        Self { outcome: self.outcome.map(|_| Outcome::NotAccepted), ..self }
     }
 
     /// The issuer of tokens does not answer.

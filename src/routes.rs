@@ -89,8 +89,9 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
 /// POST /`OrderIngress`
 fn order_ingress(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("OrderIngress").and(invocation()).then(move |invocation| {
-        let app = Arc::clone(&app);
-        async move { respond(order_ingress::run(&app, &invocation).await, "OrderIngress", &invocation) }
+        to_the_end(Arc::clone(&app), invocation, |app, invocation| async move {
+            respond(order_ingress::run(&app, &invocation).await, "OrderIngress", &invocation)
+        })
     })
 }
 
@@ -141,7 +142,8 @@ fn order_sweeper(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Re
     })
 }
 
-/// In a task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease.
+/// In a task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease, or leaves a
+/// write of which nobody hears what became of it.
 async fn to_the_end<F>(app: Arc<App>, invocation: Invocation, function: impl FnOnce(Arc<App>, Invocation) -> F) -> Response
 where
     F: Future<Output = Response> + Send + 'static,

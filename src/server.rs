@@ -35,8 +35,9 @@ const LINGER: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Until a request's headers are complete. It also ends idle connections, so it must be longer than clients keep those.
     pub header_timeout: Duration,
-    /// Connections at the same time. More wait to be served, in the order they came, and while one waits every answer closes its
-    /// connection: a client that keeps connections and sends its new requests on them would leave those that wait for ever.
+    /// Connections at the same time. More wait to be served, in the order they came, and from then on every answer closes its
+    /// connection, until one comes that need not wait: a client that keeps connections and sends its new requests on them would leave
+    /// those that wait for ever.
     pub max_connections: usize,
     /// For requests that run when the server is asked to stop.
     pub drain_timeout: Duration,

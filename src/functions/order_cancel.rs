@@ -36,11 +36,11 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
+    let store = functions::store_for_customer(app).await.ok_or_else(Problem::unavailable)?;
     let failed = |store_error: StoreError| {
         error!(order.tracking_id = %tracking_id, error = %store_error, "an order could not be cancelled");
         match store_error {
-            StoreError::NotApplied => Problem::unavailable(None),
+            StoreError::NotApplied => Problem::unavailable(),
             StoreError::Unknown | StoreError::Unreadable(_) => Problem { retry_after: Some(5), ..Problem::store_unavailable(NOT_KNOWN) },
         }
     };

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ use crate::breaker::Permit;
 use crate::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest};
 use crate::failpoints::failpoint;
-use crate::functions::underway::Place;
+use crate::functions::underway::Entry;
 use crate::functions::{self, App, Conclusion, durations, shown};
 use crate::idempotency::{self, IdempotencyKey, TrackingId};
 use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
@@ -26,7 +26,7 @@ use crate::limits::rate::Standing;
 use crate::message;
 use crate::order::json::Json;
 use crate::order::{Order, Violation};
-use crate::problem::{Outcome, Problem};
+use crate::problem::Problem;
 use crate::routes::{Invocation, InvocationBody};
 use crate::store::{Created, StatusStore, StoreError};
 use crate::timestamp::Timestamp;
@@ -64,10 +64,9 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     let standing = functions::standing(app, &request, &owner).await;
     let too_often = standing.as_ref().and_then(Standing::refusal);
     let submitted = match (read, too_often) {
-        (Ok((place, read)), too_often) => record(app, place, read, too_often).await,
-        (Err(problem), None) => Err(problem),
+        (Ok((entry, read)), too_often) => record(app, &entry, read, too_often).await,
         // Whoever asks too often is not told what is wrong with an order.
-        (Err(problem), Some(refusal)) => Err(Problem { outcome: problem.outcome.or(refusal.outcome), ..refusal }),
+        (Err(problem), too_often) => Err(too_often.unwrap_or(problem)),
     };
     let headers = standing.iter().flat_map(Standing::headers);
     match submitted {
@@ -112,7 +111,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     let order = Order::read(&json).map_err(invalid)?;
     let key = IdempotencyKey::of(header, &order);
 
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::nothing_recorded().unseen())?;
+    let store = functions::store_for_customer(app).await.ok_or_else(Problem::nothing_recorded)?;
     let now = store.now();
     let submission = Submission {
         tracking_id: key.tracking_id(store.tracking_key(), owner),
@@ -131,17 +130,16 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     let by_header = matches!(key, IdempotencyKey::Header(_));
     let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);
     let message = message::write(&record);
-    if message.len() > message::MAX_BYTES {
-        return Err(too_large());
-    }
     Ok(Read { store, record, message, by_header })
 }
 
 /// Records an order. With a `refusal` nothing is recorded; but one whose record exists is answered as always.
-async fn record(app: &App, place: Place<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
+async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
     let Read { store, record, message, by_header } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store);
+    // With what a gateway adds to it, e.g. `traceparent`, an order may be too large that was accepted before.
+    let refusal = refusal.or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
     let admitted = match refusal {
@@ -149,8 +147,8 @@ async fn record(app: &App, place: Place<'_>, read: Read<'_>, refusal: Option<Pro
         None => app.admission.admit(),
     };
     let created = match admitted {
-        Err(refusal) => known(app, store, &place, record.tracking_id, refusal).await?,
-        Ok(permit) => create(app, store, place, &record, permit).await?,
+        Err(refusal) => known(app, store, entry, refusal).await?,
+        Ok(permit) => create(app, store, entry, &record, permit).await?,
     };
     match created {
         Created::Created(bookmark) => {
@@ -171,39 +169,33 @@ async fn record(app: &App, place: Place<'_>, read: Read<'_>, refusal: Option<Pro
     }
 }
 
-/// Writes the record, and does not say of a write that failed that the order is not accepted before it was looked for.
-async fn create(app: &App, store: &StatusStore, mut place: Place<'_>, record: &Record, permit: Permit) -> Result<Created, Problem> {
+/// Writes the record. A write that failed says nothing of the order before it was looked for.
+async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Record, permit: Permit) -> Result<Created, Problem> {
     failpoint!("before-record");
-    place.writes();
     let created = store.create(record).await;
     admission::end(permit, &created);
-    match created {
-        Ok(created) => {
-            place.has_written();
-            Ok(created)
-        }
-        Err(error) => {
-            error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
-            match error {
-                StoreError::NotApplied => {
-                    place.has_written();
-                    known(app, store, &place, record.tracking_id, Problem::nothing_recorded()).await
-                }
-                StoreError::Unknown | StoreError::Unreadable(_) => Err(Problem::unavailable(Some(Outcome::Unknown))),
-            }
+    let error = match created {
+        Ok(created) => return Ok(created),
+        Err(error) => error,
+    };
+    error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
+    match error {
+        StoreError::NotApplied => known(app, store, entry, Problem::nothing_recorded()).await,
+        StoreError::Unknown | StoreError::Unreadable(_) => {
+            entry.may_write_late(Instant::now());
+            Err(Problem::may_be_recorded())
         }
     }
 }
 
-/// The record of a request that is to be refused, if the order was accepted before. A store that takes long does not hold up a
-/// refusal, which then does not say that the order is not accepted: nobody knows. Nor does it while another request may record it.
-async fn known(app: &App, store: &StatusStore, place: &Place<'_>, tracking_id: TrackingId, refusal: Problem) -> Result<Created, Problem> {
+/// The record of a request that is to be refused, if the order was accepted before. Only after a look that finds nothing, and while
+/// nobody else may be recording it, is the order not accepted; a store that takes long does not hold up a refusal.
+async fn known(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
     let patience = if app.admission.store_answers() { GLANCE.0 } else { GLANCE.1 };
-    let is_alone = place.is_alone();
-    match tokio::time::timeout(patience, store.glance(tracking_id)).await {
+    match tokio::time::timeout(patience, store.glance(entry.tracking_id())).await {
         Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
-        Ok(Ok(None)) if is_alone => Err(refusal),
-        Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal.unseen()),
+        Ok(Ok(None)) if entry.was_alone(Instant::now()) => Err(refusal.not_accepted()),
+        Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal),
     }
 }
 

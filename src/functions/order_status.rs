@@ -118,7 +118,7 @@ async fn look_up(
 ) -> Result<Arc<Versioned>, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(None))?;
+    let store = functions::store_for_customer(app).await.ok_or_else(Problem::unavailable)?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     match store.read_recent(tracking_id, bookmark).await {
         Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
@@ -130,7 +130,7 @@ async fn look_up(
         Ok(None) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
-            Err(Problem::unavailable(None))
+            Err(Problem::unavailable())
         }
     }
 }

@@ -1,82 +1,144 @@
 //! Requests for the same order at the same time: one that is refused must not say that the order is not accepted while another may
 //! be about to record it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use moka::sync::Cache;
+use std::time::{Duration, Instant};
 
 use crate::idempotency::TrackingId;
 
-/// A write whose answer nobody waited for may arrive this much later: a connection that broke tries again for a while.
+/// A write whose answer was not waited for may arrive this much later: a connection that broke tries again for a while.
 const LATE: Duration = Duration::from_mins(1);
-/// So many of these are remembered; each is there because a store did not answer, or a client did not wait.
-const MAX_LATE: u64 = 10_000;
+/// So many of these are remembered. Each is there because the store did not answer, and before that often happens in a row it is left
+/// alone.
+const MAX_LATE: usize = 10_000;
 
-/// The requests of this instance that may record an order, by the order they mean.
-#[derive(Debug)]
-pub struct Underway {
-    requests: Mutex<HashMap<TrackingId, usize>>,
-    /// Those whose write may still arrive.
-    late: Cache<TrackingId, ()>,
+/// The requests of this instance that may record an order.
+#[derive(Debug, Default)]
+pub struct Underway(Mutex<Requests>);
+
+#[derive(Debug, Default)]
+struct Requests {
+    /// By the order they mean: how many there are, and how many there were since there was none.
+    orders: HashMap<TrackingId, Count>,
+    /// Orders whose write may still arrive, and until when; soonest first.
+    late: VecDeque<(Instant, TrackingId)>,
+    /// Until then there is one that had to be forgotten, and it may be any.
+    forgotten: Option<Instant>,
 }
 
-impl Default for Underway {
-    fn default() -> Self {
-        Self { requests: Mutex::default(), late: Cache::builder().max_capacity(MAX_LATE).time_to_live(LATE).build() }
-    }
+#[derive(Debug, Default)]
+struct Count {
+    now: usize,
+    ever: usize,
 }
 
 impl Underway {
     /// Before anything is asked that may refuse it: whoever is refused because of another then sees that other.
-    pub fn enter(&self, tracking_id: TrackingId) -> Place<'_> {
-        *lock(&self.requests).entry(tracking_id).or_default() += 1;
-        Place { underway: self, tracking_id, may_come_late: false }
+    pub fn enter(&self, tracking_id: TrackingId) -> Entry<'_> {
+        let mut requests = self.lock();
+        let count = requests.orders.entry(tracking_id).or_default();
+        count.now += 1;
+        count.ever += 1;
+        Entry { underway: self, tracking_id }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        // Whatever stands there is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A request that is under way until this is dropped.
 #[derive(Debug)]
-pub struct Place<'u> {
+pub struct Entry<'u> {
     underway: &'u Underway,
     tracking_id: TrackingId,
-    may_come_late: bool,
 }
 
-impl Place<'_> {
-    /// Whether no other request may record the same order. Ask this first and look at the record second.
-    pub fn is_alone(&self) -> bool {
-        lock(&self.underway.requests).get(&self.tracking_id) == Some(&1) && !self.underway.late.contains_key(&self.tracking_id)
+impl Entry<'_> {
+    /// The order that it means.
+    pub fn tracking_id(&self) -> TrackingId {
+        self.tracking_id
     }
 
-    /// A write leaves now. Unless its end is told, it may arrive after everything.
-    pub fn writes(&mut self) {
-        self.may_come_late = true;
+    /// Whether no other request was under way since this one entered, and no write may come late. To be asked after a look at the
+    /// record: that saw what those wrote who had left before.
+    pub fn was_alone(&self, now: Instant) -> bool {
+        let mut requests = self.underway.lock();
+        let late = requests.late.partition_point(|(until, _)| *until <= now);
+        requests.late.drain(..late);
+        requests.forgotten.take_if(|until| *until <= now);
+        requests.forgotten.is_none()
+            && requests.orders.get(&self.tracking_id).is_some_and(|count| count.ever == 1)
+            && !requests.late.iter().any(|(_, tracking_id)| *tracking_id == self.tracking_id)
     }
 
-    /// What came of the write is known.
-    pub fn has_written(&mut self) {
-        self.may_come_late = false;
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.may_come_late {
-            self.underway.late.insert(self.tracking_id, ());
+    /// What came of its write is not known.
+    pub fn may_write_late(&self, now: Instant) {
+        let mut requests = self.underway.lock();
+        if requests.late.len() == MAX_LATE {
+            requests.forgotten = requests.late.pop_front().map(|(until, _)| until);
         }
-        let mut requests = lock(&self.underway.requests);
-        if let Some(others) = requests.get_mut(&self.tracking_id) {
-            *others -= 1;
-            if *others == 0 {
-                requests.remove(&self.tracking_id);
+        requests.late.push_back((now + LATE, self.tracking_id));
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        let mut requests = self.underway.lock();
+        if let Some(count) = requests.orders.get_mut(&self.tracking_id) {
+            count.now -= 1;
+            if count.now == 0 {
+                requests.orders.remove(&self.tracking_id);
             }
         }
     }
 }
 
-fn lock(requests: &Mutex<HashMap<TrackingId, usize>>) -> MutexGuard<'_, HashMap<TrackingId, usize>> {
-    // Whatever stands there is whole.
-    requests.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> TrackingId {
+        TrackingId::from_bytes((number as u128).to_be_bytes())
+    }
+
+    #[test]
+    fn whoever_met_another_was_not_alone_though_that_has_left() {
+        let underway = Underway::default();
+        let now = Instant::now();
+        let first = underway.enter(id(1));
+        let other = underway.enter(id(2));
+        assert!(first.was_alone(now) && other.was_alone(now));
+
+        drop(underway.enter(id(1)));
+
+        assert!(!first.was_alone(now), "it may have recorded the order");
+        drop(first);
+        assert!(underway.enter(id(1)).was_alone(now), "who looks now sees what it recorded");
+        drop(other);
+        assert!(underway.lock().orders.is_empty());
+    }
+
+    #[test]
+    fn a_write_may_come_late_for_a_minute_and_of_too_many_none_is_denied() {
+        let underway = Underway::default();
+        let now = Instant::now();
+        underway.enter(id(1)).may_write_late(now);
+        let (again, other) = (underway.enter(id(1)), underway.enter(id(0)));
+        assert!(!again.was_alone(now) && other.was_alone(now));
+        for number in 2..=MAX_LATE {
+            underway.enter(id(number)).may_write_late(now + Duration::from_secs(1));
+        }
+        assert!(other.was_alone(now));
+
+        underway.enter(id(MAX_LATE + 1)).may_write_late(now + Duration::from_secs(1));
+
+        assert!(!other.was_alone(now) && !again.was_alone(now), "the oldest was forgotten");
+        let later = now + LATE;
+        assert!(other.was_alone(later) && again.was_alone(later) && !underway.enter(id(2)).was_alone(later));
+        assert!(underway.enter(id(2)).was_alone(later + Duration::from_secs(1)));
+        assert!(underway.lock().late.is_empty());
+    }
 }

@@ -107,7 +107,7 @@ impl Admission {
         let excess = backlog.age(now)?.checked_sub(self.max_age).filter(|excess| !excess.is_zero() && !self.max_age.is_zero())?;
         let pause = backlog.pause(excess);
         let detail = "this request recorded nothing, since orders that were accepted before already wait too long; send it again later";
-        Some(Problem { outcome: Some(Outcome::NotAccepted), retry_after: Some(whole_seconds(pause)), ..Problem::too_many_waiting(detail) })
+        Some(Problem { outcome: Some(Outcome::Unknown), retry_after: Some(whole_seconds(pause)), ..Problem::too_many_waiting(detail) })
     }
 
     /// The right to ask the store once; or what a customer is told while it is left alone.

@@ -72,7 +72,7 @@ impl Standing {
     pub fn refusal(&self) -> Option<Problem> {
         let (limit, period, wait) = (self.limit, self.period.as_secs(), whole_seconds(self.wait));
         self.exceeded.then(|| Problem {
-            outcome: Some(Outcome::NotAccepted),
+            outcome: Some(Outcome::Unknown),
             retry_after: Some(wait),
             ..Problem::rate_limited(format!(
                 "at most {limit} {} in {period} s; this one recorded nothing: send it again in {wait} s",

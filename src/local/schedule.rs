@@ -195,6 +195,7 @@ impl Field {
 ///
 /// `hh:mm`, `hh:mm:ss`, `hh:mm:ss.fffffff`, `d.hh:mm:ss`, `d:hh:mm:ss` and a bare `d`, which is *days*.
 /// Three numbers whose first is above 23 are `d:hh:mm`: the documented surprise that `24:00:00` is 24 days.
+/// Left out is `hh:mm:.f`, which .NET still reads for old programs.
 pub fn time_span(text: &str) -> Option<Duration> {
     let text = text.trim();
     let (days, clock) = match text.split_once('.') {
@@ -209,7 +210,7 @@ pub fn time_span(text: &str) -> Option<Duration> {
     let (days, hours, minutes, seconds) = match (days, &parts[..]) {
         (None, [days]) => (digits(days, u32::MAX)?, 0, 0, 0),
         (days, [hours, minutes]) => (days.unwrap_or(0), digits(hours, 23)?, digits(minutes, 59)?, 0),
-        (None, [days, hours, minutes]) if digits(days, u32::MAX)? > 23 => {
+        (None, [days, hours, minutes]) if ticks.is_none() && digits(days, u32::MAX)? > 23 => {
             (digits(days, u32::MAX)?, digits(hours, 23)?, digits(minutes, 59)?, 0)
         }
         (days, [hours, minutes, seconds]) => (days.unwrap_or(0), digits(hours, 23)?, digits(minutes, 59)?, digits(seconds, 59)?),
@@ -373,6 +374,7 @@ mod tests {
             ("01:30", Some(Duration::from_mins(90))),
             ("2", Some(Duration::from_hours(48))),
             ("24:00:00", Some(Duration::from_hours(24 * 24))),
+            ("24:00:00.5", None),
             ("5m", None),
             ("", None),
             ("00:60:00", None),

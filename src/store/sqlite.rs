@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde_json::{Value, json};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::idempotency::{TrackingId, TrackingKey};
@@ -19,7 +20,7 @@ use crate::timestamp::Timestamp;
 /// What stands in `owned` about each order.
 macro_rules! owned {
     () => {
-        "SELECT record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders"
+        "record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders"
     };
 }
 
@@ -42,7 +43,7 @@ const SCHEMA: &str = concat!(
         tracking_id BLOB NOT NULL,
         PRIMARY KEY (owner, submitted_at, tracking_id)
     ) WITHOUT ROWID;
-    INSERT INTO owned (owner, submitted_at, tracking_id) ",
+    INSERT INTO owned (owner, submitted_at, tracking_id) SELECT ",
     owned!(),
     " WHERE NOT EXISTS (SELECT 1 FROM owned);
     CREATE TABLE IF NOT EXISTS quarantine (id BLOB NOT NULL PRIMARY KEY, message TEXT NOT NULL);
@@ -51,9 +52,9 @@ const SCHEMA: &str = concat!(
 );
 /// Expired records are deleted this often, in milliseconds, and as long as there are more of them that often; until then they are only
 /// invisible.
-const PURGE_PERIOD: (i64, i64) = (600_000, 1_000);
+const PURGE_PERIOD: (i64, i64) = (600_000, 250);
 /// So many expired records are deleted in one go: a client's order waits behind them.
-const PURGE_LIMIT: u32 = 500;
+const PURGE_LIMIT: u32 = 100;
 /// So many orders are looked through for one page: everyone who reads waits behind it.
 const PAGE_SCAN: u32 = 1000;
 
@@ -235,8 +236,10 @@ impl SqliteStore {
             .write(move |connection| {
                 if let Some(purge_due) = &purge_due {
                     let expired = "expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
-                    if together(connection, || delete(connection, expired, params![now, PURGE_LIMIT]))? == PURGE_LIMIT as usize {
-                        purge_due.store(now + PURGE_PERIOD.1, Ordering::Relaxed);
+                    match together(connection, || delete(connection, expired, params![now, PURGE_LIMIT])) {
+                        Ok(deleted) if deleted == PURGE_LIMIT as usize => purge_due.store(now + PURGE_PERIOD.1, Ordering::Relaxed),
+                        Ok(_) => {}
+                        Err(error) => warn!(%error, "expired records could not be deleted"),
                     }
                 }
                 let created = together(connection, || {
@@ -278,12 +281,22 @@ impl SqliteStore {
     }
 }
 
-/// Deletes chosen records, and what tells whose they were; how many.
-fn delete(connection: &Connection, chosen: &str, parameters: impl Params + Copy) -> rusqlite::Result<usize> {
-    let owned = format!("DELETE FROM owned WHERE (owner, submitted_at, tracking_id) IN ({} WHERE {chosen})", owned!());
-    connection.prepare_cached(&owned)?.execute(parameters)?;
-    let orders = format!("DELETE FROM orders WHERE rowid IN (SELECT rowid FROM orders WHERE {chosen})");
-    connection.prepare_cached(&orders)?.execute(parameters)
+/// Deletes chosen records, and what tells whose they were; how many. One by one: `SQLite` finds several values of a key with three
+/// columns by the first of them only, and everybody may be one owner.
+fn delete(connection: &Connection, chosen: &str, parameters: impl Params) -> rusqlite::Result<usize> {
+    let rows = connection
+        .prepare_cached(&format!("SELECT rowid, {} WHERE {chosen}", owned!()))?
+        .query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<rusqlite::Result<Vec<(i64, String, i64, [u8; 16])>>>()?;
+    for (row, owner, submitted_at, tracking_id) in &rows {
+        connection.prepare_cached("DELETE FROM owned WHERE owner = ?1 AND submitted_at = ?2 AND tracking_id = ?3")?.execute(params![
+            owner,
+            submitted_at,
+            tracking_id
+        ])?;
+        connection.prepare_cached("DELETE FROM orders WHERE rowid = ?1")?.execute([row])?;
+    }
+    Ok(rows.len())
 }
 
 struct Row {

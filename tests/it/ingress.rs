@@ -302,6 +302,24 @@ fn an_order_that_does_not_fit_the_queue_is_refused_and_not_recorded() {
     assert!(fits.message.unwrap().len() <= 256_000);
 }
 
+#[test]
+fn an_order_that_just_fits_is_known_again_with_what_a_gateway_adds() {
+    let (_data, handler) = start();
+    let sized = |id: &str, length: usize| with(id, &format!(r#""extra":"{}""#, "x".repeat(length)));
+    let message = |answer: &Answer| answer.message.as_ref().map_or(0, String::len);
+    let longest = 250_000 + 256_000 - message(&handler.ingress(Some(&sized("L-2", 250_000)), &[]));
+    let traceparent = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")];
+
+    let first = handler.ingress(Some(&sized("L-3", longest)), &[]);
+    let again = handler.ingress(Some(&sized("L-3", longest)), &traceparent);
+    let other = handler.ingress(Some(&sized("L-4", longest)), &traceparent);
+
+    assert_eq!((first.status, message(&first)), (202, 256_000));
+    assert_eq!((again.status, &again.headers["Location"]), (202, &first.headers["Location"]), "{again:?}");
+    assert_eq!((other.status, kind(&other), other.body.get("outcome")), (413, "order-too-large", None));
+    assert_eq!(handler.ingress(Some(&sized("L-4", longest)), &[]).status, 202, "it left no record");
+}
+
 /// The most memory this process ever used, in MiB.
 #[cfg(target_os = "linux")]
 fn peak_memory(process: u32) -> u64 {
