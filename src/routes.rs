@@ -1,12 +1,15 @@
 //! The handler's routes: one warp filter a function, and what watches the handler itself.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use serde_json::json;
+use tokio::runtime::Handle;
 use tracing::warn;
 use warp::http::StatusCode;
 use warp::http::header::CONTENT_TYPE;
@@ -142,22 +145,42 @@ fn order_sweeper(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Re
     })
 }
 
-/// In a task of its own: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease, or leaves a
-/// write of which nobody hears what became of it.
-async fn to_the_end<F>(app: Arc<App>, invocation: Invocation, function: impl FnOnce(Arc<App>, Invocation) -> F) -> Response
+/// Whatever becomes of the connection: hyper drops a request whose connection breaks, and work cut off in the middle holds its lease,
+/// or leaves a write of which nobody hears what became of it.
+fn to_the_end<F>(app: Arc<App>, invocation: Invocation, function: impl FnOnce(Arc<App>, Invocation) -> F) -> ToTheEnd
 where
     F: Future<Output = Response> + Send + 'static,
 {
     let place = app.running.enter();
     let answer = function(app, invocation);
-    let task = tokio::spawn(async move {
+    ToTheEnd(Some(Box::pin(async move {
         let _place = place;
         answer.await
-    });
-    match task.await {
-        Ok(response) => response,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
+    })))
+}
+
+/// Goes on in a task of its own when it is dropped.
+struct ToTheEnd(Option<Pin<Box<dyn Future<Output = Response> + Send>>>);
+
+impl Future for ToTheEnd {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        // Taken out meanwhile: should it panic, there is nothing that could go on.
+        let Some(mut answer) = self.0.take() else { return Poll::Pending };
+        let polled = answer.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(answer);
+        }
+        polled
+    }
+}
+
+impl Drop for ToTheEnd {
+    fn drop(&mut self) {
+        if let (Some(answer), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(answer);
+        }
     }
 }
 
