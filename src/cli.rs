@@ -137,25 +137,20 @@ enum OrdersCommand {
         place: Where,
     },
     /// Put failed orders back on their way, with a fresh budget.
-    Retry {
-        #[arg(value_parser = tracking_id, required = true)]
-        ids: Vec<TrackingId>,
-        /// Needed for more than one.
-        #[arg(long)]
-        yes: bool,
-        #[command(flatten)]
-        place: Where,
-    },
+    Retry(Chosen),
     /// Cancel orders, whoever owns them, as their owners can with DELETE.
-    Cancel {
-        #[arg(value_parser = tracking_id, required = true)]
-        ids: Vec<TrackingId>,
-        /// Needed for more than one.
-        #[arg(long)]
-        yes: bool,
-        #[command(flatten)]
-        place: Where,
-    },
+    Cancel(Chosen),
+}
+
+#[derive(Debug, Args)]
+struct Chosen {
+    #[arg(value_parser = tracking_id, required = true)]
+    ids: Vec<TrackingId>,
+    /// Needed for more than one.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    place: Where,
 }
 
 #[derive(Debug, Args)]
@@ -194,12 +189,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Demo => demo::run(&environment).map(|()| true),
         Command::Local(local) => local::command(local.into(), &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
-        Command::Orders(Orders {
-            command: OrdersCommand::Retry { ids, yes: false, .. } | OrdersCommand::Cancel { ids, yes: false, .. },
-        }) if ids.len() > 1 => {
-            let many = format!("these are {} orders: add --yes if all of them are meant", ids.len());
-            Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, many).exit()
-        }
         Command::Orders(orders) => orders.run(&environment),
         Command::Quarantine(quarantine) => quarantine.run(&environment),
         Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment),
@@ -222,10 +211,21 @@ impl Orders {
             OrdersCommand::List { status, older_than, owner, limit, place } => (Request::List { status, older_than, owner, limit }, place),
             OrdersCommand::Show { id, place } => (Request::Show(id), place),
             OrdersCommand::Watch { id, place } => (Request::Watch(id), place),
-            OrdersCommand::Retry { ids, yes: _, place } => (Request::Retry(ids), place),
-            OrdersCommand::Cancel { ids, yes: _, place } => (Request::Cancel(ids), place),
+            OrdersCommand::Retry(chosen) => (Request::Retry(chosen.meant()), chosen.place),
+            OrdersCommand::Cancel(chosen) => (Request::Cancel(chosen.meant()), chosen.place),
         };
         operate::run(request, &place.into(), environment)
+    }
+}
+
+impl Chosen {
+    /// Ends the program, as for any wrong argument, unless all of them are.
+    fn meant(&self) -> Vec<TrackingId> {
+        if self.ids.len() > 1 && !self.yes {
+            let many = format!("these are {} orders: add --yes if all of them are meant", self.ids.len());
+            Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, many).exit()
+        }
+        self.ids.clone()
     }
 }
 

@@ -186,7 +186,7 @@ impl Desk {
     }
 
     /// Does it to one after the other, tells of each, and whether it could be done to all.
-    async fn each(&self, ids: Vec<TrackingId>, act: impl AsyncFn(TrackingId) -> Result<String, String>) -> bool {
+    async fn each(&self, ids: Vec<TrackingId>, act: impl AsyncFn(TrackingId) -> Result<&'static str, String>) -> bool {
         let mut all = true;
         for id in ids {
             match act(id).await {
@@ -289,7 +289,7 @@ impl Desk {
     }
 
     /// Record first, then message: should we end in between, the sweeper sends it.
-    async fn retry(&self, id: TrackingId) -> Result<String, String> {
+    async fn retry(&self, id: TrackingId) -> Result<&'static str, String> {
         loop {
             let found = self.latest(id).await?;
             let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
@@ -298,12 +298,12 @@ impl Desk {
                 continue;
             }
             let sent = self.send(message::write(&record)).await;
-            return Ok(if sent == Ok(true) { "sent again".into() } else { "accepted again; the sweeper sends its message".into() });
+            return Ok(if sent == Ok(true) { "sent again" } else { "accepted again; the sweeper sends its message" });
         }
     }
 
     /// Its message, where there is one, then finds an order that has ended.
-    async fn cancel(&self, id: TrackingId) -> Result<String, String> {
+    async fn cancel(&self, id: TrackingId) -> Result<&'static str, String> {
         loop {
             let found = self.latest(id).await?;
             let record = match lifecycle::cancel(&found.record, self.store.now(), &self.budgets) {
@@ -317,9 +317,9 @@ impl Desk {
                 }
             };
             return Ok(if record.status.is_terminal() {
-                record.status.as_str().into()
+                record.status.as_str()
             } else {
-                "cancellation requested; whoever works on it, or takes it over, sees that before the next try at the latest".into()
+                "cancellation requested; whoever works on it, or takes it over, sees that before the next try at the latest"
             });
         }
     }

@@ -6,6 +6,9 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::order::Violation;
 
+/// What those are told whose question changes nothing.
+pub const ASK_AGAIN: &str = "ask again";
+
 /// A problem, as the body of an answer with this `status`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
@@ -114,20 +117,19 @@ problems! {
 
 impl Problem {
     /// The store does not answer, and the question was not whether an order is accepted.
-    pub fn unavailable() -> Self {
-        Self { retry_after: Some(5), ..Self::store_unavailable("ask again") }
+    pub fn unavailable(detail: &str) -> Self {
+        Self { retry_after: Some(5), ..Self::store_unavailable(detail) }
     }
 
     /// Whether the store took an order is not known.
     pub fn may_be_recorded() -> Self {
         let detail = "the order may have been accepted; send the same request again to find out";
-        Self { outcome: Some(Outcome::Unknown), retry_after: Some(5), ..Self::store_unavailable(detail) }
+        Self { outcome: Some(Outcome::Unknown), ..Self::unavailable(detail) }
     }
 
     /// The store took no order from this request. Another may have been before it.
     pub fn nothing_recorded() -> Self {
-        let detail = "this request recorded nothing; send it again";
-        Self { outcome: Some(Outcome::Unknown), retry_after: Some(5), ..Self::store_unavailable(detail) }
+        Self { outcome: Some(Outcome::Unknown), ..Self::unavailable("this request recorded nothing; send it again") }
     }
 
     /// After a look for the order, which is not there.

@@ -10,7 +10,7 @@ use crate::functions::shown::{self, Shown};
 use crate::functions::{self, App, Conclusion, durations};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{self, Cancel, Record};
-use crate::problem::Problem;
+use crate::problem::{ASK_AGAIN, Problem};
 use crate::routes::Invocation;
 use crate::store::{Replaced, StatusStore, StoreError};
 
@@ -36,12 +36,12 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(Problem::unavailable)?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let failed = |store_error: StoreError| {
         error!(order.tracking_id = %tracking_id, error = %store_error, "an order could not be cancelled");
         match store_error {
-            StoreError::NotApplied => Problem::unavailable(),
-            StoreError::Unknown | StoreError::Unreadable(_) => Problem { retry_after: Some(5), ..Problem::store_unavailable(NOT_KNOWN) },
+            StoreError::NotApplied => Problem::unavailable(ASK_AGAIN),
+            StoreError::Unknown | StoreError::Unreadable(_) => Problem::unavailable(NOT_KNOWN),
         }
     };
     for look in 0..LOOKS {

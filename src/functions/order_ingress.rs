@@ -142,11 +142,7 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
     let refusal = refusal.or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
-    let admitted = match refusal {
-        Some(refusal) => Err(refusal),
-        None => app.admission.admit(),
-    };
-    let created = match admitted {
+    let created = match refusal.map_or_else(|| app.admission.admit(), Err) {
         Err(refusal) => known(app, store, entry, refusal).await?,
         Ok(permit) => create(app, store, entry, &record, permit).await?,
     };

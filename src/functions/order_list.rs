@@ -13,7 +13,7 @@ use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::{self, App, Conclusion, shown};
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, Status};
-use crate::problem::Problem;
+use crate::problem::{ASK_AGAIN, Problem};
 use crate::routes::Invocation;
 use crate::store::Place;
 use crate::timestamp::Timestamp;
@@ -81,7 +81,7 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
         let limit = digits.and_then(|digits| digits.parse().ok()).filter(|limit| (1..=LIMIT.1).contains(limit));
         limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {}", LIMIT.1)))
     })?;
-    let store = functions::store_for_customer(app).await.ok_or_else(Problem::unavailable)?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let key = store.tracking_key();
     let open = |text| {
         open(text, key, owner)
@@ -90,7 +90,7 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
     let behind = request.query("cursor").map(open).transpose()?;
     let page = store.page(owner, status, behind, limit).await.map_err(|store_error| {
         error!(error = %store_error, "orders could not be listed");
-        Problem::unavailable()
+        Problem::unavailable(ASK_AGAIN)
     })?;
 
     let url = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 0);

@@ -14,7 +14,7 @@ use crate::functions::watch::Watch;
 use crate::functions::{self, App, Conclusion, durations};
 use crate::idempotency::TrackingId;
 use crate::limits::key::RateKey;
-use crate::problem::Problem;
+use crate::problem::{ASK_AGAIN, Problem};
 use crate::routes::Invocation;
 use crate::store::{StatusStore, Versioned};
 
@@ -118,7 +118,7 @@ async fn look_up(
 ) -> Result<Arc<Versioned>, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(Problem::unavailable)?;
+    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     match store.read_recent(tracking_id, bookmark).await {
         Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
@@ -130,7 +130,7 @@ async fn look_up(
         Ok(None) => Err(missing()),
         Err(error) => {
             error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
-            Err(Problem::unavailable())
+            Err(Problem::unavailable(ASK_AGAIN))
         }
     }
 }

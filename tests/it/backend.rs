@@ -67,7 +67,7 @@ fn taken() -> Reply {
 impl Backend {
     fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/work/orders?code=1", listener.local_addr().unwrap());
+        let url = format!("http://{}/jobs/orders?code=1", listener.local_addr().unwrap());
         let script = Arc::new(Mutex::new(Script { replies: replies.into_iter().collect(), asked: Vec::new() }));
         let shared = Arc::clone(&script);
         // Ends with the test's process; nobody asks any more once the handler is gone.
@@ -221,7 +221,7 @@ fn the_order_is_posted_as_it_was_accepted_and_the_answer_is_the_result() {
     assert_eq!(handler.process(&message).status, 200);
 
     let [asked] = &backend.asked()[..] else { panic!("one call") };
-    assert_eq!((asked.line.as_str(), asked.body.as_str()), ("POST /work/orders?code=1 HTTP/1.1", text.trim()));
+    assert_eq!((asked.line.as_str(), asked.body.as_str()), ("POST /jobs/orders?code=1 HTTP/1.1", text.trim()));
     let message: Value = serde_json::from_str(&message).unwrap();
     let key = format!("{id}/{}", message["life"].as_str().unwrap());
     let authorization = format!("Bearer {SECRET}");
@@ -355,7 +355,7 @@ fn a_202_is_asked_for_where_it_says_and_moves_progress() {
     let (post, polls) = asked.split_first().unwrap();
     assert!(polls.len() >= 3, "{asked:?}");
     for (number, poll) in polls.iter().enumerate() {
-        let path = if number == polls.len() - 1 { "/later" } else { "/work/operations/1" };
+        let path = if number == polls.len() - 1 { "/later" } else { "/jobs/operations/1" };
         assert_eq!((poll.line.clone(), poll.body.as_str()), (format!("GET {path} HTTP/1.1"), ""));
         for name in ["idempotency-key", "authorization", "x-waybill-attempt", "accept", "prefer"] {
             assert_eq!(poll.headers[name], post.headers[name], "{name}");

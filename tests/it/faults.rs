@@ -932,14 +932,7 @@ mod messages {
         let broker = Fake::start(move |_| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, "", ""));
         let backend = Fake::start(|_| reply(503, "Retry-After: 600\r\n", ""));
         let url = format!("{}/orders", backend.url);
-        let settings = [
-            ("ServiceBusConnection", CONNECTION),
-            ("OrdersQueue", "orders"),
-            ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str()),
-            ("FULFILLMENT_URL", url.as_str()),
-            ("CLAIM_WAIT", "0"),
-        ];
-        let handler = Handler::start(data.path(), &settings);
+        let handler = Handler::start(data.path(), &[&between(&broker, &url)[..], &[("CLAIM_WAIT", "0")]].concat());
         let (id, message) = submit(&handler, "UNSCHEDULED");
 
         for delivery in 1..=2 {
@@ -958,6 +951,17 @@ mod messages {
 
     const CONNECTION: &str =
         "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;";
+
+    /// A handler between this broker and the backend at this URL.
+    fn between<'a>(broker: &'a Fake, backend: &'a str) -> [(&'a str, &'a str); 4] {
+        [
+            ("ServiceBusConnection", CONNECTION),
+            ("OrdersQueue", "orders"),
+            ("SERVICE_BUS_REST_ENDPOINT", &broker.url),
+            ("FULFILLMENT_URL", backend),
+        ]
+    }
+
     const ATTEMPTS: usize = 5;
     const COPIES: usize = 3;
 
@@ -971,15 +975,8 @@ mod messages {
             if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
         });
         let url = format!("{}/orders", backend.url);
-        let settings = [
-            ("ServiceBusConnection", CONNECTION),
-            ("OrdersQueue", "orders"),
-            ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str()),
-            ("FULFILLMENT_URL", url.as_str()),
-            ("RETRY_BASE", "20ms"),
-            ("LEASE", "2s"),
-            ("LEASE_RENEWAL", "500ms"),
-        ];
+        let clocks = [("RETRY_BASE", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "500ms")];
+        let settings = [&between(&broker, &url)[..], &clocks].concat();
         let handlers = [Handler::start(data.path(), &settings), Handler::start(data.path(), &settings)];
         let deliveries = AtomicUsize::new(0);
         let deliver_to = |number: usize, text: &str| {

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request, submit};
+use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request, submit, submit_with};
 
 /// Runs a command to its end: status, and its lines.
 fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
@@ -17,14 +17,6 @@ fn on(data: &Directory, arguments: &[&str]) -> (bool, Vec<Value>) {
     let data = data.path().to_str().unwrap();
     let (status, lines) = waybill(&[arguments, &["--json", "--data", data]].concat(), &[]);
     (status.success(), lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
-}
-
-/// Submits an order of somebody whom the platform let in; its tracking id and its message.
-fn submit_as(handler: &Handler, order_id: &str, owner: &str) -> (String, String) {
-    let principal = [("X-MS-CLIENT-PRINCIPAL-ID", owner), ("X-MS-CLIENT-PRINCIPAL-IDP", "aad")];
-    let answer = handler.ingress(Some(&order(order_id).to_string()), &principal);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
 }
 
 /// Fails for good: its total is too large.
@@ -86,8 +78,10 @@ fn an_operator_cancels_what_nobody_wants_any_more_whoever_owns_it() {
     let data = Directory::new();
     let settings = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms"), ("WORK_DELAY", "20s"), ("WEBSITE_AUTH_ENABLED", "True")];
     let handler = Handler::start(data.path(), &settings);
-    let (waiting, late) = submit_as(&handler, "O-6", "alice");
-    let (working, message) = submit_as(&handler, "O-7", "bob");
+    // Whom the platform let in.
+    let principal = |name| [("X-MS-CLIENT-PRINCIPAL-ID", name), ("X-MS-CLIENT-PRINCIPAL-IDP", "aad")];
+    let (waiting, late) = submit_with(&handler, "O-6", &principal("alice"));
+    let (working, message) = submit_with(&handler, "O-7", &principal("bob"));
 
     std::thread::scope(|scope| {
         let work = scope.spawn(|| handler.process(&message).status);
@@ -234,6 +228,7 @@ fn the_same_commands_work_on_cosmos_db() {
     let (retried, told) = run(&["orders", "retry", &bad]);
     let (agrees, verified) = run(&["verify"]);
     let (_, few) = run(&["verify", "--limit", "0"]);
+    let accepted = handler.status(&bad);
     let (cancelled, gone) = run(&["orders", "cancel", &bad]);
 
     let ids: Vec<&Value> = all.iter().map(|record| &record["trackingId"]).collect();
@@ -241,6 +236,7 @@ fn the_same_commands_work_on_cosmos_db() {
     assert_eq!(failed.len(), 1);
     assert!(old.is_empty(), "{old:?}");
     assert!(retried && told[0]["done"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
+    assert_eq!(accepted.body["status"], "accepted", "{:?}", handler.program.lines());
     assert!(agrees && verified[0]["records"] == 2 && few[0]["records"] == 1, "{verified:?} {few:?}");
     assert!(cancelled && gone[0]["done"] == "cancelled", "{gone:?}");
     assert_eq!(handler.status(&bad).body["status"], "cancelled", "{:?}", handler.program.lines());

@@ -406,7 +406,12 @@ pub fn order(order_id: &str) -> Value {
 
 /// An order that is accepted: its tracking id, and its message.
 pub fn submit(handler: &Handler, order_id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&order(order_id).to_string()), &[]);
+    submit_with(handler, order_id, &[])
+}
+
+/// The same with more headers.
+pub fn submit_with(handler: &Handler, order_id: &str, headers: &[(&str, &str)]) -> (String, String) {
+    let answer = handler.ingress(Some(&order(order_id).to_string()), headers);
     assert_eq!(answer.status, 202, "{answer:?}");
     (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
 }
