@@ -36,7 +36,7 @@ use waybill::fulfillment::pricing::Pricing;
 use waybill::functions::durations::Durations;
 use waybill::functions::underway::Underway;
 use waybill::functions::waits::Waits;
-use waybill::functions::watch::Watch;
+use waybill::functions::watch::{Places, Watch};
 use waybill::functions::{App, order_ingress, order_processor, order_status};
 use waybill::limits::admission::Admission;
 use waybill::limits::rate::Rate;
@@ -469,6 +469,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
         store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
         queue: None,
         watch: Watch::new(config.max_waiters),
+        looking: Places::new(1),
         stopping: SetOnce::new(),
         waits: Waits::default(),
         durations: Durations::default(),

@@ -62,6 +62,8 @@ pub struct Config {
     pub claim_wait: Duration,
     /// How long an invocation waits for a store that does not answer (`STORE_WAIT`).
     pub store_wait: Duration,
+    /// When the host ends an invocation, and the handler with it (`FUNCTION_TIMEOUT`; what `functionTimeout` in `host.json` says).
+    pub function_timeout: Duration,
     /// How long running invocations may take when asked to stop (`DRAIN_TIMEOUT`).
     pub drain_timeout: Duration,
     /// Connections at the same time (`MAX_CONNECTIONS`).
@@ -162,6 +164,7 @@ impl Config {
             lease_renewal: settings.duration("LEASE_RENEWAL", Duration::from_secs(10), Duration::from_millis(10)),
             claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(3), Duration::ZERO),
             store_wait: settings.duration("STORE_WAIT", Duration::from_mins(1), Duration::ZERO),
+            function_timeout: settings.duration("FUNCTION_TIMEOUT", Duration::from_mins(5), Duration::from_secs(1)),
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::from_secs(10), Duration::ZERO),
             max_connections: max_connections as usize,
             max_waiters: settings.number("MAX_WAITERS", 500.min(max_connections / 2), 0) as usize,
@@ -174,6 +177,15 @@ impl Config {
             settings
                 .problems
                 .push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
+        }
+        let timeout = config.fulfillment.as_ref().map_or(Duration::ZERO, |backend| backend.timeout);
+        for (name, time) in [("FULFILLMENT_TIMEOUT", timeout), ("CLAIM_WAIT", config.claim_wait), ("STORE_WAIT", config.store_wait)] {
+            if time >= config.function_timeout {
+                settings.problems.push(format!(
+                    "{name} must be less than FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says: the host ends the \
+                     whole handler then"
+                ));
+            }
         }
         if config.lease_renewal * 2 > config.budgets.lease {
             settings

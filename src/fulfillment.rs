@@ -31,7 +31,9 @@ pub struct Step {
 pub enum Outcome {
     /// Done, with this result.
     Completed(Arc<RawValue>),
-    /// It will never be done.
+    /// It will never be done, by the work's own word.
+    Refused(Failure),
+    /// It will never be done, as far as this try can tell; but it may have been.
     Failed(Failure),
     /// It may be done at another try, not before this pause if one is named.
     Again(Failure, Option<Duration>),
@@ -60,6 +62,14 @@ impl Fulfillment {
                 pause.saturating_mul(u32::try_from(pricing::STAGES.len()).unwrap_or(u32::MAX)) + Duration::from_secs(1)
             }
             Self::Http(backend) => backend.estimate(),
+        }
+    }
+
+    /// How long one try takes at most.
+    pub fn longest(&self) -> Duration {
+        match self {
+            Self::Pricing(..) => self.estimate(),
+            Self::Http(backend) => backend.longest(),
         }
     }
 
@@ -107,7 +117,7 @@ impl Fulfillment {
 fn price(pricing: &Pricing, order: &RawValue) -> Outcome {
     match read(order).and_then(|order| pricing.price(&order)) {
         Ok(result) => Outcome::Completed(result),
-        Err(failure) => Outcome::Failed(failure),
+        Err(failure) => Outcome::Refused(failure),
     }
 }
 

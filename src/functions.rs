@@ -29,7 +29,7 @@ use crate::fulfillment::Fulfillment;
 use crate::functions::durations::{Durations, Expected};
 use crate::functions::underway::Underway;
 use crate::functions::waits::Waits;
-use crate::functions::watch::Watch;
+use crate::functions::watch::{Places, Watch};
 use crate::idempotency::TrackingId;
 use crate::lifecycle::{Holder, Record, Status};
 use crate::limits::admission::Admission;
@@ -60,6 +60,8 @@ pub struct App {
     pub running: Running,
     /// Those who wait for an order to change.
     pub watch: Watch,
+    /// Those whose order is looked for where reads may lag.
+    pub looking: Places,
     /// Set when the handler has been asked to stop.
     pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.

@@ -34,6 +34,10 @@ pub struct Record {
     pub owner: String,
     /// Random, made with the record and renewed by a re-drive; a message of another life is completed unread.
     pub life: Uuid,
+    /// The life under whose key the work is asked for, where it is an earlier one: it failed without the work's own verdict, and
+    /// what may have been done unseen must not be done again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_life: Option<Uuid>,
     /// The order as it was accepted, to the letter.
     pub order: Arc<RawValue>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
@@ -47,7 +51,7 @@ pub struct Record {
     /// What the work is doing, or did last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
-    /// Raised by every claim and by every finish by someone who does not hold the lease; never reset.
+    /// Raised by every claim and by every finish by someone who does not hold the lease; never reset while the record is kept.
     pub fence: u64,
     /// Tries that reached the work and gave a verdict or are running.
     pub attempt: u32,
@@ -113,6 +117,31 @@ impl Record {
     fn not_before(&self, now: Timestamp) -> Timestamp {
         now.max(self.updated_at)
     }
+
+    /// What the latest claim may write with.
+    pub fn token(&self) -> FencingToken {
+        FencingToken { life: self.life, fence: self.fence }
+    }
+
+    /// The life whose key goes with every request for the work.
+    pub fn key_life(&self) -> Uuid {
+        self.key_life.unwrap_or(self.life)
+    }
+
+    /// A moment to look at it, or the end of its time if that comes before.
+    fn due(&self, moment: Timestamp) -> Timestamp {
+        moment.min(self.deadline)
+    }
+}
+
+/// A claim's right to write. Without the life, fences would begin again with an order that is sent once more after its record
+/// has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FencingToken {
+    /// Of the record.
+    pub life: Uuid,
+    /// Of the claim.
+    pub fence: u64,
 }
 
 /// Where an order stands.
@@ -333,6 +362,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         tracking_id: submission.tracking_id,
         owner: submission.metadata.owner.clone(),
         life: submission.life,
+        key_life: None,
         order: submission.order,
         fingerprint: submission.fingerprint,
         metadata: submission.metadata,
@@ -349,7 +379,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         cancel_requested: false,
         retry_at: None,
         wake_at: None,
-        due_at: Some(now.after(budgets.first_look.max(wait.saturating_mul(PATIENCE)))),
+        due_at: Some(now.after(budgets.first_look.max(patience(wait, budgets)).min(budgets.order_deadline))),
         deadline: now.after(budgets.order_deadline),
         result: None,
         error: None,
@@ -479,9 +509,10 @@ pub fn not_scheduled(found: &Record) -> Record {
 /// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then. None when one
 /// is on its way already: wake-ups do not multiply.
 pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    let stands = found.wake_at.is_some_and(|wake_at| wake_at > now);
+    // One that is nearly due may be the very message that asks, which came early.
+    let stands = found.wake_at.is_some_and(|wake_at| wake_at > now.after(TOLERANCE));
     // Should the copy be lost, the sweeper sends one.
-    let due_at = found.due_at.max(Some(until.after(budgets.first_look)));
+    let due_at = found.due_at.max(Some(found.due(until.after(budgets.first_look))));
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
@@ -561,25 +592,32 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
         return Sweep::GiveUp(record);
     }
     if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
-        return Sweep::Postpone(Record { due_at: Some(wake_at.after(budgets.first_look)), ..found.clone() });
+        return Sweep::Postpone(Record { due_at: Some(found.due(wake_at.after(budgets.first_look))), ..found.clone() });
     }
     // A re-driven order has waited since its re-drive, which is when it last changed.
-    let patient_until = found.updated_at.after(wait.saturating_mul(PATIENCE));
+    let patient_until = found.updated_at.after(patience(wait, budgets));
     if found.status == Status::Accepted && patient_until > now {
-        return Sweep::Postpone(Record { due_at: Some(patient_until.max(now.after(budgets.first_look))), ..found.clone() });
+        return Sweep::Postpone(Record { due_at: Some(found.due(patient_until.max(now.after(budgets.first_look)))), ..found.clone() });
     }
     Sweep::Emit(emit_again(found, wait, now, budgets))
 }
 
-/// An order that waits longer than so many times the usual wait is overdue.
+/// An order that waits longer than so many times the usual wait is overdue,
 const PATIENCE: u32 = 3;
+/// or longer than this part of its time: after a day's queue nobody may wait for days before he looks whether a message was lost.
+const MOST_PATIENCE: u32 = 8;
 /// `dueAt` doubles with each re-emission up to this many times.
 const MAX_DOUBLINGS: u32 = 8;
 
+/// How long an order may wait for its first claim before it is overdue, where orders usually wait so long.
+fn patience(wait: Duration, budgets: &Budgets) -> Duration {
+    wait.saturating_mul(PATIENCE).min(budgets.order_deadline / MOST_PATIENCE)
+}
+
 /// The record of an order whose message is about to be sent again.
 fn emit_again(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
-    let pause = budgets.first_look.max(wait.saturating_mul(PATIENCE)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
-    Record { due_at: Some(now.after(pause)), emissions: found.emissions + 1, ..found.clone() }
+    let pause = budgets.first_look.max(patience(wait, budgets)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
+    Record { due_at: Some(found.due(now.after(pause))), emissions: found.emissions + 1, ..found.clone() }
 }
 
 /// What a dead letter is followed by.
@@ -618,10 +656,10 @@ pub enum Fenced {
     Superseded,
 }
 
-/// Checks that the writer who claimed with `fence` still owns the order. After a refused write the record is read again and
+/// Checks that the writer whose claim gave him `token` still owns the order. After a refused write the record is read again and
 /// the same change applied to the new version; this says whether it may be.
-pub fn owned(found: &Record, fence: u64) -> Result<(), Fenced> {
-    if found.fence != fence {
+pub fn owned(found: &Record, token: FencingToken) -> Result<(), Fenced> {
+    if found.token() != token {
         Err(Fenced::Superseded)
     } else if found.status.is_terminal() {
         // Everyone who ends an order without its lease raises the fence, so this end is the writer's own.
@@ -632,8 +670,15 @@ pub fn owned(found: &Record, fence: u64) -> Result<(), Fenced> {
 }
 
 /// The worker is alive and so far: renews its lease, and moves progress forwards.
-pub fn advance(found: &Record, fence: u64, progress: u8, stage: Option<&str>, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
-    owned(found, fence)?;
+pub fn advance(
+    found: &Record,
+    token: FencingToken,
+    progress: u8,
+    stage: Option<&str>,
+    now: Timestamp,
+    budgets: &Budgets,
+) -> Result<Record, Fenced> {
+    owned(found, token)?;
     let mut record = renewed(found, now, budgets);
     record.progress = record.progress.max(progress.min(100));
     if let Some(stage) = stage {
@@ -658,8 +703,10 @@ fn renewed(found: &Record, now: Timestamp, budgets: &Budgets) -> Record {
 pub enum Verdict {
     /// With this result.
     Completed(Arc<RawValue>),
-    /// For good.
+    /// For good, whatever has been done for it.
     Failed(Failure),
+    /// For good, by the work's own word: asked once more, it must not give the same answer unasked.
+    Refused(Failure),
     /// By its owner's wish, and without an effect.
     Cancelled,
 }
@@ -673,18 +720,23 @@ pub enum Retried {
     Ended(Record),
 }
 
-/// A try of the worker who claimed with `fence` failed, and another may succeed: after a pause of `jitter` (0 to 1) times an
-/// exponentially growing one, or what the backend asked for if that is longer.
+/// A try of the worker whose claim gave him `token` failed, and another may succeed: after a pause of `jitter` (0 to 1) times an
+/// exponentially growing one, or what the backend asked for if that is longer. What stands already, the answer to whose write was
+/// lost, stays as it is.
 pub fn retry(
     found: &Record,
-    fence: u64,
+    token: FencingToken,
     failure: Failure,
     after: Option<Duration>,
     jitter: f64,
     now: Timestamp,
     budgets: &Budgets,
 ) -> Result<Retried, Fenced> {
-    owned(found, fence)?;
+    owned(found, token)?;
+    // Nobody else lets go of the lease without raising the fence.
+    if let (None, Some(retry_at)) = (&found.lease, found.retry_at) {
+        return Ok(Retried::Waits(found.clone(), retry_at));
+    }
     let mut record = found.clone();
     let tries = found.attempt - found.attempts_before.min(found.attempt);
     let longest = budgets.retry_base.saturating_mul(1 << tries.saturating_sub(1).min(20)).min(budgets.retry_cap);
@@ -704,12 +756,13 @@ pub fn retry(
     record.retry_at = Some(retry_at);
     record.wake_at = Some(retry_at);
     // Should the copy be lost, the sweeper sends one.
-    record.due_at = Some(retry_at.after(budgets.first_look));
+    record.due_at = Some(found.due(retry_at.after(budgets.first_look)));
     Ok(Retried::Waits(record, retry_at))
 }
 
-/// An operator puts a failed order back on its way, in a new life: with a fresh budget, and under a key that no backend has
-/// answered yet. Tries made stay counted, and whoever still works in the old life is fenced off. None when it has not failed.
+/// An operator puts a failed order back on its way, in a new life, with a fresh budget. Where the work said itself that it failed,
+/// it is asked for under a new key, which has no answer yet; otherwise under the old one, since it may have been done unseen. Tries
+/// made stay counted, and whoever still works in the old life is fenced off. None when it has not failed.
 /// To be written before its message is sent; should that not happen, the sweeper sends it.
 pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     if found.status != Status::Failed {
@@ -736,14 +789,15 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
 }
 
 /// The worker's own end of an order.
-pub fn finish(found: &Record, fence: u64, verdict: Verdict, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
-    owned(found, fence)?;
+pub fn finish(found: &Record, token: FencingToken, verdict: Verdict, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
+    owned(found, token)?;
     let mut record = found.clone();
     end(&mut record, verdict, now, budgets);
     Ok(record)
 }
 
 fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets) {
+    record.key_life = matches!(verdict, Verdict::Failed(_)).then(|| record.key_life());
     let event = match verdict {
         Verdict::Completed(result) => {
             record.status = Status::Completed;
@@ -752,7 +806,7 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
             record.error = None;
             Event::Completed
         }
-        Verdict::Failed(failure) => {
+        Verdict::Failed(failure) | Verdict::Refused(failure) => {
             record.status = Status::Failed;
             record.error = Some(failure);
             Event::Failed

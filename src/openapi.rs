@@ -202,7 +202,7 @@ fn cancel_order() {}
 /// Read this contract
 #[utoipa::path(
     get, path = "/openapi.json", operation_id = "readContract", tag = "contract", security(()),
-    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value))
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, headers(("Cache-Control" = String, description = "five minutes, for anyone"))))
 )]
 #[expect(dead_code, reason = "its attribute speaks")]
 fn read_contract() {}

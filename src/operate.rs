@@ -174,11 +174,12 @@ impl Desk {
                 let kept = self.store.quarantined(QUARANTINED).await.map_err(told)?;
                 let found =
                     kept.into_iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
-                if !self.send(found.text).await? {
+                if !self.send(found.text.clone()).await? {
                     return Err("there is no queue to send it to: pass --data, or set ServiceBusConnection".into());
                 }
-                self.store.release(id).await.map_err(told)?;
-                say(&if self.json { json!({ "id": id, "sent": true }).to_string() } else { format!("{id}  sent again") });
+                let released = self.store.release(&found).await.map_err(told)?;
+                let done = if released { "sent again" } else { "sent again; it is in quarantine again, or somebody else has sent it" };
+                say(&if self.json { json!({ "id": id, "sent": true, "released": released }).to_string() } else { format!("{id}  {done}") });
                 Ok(true)
             }
             Request::Verify(limit) => self.verify(limit).await,

@@ -60,6 +60,9 @@ pub struct Order {
     /// At least one line.
     #[schema(min_items = 1, max_items = 500)]
     pub items: Vec<Item>,
+    /// For people.
+    #[schema(max_length = 2_000, required = false)]
+    pub note: Option<String>,
 }
 
 /// One line of an order.
@@ -112,8 +115,8 @@ impl Order {
             customer_id: check.text(json, "", "customerId", MAX_ID),
             currency: check.currency(json),
             items: check.items(json),
+            note: check.note(json),
         };
-        check.note(json);
         check.violations.sort_by_cached_key(|violation| natural(&violation.pointer));
         check.violations.truncate(MAX_VIOLATIONS);
         if check.violations.is_empty() { Ok(order) } else { Err(check.violations) }
@@ -220,14 +223,16 @@ impl Check {
         String::new()
     }
 
-    fn note(&mut self, order: &Json<'_>) {
+    fn note(&mut self, order: &Json<'_>) -> Option<String> {
         match order.member("note") {
             Some(Json::String(text)) if text.chars().count() > MAX_NOTE => {
                 self.fail("/note", format!("must have at most {MAX_NOTE} characters"));
             }
-            None | Some(Json::Null | Json::String(_)) => {}
+            Some(Json::String(text)) => return Some(text.clone().into_owned()),
+            None | Some(Json::Null) => {}
             Some(other) => self.fail("/note", format!("must be a string, not {}", other.kind())),
         }
+        None
     }
 
     fn items(&mut self, order: &Json<'_>) -> Vec<Item> {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
+use crate::lifecycle::Status;
 use crate::order::Violation;
 
 /// What those are told whose question changes nothing.
@@ -28,6 +29,9 @@ pub struct Problem {
     /// Whether the order may have been accepted all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
+    /// Where the order stands that could not be cancelled.
+    #[serde(rename = "orderStatus", skip_serializing_if = "Option::is_none")]
+    pub order_status: Option<Status>,
     /// Seconds after which asking again makes sense; the header `Retry-After`.
     #[serde(skip)]
     pub retry_after: Option<u32>,
@@ -66,6 +70,7 @@ macro_rules! problems {
                     detail: detail.into(),
                     errors: Vec::new(),
                     outcome: None,
+                    order_status: None,
                     retry_after: None,
                     headers: Vec::new(),
                 }
@@ -136,6 +141,11 @@ impl Problem {
     #[must_use]
     pub fn not_accepted(self) -> Self {
         Self { outcome: self.outcome.map(|_| Outcome::NotAccepted), ..self }
+    }
+
+    /// An order that cannot be cancelled any more.
+    pub fn ended(status: Status) -> Self {
+        Self { order_status: Some(status), ..Self::order_ended(format!("the order is {} and stays so", status.as_str())) }
     }
 
     /// The issuer of tokens does not answer.

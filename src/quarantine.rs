@@ -20,7 +20,7 @@ pub struct Quarantined {
     /// Why the queue gave it up, in the queue's words, as far as it told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter_reason: Option<String>,
-    /// When it was first kept.
+    /// When it was last kept: one that was sent again and came back was kept anew.
     pub kept_at: Timestamp,
     /// The whole message.
     pub text: String,

@@ -22,7 +22,7 @@ use crate::functions::App;
 use crate::functions::durations::Durations;
 use crate::functions::underway::Underway;
 use crate::functions::waits::Waits;
-use crate::functions::watch::Watch;
+use crate::functions::watch::{Places, Watch};
 use crate::limits::admission::Admission;
 use crate::limits::rate::Rate;
 use crate::routes::routes;
@@ -72,6 +72,8 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         },
         store: SetOnce::new(),
         watch: Watch::new(config.max_waiters),
+        // Half of the connections that nobody waits on are left for work, whoever asks for what.
+        looking: Places::new(((config.max_connections - config.max_waiters) / 2).max(1)),
         stopping: SetOnce::new(),
         waits: Waits::default(),
         durations: Durations::default(),

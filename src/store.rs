@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::idempotency::{TrackingId, TrackingKey};
@@ -71,6 +70,9 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+/// A page of a customer's orders ends when so many bytes of records were read, if not before: they hold whole orders and results.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
 /// Which orders an operator asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -126,11 +128,28 @@ impl StatusStore {
         }
     }
 
-    /// The record as it was at most a second ago: many who ask for one order share an answer. It is absent only if it is now.
+    /// Whether a read may give an older version than the latest.
+    pub fn may_lag(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Cosmos(store) => store.may_lag(),
+        }
+    }
+
+    /// The record as it was at most a second ago: many who ask for one order share an answer. Where reads may lag it may be there
+    /// all the same when this finds nothing; [`Self::read_patiently`] tells.
     pub async fn read_recent(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
             Self::Cosmos(store) => store.read_recent(tracking_id, bookmark).await,
+        }
+    }
+
+    /// The record, or the certainty that there is none: where reads may lag, after a while of better looks.
+    pub async fn read_patiently(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Arc<Versioned>>, StoreError> {
+        match self {
+            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
+            Self::Cosmos(store) => store.read_patiently(tracking_id, bookmark).await,
         }
     }
 
@@ -175,7 +194,7 @@ impl StatusStore {
         }
     }
 
-    /// Keeps a message that nobody can act on; once, however often it comes. Kept for good when this returns.
+    /// Keeps a message that nobody can act on; once, however often it comes, as it came last. Kept for good when this returns.
     pub async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.quarantine(quarantined).await,
@@ -207,11 +226,12 @@ impl StatusStore {
         }
     }
 
-    /// A message leaves quarantine; it must be on its way by then.
-    pub async fn release(&self, id: Uuid) -> Result<(), StoreError> {
+    /// A message leaves quarantine; it must be on its way by then. `false`: it is not there as it was read, perhaps because it came
+    /// back meanwhile, and stays.
+    pub async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
         match self {
-            Self::Sqlite(store) => store.release(id).await,
-            Self::Cosmos(store) => store.release(id).await,
+            Self::Sqlite(store) => store.release(quarantined).await,
+            Self::Cosmos(store) => store.release(quarantined).await,
         }
     }
 

@@ -314,7 +314,7 @@ fn an_order_is_refused_without_being_quoted_or_means_the_same_however_it_is_writ
                     .map(|item| json!({ "sku": item.sku, "quantity": item.quantity, "unitPrice": item.unit_price.to_string() }));
                 let alone = json!({
                     "orderId": order.order_id, "customerId": order.customer_id, "currency": order.currency,
-                    "items": items.collect::<Vec<_>>()
+                    "items": items.collect::<Vec<_>>(), "note": order.note
                 });
                 assert_eq!(Order::read(&Json::parse(&alone.to_string()).unwrap()), Ok(order), "{alone}");
 

@@ -19,8 +19,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::idempotency::TrackingId;
 use waybill::lifecycle::{
-    self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, Holder, Lease, Metadata, Record, Resubmission, Retried, Status,
-    Submission, Sweep, Verdict,
+    self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, FencingToken, Holder, Lease, Metadata, Record, Resubmission,
+    Retried, Status, Submission, Sweep, Verdict,
 };
 use waybill::timestamp::Timestamp;
 
@@ -489,6 +489,11 @@ impl Rules {
     }
 
     /// A record that passes for the writer's own.
+    /// Lives are told apart by fences as well, as long as the record is kept.
+    fn token(found: &Record, fence: u64) -> FencingToken {
+        FencingToken { fence, ..found.token() }
+    }
+
     fn own(&self, found: &Record, fence: u64, mutants: &[Mutant]) -> Record {
         if mutants.iter().any(|mutant| self.lacks(*mutant)) {
             Record { fence, status: Status::Processing, ..found.clone() }
@@ -499,7 +504,7 @@ impl Rules {
 
     fn advance(&self, found: &Record, fence: u64, progress: u8) -> Result<Record, Fenced> {
         let own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence]);
-        let advanced = lifecycle::advance(&own, fence, progress, None, NOW, &self.budgets)?;
+        let advanced = lifecycle::advance(&own, Self::token(found, fence), progress, None, NOW, &self.budgets)?;
         let progress = if self.lacks(Mutant::ProgressIsWrittenAsTold) { progress } else { advanced.progress };
         Ok(Record { progress, fence: found.fence, ..advanced })
     }
@@ -516,12 +521,12 @@ impl Rules {
                     own.attempts_before = own.attempt;
                 }
                 let (Retried::Waits(record, _) | Retried::Ended(record)) =
-                    lifecycle::retry(&own, fence, failure(), None, 1.0, NOW, &self.budgets)?;
+                    lifecycle::retry(&own, Self::token(found, fence), failure(), None, 1.0, NOW, &self.budgets)?;
                 return Ok(Record { attempts_before: found.attempts_before, fence: found.fence, ..record });
             }
         };
         let own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence, Mutant::AnyoneFinishes]);
-        let finished = lifecycle::finish(&own, fence, verdict, NOW, &self.budgets)?;
+        let finished = lifecycle::finish(&own, Self::token(found, fence), verdict, NOW, &self.budgets)?;
         Ok(Record { fence: found.fence, ..finished })
     }
 

@@ -10,9 +10,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use waybill::functions::durations::{Durations, Expected};
+use waybill::functions::waits;
 use waybill::idempotency::{IdempotencyKey, TrackingKey};
 use waybill::lifecycle::{
-    self, Budgets, Claim, Claimant, Event, Failure, Fenced, Holder, MAX_HISTORY, Metadata, Record, Submission, Verdict,
+    self, Budgets, Claim, Claimant, Event, Failure, Fenced, FencingToken, Holder, MAX_HISTORY, Metadata, Record, Retried, Submission,
+    Sweep, Verdict,
 };
 use waybill::order::Order;
 use waybill::order::json::Json;
@@ -52,6 +55,21 @@ fn accepted() -> Record {
         metadata,
     };
     lifecycle::accept(submission, Duration::ZERO, Timestamp::from_milliseconds(0), &budgets())
+}
+
+/// Claimed by somebody at this moment.
+fn claimed(found: &Record, now: Timestamp) -> Record {
+    let claimant = Claimant { life: found.life, holder: &holder(1), invocation: "i", now, holder_gone: false };
+    match lifecycle::claim(found, &claimant, &budgets()) {
+        Claim::Take(record) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An order that nobody claimed in its time, put back on its way.
+fn redriven_unclaimed(now: Timestamp) -> Record {
+    let Sweep::GiveUp(failed) = lifecycle::sweep(&accepted(), Duration::ZERO, now, &budgets()) else { panic!("its time is over") };
+    lifecycle::redrive(&failed, Uuid::from_u128(2), now, &budgets()).unwrap()
 }
 
 fn raw(text: &str) -> Arc<RawValue> {
@@ -202,7 +220,7 @@ proptest! {
                     let before = versions.latest().clone();
                     let seen = versions.seen(stale.as_ref());
                     let time = Timestamp::from_milliseconds(now);
-                    let changed = versions.change(seen, |found| lifecycle::advance(found, fence, progress, Some("stage"), time, &budgets));
+                    let changed = versions.change(seen, |found| lifecycle::advance(found, FencingToken { fence, ..found.token() }, progress, Some("stage"), time, &budgets));
                     let owned = before.fence == fence && !before.status.is_terminal();
                     prop_assert!(owned || changed.is_err() && versions.0.len() == length);
                 }
@@ -216,7 +234,7 @@ proptest! {
                     let seen = versions.seen(stale.as_ref());
                     let time = Timestamp::from_milliseconds(now);
                     let verdict = if completed { Verdict::Completed(raw("{}")) } else { Verdict::Failed(Failure::new("c", "m")) };
-                    let changed = versions.change(seen, |found| lifecycle::finish(found, fence, verdict.clone(), time, &budgets));
+                    let changed = versions.change(seen, |found| lifecycle::finish(found, FencingToken { fence, ..found.token() }, verdict.clone(), time, &budgets));
                     let owned = before.fence == fence && !before.status.is_terminal();
                     prop_assert!(owned || changed.is_err() && versions.0.len() == length);
                 }
@@ -440,4 +458,132 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_wait_of_an_order_that_an_operator_put_back_says_nothing_of_the_queue() {
+    let day = Timestamp::from_milliseconds(86_400_000);
+    let redriven = redriven_unclaimed(day);
+
+    assert_eq!(waits::first_wait(&redriven, &claimed(&redriven, day), true), None);
+    let second = Timestamp::from_milliseconds(1_000);
+    assert_eq!(waits::first_wait(&accepted(), &claimed(&accepted(), second), true), Some(Duration::from_secs(1)));
+}
+
+#[test]
+fn a_worker_of_an_earlier_order_under_the_same_id_writes_nothing() {
+    let now = Timestamp::from_milliseconds(0);
+    let before = claimed(&accepted(), now);
+    // Its record expired, and the order was sent again.
+    let after = claimed(&Record { life: Uuid::from_u128(2), ..accepted() }, now);
+    assert_eq!(before.fence, after.fence);
+
+    let verdict = Verdict::Completed(raw("1"));
+    assert_eq!(lifecycle::finish(&after, before.token(), verdict, now, &budgets()).err(), Some(Fenced::Superseded));
+    assert_eq!(lifecycle::advance(&after, before.token(), 50, None, now, &budgets()).err(), Some(Fenced::Superseded));
+}
+
+#[test]
+fn a_retry_whose_answer_was_lost_is_not_applied_twice() {
+    let now = Timestamp::from_milliseconds(0);
+    let claimed = claimed(&accepted(), now);
+    let retry = |found: &Record| lifecycle::retry(found, claimed.token(), Failure::new("c", "m"), None, 1.0, now, &budgets()).unwrap();
+    let Retried::Waits(first, due) = retry(&claimed) else { panic!("there are tries left") };
+
+    let Retried::Waits(second, again) = retry(&first) else { panic!("it waits") };
+
+    assert_eq!((second.history.len(), again), (first.history.len(), due));
+}
+
+#[test]
+fn an_order_is_asked_for_under_one_key_until_the_work_has_given_its_verdict() {
+    let now = Timestamp::from_milliseconds(0);
+    let failure = || Failure::new("c", "m");
+    let redriven = |found: &Record, life| lifecycle::redrive(found, Uuid::from_u128(life), now, &budgets()).unwrap();
+    let ended = |found: &Record, verdict| {
+        let claimed = claimed(found, now);
+        lifecycle::finish(&claimed, claimed.token(), verdict, now, &budgets()).unwrap()
+    };
+
+    let unseen = redriven(&ended(&accepted(), Verdict::Failed(failure())), 2);
+    assert_eq!((unseen.life, unseen.key_life()), (Uuid::from_u128(2), LIFE));
+    let still_unseen = redriven(&ended(&unseen, Verdict::Failed(failure())), 3);
+    assert_eq!(still_unseen.key_life(), LIFE);
+    let refused = redriven(&ended(&still_unseen, Verdict::Refused(failure())), 4);
+    assert_eq!(refused.key_life(), Uuid::from_u128(4));
+    let timely = Timestamp::from_milliseconds(budgets().order_deadline.as_millis().try_into().unwrap());
+    assert_eq!(redriven_unclaimed(timely).key_life(), LIFE, "nobody knows what a worker did that is gone");
+}
+
+#[test]
+fn nobody_looks_later_than_the_deadline_however_long_the_queue_is() {
+    let budgets = budgets();
+    for wait in [0, 1, 60, 3_600, 36_000, 360_000].map(Duration::from_secs) {
+        let submission = |record: Record| Submission {
+            tracking_id: record.tracking_id,
+            life: record.life,
+            order: record.order,
+            fingerprint: record.fingerprint,
+            metadata: record.metadata,
+        };
+        let mut record = lifecycle::accept(submission(accepted()), wait, Timestamp::from_milliseconds(0), &budgets);
+        let patience = Duration::from_millis(record.due_at.unwrap().as_milliseconds().try_into().unwrap());
+        assert!(patience <= budgets.first_look.max(budgets.order_deadline / 8), "{wait:?}: {patience:?}");
+        let looks = (0..100).find(|_| {
+            let now = record.due_at.unwrap();
+            assert!(now <= record.deadline, "{wait:?}: {now} is after {}", record.deadline);
+            match lifecycle::sweep(&record, wait, now, &budgets) {
+                Sweep::Postpone(next) | Sweep::Emit(next) => record = next,
+                Sweep::GiveUp(_) => return true,
+                Sweep::Nothing => panic!("it is due"),
+            }
+            false
+        });
+        assert!(looks.is_some(), "{wait:?}: it ends");
+    }
+}
+
+#[test]
+fn at_no_moment_does_more_progress_mean_a_later_look_and_what_has_ended_is_looked_at_at_once() {
+    let expected = Expected { whole: Duration::from_secs(200), work: Duration::from_secs(100) };
+    let claimed = claimed(&accepted(), Timestamp::from_milliseconds(0));
+    let at = |seconds: i64, progress: u8| {
+        let now = Timestamp::from_milliseconds(seconds * 1_000);
+        expected.next_look(&Record { progress, ..claimed.clone() }, now)
+    };
+    for seconds in [0, 1, 50, 90, 99, 100, 101, 500] {
+        let looks: Vec<Duration> = (0..=100).map(|progress| at(seconds, progress)).collect();
+        assert!(looks.is_sorted_by(|earlier, later| earlier >= later), "{seconds} s: {looks:?}");
+    }
+    assert_eq!((at(0, 0), at(0, 50), at(90, 25)), (Duration::from_secs(50), Duration::from_secs(25), Duration::from_secs(5)));
+
+    let verdict = Verdict::Completed(raw("1"));
+    let ended = lifecycle::finish(&claimed, claimed.token(), verdict, Timestamp::from_milliseconds(0), &budgets()).unwrap();
+    let day = Timestamp::from_milliseconds(86_400_000);
+    assert_eq!(expected.next_look(&ended, day), Duration::from_millis(250));
+    assert_eq!(expected.completion(&ended, day), Timestamp::from_milliseconds(0));
+}
+
+#[test]
+fn an_order_that_waits_for_its_next_try_is_not_expected_before_it() {
+    let expected = Expected { whole: Duration::from_secs(2), work: Duration::from_secs(1) };
+    let now = Timestamp::from_milliseconds(0);
+    let claimed = claimed(&accepted(), now);
+    let after = Some(Duration::from_mins(5));
+    let retried = lifecycle::retry(&claimed, claimed.token(), Failure::new("c", "m"), after, 0.0, now, &budgets()).unwrap();
+    let Retried::Waits(waits, due) = retried else { panic!("there are tries left") };
+
+    assert_eq!(expected.completion(&waits, now), due.after(Duration::from_secs(1)));
+}
+
+#[test]
+fn what_an_order_took_that_an_operator_put_back_says_nothing_of_others() {
+    let day = Timestamp::from_milliseconds(86_400_000);
+    let claimed = claimed(&redriven_unclaimed(day), day);
+    let ended = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), day, &budgets()).unwrap();
+    let durations = Durations::default();
+
+    durations.observe_end(&ended);
+
+    assert_eq!(durations.expected(Duration::from_secs(1), Duration::ZERO).whole, Duration::from_secs(1));
 }

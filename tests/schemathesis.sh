@@ -2,7 +2,8 @@
 # Asks the real program whatever its contract allows and forbids, and compares the answers with it.
 # Needs schemathesis (PyPI) as `st`, or where ST says. Options go to it, e.g. --max-examples 1000 --seed 7.
 # SETTINGS are more of them for the program, CONFIG is another configuration of schemathesis:
-#   SETTINGS="ADMISSION_MAX_AGE=1s WORK_DELAY=2s" CONFIG=tests/schemathesis-bounds.toml tests/schemathesis.sh
+# EXPECT is a status that must have been answered at least once, or the run tried something else than it was for:
+#   SETTINGS="ADMISSION_MAX_AGE=1s WORK_DELAY=2s" EXPECT=503 CONFIG=tests/schemathesis-bounds.toml tests/schemathesis.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 st=$(realpath "$(command -v "${ST:-st}")") || { echo "schemathesis not found: pip install schemathesis, or set ST" >&2; exit 1; }
@@ -21,3 +22,7 @@ for _ in $(seq 100); do
 done
 cd "$data"
 "$st" --config-file "$config" run "$url/openapi.json" --no-color "$@" || { tail -20 "$data/log"; exit 1; }
+if [ -n "${EXPECT:-}" ] && ! grep -q "http.status=$EXPECT" "$data/log"; then
+  echo "nothing was answered with $EXPECT, which this run is to meet" >&2
+  exit 1
+fi

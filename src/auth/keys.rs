@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -51,7 +51,7 @@ pub(super) struct Keys {
     client: Client,
     issuer: String,
     known: watch::Sender<Known>,
-    demand: Mutex<Option<Demand>>,
+    demand: Mutex<Demand>,
     wanted: Notify,
 }
 
@@ -66,11 +66,13 @@ struct Known {
     failed: bool,
 }
 
-/// A reading that requests asked for: when, and after how many others.
-#[derive(Debug)]
+/// The readings that requests ask for.
+#[derive(Debug, Default)]
 struct Demand {
-    at: Instant,
-    round: u64,
+    /// How many readings have begun.
+    begun: u64,
+    /// The latest that was asked for, by its number, and when.
+    asked: Option<(Instant, u64)>,
 }
 
 impl KeySet {
@@ -99,6 +101,7 @@ impl Keys {
         let (first, longest) = AGAIN;
         let mut pause = first;
         loop {
+            self.demand().begun += 1;
             let read = tokio::time::timeout(DEADLINE, self.read()).await.unwrap_or_else(|_| Err("it did not answer in time".into()));
             let next = match read {
                 Ok(keys) => {
@@ -127,12 +130,16 @@ impl Keys {
         let mut known = self.known.subscribe();
         let mut now = known.borrow_and_update().clone();
         if now.round == 0 {
-            now = after(&mut known, 0, FIRST_WAIT).await.ok_or(Refused::Unavailable)?;
+            now = ended(&mut known, 1, FIRST_WAIT).await.ok_or(Refused::Unavailable)?;
         }
         let has_it = |now: &Known| now.keys.as_ref().is_some_and(|keys| keys.0.contains_key(key_id));
-        if now.keys.is_some() && !has_it(&now) && self.demand(now.round) {
+        if !has_it(&now)
+            && let Some(number) = self.ask(now.round)
+            // An issuer that is away may stay so; nobody holds his connection for it.
+            && !now.failed
+        {
             // Twice the deadline: another reading may have to end first.
-            now = after(&mut known, now.round, DEADLINE * 2).await.ok_or(Refused::Unavailable)?;
+            now = ended(&mut known, number, DEADLINE * 2).await.ok_or(Refused::Unavailable)?;
         }
         match now.keys {
             // Whether the key is new cannot be known while the issuer is away.
@@ -142,18 +149,25 @@ impl Keys {
         }
     }
 
-    /// Asks for a reading after this many, unless there was one lately. Whether one is to be waited for: any number wait for the same.
-    fn demand(&self, round: u64) -> bool {
-        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*demand {
-            Some(asked) if asked.round == round => true,
-            Some(asked) if asked.at.elapsed() < DEMAND_PAUSE => false,
+    /// The reading to wait for, by its number, after so many have ended: one that begins now, unless one was asked for lately; then
+    /// that one, or whichever is going on. Any number of requests wait for the same.
+    fn ask(&self, ended: u64) -> Option<u64> {
+        let mut demand = self.demand();
+        let next = demand.begun + 1;
+        match demand.asked {
+            Some((_, number)) if number >= next => Some(number),
+            Some((at, _)) if at.elapsed() < DEMAND_PAUSE => Some(demand.begun).filter(|begun| *begun > ended),
             _ => {
-                *demand = Some(Demand { at: Instant::now(), round });
+                demand.asked = Some((Instant::now(), next));
                 self.wanted.notify_one();
-                true
+                Some(next)
             }
         }
+    }
+
+    fn demand(&self) -> MutexGuard<'_, Demand> {
+        // Whatever stands there is whole.
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self) -> Result<KeySet, String> {
@@ -192,9 +206,9 @@ impl Keys {
     }
 }
 
-/// What is known once more than `round` readings have ended.
-async fn after(known: &mut watch::Receiver<Known>, round: u64, wait: Duration) -> Option<Known> {
-    let later = tokio::time::timeout(wait, known.wait_for(|known| known.round > round)).await;
+/// What is known once so many readings have ended.
+async fn ended(known: &mut watch::Receiver<Known>, number: u64, wait: Duration) -> Option<Known> {
+    let later = tokio::time::timeout(wait, known.wait_for(|known| known.round >= number)).await;
     later.ok()?.ok().map(|known| known.clone())
 }
 

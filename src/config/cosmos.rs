@@ -29,8 +29,6 @@ pub struct Cosmos {
     pub container: String,
     /// From a question to its answer, repetitions included (`STORE_TIMEOUT`).
     pub timeout: Duration,
-    /// The platform's name for the region we run in; near replicas are asked first.
-    pub region: Option<String>,
     /// Whether this is an emulator, whose certificate nobody signed.
     pub emulator: bool,
 }
@@ -116,8 +114,7 @@ pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) 
                 .into(),
         );
     }
-    let region = settings.text("REGION_NAME").map(str::to_owned);
-    Some(Cosmos { endpoint, access, database, container, timeout, region, emulator })
+    Some(Cosmos { endpoint, access, database, container, timeout, emulator })
 }
 
 fn account(settings: &mut Settings<'_>) -> Option<(Url, Access)> {

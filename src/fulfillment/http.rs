@@ -62,7 +62,9 @@ pub struct Backend {
 
 /// Why there is no result.
 enum Trouble {
-    /// It would be the same at another try: the backend's own verdict, or an answer that makes no sense.
+    /// The backend's own verdict.
+    Refused(Failure),
+    /// An answer that makes no sense, and would make none at another try.
     Final(Failure),
     /// The backend is there, and wants another try.
     Busy(Failure, Option<Duration>),
@@ -101,6 +103,11 @@ impl Backend {
         self.mean.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Duration::from_secs(1))
     }
 
+    /// How long one try takes at most.
+    pub const fn longest(&self) -> Duration {
+        self.timeout
+    }
+
     /// Asked before an order is claimed. `Err`: how long nobody should call.
     pub fn admit(&self) -> Result<Permit, Duration> {
         self.breaker.admit(Instant::now())
@@ -119,13 +126,14 @@ impl Backend {
             () = pass_on(latest, steps) => return Outcome::Again(Failure::new(UNAVAILABLE, "the call was given up"), None),
         };
         permit.end(!matches!(ended, Err(Trouble::Down(..) | Trouble::Broken(_))), Instant::now());
-        if matches!(ended, Ok(_) | Err(Trouble::Final(_))) {
+        if matches!(ended, Ok(_) | Err(Trouble::Refused(_) | Trouble::Final(_))) {
             let mut mean = self.mean.lock().unwrap_or_else(PoisonError::into_inner);
             let took = started.elapsed();
             *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
         }
         match ended {
             Ok(result) => Outcome::Completed(result),
+            Err(Trouble::Refused(failure)) => Outcome::Refused(failure),
             Err(Trouble::Final(failure)) => Outcome::Failed(failure),
             Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
             Err(Trouble::Broken(error)) => {
@@ -137,10 +145,10 @@ impl Backend {
         }
     }
 
-    /// What goes with every request for an order. The key stays the same for all tries of one life, so that a backend that honours
-    /// it does the work once; a re-drive begins another life, and is not answered with the old failure.
+    /// What goes with every request for an order. The key stays the same until the backend has given its verdict, so that one that
+    /// honours it does the work once; a re-drive after a verdict has another key, and is not answered with the old failure.
     fn headers(&self, record: &Record) -> HeaderMap {
-        let key = HeaderValue::try_from(format!("{}/{}", record.tracking_id, record.life)).expect("two UUIDs are visible ASCII");
+        let key = HeaderValue::try_from(format!("{}/{}", record.tracking_id, record.key_life())).expect("two UUIDs are visible ASCII");
         let mut headers = HeaderMap::from_iter([
             (ACCEPT, HeaderValue::from_static("application/json, application/x-ndjson")),
             (HeaderName::from_static("prefer"), HeaderValue::from_static("respond-async")),
@@ -328,7 +336,7 @@ fn failed(members: &Members<'_>) -> Trouble {
     let failure = Failure::new("backend_failed", message.join(": "));
     match members.get("retryable").map(|raw| raw.get()) {
         Some("true") => Trouble::Busy(failure, None),
-        _ => Trouble::Final(failure),
+        _ => Trouble::Refused(failure),
     }
 }
 
@@ -340,7 +348,9 @@ async fn refusal(mut response: Response) -> Trouble {
     match status.as_u16() {
         300..=399 => redirected(status),
         425 => Trouble::Busy(failure(UNAVAILABLE), after),
-        429 => Trouble::Busy(failure("backend_busy"), after),
+        // 409: an earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section 2.6),
+        // as when we were killed during it.
+        409 | 429 => Trouble::Busy(failure("backend_busy"), after),
         408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),
         status => {
             let problem = has_type(&response, "application/problem+json");
@@ -348,7 +358,7 @@ async fn refusal(mut response: Response) -> Trouble {
             let members = members(&body).unwrap_or_default();
             let told = ["title", "detail"].into_iter().filter_map(|name| text(&members, name));
             let message: Vec<_> = std::iter::once(format!("the backend refused the order (HTTP {status})")).chain(told).collect();
-            Trouble::Final(Failure::new("backend_rejected", message.join(": ")))
+            Trouble::Refused(Failure::new("backend_rejected", message.join(": ")))
         }
     }
 }

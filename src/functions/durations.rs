@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::lifecycle::{Record, Status};
+use crate::lifecycle::{Event, Record, Status};
 use crate::limits::whole_seconds;
 use crate::timestamp::Timestamp;
 
@@ -48,10 +48,11 @@ pub struct Expected {
 impl Durations {
     /// The work of an order came to its end. One that was broken off tells nothing, and an order that an operator put back on its way neither: it took until he did.
     pub fn observe_end(&self, record: &Record) {
-        if record.status == Status::Cancelled {
+        let redriven = record.attempts_before > 0 || record.history.iter().any(|transition| transition.event == Event::Redriven);
+        if record.status == Status::Cancelled || redriven {
             return;
         }
-        if let (Some(started_at), Some(completed_at), 0) = (record.started_at, record.completed_at, record.attempts_before) {
+        if let (Some(started_at), Some(completed_at)) = (record.started_at, record.completed_at) {
             let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
             took.whole.observe(record.submitted_at.until(completed_at));
             took.work.observe(started_at.until(completed_at));
@@ -71,15 +72,29 @@ impl Durations {
 impl Expected {
     /// When an order will have ended, never in the past.
     pub fn completion(&self, record: &Record, now: Timestamp) -> Timestamp {
-        record.completed_at.unwrap_or_else(|| record.submitted_at.after(self.whole).max(now))
+        record.completed_at.unwrap_or_else(|| now.after(self.left(record, now)))
     }
 
-    /// After this time an order that has not ended is worth a look: half of what is left, so that the looks come closer together
-    /// as the end does.
+    /// After this time an order is worth a look: half of what is left, so that the looks come closer together as the end does; at
+    /// once when it has ended.
     pub fn next_look(&self, record: &Record, now: Timestamp) -> Duration {
+        if record.status.is_terminal() {
+            return PAUSE.0;
+        }
         let left = self.left(record, now);
-        let pause = if left.is_zero() { record.submitted_at.until(now) / OVERTIME } else { left / 2 };
+        let pause = if left.is_zero() {
+            let overtime = record.submitted_at.until(now) / OVERTIME;
+            self.by_progress(record).map_or(overtime, |left| overtime.min(left / 2))
+        } else {
+            left / 2
+        };
         pause.clamp(PAUSE.0, PAUSE.1)
+    }
+
+    /// What is left of the work by what it says itself, if it has said anything.
+    fn by_progress(&self, record: &Record) -> Option<Duration> {
+        let share = f64::from(record.progress.min(100)) / 100.0;
+        (record.progress > 0).then(|| self.work.mul_f64(1.0 - share))
     }
 
     /// Zero: it should have ended.
@@ -89,8 +104,11 @@ impl Expected {
         }
         match (record.status, record.started_at) {
             (Status::Accepted, _) => self.whole.saturating_sub(record.submitted_at.until(now)),
-            (_, Some(started_at)) if record.progress == 0 => self.work.saturating_sub(started_at.until(now)),
-            _ => self.work.mul_f64(1.0 - f64::from(record.progress.min(100)) / 100.0),
+            (_, started_at) => {
+                // Both shrink, and what progress says is no reason to look later than before it said so.
+                let by_time = self.work.saturating_sub(started_at.map_or(Duration::ZERO, |started_at| started_at.until(now)));
+                self.by_progress(record).map_or(by_time, |left| left.min(by_time))
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
-            Cancel::Ended => return Err(Problem::order_ended(format!("the order is {} and stays so", found.record.status.as_str()))),
+            Cancel::Ended => return Err(Problem::ended(found.record.status)),
             Cancel::End(record) => (record, functions::ended_text(&found.record)),
             Cancel::Request(record) => (record, "cancellation requested"),
         };

@@ -137,7 +137,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
 async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
     let Read { store, record, message, by_header } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
-    app.admission.look(store);
+    app.admission.look(store).await;
     // With what a gateway adds to it, e.g. `traceparent`, an order may be too large that was accepted before.
     let refusal = refusal.or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
     let refusal = refusal.or_else(|| app.admission.refusal());

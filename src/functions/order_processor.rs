@@ -22,6 +22,8 @@ use crate::{process, random};
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
 const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// Kept free at the end of an invocation for its last write and its answer.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Takes a message, claims its order, does the work, ends it.
 pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
@@ -45,11 +47,11 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
 
 /// `Ok`: the message may be completed. `Err`: it must be delivered again.
 async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_delivery: bool) -> Result<(), Refusal> {
-    let wait = app.config.store_wait;
+    let (wait, began) = (app.config.store_wait, Instant::now());
     let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(&StoreError::NotApplied))?;
-    let mut patience = Patience { until: Instant::now() + app.config.claim_wait, pause: LOOK_PAUSE.0 };
+    let mut patience = Patience { until: began + app.config.claim_wait, pause: LOOK_PAUSE.0 };
     let mut refusals = 0;
-    let mut unwritten = None;
+    let (mut unwritten, mut wished) = (None, None);
     loop {
         let found = if refusals == 0 {
             functions::hold(wait, || store.read(message.tracking_id)).await
@@ -61,15 +63,26 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_d
         let found = found
             .map_err(|error| away(&error))?
             .ok_or_else(|| Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"))?;
-        let look = Look { app, store, found: &found, is_first_delivery };
-        let ended = match look.decide(invocation, message.life) {
+        let look = Look { app, store, found: &found, is_first_delivery, began };
+        let claim = look.decide(invocation, message.life);
+        // By an old version a message must not be completed that a newer one waits for.
+        let unsure = match &claim {
+            Claim::NothingToDo => found.record.life != message.life,
+            Claim::Wait(_, wake) => app.queue.is_some() && wake.is_none(),
+            Claim::GiveUp(_) | Claim::Take(_) => false,
+        };
+        if unsure && refusals == 0 && store.may_lag() {
+            refusals = 1;
+            continue;
+        }
+        let ended = match claim {
             Claim::NothingToDo => Tried::Done,
-            Claim::Wait(moment, wake) => look.step_aside(&mut patience, moment, wake).await?,
+            Claim::Wait(moment, wake) => look.step_aside(&mut patience, moment, wake, &mut wished).await?,
             Claim::GiveUp(record) => look.end(record).await?,
             Claim::Take(record) => match (app.fulfillment.at_once(&record.order), app.fulfillment.admit()) {
                 (Some(outcome), _) => look.take_at_once(record, outcome).await?,
                 (None, Ok(permit)) => look.take(record, permit).await?,
-                (None, Err(pause)) => look.wait_for_backend(&mut patience, pause).await?,
+                (None, Err(pause)) => look.wait_for_backend(&mut patience, pause, &mut wished).await?,
             },
         };
         match ended {
@@ -126,6 +139,7 @@ struct Look<'a> {
     store: &'a StatusStore,
     found: &'a Versioned,
     is_first_delivery: bool,
+    began: Instant,
 }
 
 impl Look<'_> {
@@ -146,12 +160,26 @@ impl Look<'_> {
     }
 
     /// Another worker has it, or its next try is not due: a copy of the message is scheduled for then, if none is yet, and this
-    /// one is done with. Where nothing can be scheduled, this one waits.
-    async fn step_aside(&self, patience: &mut Patience, moment: Timestamp, wake: Option<Record>) -> Result<Tried, Refusal> {
+    /// one is done with. Where nothing can be scheduled, this one waits. `wished`: the `wakeAt` of a write of ours whose answer was
+    /// lost; the copy for it was not.
+    async fn step_aside(
+        &self,
+        patience: &mut Patience,
+        moment: Timestamp,
+        wake: Option<Record>,
+        wished: &mut Option<Timestamp>,
+    ) -> Result<Tried, Refusal> {
         if let Some(queue) = &self.app.queue {
-            let Some(record) = wake else { return Ok(Tried::Done) };
-            let etag = written!(self.replace(&record).await);
-            if schedule(self.store, queue, &Versioned { record, etag }).await {
+            let own = match wake {
+                Some(record) => {
+                    let replaced = self.replace(&record).await;
+                    *wished = record.wake_at.filter(|_| replaced.is_err());
+                    Versioned { etag: written!(replaced), record }
+                }
+                None if wished.is_some() && *wished == self.found.record.wake_at => self.found.clone(),
+                None => return Ok(Tried::Done),
+            };
+            if schedule(self.store, queue, &own).await {
                 return Ok(Tried::Done);
             }
             return Ok(Tried::WaitsUntil(moment));
@@ -161,11 +189,11 @@ impl Look<'_> {
     }
 
     /// The backend is known to be away: waiting for it is no try.
-    async fn wait_for_backend(&self, patience: &mut Patience, pause: Duration) -> Result<Tried, Refusal> {
+    async fn wait_for_backend(&self, patience: &mut Patience, pause: Duration, wished: &mut Option<Timestamp>) -> Result<Tried, Refusal> {
         let now = self.store.now();
         let moment = now.after(pause);
         let wake = lifecycle::wake(&self.found.record, moment, now, &self.app.config.budgets);
-        self.step_aside(patience, moment, wake).await
+        self.step_aside(patience, moment, wake, wished).await
     }
 
     async fn end(&self, record: Record) -> Result<Tried, Refusal> {
@@ -176,7 +204,7 @@ impl Look<'_> {
 
     /// Pure work may join claim and end in one write: nothing outside can have happened if it is lost.
     async fn take_at_once(&self, record: Record, outcome: Outcome) -> Result<Tried, Refusal> {
-        let Ok(ended) = lifecycle::finish(&record, record.fence, verdict(outcome), self.store.now(), &self.app.config.budgets) else {
+        let Ok(ended) = lifecycle::finish(&record, record.token(), verdict(outcome), self.store.now(), &self.app.config.budgets) else {
             return Err(Refusal::abandon("a claim does not own its order: this is a bug"));
         };
         written!(self.replace(&ended).await);
@@ -195,19 +223,30 @@ impl Look<'_> {
         }
     }
 
+    /// How long an invocation may have taken before it begins a try: one that is still at it at `functionTimeout` takes the whole
+    /// handler along. The message comes back at once, with all of its time.
+    fn spare(&self) -> Duration {
+        let timeout = self.app.config.function_timeout;
+        timeout.saturating_sub(self.app.fulfillment.longest() + SETTLING).max(timeout / 20)
+    }
+
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
+        if self.began.elapsed() > self.spare() {
+            return Err(Refusal::abandon("too little is left of functionTimeout for a try; its message is to come back"));
+        }
         failpoint!("before-claim");
-        let decided = Instant::now();
+        let (decided, decided_at) = (Instant::now(), self.store.now());
         let etag = written!(self.replace(&record).await);
-        // By an answer that came so late, or to a process that slept, the lease may have run out, and another may have ended the
+        // By an answer that came so late, or to a machine that slept, the lease may have run out, and another may have ended the
         // order since: nobody is called before the claim was renewed.
-        if decided.elapsed() > self.app.config.budgets.lease / 2 {
+        if decided.elapsed().max(decided_at.until(self.store.now())) > self.app.config.budgets.lease / 2 {
             return Ok(Tried::Unwritten(StoreError::Unknown));
         }
         failpoint!("after-claim");
         self.claimed(&record);
         functions::log_transition(&record, "order claimed");
-        work(self.app, self.store, Versioned { record, etag }, permit).await
+        let last = self.began + self.app.config.function_timeout.saturating_sub(SETTLING);
+        work(self.app, self.store, Versioned { record, etag }, permit, last).await
     }
 }
 
@@ -256,14 +295,16 @@ async fn schedule(store: &StatusStore, queue: &Queue, own: &Versioned) -> bool {
 fn verdict(outcome: Outcome) -> Verdict {
     match outcome {
         Outcome::Completed(result) => Verdict::Completed(result),
+        Outcome::Refused(failure) => Verdict::Refused(failure),
         Outcome::Failed(failure) | Outcome::Again(failure, _) => Verdict::Failed(failure),
         Outcome::BrokenOff => Verdict::Cancelled,
     }
 }
 
-/// Does the work of an order that is ours. This one task owns all its writes: progress, renewal, end.
-async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: Permit) -> Result<Tried, Refusal> {
-    let fence = own.record.fence;
+/// Does the work of an order that is ours. This one task owns all its writes: progress, renewal, end. None is repeated after
+/// `last`.
+async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: Permit, last: Instant) -> Result<Tried, Refusal> {
+    let token = own.record.token();
     let (sender, mut steps) = mpsc::channel(1);
     let (claimed, worker) = (own.record.clone(), Arc::clone(app));
     // A task of its own, so that a panic in the work ends in a verdict.
@@ -289,7 +330,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
                 Outcome::Failed(Failure::new("internal_error", "the order could not be processed"))
             }),
         };
-        let change = |found: &Record| lifecycle::advance(found, fence, progress, stage.as_deref(), store.now(), &app.config.budgets);
+        let change = |found: &Record| lifecycle::advance(found, token, progress, stage.as_deref(), store.now(), &app.config.budgets);
         match write(store, &mut own, change).await {
             Ok(Ok(())) => {
                 failpoint!("after-renewal");
@@ -312,16 +353,16 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     failpoint!("mid-work");
     // The same for every repetition of the write.
     let jitter = random::share();
-    let until = Instant::now() + app.config.store_wait;
+    let until = last.min(Instant::now() + app.config.store_wait);
     loop {
         let (now, budgets) = (store.now(), &app.config.budgets);
         let change = |found: &Record| match &outcome {
             Outcome::Again(failure, after) => {
-                lifecycle::retry(found, fence, failure.clone(), *after, jitter, now, budgets).map(|retried| match retried {
+                lifecycle::retry(found, token, failure.clone(), *after, jitter, now, budgets).map(|retried| match retried {
                     Retried::Waits(record, _) | Retried::Ended(record) => record,
                 })
             }
-            outcome => lifecycle::finish(found, fence, verdict(outcome.clone()), now, budgets),
+            outcome => lifecycle::finish(found, token, verdict(outcome.clone()), now, budgets),
         };
         failpoint!("before-finish" if !matches!(outcome, Outcome::Again(..)));
         failpoint!("before-retry-record" if matches!(outcome, Outcome::Again(..)));

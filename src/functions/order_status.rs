@@ -16,7 +16,7 @@ use crate::idempotency::TrackingId;
 use crate::limits::key::RateKey;
 use crate::problem::{ASK_AGAIN, Problem};
 use crate::routes::Invocation;
-use crate::store::{StatusStore, Versioned};
+use crate::store::{StatusStore, StoreError, Versioned};
 
 /// Longest wait for a change, in seconds: proxies cut off what is silent for long.
 const MAX_WAIT: u64 = 30;
@@ -41,7 +41,9 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
 /// The order, after the wait that was asked for.
 async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: Arc<Versioned>) -> Response {
     let known: Vec<&str> = request.header("if-none-match").collect();
-    let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal());
+    // Whoever knows every version is told of none.
+    let knows_all = known.iter().any(|tags| tags.trim() == "*");
+    let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal() && !knows_all);
     let mut response = Shown::of(&found.record).response(200);
     let mut record = Arc::clone(&found);
     let mut applied = None;
@@ -120,19 +122,35 @@ async fn look_up(
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
-    match store.read_recent(tracking_id, bookmark).await {
-        Ok(Some(found)) if caller.may_see(&found.record.owner) => Ok(found),
+    let caller_key = || RateKey::of(request, &caller.owner, &app.config.limits).digest();
+    let find = |tracking_id, bookmark| find(app, store, caller_key, tracking_id, bookmark);
+    match find(tracking_id, bookmark).await? {
+        Some(found) if caller.may_see(&found.record.owner) => Ok(found),
         // Another owner's order is answered as one that is not there, and as late.
-        Ok(Some(_)) => {
-            drop(store.read_recent(tracking_id.unused(), None).await);
-            Err(missing())
-        }
-        Ok(None) => Err(missing()),
-        Err(error) => {
-            error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
-            Err(Problem::unavailable(ASK_AGAIN))
-        }
+        Some(_) => Err(find(tracking_id.unused(), None).await.err().unwrap_or_else(missing)),
+        None => Err(missing()),
     }
+}
+
+/// The record. Where reads may lag one that is not found is looked for again, for a while. Each who waits for that holds a
+/// connection, and anybody can make up tracking ids: when too many do, the next is told to ask again.
+async fn find(
+    app: &App,
+    store: &StatusStore,
+    caller_key: impl Fn() -> [u8; 16],
+    tracking_id: TrackingId,
+    bookmark: Option<Bookmark>,
+) -> Result<Option<Arc<Versioned>>, Problem> {
+    let unread = |error: StoreError| {
+        error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
+        Problem::unavailable(ASK_AGAIN)
+    };
+    let found = store.read_recent(tracking_id, bookmark.clone()).await.map_err(unread)?;
+    if found.is_some() || !store.may_lag() {
+        return Ok(found);
+    }
+    let _place = app.looking.take(caller_key()).ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
+    store.read_patiently(tracking_id, bookmark).await.map_err(unread)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl Waits {
 /// sweeper to send a message that was lost, or for a delivery after one that came to nothing. Learning from those would make the
 /// sweeper more patient with the next that is lost, and that one would wait longer still.
 pub fn first_wait(found: &Record, claimed: &Record, is_first_delivery: bool) -> Option<Duration> {
-    let first = is_first_delivery && found.status == Status::Accepted && found.attempts_before == 0 && found.emissions == 0;
+    let first = is_first_delivery && found.status == Status::Accepted && found.fence == 0 && found.emissions == 0;
     claimed.started_at.filter(|_| first).map(|started_at| claimed.submitted_at.until(started_at))
 }
 

@@ -14,30 +14,44 @@ use crate::store::Versioned;
 /// Between two looks at an order.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Places for those who hold a connection without being served.
+#[derive(Debug)]
+pub struct Places {
+    number: usize,
+    /// Who holds how many of them.
+    held: Mutex<HashMap<[u8; 16], usize>>,
+}
+
 /// Those who wait, and what they wait for.
 #[derive(Debug)]
 pub struct Watch {
-    places: usize,
-    /// Who holds how many of them.
-    held: Mutex<HashMap<[u8; 16], usize>>,
+    places: Places,
     orders: Mutex<HashMap<TrackingId, watch::Sender<Option<Arc<Versioned>>>>>,
+}
+
+impl Places {
+    /// So many at the same time, and half of them for one caller.
+    pub fn new(number: usize) -> Self {
+        Self { number, held: Mutex::default() }
+    }
+
+    /// One of them, if there is one left for this caller.
+    pub fn take(&self, caller: [u8; 16]) -> Option<Place<'_>> {
+        let mut held = lock(&self.held);
+        let own = held.get(&caller).copied().unwrap_or_default();
+        let taken: usize = held.values().sum();
+        if taken >= self.number || own >= self.number.div_ceil(2) {
+            return None;
+        }
+        held.insert(caller, own + 1);
+        Some(Place { places: self, caller })
+    }
 }
 
 impl Watch {
     /// At most so many wait at the same time, and half of them for one caller.
     pub fn new(places: usize) -> Self {
-        Self { places, held: Mutex::default(), orders: Mutex::default() }
-    }
-
-    fn take_place(&self, caller: [u8; 16]) -> Option<Place<'_>> {
-        let mut held = lock(&self.held);
-        let own = held.get(&caller).copied().unwrap_or_default();
-        let taken: usize = held.values().sum();
-        if taken >= self.places || own >= self.places.div_ceil(2) {
-            return None;
-        }
-        held.insert(caller, own + 1);
-        Some(Place { watch: self, caller })
+        Self { places: Places::new(places), orders: Mutex::default() }
     }
 
     /// Waits until what was seen has changed in a way that matters, or until `end`, or until the handler stops; and gives the
@@ -49,7 +63,7 @@ impl Watch {
         end: Instant,
         matters: impl Fn(&Versioned) -> bool,
     ) -> Option<Arc<Versioned>> {
-        let _place = app.watch.take_place(caller)?;
+        let _place = app.watch.places.take(caller)?;
         let mut changes = Self::subscribe(app, seen.record.tracking_id);
         let mut latest = seen;
         let looking = async {
@@ -85,15 +99,16 @@ impl Watch {
     }
 }
 
-/// A place to wait; given back when it is dropped.
-struct Place<'w> {
-    watch: &'w Watch,
+/// A place; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place<'p> {
+    places: &'p Places,
     caller: [u8; 16],
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut held = lock(&self.watch.held);
+        let mut held = lock(&self.places.held);
         if let Some(own) = held.get_mut(&self.caller) {
             *own -= 1;
             if *own == 0 {

@@ -15,8 +15,10 @@ use crate::timestamp::Timestamp;
 
 /// The backlog is looked at this often, at most.
 const LOOK: Duration = Duration::from_secs(5);
-/// What was seen longer ago says nothing: nobody is refused for what may be over.
+/// What was seen longer ago says nothing: nobody is refused for what may be over, nor let in by it.
 const STALE: Duration = Duration::from_secs(15);
+/// How long a request waits for a look while nothing is known.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// So many waiting orders are looked at.
 const SAMPLE: u32 = 50;
 /// So many of the oldest do not count: a few orders that are stuck, and which nobody can work on, are not a backlog.
@@ -48,8 +50,8 @@ struct Backlog {
     before: Option<Reading>,
     /// When this instance last claimed an order.
     claimed: Option<Instant>,
-    /// How long the last ones had waited, the very last first.
-    waits: [Duration; CLAIMS],
+    /// When the last ones were claimed, and how long they had waited; the very last first.
+    waits: [Option<(Instant, Duration)>; CLAIMS],
 }
 
 /// How long orders had waited at a moment, by the oldest of them.
@@ -70,12 +72,22 @@ impl Admission {
         }
     }
 
-    /// Has the backlog looked at, if the last look was long enough ago and nobody is looking. Never waits for it: what is decided
-    /// meanwhile goes by the last look.
-    pub fn look(&self, store: &StatusStore) {
+    /// Has the backlog looked at, if the last look was long enough ago and nobody is looking. What is decided meanwhile goes by the
+    /// last look; where that says nothing any more, this one is waited for.
+    pub async fn look(&self, store: &StatusStore) {
+        if self.max_age.is_zero() || !self.breaker.is_closed() {
+            return;
+        }
+        self.begin_look(store);
+        if lock(&self.backlog).age(Instant::now()).is_none() {
+            // Who looks holds it until he has seen.
+            let _ = tokio::time::timeout(FIRST_LOOK, self.looking.lock()).await;
+        }
+    }
+
+    fn begin_look(&self, store: &StatusStore) {
         let now = Instant::now();
-        let due = lock(&self.backlog).asked.is_none_or(|asked| now.duration_since(asked) >= LOOK);
-        if self.max_age.is_zero() || !due || !self.breaker.is_closed() {
+        if lock(&self.backlog).asked.is_some_and(|asked| now.duration_since(asked) < LOOK) {
             return;
         }
         let Ok(turn) = Arc::clone(&self.looking).try_lock_owned() else { return };
@@ -143,7 +155,7 @@ impl Backlog {
     fn see_claim(&mut self, now: Instant, wait: Duration) {
         self.claimed = Some(now);
         self.waits.rotate_right(1);
-        self.waits[0] = wait;
+        self.waits[0] = Some((now, wait));
     }
 
     /// By whatever was seen last.
@@ -151,8 +163,10 @@ impl Backlog {
         let latest = self.latest.filter(|latest| now.duration_since(latest.at) < STALE);
         let newer = |claimed: &Instant| now.duration_since(*claimed) < RECENT && latest.is_none_or(|latest| *claimed > latest.at);
         match self.claimed.filter(newer) {
-            Some(_) => self.waits.into_iter().min(),
-            None => latest.map(|latest| latest.age),
+            Some(_) if self.waits.iter().flatten().filter(|(at, _)| now.duration_since(*at) < STALE).count() == CLAIMS => {
+                self.waits.into_iter().flatten().map(|(_, wait)| wait).min()
+            }
+            _ => latest.map(|latest| latest.age),
         }
     }
 
@@ -236,11 +250,28 @@ mod tests {
 
         claim(&mut backlog);
         claim(&mut backlog);
-        assert_eq!(backlog.age(later), Some(Duration::ZERO));
+        assert_eq!(backlog.age(later), Some(Duration::ZERO), "what was seen of the others");
         claim(&mut backlog);
         assert_eq!(backlog.age(later), Some(Duration::from_secs(7)));
         assert_eq!(backlog.age(later + RECENT), Some(Duration::ZERO));
         backlog.see(Reading { at: later + RECENT / 2, age: Duration::from_secs(1) });
         assert_eq!(backlog.age(later + RECENT / 2), Some(Duration::from_secs(1)), "what was seen last counts");
+    }
+
+    #[test]
+    fn a_first_claim_does_not_hide_what_was_seen() {
+        let now = Instant::now();
+        let hour = Duration::from_hours(1);
+        let mut backlog = Backlog::default();
+        backlog.see(Reading { at: now, age: hour });
+
+        backlog.see_claim(now + RECENT / 2, hour);
+        assert_eq!(backlog.age(now + RECENT / 2), Some(hour));
+        for _ in 0..CLAIMS {
+            backlog.see_claim(now, Duration::ZERO);
+        }
+        backlog.see(Reading { at: now + STALE, age: hour });
+        backlog.see_claim(now + STALE + RECENT / 2, hour);
+        assert_eq!(backlog.age(now + STALE + RECENT / 2), Some(hour), "claims of long ago say nothing");
     }
 }

@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use azure_data_cosmos::models::ItemResponse;
-use azure_data_cosmos::options::{ItemReadOptions, ItemWriteOptions, Precondition, QueryOptions, ReadConsistencyStrategy, SessionToken};
+use azure_data_cosmos::options::{
+    ItemReadOptions, ItemWriteOptions, OperationOptionsBuilder, Precondition, QueryOptions, ReadConsistencyStrategy, SessionToken,
+};
 use azure_data_cosmos::{ContainerClient, CosmosError, CosmosStatus, FeedScope, Query};
 use futures_util::TryStreamExt;
 use moka::future::Cache;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::bookmark::Bookmark;
 use crate::config::cosmos::Cosmos;
@@ -29,8 +30,8 @@ use crate::lifecycle::{Record, Status};
 use crate::quarantine::Quarantined;
 use crate::store::cosmos::account::{Account, Clock, Level};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
-use crate::store::cosmos::item::Item;
-use crate::store::{Created, Etag, Filter, Page, Place, Replaced, StoreError, Versioned};
+use crate::store::cosmos::item::{Item, weight};
+use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// How old an answer may be that many share.
@@ -40,7 +41,7 @@ const RECENT_BYTES: u64 = 32 * 1024 * 1024;
 /// How long a record that does not show is looked for, where replicas may lag, before it counts as absent.
 const VISIBILITY: Duration = Duration::from_secs(2);
 /// First and longest pause between two looks.
-const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The account's clock and the charges are looked at this often; the clock also shortly after the start, to know it better.
 const KEEP: [Duration; 4] = [Duration::from_millis(370), Duration::from_millis(370), Duration::from_millis(370), Duration::from_mins(1)];
 /// No record has this id: what is derived always has version 8.
@@ -69,6 +70,13 @@ struct Recent {
     found: Arc<Versioned>,
 }
 
+impl Recent {
+    fn weight(&self) -> u32 {
+        let record = &self.found.record;
+        u32::try_from(weight(&record.order, record.result.as_deref())).unwrap_or(u32::MAX)
+    }
+}
+
 /// A record that stands, and where in history it was seen.
 struct Seen {
     versioned: Versioned,
@@ -78,10 +86,14 @@ struct Seen {
 }
 
 /// A quarantined message as an item: it has no `dueAt` and no `ttl`.
-#[derive(Serialize)]
-struct QuarantineItem<'a> {
+#[derive(Serialize, Deserialize)]
+struct QuarantineItem {
     id: String,
-    quarantined: &'a Quarantined,
+    quarantined: Quarantined,
+}
+
+fn quarantine_id(quarantined: &Quarantined) -> String {
+    format!("quarantine-{}", quarantined.id)
 }
 
 /// How fresh a read must be.
@@ -102,8 +114,7 @@ impl CosmosStore {
     }
 
     fn new(container: ContainerClient, account: Account, clock: Clock, level: Level, tracking_key: TrackingKey, config: Cosmos) -> Self {
-        let recent =
-            Cache::builder().time_to_live(RECENT).weigher(|_, recent: &Recent| weight(&recent.found)).max_capacity(RECENT_BYTES).build();
+        let recent = Cache::builder().time_to_live(RECENT).weigher(|_, recent: &Recent| recent.weight()).max_capacity(RECENT_BYTES).build();
         let timeout = config.timeout;
         Self(Arc::new(Inner { container, account, clock, level, tracking_key, timeout, config, charges: Charges::default(), recent }))
     }
@@ -143,11 +154,15 @@ impl CosmosStore {
     }
 
     pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
-        Ok(self.look_for(tracking_id, Freshness::Usual, None).await?.map(|seen| seen.versioned))
+        Ok(self.look_for(tracking_id, Freshness::Usual, None, VISIBILITY).await?.map(|seen| seen.versioned))
+    }
+
+    pub(super) fn may_lag(&self) -> bool {
+        self.0.level.may_lag()
     }
 
     pub(super) async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
-        let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None).await? else { return Ok(None) };
+        let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None, VISIBILITY).await? else { return Ok(None) };
         self.told(&seen.versioned).await;
         Ok(Some(seen.versioned))
     }
@@ -171,16 +186,16 @@ impl CosmosStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Arc<Versioned>>, StoreError> {
         enum Miss {
-            Absent,
+            Absent(Instant),
             Failed(StoreError),
         }
         loop {
             let asked = Instant::now();
             let look = async {
                 let begun = Instant::now();
-                match self.look_for(tracking_id, Freshness::Usual, bookmark.clone()).await {
+                match self.look_for(tracking_id, Freshness::Usual, bookmark.clone(), Duration::ZERO).await {
                     Ok(Some(seen)) => Ok(Recent { begun, found: Arc::new(seen.versioned) }),
-                    Ok(None) => Err(Miss::Absent),
+                    Ok(None) => Err(Miss::Absent(begun)),
                     Err(error) => Err(Miss::Failed(error)),
                 }
             };
@@ -190,15 +205,24 @@ impl CosmosStore {
                 Ok(recent) => return Ok(Some(recent.found)),
                 Err(miss) => match &*miss {
                     Miss::Failed(error) => return Err(error.clone()),
-                    // Whoever looked may have had no bookmark.
-                    Miss::Absent if bookmark.is_none() => return Ok(None),
-                    Miss::Absent => {
-                        let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
-                        return Ok(self.look_for(tracking_id, first, bookmark).await?.map(|seen| Arc::new(seen.versioned)));
-                    }
+                    // Whoever looked began before we were asked: it may be there by now.
+                    Miss::Absent(begun) if *begun < asked => {}
+                    Miss::Absent(_) => return Ok(None),
                 },
             }
         }
+    }
+
+    pub(super) async fn read_patiently(
+        &self,
+        tracking_id: TrackingId,
+        bookmark: Option<Bookmark>,
+    ) -> Result<Option<Arc<Versioned>>, StoreError> {
+        let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
+        // A quick look was before.
+        tokio::time::sleep(LOOK_PAUSE.0).await;
+        let seen = self.look_for(tracking_id, first, bookmark, VISIBILITY).await?;
+        Ok(seen.map(|seen| Arc::new(seen.versioned)))
     }
 
     pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
@@ -216,7 +240,7 @@ impl CosmosStore {
                 Err(failed) => return Err(unwritten(&failed)),
             }
             // The record is there, whoever wrote it; who cannot read it now must not say that there is none.
-            let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None));
+            let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None, VISIBILITY));
             let seen = look.await.map_err(|_| StoreError::Unknown)?.map_err(|error| match error {
                 StoreError::NotApplied => StoreError::Unknown,
                 error => error,
@@ -251,7 +275,7 @@ impl CosmosStore {
             Err(failed) if failed.status.is_precondition_failed() && !failed.may_be_applied => Ok(Replaced::Stale),
             // An earlier try of ours may be what changed it.
             Err(failed) if failed.status.is_precondition_failed() => {
-                match self.look_for(record.tracking_id, Freshness::Latest, None).await.map_err(|_| StoreError::Unknown)? {
+                match self.look_for(record.tracking_id, Freshness::Latest, None, VISIBILITY).await.map_err(|_| StoreError::Unknown)? {
                     Some(seen) if seen.mark == mark => Ok(Replaced::Replaced(seen.versioned.etag)),
                     _ => Ok(Replaced::Stale),
                 }
@@ -261,17 +285,12 @@ impl CosmosStore {
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
-        let item = QuarantineItem { id: format!("quarantine-{}", quarantined.id), quarantined };
-        let create = self.ask(Operation::Create, |options| {
+        let item = QuarantineItem { id: quarantine_id(quarantined), quarantined: quarantined.clone() };
+        let keep = self.ask(Operation::Create, |options| {
             let options = ItemWriteOptions::default().with_operation_options(options.build());
-            answer(self.0.container.create_item(item.id.clone(), &item.id, &item, Some(options)))
+            answer(self.0.container.upsert_item(item.id.clone(), &item.id, &item, Some(options)))
         });
-        match create.await {
-            Ok(_) => Ok(()),
-            // It is kept already: by an earlier delivery, or by this very question, whose answer was lost.
-            Err(failed) if failed.status.is_conflict() => Ok(()),
-            Err(failed) => Err(unwritten(&failed)),
-        }
+        keep.await.map(drop).map_err(|failed| unwritten(&failed))
     }
 
     pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
@@ -296,6 +315,11 @@ impl CosmosStore {
     }
 
     pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
+        Ok(self.listed(filter, limit, usize::MAX).await?.0)
+    }
+
+    /// So many, or fewer once there are more than so many bytes of them; then there may be more.
+    async fn listed(&self, filter: &Filter, limit: u32, bytes: usize) -> Result<(Vec<Record>, bool), StoreError> {
         let mut conditions = vec!["IS_DEFINED(c.record)".to_owned()];
         let mut query = Query::from("").with_parameter("@limit", limit);
         let wanted = [
@@ -311,7 +335,9 @@ impl CosmosStore {
         }
         let text = format!("SELECT * FROM c WHERE {} ORDER BY c.record.submittedAt DESC OFFSET 0 LIMIT @limit", conditions.join(" AND "));
         let query = query.map_err(|error| StoreError::Unreadable(error.status().to_string()))?.with_text(text);
-        self.query::<Item>(query).await?.into_iter().map(Item::into_record).collect()
+        let (items, cut) = self.query_until(query, |items: &[Item]| items.iter().map(Item::weight).sum::<usize>() > bytes).await?;
+        let records = items.into_iter().map(Item::into_record).collect::<Result<_, _>>()?;
+        Ok((records, cut))
     }
 
     pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
@@ -323,28 +349,36 @@ impl CosmosStore {
             }
             None => Vec::new(),
         };
+        let mut cut = false;
         // One more tells whether there is more.
         if let Some(left) = (limit + 1).checked_sub(records.len()).filter(|left| *left > 0) {
             let before = behind.map(|place| place.submitted_at);
-            let mut older = self.owned(owner, status, before, left).await?;
+            let mut older;
+            (older, cut) = self.owned(owner, status, before, left).await?;
             // Where it was cut off, orders of the same moment may be missing: any of them, since only moments are sorted there.
-            if let Some(last) = older.last().map(|record| record.submitted_at).filter(|_| older.len() == left) {
+            if let Some(last) = older.last().map(|record| record.submitted_at).filter(|_| cut || older.len() == left) {
                 older.retain(|record| record.submitted_at > last);
                 older.extend(self.submitted_at(owner, status, last).await?);
             }
             records.extend(older);
         }
         records.sort_by_key(|record| std::cmp::Reverse((record.submitted_at, record.tracking_id)));
-        let more = records.len() > limit;
+        let more = cut || records.len() > limit;
         records.truncate(limit);
         let last = records.last().map(|record| Place { submitted_at: record.submitted_at, tracking_id: record.tracking_id });
         Ok(Page { records, next: last.filter(|_| more) })
     }
 
-    /// An owner's orders submitted before a moment, newest first.
-    async fn owned(&self, owner: &str, status: Option<Status>, before: Option<Timestamp>, limit: usize) -> Result<Vec<Record>, StoreError> {
+    /// An owner's orders submitted before a moment, newest first; and whether there may be more of them.
+    async fn owned(
+        &self,
+        owner: &str,
+        status: Option<Status>,
+        before: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<(Vec<Record>, bool), StoreError> {
         let filter = Filter { owner: Some(owner.to_owned()), status, submitted_before: before };
-        self.list(&filter, u32::try_from(limit).unwrap_or(u32::MAX)).await
+        self.listed(&filter, u32::try_from(limit).unwrap_or(u32::MAX), PAGE_BYTES).await
     }
 
     /// An owner's orders of one moment.
@@ -365,29 +399,61 @@ impl CosmosStore {
         self.query(query).await
     }
 
-    pub(super) async fn release(&self, id: Uuid) -> Result<(), StoreError> {
-        let id = format!("quarantine-{id}");
+    pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
+        let id = quarantine_id(quarantined);
+        let read = self.ask(Operation::Read, |options| {
+            let options = self.as_fresh_as(&Freshness::Latest, options);
+            answer(self.0.container.read_item(id.clone(), &id, Some(options)))
+        });
+        let response = match read.await {
+            Ok(response) => response,
+            Err(failed) if failed.status.is_not_found() => return Ok(false),
+            Err(failed) => return Err(unread(failed.status)),
+        };
+        let etag = etag_of(&response).ok_or_else(|| StoreError::Unreadable("it came without an ETag".into()))?;
+        let item: QuarantineItem = response.into_model().map_err(|_| StoreError::Unreadable("a quarantined message".into()))?;
+        if item.quarantined != *quarantined {
+            return Ok(false);
+        }
         let release = self.ask(Operation::Delete, |options| {
-            let options = ItemWriteOptions::default().with_operation_options(options.build());
+            let options = ItemWriteOptions::default()
+                .with_operation_options(options.build())
+                .with_precondition(Precondition::if_match(etag.0.clone()));
             answer(self.0.container.delete_item(id.clone(), &id, Some(options)))
         });
         match release.await {
-            Ok(_) => Ok(()),
-            Err(failed) if failed.status.is_not_found() => Ok(()),
+            Ok(_) => Ok(true),
+            // By an earlier try of this question, or by somebody else.
+            Err(failed) if failed.status.is_not_found() => Ok(true),
+            Err(failed) if failed.status.is_precondition_failed() => Ok(false),
             Err(failed) => Err(unwritten(&failed)),
         }
     }
 
     async fn query<T: DeserializeOwned + Send + 'static>(&self, query: Query) -> Result<Vec<T>, StoreError> {
+        Ok(self.query_until(query, |_| false).await?.0)
+    }
+
+    /// Asks for pages until there is enough; whether that was before the last.
+    async fn query_until<T: DeserializeOwned + Send + 'static>(
+        &self,
+        query: Query,
+        enough: impl Fn(&[T]) -> bool,
+    ) -> Result<(Vec<T>, bool), StoreError> {
+        let enough = &enough;
         let rows = self.ask(Operation::Query, |options| {
             let options = QueryOptions::default().with_operation_options(options.build());
             let pages = self.0.container.query_items::<T>(query.clone(), FeedScope::full_container(), Some(options));
             async {
                 let mut pages = pages.await?.into_pages();
-                let mut answer = Answer::of(Vec::new());
+                let mut answer = Answer::of((Vec::new(), false));
                 while let Some(page) = pages.try_next().await? {
                     answer = answer.counting(&page.diagnostics());
-                    answer.value.extend(page.into_items());
+                    answer.value.0.extend(page.into_items());
+                    if enough(&answer.value.0) {
+                        answer.value.1 = true;
+                        break;
+                    }
                 }
                 Ok(answer)
             }
@@ -401,16 +467,17 @@ impl CosmosStore {
         tracking_id: TrackingId,
         mut freshness: Freshness,
         bookmark: Option<Bookmark>,
+        patience: Duration,
     ) -> Result<Option<Seen>, StoreError> {
-        let end = Instant::now() + VISIBILITY;
+        let end = Instant::now() + patience;
         let mut pause = LOOK_PAUSE.0;
         loop {
             let found = self.point_read(tracking_id, &freshness).await?;
             if found.is_some() || !self.0.level.may_lag() {
                 return Ok(found);
             }
-            // The first better look needs no pause.
-            if !matches!(freshness, Freshness::Usual) {
+            // The first better looks need no pause.
+            if matches!(freshness, Freshness::Latest) {
                 if Instant::now() + pause > end {
                     return Ok(None);
                 }
@@ -429,16 +496,7 @@ impl CosmosStore {
     async fn point_read(&self, tracking_id: TrackingId, freshness: &Freshness) -> Result<Option<Seen>, StoreError> {
         let id = tracking_id.to_string();
         let read = self.ask(Operation::Read, |options| {
-            let options = match freshness {
-                Freshness::Latest if self.0.level.may_lag() => {
-                    options.with_read_consistency_strategy(ReadConsistencyStrategy::LatestCommitted)
-                }
-                Freshness::Usual | Freshness::Bookmarked(_) | Freshness::Latest => options,
-            };
-            let mut options = ItemReadOptions::default().with_operation_options(options.build());
-            if let Freshness::Bookmarked(Bookmark(token)) = freshness {
-                options = options.with_session_token(SessionToken::new(token.clone()));
-            }
+            let options = self.as_fresh_as(freshness, options);
             answer(self.0.container.read_item(id.clone(), &id, Some(options)))
         });
         let response = match read.await {
@@ -455,11 +513,19 @@ impl CosmosStore {
         Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, mark }))
     }
 
-    async fn ask<T, F>(
-        &self,
-        operation: Operation,
-        call: impl FnMut(azure_data_cosmos::options::OperationOptionsBuilder) -> F,
-    ) -> Result<T, Failed>
+    fn as_fresh_as(&self, freshness: &Freshness, options: OperationOptionsBuilder) -> ItemReadOptions {
+        let options = match freshness {
+            Freshness::Latest if self.0.level.may_lag() => options.with_read_consistency_strategy(ReadConsistencyStrategy::LatestCommitted),
+            Freshness::Usual | Freshness::Bookmarked(_) | Freshness::Latest => options,
+        };
+        let options = ItemReadOptions::default().with_operation_options(options.build());
+        match freshness {
+            Freshness::Bookmarked(Bookmark(token)) => options.with_session_token(SessionToken::new(token.clone())),
+            Freshness::Usual | Freshness::Latest => options,
+        }
+    }
+
+    async fn ask<T, F>(&self, operation: Operation, call: impl FnMut(OperationOptionsBuilder) -> F) -> Result<T, Failed>
     where
         F: Future<Output = Result<Answer<T>, CosmosError>>,
     {
@@ -493,9 +559,4 @@ fn unwritten(failed: &Failed) -> StoreError {
 fn unread(status: CosmosStatus) -> StoreError {
     warn!(cosmos.status = %status, "Cosmos DB did not answer a read");
     StoreError::NotApplied
-}
-
-fn weight(found: &Versioned) -> u32 {
-    let result = found.record.result.as_ref().map_or(0, |result| result.get().len());
-    u32::try_from(2048 + found.record.order.get().len() + result).unwrap_or(u32::MAX)
 }

@@ -14,7 +14,7 @@ use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, SCHEMA_VERSION, Status};
 use crate::quarantine::Quarantined;
 use crate::sqlite::{Database, Error, together};
-use crate::store::{Created, Etag, Filter, Page, Place, Replaced, StoreError, Versioned};
+use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 use crate::timestamp::Timestamp;
 
 /// What stands in `owned` about each order.
@@ -138,10 +138,10 @@ impl SqliteStore {
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
-        let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
+        let (id, text) = (quarantined.id, quarantined_text(quarantined)?);
         let kept = self.database.write(move |connection| {
             connection
-                .prepare_cached("INSERT OR IGNORE INTO quarantine (id, message) VALUES (?1, ?2)")?
+                .prepare_cached("INSERT OR REPLACE INTO quarantine (id, message) VALUES (?1, ?2)")?
                 .execute(params![id.as_bytes(), text])
         });
         Ok(kept.await.map(drop)?)
@@ -184,9 +184,9 @@ impl SqliteStore {
             )?;
             let mut rows =
                 statement.query(params![owner, behind.submitted_at.as_milliseconds(), behind.tracking_id.as_bytes(), now, PAGE_SCAN])?;
-            let (mut found, mut scanned, mut last) = (Vec::new(), 0, None);
+            let (mut found, mut scanned, mut bytes, mut last) = (Vec::new(), 0, 0, None);
             while let Some(row) = rows.next()? {
-                if found.len() == limit {
+                if found.len() == limit || bytes > PAGE_BYTES {
                     return Ok((found, last));
                 }
                 scanned += 1;
@@ -194,6 +194,7 @@ impl SqliteStore {
                     Place { submitted_at: Timestamp::from_milliseconds(row.get(0)?), tracking_id: TrackingId::from_bytes(row.get(1)?) };
                 last = Some(place);
                 if let (Some(etag), Some(text)) = (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<String>>(3)?) {
+                    bytes += text.len();
                     found.extend(wanted(etag, &text, place, status));
                 }
             }
@@ -215,11 +216,12 @@ impl SqliteStore {
         texts.await?.into_iter().map(read).collect()
     }
 
-    pub(super) async fn release(&self, id: Uuid) -> Result<(), StoreError> {
-        let released = self
-            .database
-            .write(move |connection| connection.prepare_cached("DELETE FROM quarantine WHERE id = ?1")?.execute([id.as_bytes()]));
-        Ok(released.await.map(drop)?)
+    pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
+        let (id, text) = (quarantined.id, quarantined_text(quarantined)?);
+        let released = self.database.write(move |connection| {
+            connection.prepare_cached("DELETE FROM quarantine WHERE id = ?1 AND message = ?2")?.execute(params![id.as_bytes(), text])
+        });
+        Ok(released.await? > 0)
     }
 
     pub(super) async fn answers(&self) -> Result<(), StoreError> {
@@ -348,6 +350,10 @@ fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option
         .as_ref()
         .map_or(true, |found| found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status));
     is_wanted.then_some(found)
+}
+
+fn quarantined_text(quarantined: &Quarantined) -> Result<String, StoreError> {
+    serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {

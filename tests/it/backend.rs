@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, events, eventually, free_port, order};
+use crate::support::{Directory, Handler, Program, events, eventually, free_port, order};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -308,11 +308,68 @@ fn a_refusal_fails_the_order_with_the_problems_title_and_detail() {
 #[test]
 fn of_any_other_refusal_only_the_status_is_told() {
     let work = Work::start(&[]);
-    for status in [400, 401, 403, 404, 409] {
+    for status in [400, 401, 403, 404, 422] {
         let body = json!({ "title": SECRET, "error": SECRET });
         let message = format!("the backend refused the order (HTTP {status})");
         failed_with(&work.became([json_reply(status, &body)]), "backend_rejected", &message);
     }
+}
+
+#[test]
+fn a_request_that_is_under_way_already_is_asked_for_again_under_the_same_key() {
+    let work = Work::start(&[("RETRY_BASE", "20ms")]);
+
+    let status = work.became([reply(409, &[], ""), json_reply(200, &json!(1))]);
+
+    completed_with(&status, &json!(1));
+    assert_eq!((&status["attempt"], &status["history"][2]["code"]), (&json!(2), &json!("backend_busy")), "{status}");
+    let keys: Vec<_> = work.backend.asked().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
+    assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
+}
+
+#[test]
+fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
+    let data = Directory::new();
+    let backend = Backend::start([]);
+    let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1")]);
+    let (id, message) = submit(&handler, &order("B-UNSEEN"));
+    // Tries, and what the operator then puts back on its way. The last one is the backend's own verdict.
+    let tries = [Reply::Torn, reply(503, &[], ""), reply(200, &[], "{\"half"), reply(400, &[], ""), json_reply(200, &json!(1))];
+    let count = tries.len();
+    let mut message = Some(message);
+    for (number, answer) in tries.into_iter().enumerate() {
+        backend.reply([answer]);
+        assert_eq!(handler.process(&message.take().unwrap()).status, 200);
+        if number + 1 < count {
+            let arguments = ["orders", "retry", &id, "--data", data.path().to_str().unwrap()];
+            assert!(Program::waybill(&arguments, &[]).end().0.success());
+            // It is sent to the queue of `waybill local`, which does not run here; whoever asks again is given it too.
+            message = handler.ingress(Some(&order("B-UNSEEN").to_string()), &[]).message;
+        }
+    }
+
+    assert_eq!(handler.status(&id).body["status"], "completed");
+    let keys: Vec<_> = backend.asked().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
+    assert!(keys[..4].iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_ne!(keys[4], keys[0], "after a verdict");
+}
+
+#[test]
+fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(503, &[], ""), json_reply(200, &json!(1))]);
+    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "2s"), ("RETRY_BASE", "1ms")];
+    let times = [("FUNCTION_TIMEOUT", "7s"), ("FULFILLMENT_TIMEOUT", "1500ms"), ("CLAIM_WAIT", "6s"), ("STORE_WAIT", "6s")];
+    let mut handler = backend.handler(data.path(), &[&breaker[..], &times[..]].concat());
+    let (id, message) = submit(&handler, &order("B-LATE"));
+
+    assert_eq!(handler.process(&message).status, 500, "it waited for the breaker");
+
+    handler.program.line("too little is left of functionTimeout");
+    assert_eq!(backend.asked().len(), 1);
+    assert_eq!(handler.process(&message).status, 200);
+    let status = handler.status(&id).body;
+    assert_eq!((&status["status"], &status["attempt"]), (&json!("completed"), &json!(2)), "{status}");
 }
 
 #[test]

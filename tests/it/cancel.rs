@@ -62,8 +62,14 @@ fn an_order_that_has_ended_otherwise_stays_so() {
     let answer = handler.cancel(&id);
 
     assert_eq!((answer.status, &answer.body["type"]), (409, &json!("urn:problem-type:waybill:order-ended")));
-    assert_eq!(answer.body["detail"], "the order is completed and stays so");
+    assert_eq!((&answer.body["detail"], &answer.body["orderStatus"]), (&json!("the order is completed and stays so"), &json!("completed")));
     assert_eq!(handler.status(&id).body["status"], "completed");
+    let mut hopeless = order("C-2-FAILS");
+    hopeless["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
+    let accepted = handler.ingress(Some(&hopeless.to_string()), &[]);
+    assert_eq!(handler.process(&accepted.message.unwrap()).status, 200);
+    let answer = handler.cancel(accepted.body["trackingId"].as_str().unwrap());
+    assert_eq!((answer.status, &answer.body["orderStatus"]), (409, &json!("failed")), "{answer:?}");
 }
 
 #[test]

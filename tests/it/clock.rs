@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, events, eventually, order};
+use crate::support::{Answer, Directory, Handler, events, eventually, order, skipped};
 
 /// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
 const TOLERANCE: Duration = Duration::from_secs(3);
@@ -17,7 +17,7 @@ fn libfaketime() -> Option<String> {
     let found = directories.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|library: &PathBuf| library.exists());
     if found.is_none() {
         assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "libfaketime not found: apt-get install faketime");
-        println!("SKIPPED: libfaketime not found: apt-get install faketime");
+        skipped("libfaketime not found: apt-get install faketime");
     }
     found.map(|library| library.into_os_string().into_string().unwrap())
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
 use crate::support::{
-    Answer, Directory, Handler, Host, events, eventually, http_envelope, order, request, submit as accepted, try_request,
+    Answer, Directory, Handler, Host, Program, events, eventually, http_envelope, order, request, submit as accepted, try_request,
 };
 
 /// A handler whose records are in the emulator, ready.
@@ -512,6 +512,85 @@ fn a_worker_that_sees_an_old_record_changes_nothing() {
     // Tried once on what it saw, and refused.
     assert!(requests(&emulator, "replace") <= writes + 1, "{}", emulator.figures());
     completed_once(&here, &id);
+}
+
+#[test]
+fn an_account_that_takes_writes_in_every_region_is_refused() {
+    let emulator = Emulator::start(&["--multi-write"]);
+    let mut handler = Handler::begin(&emulator.with(&[]));
+
+    handler.program.line("turn its multi-region writes off");
+
+    assert_eq!(handler.readyz().status, 503);
+}
+
+#[test]
+fn the_message_of_a_re_driven_order_is_not_completed_by_what_a_lagging_replica_says() {
+    let emulator = Emulator::start(&[]);
+    let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
+    let hopeless = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
+    let mut order = order("C-REDRIVEN");
+    order["items"] = hopeless;
+    let submit = || here.ingress(Some(&order.to_string()), &[]);
+    let first = submit();
+    let id = first.body["trackingId"].as_str().unwrap();
+    assert_eq!(here.process(&first.message.unwrap()).status, 200);
+    emulator.fault(&json!({ "kind": "stale", "lagMs": 60_000 }));
+    let data = Directory::new();
+    let (status, lines) = Program::waybill(&["orders", "retry", id, "--app", data.path().to_str().unwrap()], &emulator.with(&[])).end();
+    assert!(status.success(), "{lines:?}");
+
+    let message = eventually("it is accepted again", || submit().message);
+    assert_eq!(there.process(&message).status, 200);
+
+    emulator.calm();
+    let events = eventually("it was tried again", || {
+        let status = here.status(id).body;
+        (status["attempt"] == 2).then(|| events(&status).join(" "))
+    });
+    assert_eq!(events, "accepted claimed failed redriven claimed failed");
+}
+
+#[test]
+fn a_look_that_began_before_an_order_was_accepted_does_not_deny_it_afterwards() {
+    let emulator = Emulator::start(&["--consistency", "strong"]);
+    let handler = handler(&emulator, &[]);
+    // Known before its time, from other records under the same key.
+    let elsewhere = Directory::new();
+    let id = accepted(&Handler::start(elsewhere.path(), &[("TRACKING_ID_KEY", emulator.setting("TRACKING_ID_KEY"))]), "C-EARLY").0;
+    emulator.fault(&json!({ "kind": "delay", "ms": 1500, "operations": ["read"], "count": 1 }));
+    emulator.reset_figures();
+
+    std::thread::scope(|scope| {
+        let early = scope.spawn(|| handler.status(&id).status);
+        eventually("it is looked for", || (requests(&emulator, "read") > 0).then_some(()));
+        assert_eq!(submit(&handler, "C-EARLY").status, 202);
+
+        assert_eq!(handler.status(&id).status, 200);
+
+        assert_eq!(early.join().unwrap(), 404);
+    });
+}
+
+#[test]
+fn those_who_ask_for_what_is_not_there_hold_few_connections() {
+    let emulator = Emulator::start(&[]);
+    // Two places, one of them for one caller.
+    let handler = handler(&emulator, &[("MAX_CONNECTIONS", "4"), ("MAX_WAITERS", "0")]);
+    emulator.reset_figures();
+
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| handler.status("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").status);
+        eventually("it is looked for", || (requests(&emulator, "read") > 2).then_some(()));
+        let started = Instant::now();
+
+        let second = handler.status("1d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10");
+
+        assert_eq!((second.status, &second.headers["Retry-After"]), (503, &json!("5")), "{second:?}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!(first.join().unwrap(), 404);
+    });
+    assert_eq!(handler.status("1d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").status, 404);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use waybill::local::queue::{Broker, Outgoing, Rules};
 use crate::store::run;
 use crate::support::{
     Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, queue_envelope, repository, request,
-    signal, submit, try_request,
+    signal, skipped, submit, try_request,
 };
 
 /// An order that is held for long is taken over within a test.
@@ -101,11 +101,6 @@ fn is_gone(process: u32) -> bool {
 
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|this| std::os::unix::fs::MetadataExt::uid(&this) == 0)
-}
-
-/// What this machine does not let us do is no failure, unless a program is missing that CI installs.
-fn skipped(why: &str) {
-    println!("SKIPPED: {why}");
 }
 
 /// The other side of a wire: answers as it is told, each request on a connection of its own, and writes down what it hears.

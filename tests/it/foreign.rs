@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use crate::support::{Directory, Host, Program, Response, eventually, repository, request};
+use crate::support::{Directory, Host, Program, Response, eventually, repository, request, skipped};
 
 /// A copy of the foreign app, with a data directory and a record of its own.
 pub struct App(Directory);
@@ -16,7 +16,7 @@ impl App {
     pub fn new() -> Option<Self> {
         if Command::new("python3").arg("--version").output().is_err() {
             assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "python3 not found");
-            println!("SKIPPED: python3 not found");
+            skipped("python3 not found");
             return None;
         }
         let app = Self(Directory::new());

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Handler, Program, repository};
+use crate::support::{Handler, Program, repository, skipped};
 
 /// Digits that no float keeps, spaces, an escape, letters that are not ASCII.
 fn text(order_id: &str) -> String {
@@ -27,7 +27,7 @@ fn script() -> Option<PathBuf> {
         return Some(directory.join("read.js"));
     };
     assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{missing}");
-    println!("SKIPPED: {missing}");
+    skipped(missing);
     None
 }
 

@@ -196,6 +196,27 @@ fn while_too_many_wait_new_orders_are_refused_and_known_ones_answered() {
 }
 
 #[test]
+fn who_knows_nothing_of_the_backlog_looks_before_he_promises() {
+    for emulator in [None, Some(Emulator::start(&[]))] {
+        let data = Directory::new();
+        let begin = |settings: &[(&str, &str)]| match &emulator {
+            None => Handler::start(data.path(), settings),
+            Some(emulator) => Handler::begin(&emulator.with(settings)).ready(),
+        };
+        let mut handler = begin(&[("ADMISSION_MAX_AGE", "0")]);
+        (0..12).for_each(|number| assert_eq!(submit(&handler, &format!("K-{number}"), &[]).status, 202));
+        handler.program.kill();
+        // Two handlers may differ by a second in what they take for the account's time.
+        let submitted = Instant::now();
+        eventually("they have waited", || (submitted.elapsed() > Duration::from_secs(2)).then_some(()));
+
+        let refused = submit(&begin(&[("ADMISSION_MAX_AGE", "1ms")]), "K-NEW", &[]);
+
+        assert_eq!((refused.status, kind(&refused), &refused.body["outcome"]), (503, "too-many-waiting", &json!("not_accepted")));
+    }
+}
+
+#[test]
 fn admission_can_be_switched_off() {
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[("ADMISSION_MAX_AGE", "0")])).ready();

@@ -178,3 +178,28 @@ fn kept(data: &Directory, count: &str) -> u32 {
     let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
     database.query_row(count, [], |row| row.get(0)).unwrap()
 }
+
+#[test]
+fn a_page_of_large_orders_ends_early_and_the_next_goes_on() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "0")]);
+    let submitted: Vec<String> = (0..30)
+        .map(|number| {
+            let mut large = order(&format!("L-LARGE-{number}"));
+            large["attachment"] = json!("x".repeat(200_000));
+            let answer = handler.ingress(Some(&large.to_string()), &[]);
+            assert_eq!(answer.status, 202, "{answer:?}");
+            answer.body["trackingId"].as_str().unwrap().to_owned()
+        })
+        .collect();
+
+    for query in ["?limit=100", "?limit=100&status=accepted", "?limit=100&status=failed"] {
+        let (mut ids, sizes) = all(&handler, query);
+
+        assert!(sizes.len() > 1 && sizes.iter().all(|size| *size <= 25), "{query}: {sizes:?}");
+        let mut wanted = if query.ends_with("failed") { Vec::new() } else { submitted.clone() };
+        ids.sort();
+        wanted.sort();
+        assert_eq!(ids, wanted, "{query}");
+    }
+}

@@ -118,6 +118,16 @@ fn a_lease_that_cannot_be_renewed_in_time_is_refused() {
 }
 
 #[test]
+fn what_the_host_would_cut_off_is_refused() {
+    let backend = ("FULFILLMENT_URL", "http://127.0.0.1:9/");
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("FUNCTION_TIMEOUT", "4m"), backend, ("STORE_WAIT", "10m")]);
+
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be less than FUNCTION_TIMEOUT"), "{lines:?}");
+    assert!(lines[1].contains("STORE_WAIT must be less than FUNCTION_TIMEOUT"), "{lines:?}");
+}
+
+#[test]
 fn inside_azure_it_refuses_to_start_and_names_the_variable() {
     for sign in ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"] {
         let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), (sign, "x")]);

@@ -278,6 +278,9 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
         assert_eq!(answer.status, if known.is_empty() { 200 } else { 304 });
         assert_eq!((&answer.headers["Preference-Applied"], took >= Duration::from_secs(1)), (&json!("wait=1"), true));
     }
+    let (answer, took) = waited(&handler, &id, &[("Prefer", "wait=30"), ("If-None-Match", "*")]);
+    assert_eq!((answer.status, answer.headers.get("Preference-Applied")), (304, None), "every version is known");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| waited(&handler, &id, &[("Prefer", "respond-async, wait=30")]));
         let knows = scope.spawn(|| waited(&handler, &id, &[("Prefer", "wait=30"), ("If-None-Match", &etag)]));

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use waybill::config::{Config, Records};
 use waybill::idempotency::TrackingId;
 use waybill::lifecycle::{self, Budgets, Claim, Claimant, Holder, Metadata, Record, Status, Submission, Verdict};
+use waybill::quarantine::Quarantined;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
 use waybill::store::{Created, Etag, Replaced, StatusStore, Versioned};
@@ -40,6 +41,7 @@ facts! {
     overdue_orders_are_found_longest_due_first
     a_recent_read_sees_what_was_created_and_soon_what_was_changed
     nothing_is_found_where_nothing_is
+    a_message_that_came_back_to_quarantine_is_not_released
 }
 
 /// Asks until it is so.
@@ -208,12 +210,12 @@ async fn a_worker_claims_advances_and_finishes(Instances { here, there }: Instan
     let found = read(&there, &record).await;
     let claimed = claim(&found.record, there.now());
     let Replaced::Replaced(etag) = there.replace(&claimed, &found.etag).await.unwrap() else { panic!("it was not stale") };
-    let advanced = lifecycle::advance(&claimed, 1, 40, Some("half way"), there.now(), &budgets()).unwrap();
+    let advanced = lifecycle::advance(&claimed, claimed.token(), 40, Some("half way"), there.now(), &budgets()).unwrap();
     let Replaced::Replaced(etag) = there.replace(&advanced, &etag).await.unwrap() else { panic!("it was not stale") };
     assert_eq!(text(&read(&here, &record).await.record), text(&advanced));
 
     let verdict = Verdict::Completed(raw(r#"{"total":"1.10"}"#));
-    let finished = lifecycle::finish(&advanced, 1, verdict, there.now(), &budgets()).unwrap();
+    let finished = lifecycle::finish(&advanced, advanced.token(), verdict, there.now(), &budgets()).unwrap();
     there.replace(&finished, &etag).await.unwrap();
 
     let ended = read(&here, &record).await.record;
@@ -227,7 +229,7 @@ async fn an_expired_record_is_gone_and_its_id_is_free(Instances { here, there }:
     let found = read(&here, &record).await;
     let short = Budgets { retention: Duration::from_secs(1), ..budgets() };
     let claimed = claim(&found.record, here.now());
-    let ended = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), here.now(), &short).unwrap();
+    let ended = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), here.now(), &short).unwrap();
     let Replaced::Replaced(etag) = here.replace(&ended, &found.etag).await.unwrap() else { panic!("it was not stale") };
 
     until("it is gone", async || there.read(record.tracking_id).await.unwrap().is_none()).await;
@@ -246,7 +248,7 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     }
     let found = read(&here, &ended).await;
     let claimed = claim(&found.record, now);
-    let finished = lifecycle::finish(&claimed, 1, Verdict::Completed(raw("1")), now, &budgets()).unwrap();
+    let finished = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), now, &budgets()).unwrap();
     here.replace(&finished, &found.etag).await.unwrap();
 
     assert_eq!(there.overdue(10, None).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
@@ -275,4 +277,19 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
     assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
     assert!(here.overdue(10, None).await.unwrap().is_empty());
     here.answers().await.unwrap();
+}
+
+async fn a_message_that_came_back_to_quarantine_is_not_released(Instances { here, there }: Instances) {
+    let kept = |moment| Quarantined::new(here.tracking_key(), "text".into(), "reason".into(), None, Timestamp::from_milliseconds(moment));
+    let (first, again) = (kept(1), kept(2));
+    here.quarantine(&first).await.unwrap();
+    assert_eq!(there.quarantined(10).await.unwrap(), std::slice::from_ref(&first));
+
+    here.quarantine(&again).await.unwrap();
+
+    assert!(!there.release(&first).await.unwrap());
+    assert_eq!(there.quarantined(10).await.unwrap(), std::slice::from_ref(&again));
+    assert!(there.release(&again).await.unwrap());
+    assert!(here.quarantined(10).await.unwrap().is_empty());
+    assert!(!here.release(&again).await.unwrap());
 }

@@ -159,6 +159,13 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Says so where everybody sees it: what a test prints is shown only when it fails.
+pub fn skipped(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+}
+
 /// `waybill local` on a free port, with an app and a data directory of its own.
 pub struct Host {
     pub program: Program,

@@ -3,7 +3,7 @@
 use azure_core::http::headers::{HeaderName, HeaderValue, Headers};
 use azure_core::http::{Method, Request, Url};
 use azure_data_cosmos_driver::in_memory_emulator::{
-    ConsistencyLevel, ContainerConfig, InMemoryEmulatorHttpClient, VirtualAccountConfig, VirtualRegion,
+    ConsistencyLevel, ContainerConfig, InMemoryEmulatorHttpClient, VirtualAccountConfig, VirtualRegion, WriteMode,
 };
 use bytes::Bytes;
 use serde::Deserialize;
@@ -22,6 +22,7 @@ const IS_QUERY: HeaderName = HeaderName::from_static("x-ms-documentdb-isquery");
 #[derive(Debug)]
 pub(crate) struct Definition {
     pub(crate) consistency: ConsistencyLevel,
+    pub(crate) multi_write: bool,
     pub(crate) database: String,
     pub(crate) container: String,
     /// Of the container: partition key, time to live, indexing policy.
@@ -56,6 +57,7 @@ impl Emulator {
         let account = VirtualAccountConfig::new(vec![region])
             .map_err(|error| error.to_string())?
             .with_consistency(definition.consistency)
+            .with_write_mode(if definition.multi_write { WriteMode::Multi } else { WriteMode::Single })
             .with_throttling_enabled(definition.ru_per_second.is_some());
         let client = InMemoryEmulatorHttpClient::try_new(account).map_err(|error| error.to_string())?;
         Ok(Self { client, endpoint, definition })

@@ -50,6 +50,9 @@ struct Arguments {
     /// The account's default consistency level.
     #[arg(long, value_name = "LEVEL", default_value = "session")]
     consistency: Consistency,
+    /// Say that every region takes writes.
+    #[arg(long)]
+    multi_write: bool,
     /// The database to create.
     #[arg(long, value_name = "NAME", default_value = "waybill")]
     database: String,
@@ -118,6 +121,7 @@ async fn serve(arguments: Arguments) -> Result<(), String> {
     let authorization = Authorization::new(&arguments.key)?;
     let definition = Definition {
         consistency: arguments.consistency.into(),
+        multi_write: arguments.multi_write,
         database: arguments.database,
         container: arguments.container,
         properties: properties(arguments.definition)?,

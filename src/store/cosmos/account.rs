@@ -81,6 +81,41 @@ impl Level {
     }
 }
 
+/// What an account is like.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Properties {
+    user_consistency_policy: Policy,
+    /// Whether each region takes writes, and compares `ETag`s with its own versions only.
+    #[serde(default)]
+    pub(super) enable_multiple_write_locations: bool,
+    #[serde(default)]
+    writable_locations: Vec<Location>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Policy {
+    default_consistency_level: Level,
+}
+
+#[derive(Debug, Deserialize)]
+struct Location {
+    name: String,
+}
+
+impl Properties {
+    /// The consistency of its reads.
+    pub(super) const fn level(&self) -> Level {
+        self.user_consistency_policy.default_consistency_level
+    }
+
+    /// The region that takes the writes.
+    pub(super) fn write_region(&self) -> Option<&str> {
+        self.writable_locations.first().map(|location| location.name.as_str())
+    }
+}
+
 impl Account {
     /// `emulator`: its certificate is not checked, since nobody signed it.
     pub(super) fn new(endpoint: Url, key: Key, timeout: Duration, emulator: bool) -> Result<Self, reqwest::Error> {
@@ -88,18 +123,8 @@ impl Account {
         Ok(Self { client, endpoint, key })
     }
 
-    /// Reads the account: its level, and its clock at about `clock`'s now.
-    pub(super) async fn look(&self, clock: &Clock) -> Result<Level, Silent> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Properties {
-            user_consistency_policy: Policy,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Policy {
-            default_consistency_level: Level,
-        }
+    /// Reads the account: what it is like, and its clock at about `clock`'s now.
+    pub(super) async fn look(&self, clock: &Clock) -> Result<Properties, Silent> {
         let request = self.request("", "", "").await?;
         let sent = Instant::now();
         let response = request.send().await.map_err(away)?;
@@ -115,9 +140,7 @@ impl Account {
             clock.hears(date.timestamp().as_second(), sent, answered);
         }
         let body = response.bytes().await.map_err(away)?;
-        let properties: Properties =
-            serde_json::from_slice(&body).map_err(|_| Silent::Away("what answers there is no Cosmos DB account".into()))?;
-        Ok(properties.user_consistency_policy.default_consistency_level)
+        serde_json::from_slice(&body).map_err(|_| Silent::Away("what answers there is no Cosmos DB account".into()))
     }
 
     /// The account did not take the token at hand: it may have expired, should this machine's clock be slow.

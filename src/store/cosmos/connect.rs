@@ -14,7 +14,7 @@ use crate::config::cosmos::{Access, Cosmos};
 use crate::idempotency::TrackingKey;
 use crate::random::jittered;
 use crate::store::cosmos::CosmosStore;
-use crate::store::cosmos::account::{Account, Clock, Key, Level, Silent};
+use crate::store::cosmos::account::{Account, Clock, Key, Level, Properties, Silent};
 
 /// What the container must be; deployments make it from the same file.
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
@@ -77,25 +77,37 @@ async fn once(
     let account = Account::new(config.endpoint.clone(), key.clone(), config.timeout, config.emulator);
     let account = account.map_err(|error| Missing::Wrong(error.to_string()))?;
     let clock = Clock::new();
-    let level = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
+    let properties = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
+    if properties.enable_multiple_write_locations {
+        // Two regions would both grant a claim, and one of two ends would vanish.
+        let advice = "the account takes writes in several regions, each of which compares ETags with its own versions only, so that two \
+                      workers could claim one order; turn its multi-region writes off, or use another account";
+        return Err(Missing::Wrong(advice.into()));
+    }
 
     let found = tokio::time::timeout(config.timeout + START, async {
-        let container = container(config, key, runtime).await?;
-        let properties = container.read(None).await.and_then(ResourceResponse::into_model)?;
-        Ok::<_, CosmosError>((container, properties))
+        let container = container(config, &properties, key, runtime).await?;
+        let found = container.read(None).await.and_then(ResourceResponse::into_model)?;
+        Ok::<_, CosmosError>((container, found))
     });
-    let (container, properties) = match found.await {
+    let (container, found) = match found.await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) if error.status().is_not_found() => return Err(not_there(config, &account).await),
         Ok(Err(error)) => return Err(failed(config, &error)),
         Err(_) => return Err(Missing::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
-    check(config, &properties)?;
+    check(config, &found)?;
+    let level = properties.level();
     tell(config, level);
     Ok(CosmosStore::new(container, account, clock, level, tracking_key.clone(), config.clone()))
 }
 
-async fn container(config: &Cosmos, key: Key, runtime: &mut Option<CosmosRuntime>) -> Result<ContainerClient, CosmosError> {
+async fn container(
+    config: &Cosmos,
+    properties: &Properties,
+    key: Key,
+    runtime: &mut Option<CosmosRuntime>,
+) -> Result<ContainerClient, CosmosError> {
     let runtime = match runtime {
         Some(runtime) => runtime.clone(),
         None => runtime.insert(start(config.emulator).await?).clone(),
@@ -105,11 +117,12 @@ async fn container(config: &Cosmos, key: Key, runtime: &mut Option<CosmosRuntime
         Key::Account(key) => AccountReference::with_authentication_key(endpoint, key),
         Key::Token(credential) => AccountReference::with_credential(endpoint, credential),
     };
-    let routing = match &config.region {
-        Some(region) => RoutingStrategy::ProximityTo(Region::new(region.clone())),
-        None => RoutingStrategy::PreferredRegions(Vec::new()),
-    };
-    let client = CosmosClient::builder().with_runtime(runtime).build(account, routing).await?;
+    // Where the writes go, however near another region may be: replicas there lag behind even where the account's level says that
+    // reads do not, and what is decided by them is refused.
+    let region = properties.write_region().map(|name| Region::new(name.to_owned()));
+    let client =
+        CosmosClient::builder().with_runtime(runtime).build(account, RoutingStrategy::PreferredRegions(region.into_iter().collect()));
+    let client = client.await?;
     client.database_client(config.database.clone()).container_client(config.container.clone(), None).await
 }
 

@@ -39,6 +39,8 @@ struct Body {
     version: u32,
     owner: String,
     life: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_life: Option<Uuid>,
     order: Text,
     fingerprint: String,
     request: Request,
@@ -108,6 +110,7 @@ impl Item {
                 version: VERSION,
                 owner: record.owner.clone(),
                 life: record.life,
+                key_life: record.key_life,
                 order: Text(Arc::clone(&record.order)),
                 fingerprint: record.fingerprint.clone(),
                 request: Request {
@@ -141,6 +144,10 @@ impl Item {
         }
     }
 
+    pub(super) fn weight(&self) -> usize {
+        weight(&self.record.order.0, self.record.result.as_ref().map(|result| &*result.0))
+    }
+
     /// The record it keeps.
     pub(super) fn into_record(self) -> Result<Record, StoreError> {
         let Self { id, due_at, ttl, mark: _, record: body } = self;
@@ -163,6 +170,7 @@ impl Item {
             },
             owner: body.owner,
             life: body.life,
+            key_life: body.key_life,
             order: body.order.0,
             fingerprint: body.fingerprint,
             status: body.status,
@@ -190,6 +198,11 @@ impl Item {
             ttl,
         })
     }
+}
+
+/// About how many bytes an item has.
+pub(super) fn weight(order: &RawValue, result: Option<&RawValue>) -> usize {
+    2048 + order.get().len() + result.map_or(0, |result| result.get().len())
 }
 
 const fn implied_progress(status: Status) -> u8 {
@@ -343,14 +356,15 @@ mod tests {
     fn a_record_comes_back_as_it_went() {
         let order = r#"{"big":12345678901234567890.10,"text":"\ud800 \"x\" é","e":1E400}"#;
         let accepted = accepted(order);
-        let working = lifecycle::advance(&claimed(&accepted, 1), 1, 40, Some("adding tax"), accepted.updated_at, &budgets()).unwrap();
+        let first = claimed(&accepted, 1);
+        let working = lifecycle::advance(&first, first.token(), 40, Some("adding tax"), accepted.updated_at, &budgets()).unwrap();
         let interrupted = claimed(&working, 2);
-        let fence = interrupted.fence;
+        let token = interrupted.token();
         let now = interrupted.updated_at;
-        let completed = lifecycle::finish(&interrupted, fence, Verdict::Completed(raw(r#"{"total":1.10}"#)), now, &budgets()).unwrap();
-        let failed = lifecycle::finish(&interrupted, fence, Verdict::Failed(Failure::new("c", "m")), now, &budgets()).unwrap();
+        let completed = lifecycle::finish(&interrupted, token, Verdict::Completed(raw(r#"{"total":1.10}"#)), now, &budgets()).unwrap();
+        let failed = lifecycle::finish(&interrupted, token, Verdict::Failed(Failure::new("c", "m")), now, &budgets()).unwrap();
 
-        let retried = lifecycle::retry(&interrupted, fence, Failure::new("busy now", "m"), None, 0.5, now, &budgets()).unwrap();
+        let retried = lifecycle::retry(&interrupted, token, Failure::new("busy now", "m"), None, 0.5, now, &budgets()).unwrap();
         let lifecycle::Retried::Waits(retried, _) = retried else { panic!("{retried:?}") };
         let redriven = lifecycle::redrive(&failed, Uuid::max(), now, &budgets()).unwrap();
 
@@ -368,7 +382,7 @@ mod tests {
         }
         record = lifecycle::advance(
             &record,
-            record.fence,
+            record.token(),
             99,
             Some("a stage of some length, as work may name it"),
             record.updated_at,
@@ -382,13 +396,13 @@ mod tests {
             let failure = Failure::new("backend_unavailable", "m".repeat(MAX_FAILURE));
             let claimed = claimed(&retried, number);
             let patient = Record { deadline: claimed.updated_at.after(Duration::from_hours(1_000)), ..claimed };
-            let outcome = lifecycle::retry(&patient, patient.fence, failure, None, 1.0, patient.updated_at, &many).unwrap();
+            let outcome = lifecycle::retry(&patient, patient.token(), failure, None, 1.0, patient.updated_at, &many).unwrap();
             let lifecycle::Retried::Waits(record, _) = outcome else { panic!("{outcome:?}") };
             retried = record;
         }
         let failed = lifecycle::finish(
             &record,
-            record.fence,
+            record.token(),
             Verdict::Failed(Failure::new("code", "m".repeat(2 * MAX_FAILURE))),
             record.updated_at,
             &budgets(),
