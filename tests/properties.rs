@@ -587,3 +587,13 @@ fn what_an_order_took_that_an_operator_put_back_says_nothing_of_others() {
 
     assert_eq!(durations.expected(Duration::from_secs(1), Duration::ZERO).whole, Duration::from_secs(1));
 }
+
+#[test]
+fn a_wake_up_that_is_nearly_due_may_be_the_message_that_asks_and_counts_for_none() {
+    let (now, budgets) = (Timestamp::from_milliseconds(0), budgets());
+    let until = now.after(Duration::from_secs(20));
+    let waits = |wake_at| Record { wake_at: Some(wake_at), ..accepted() };
+
+    assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(10))), until, now, &budgets).is_none());
+    assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(1))), until, now, &budgets).is_some());
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use waybill::local::queue::{Broker, Outgoing, Rules};
 
+use crate::emulator::Emulator;
 use crate::store::run;
 use crate::support::{
     Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, queue_envelope, repository, request,
@@ -942,6 +943,34 @@ mod messages {
         assert_eq!(backend.calls_of_one_order(), 1);
         let due = shown(&handler, &id)["nextAttemptAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         assert!((scheduled(&broker.heard()[2]).0.duration_since(due).as_secs()).abs() <= 1, "{due}");
+    }
+
+    #[test]
+    fn a_wake_up_whose_record_was_not_confirmed_is_scheduled_all_the_same_and_once() {
+        let emulator = Emulator::start(&[]);
+        let broker = namespace();
+        let queue = [("ServiceBusConnection", CONNECTION), ("OrdersQueue", "orders"), ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str())];
+        let worker = Handler::begin(&emulator.with(&[("WORK_DELAY", "60s")])).ready();
+        let other = Handler::begin(&emulator.with(&[&queue[..], &[("STORE_TIMEOUT", "500ms")]].concat())).ready();
+        let (id, message) = submit(&worker, "UNCONFIRMED");
+        std::thread::scope(|scope| {
+            let body = queue_envelope(&message).to_string();
+            let url = worker.url("/OrderProcessor");
+            scope.spawn(move || try_request("POST", &url, &[("Content-Type", "application/json")], Some(body.as_bytes())));
+            eventually("it is worked on", || (shown(&worker, &id)["status"] == "processing").then_some(()));
+            emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"] }));
+
+            let met = scope.spawn(|| deliver(&other, &message, "i-2").status);
+            eventually("its write is not confirmed", || {
+                other.program.lines().iter().any(|line| line.contains("deciding again")).then_some(())
+            });
+            emulator.calm();
+
+            assert_eq!(met.join().unwrap(), 200);
+            worker.program.signal("KILL");
+        });
+        assert_eq!(broker.heard().len(), 1);
+        assert!(scheduled(&broker.heard()[0]).1.contains(&id));
     }
 
     const CONNECTION: &str =
