@@ -620,6 +620,7 @@ fn keys_are_kept_while_the_issuer_is_away() {
     assert_eq!(status(&handler, &id, &issuer.token("alice", BOTH)).status, 200);
     // Nor does anybody hold a connection for an issuer that was away just now.
     issuer.feels(Mood::Silent);
+    issuer.wait_until_asked(DISCOVERY, issuer.asked(DISCOVERY) + 1);
     let asked_at = Instant::now();
     (0..20).for_each(|_| assert_eq!(submit(&handler, "AWAY-1", &new).status, 503));
     assert!(asked_at.elapsed() < Duration::from_secs(3), "{:?}", asked_at.elapsed());
