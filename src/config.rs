@@ -19,8 +19,10 @@ use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
 use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
+use crate::fulfillment::pricing::STAGES;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
+use crate::sqlite::BUSY_TIMEOUT;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.
 const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
@@ -178,12 +180,21 @@ impl Config {
                 .problems
                 .push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
         }
-        let timeout = config.fulfillment.as_ref().map_or(Duration::ZERO, |backend| backend.timeout);
-        for (name, time) in [("FULFILLMENT_TIMEOUT", timeout), ("CLAIM_WAIT", config.claim_wait), ("STORE_WAIT", config.store_wait)] {
-            if time >= config.function_timeout {
+        let fulfillment = config.fulfillment.as_ref().map_or(Duration::ZERO, |backend| backend.timeout);
+        let stages = config.work_delay.saturating_mul(u32::try_from(STAGES.len()).unwrap_or(u32::MAX));
+        // Some of it may have passed before a try begins.
+        let most = config.working_time() * 9 / 10;
+        for (name, time) in [
+            ("FULFILLMENT_TIMEOUT", fulfillment),
+            ("WORK_DELAY, four times,", stages),
+            ("CLAIM_WAIT", config.claim_wait),
+            ("STORE_WAIT", config.store_wait),
+        ] {
+            if time > most {
                 settings.problems.push(format!(
-                    "{name} must be less than FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says: the host ends the \
-                     whole handler then"
+                    "{name} must be at most {}s by FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says: the host ends \
+                     the whole handler then",
+                    most.as_secs()
                 ));
             }
         }
@@ -193,6 +204,22 @@ impl Config {
                 .push("LEASE_RENEWAL must be at most half of LEASE, or a lease runs out before one lost renewal is made good".into());
         }
         if settings.problems.is_empty() { Ok(config) } else { Err(settings.problems) }
+    }
+}
+
+impl Config {
+    /// How long an invocation for a message may work and wait, so that the host does not end it.
+    pub fn working_time(&self) -> Duration {
+        self.function_timeout.saturating_sub(self.settling())
+    }
+
+    /// For a claim and an end that the store takes its time for.
+    fn settling(&self) -> Duration {
+        let store = match &self.records {
+            Records::Cosmos(cosmos, _) => cosmos.timeout,
+            Records::Embedded(..) => BUSY_TIMEOUT,
+        };
+        store * 2 + Duration::from_secs(1)
     }
 }
 

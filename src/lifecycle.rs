@@ -509,8 +509,10 @@ pub fn not_scheduled(found: &Record) -> Record {
 /// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then. None when one
 /// is on its way already: wake-ups do not multiply.
 pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    // One that is nearly due may be the very message that asks, which came early.
+    // One that is nearly due may be the very message that asks, which came early; and one that is written now is to stand for those
+    // who ask at the same time.
     let stands = found.wake_at.is_some_and(|wake_at| wake_at > now.after(TOLERANCE));
+    let until = until.max(now.after(TOLERANCE * 2));
     // Should the copy be lost, the sweeper sends one.
     let due_at = found.due_at.max(Some(found.due(until.after(budgets.first_look))));
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
@@ -782,7 +784,7 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     record.result = None;
     record.completed_at = None;
     record.ttl = None;
-    record.due_at = Some(now.after(budgets.first_look));
+    record.due_at = Some(now.after(budgets.first_look.min(budgets.order_deadline)));
     record.deadline = now.after(budgets.order_deadline);
     note(&mut record, Event::Redriven, None, now);
     Some(record)

@@ -207,13 +207,17 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
     warp::path!("readyz").and(warp::get()).then(move || {
         let app = Arc::clone(&app);
         async move {
-            match functions::probe_store(&app).await {
-                Some(figures) => {
-                    json_response(StatusCode::OK, &json!({ "status": "ready", "store": figures, "admission": app.admission.figures() }))
-                }
+            let store = functions::probe_store(&app).await;
+            let (admission, waiting) =
+                (app.admission.figures(), json!({ "forChange": app.watch.waiting(), "forVisibility": app.looking.taken() }));
+            match store {
+                Some(figures) => json_response(
+                    StatusCode::OK,
+                    &json!({ "status": "ready", "store": figures, "admission": admission, "waiting": waiting }),
+                ),
                 None => json_response(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    &json!({ "status": "not ready", "reason": "the store does not answer", "admission": app.admission.figures() }),
+                    &json!({ "status": "not ready", "reason": "the store does not answer", "admission": admission, "waiting": waiting }),
                 ),
             }
         }

@@ -18,7 +18,7 @@ use tracing::error;
 /// So many operations share a commit at most; beyond it the first of them would wait for the last.
 const MAX_BATCH: usize = 256;
 /// How long another process may hold the write lock before an operation fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kept prepared, per connection; more than the statements of any one user of this module.
 const STATEMENTS: usize = 32;
 

@@ -488,12 +488,12 @@ impl Rules {
         lifecycle::wake(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
     }
 
-    /// A record that passes for the writer's own.
     /// Lives are told apart by fences as well, as long as the record is kept.
     fn token(found: &Record, fence: u64) -> FencingToken {
         FencingToken { fence, ..found.token() }
     }
 
+    /// A record that passes for the writer's own.
     fn own(&self, found: &Record, fence: u64, mutants: &[Mutant]) -> Record {
         if mutants.iter().any(|mutant| self.lacks(*mutant)) {
             Record { fence, status: Status::Processing, ..found.clone() }

@@ -596,4 +596,9 @@ fn a_wake_up_that_is_nearly_due_may_be_the_message_that_asks_and_counts_for_none
 
     assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(10))), until, now, &budgets).is_none());
     assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(1))), until, now, &budgets).is_some());
+    // What is written stands for others who ask at the same time, however soon somebody wants to be woken.
+    for wish in [0, 1, 2, 3, 20].map(Duration::from_secs) {
+        let written = lifecycle::wake(&accepted(), now.after(wish), now, &budgets).unwrap();
+        assert!(lifecycle::wake(&written, now.after(wish), now, &budgets).is_none(), "{wish:?}");
+    }
 }

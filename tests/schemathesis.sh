@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Asks the real program whatever its contract allows and forbids, and compares the answers with it.
 # Needs schemathesis (PyPI) as `st`, or where ST says. Options go to it, e.g. --max-examples 1000 --seed 7.
-# SETTINGS are more of them for the program, CONFIG is another configuration of schemathesis:
-# EXPECT is a status that must have been answered at least once, or the run tried something else than it was for:
+# SETTINGS are more of them for the program, CONFIG is another configuration of schemathesis, EXPECT a status that must have been
+# answered at least once, or the run tried something else than it was for:
 #   SETTINGS="ADMISSION_MAX_AGE=1s WORK_DELAY=2s" EXPECT=503 CONFIG=tests/schemathesis-bounds.toml tests/schemathesis.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

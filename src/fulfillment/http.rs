@@ -118,7 +118,7 @@ impl Backend {
     pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
         let started = Instant::now();
         let (progress, latest) = watch::channel(None);
-        let call = Call { client: &self.client, url: &self.url, headers: self.headers(record), progress };
+        let call = Call { client: &self.client, timeout: self.timeout, url: &self.url, headers: self.headers(record), progress };
         let ended = tokio::select! {
             ended = tokio::time::timeout(self.timeout, call.run(record.order.get())) => ended.unwrap_or_else(|_| {
                 Err(Trouble::Down(Failure::new("backend_timeout", "the backend did not do the order in time"), None))
@@ -181,6 +181,7 @@ async fn pass_on(mut latest: watch::Receiver<Option<Step>>, steps: mpsc::Sender<
 /// One order's call.
 struct Call<'a> {
     client: &'a Client,
+    timeout: Duration,
     url: &'a Url,
     headers: HeaderMap,
     progress: watch::Sender<Option<Step>>,
@@ -192,7 +193,7 @@ impl Call<'_> {
         let mut response = self.send(request).await?;
         match response.status() {
             StatusCode::ACCEPTED => self.poll(response).await,
-            status if !status.is_success() => Err(refusal(response).await),
+            status if !status.is_success() => Err(self.refusal(response).await),
             _ if has_type(&response, "application/x-ndjson") => self.follow(response).await,
             _ => result(&read(&mut response, MAX_RESULT).await?),
         }
@@ -222,7 +223,7 @@ impl Call<'_> {
                 response = self.send(self.client.get(elsewhere)).await?;
                 return match response.status() {
                     StatusCode::ACCEPTED => Err(Trouble::Final(invalid("the backend says where its result is, and it is not there"))),
-                    status if !status.is_success() => Err(refusal(response).await),
+                    status if !status.is_success() => Err(self.lost_sight(response).await),
                     _ => result(&read(&mut response, MAX_RESULT).await?),
                 };
             }
@@ -234,7 +235,7 @@ impl Call<'_> {
                 ));
             }
             if !status.is_success() {
-                return Err(refusal(response).await);
+                return Err(self.lost_sight(response).await);
             }
             if status == StatusCode::ACCEPTED {
                 url = location(&response, &url).unwrap_or(Ok(url))?;
@@ -250,6 +251,40 @@ impl Call<'_> {
                 Some("failed" | "cancelled" | "canceled") => return Err(failed(&members)),
                 Some(_) => self.tell(&members),
             }
+        }
+    }
+
+    /// What an answer means that is none of success. Only of 400 and 422 it is sure that they are about the order itself, and that
+    /// nothing was done for it; others may come from whoever stands before the backend.
+    async fn refusal(&self, mut response: Response) -> Trouble {
+        let status = response.status();
+        let after = retry_after(&response).map(|after| after.min(MAX_RETRY_AFTER));
+        let failure = |code| Failure::new(code, format!("the backend cannot do the order now (HTTP {})", status.as_u16()));
+        match status.as_u16() {
+            300..=399 => redirected(status),
+            425 => Trouble::Busy(failure(UNAVAILABLE), after),
+            // An earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section 2.6),
+            // as when we were killed during it. The tries together give it the time of one.
+            409 => Trouble::Busy(failure("backend_busy"), after.or(Some(self.timeout / 4))),
+            429 => Trouble::Busy(failure("backend_busy"), after),
+            408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),
+            status => {
+                let problem = has_type(&response, "application/problem+json");
+                let body = if problem { read(&mut response, MAX_PROBLEM).await.unwrap_or_default() } else { Vec::new() };
+                let members = members(&body).unwrap_or_default();
+                let told = ["title", "detail"].into_iter().filter_map(|name| text(&members, name));
+                let message: Vec<_> = std::iter::once(format!("the backend refused the order (HTTP {status})")).chain(told).collect();
+                let failure = Failure::new("backend_rejected", message.join(": "));
+                if matches!(status, 400 | 422) { Trouble::Refused(failure) } else { Trouble::Final(failure) }
+            }
+        }
+    }
+
+    /// The same of an order that the backend has taken: it may have been done, or be done yet, whatever is said here.
+    async fn lost_sight(&self, response: Response) -> Trouble {
+        match self.refusal(response).await {
+            Trouble::Refused(failure) => Trouble::Final(failure),
+            other => other,
         }
     }
 
@@ -337,29 +372,6 @@ fn failed(members: &Members<'_>) -> Trouble {
     match members.get("retryable").map(|raw| raw.get()) {
         Some("true") => Trouble::Busy(failure, None),
         _ => Trouble::Refused(failure),
-    }
-}
-
-/// What an answer means that is none of success.
-async fn refusal(mut response: Response) -> Trouble {
-    let status = response.status();
-    let after = retry_after(&response).map(|after| after.min(MAX_RETRY_AFTER));
-    let failure = |code| Failure::new(code, format!("the backend cannot do the order now (HTTP {})", status.as_u16()));
-    match status.as_u16() {
-        300..=399 => redirected(status),
-        425 => Trouble::Busy(failure(UNAVAILABLE), after),
-        // 409: an earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section 2.6),
-        // as when we were killed during it.
-        409 | 429 => Trouble::Busy(failure("backend_busy"), after),
-        408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),
-        status => {
-            let problem = has_type(&response, "application/problem+json");
-            let body = if problem { read(&mut response, MAX_PROBLEM).await.unwrap_or_default() } else { Vec::new() };
-            let members = members(&body).unwrap_or_default();
-            let told = ["title", "detail"].into_iter().filter_map(|name| text(&members, name));
-            let message: Vec<_> = std::iter::once(format!("the backend refused the order (HTTP {status})")).chain(told).collect();
-            Trouble::Refused(Failure::new("backend_rejected", message.join(": ")))
-        }
     }
 }
 

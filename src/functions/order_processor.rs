@@ -1,7 +1,7 @@
 //! `OrderProcessor`: a message arrives, its order is claimed, worked on and ended; every other copy changes nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -22,8 +22,6 @@ use crate::{process, random};
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
 const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// Kept free at the end of an invocation for its last write and its answer.
-const SETTLING: Duration = Duration::from_secs(5);
 
 /// Takes a message, claims its order, does the work, ends it.
 pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
@@ -47,12 +45,15 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
 
 /// `Ok`: the message may be completed. `Err`: it must be delivered again.
 async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_delivery: bool) -> Result<(), Refusal> {
-    let (wait, began) = (app.config.store_wait, Instant::now());
+    let began = Instant::now();
     let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(&StoreError::NotApplied))?;
     let mut patience = Patience { until: began + app.config.claim_wait, pause: LOOK_PAUSE.0 };
     let mut refusals = 0;
-    let (mut unwritten, mut wished) = (None, None);
+    let (mut unwritten, mut wished) = (None, Vec::new());
+    let last = began + app.config.working_time();
     loop {
+        let Some(left) = last.checked_duration_since(Instant::now()) else { return Err(too_late()) };
+        let wait = app.config.store_wait.min(left);
         let found = if refusals == 0 {
             functions::hold(wait, || store.read(message.tracking_id)).await
         } else {
@@ -63,7 +64,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_d
         let found = found
             .map_err(|error| away(&error))?
             .ok_or_else(|| Refusal::abandon("no order has this tracking id: it has expired, or its records are elsewhere"))?;
-        let look = Look { app, store, found: &found, is_first_delivery, began };
+        let look = Look { app, store, found: &found, is_first_delivery, last };
         let claim = look.decide(invocation, message.life);
         // By an old version a message must not be completed that a newer one waits for.
         let unsure = match &claim {
@@ -104,6 +105,10 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_d
     }
 }
 
+fn too_late() -> Refusal {
+    Refusal::abandon("too little is left of functionTimeout for a try; its message is to come back")
+}
+
 fn away(error: &StoreError) -> Refusal {
     Refusal::abandon(error.to_string())
 }
@@ -139,7 +144,8 @@ struct Look<'a> {
     store: &'a StatusStore,
     found: &'a Versioned,
     is_first_delivery: bool,
-    began: Instant,
+    /// By then the work of this invocation must have ended.
+    last: Instant,
 }
 
 impl Look<'_> {
@@ -160,25 +166,27 @@ impl Look<'_> {
     }
 
     /// Another worker has it, or its next try is not due: a copy of the message is scheduled for then, if none is yet, and this
-    /// one is done with. Where nothing can be scheduled, this one waits. `wished`: the `wakeAt` of a write of ours whose answer was
-    /// lost; the copy for it was not.
+    /// one is done with. Where nothing can be scheduled, this one waits. `wished`: each `wakeAt` of a write of ours whose answer was
+    /// lost; no copy was scheduled for it.
     async fn step_aside(
         &self,
         patience: &mut Patience,
         moment: Timestamp,
         wake: Option<Record>,
-        wished: &mut Option<Timestamp>,
+        wished: &mut Vec<Timestamp>,
     ) -> Result<Tried, Refusal> {
         if let Some(queue) = &self.app.queue {
             let own = match wake {
                 Some(record) => {
                     let replaced = self.replace(&record).await;
-                    *wished = record.wake_at.filter(|_| replaced.is_err());
+                    // It may be written yet.
+                    wished.extend(record.wake_at.filter(|_| replaced.is_err()));
                     Versioned { etag: written!(replaced), record }
                 }
-                None if wished.is_some() && *wished == self.found.record.wake_at => self.found.clone(),
+                None if self.found.record.wake_at.is_some_and(|wake_at| wished.contains(&wake_at)) => self.found.clone(),
                 None => return Ok(Tried::Done),
             };
+            wished.clear();
             if schedule(self.store, queue, &own).await {
                 return Ok(Tried::Done);
             }
@@ -189,7 +197,7 @@ impl Look<'_> {
     }
 
     /// The backend is known to be away: waiting for it is no try.
-    async fn wait_for_backend(&self, patience: &mut Patience, pause: Duration, wished: &mut Option<Timestamp>) -> Result<Tried, Refusal> {
+    async fn wait_for_backend(&self, patience: &mut Patience, pause: Duration, wished: &mut Vec<Timestamp>) -> Result<Tried, Refusal> {
         let now = self.store.now();
         let moment = now.after(pause);
         let wake = lifecycle::wake(&self.found.record, moment, now, &self.app.config.budgets);
@@ -223,30 +231,24 @@ impl Look<'_> {
         }
     }
 
-    /// How long an invocation may have taken before it begins a try: one that is still at it at `functionTimeout` takes the whole
-    /// handler along. The message comes back at once, with all of its time.
-    fn spare(&self) -> Duration {
-        let timeout = self.app.config.function_timeout;
-        timeout.saturating_sub(self.app.fulfillment.longest() + SETTLING).max(timeout / 20)
-    }
-
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
-        if self.began.elapsed() > self.spare() {
-            return Err(Refusal::abandon("too little is left of functionTimeout for a try; its message is to come back"));
+        // Whoever is still at it at `functionTimeout` takes the whole handler along. The message comes back at once, with all of its
+        // time.
+        if Instant::now() + self.app.fulfillment.longest() > self.last {
+            return Err(too_late());
         }
         failpoint!("before-claim");
-        let (decided, decided_at) = (Instant::now(), self.store.now());
+        let (decided, decided_at) = (Instant::now(), SystemTime::now());
         let etag = written!(self.replace(&record).await);
         // By an answer that came so late, or to a machine that slept, the lease may have run out, and another may have ended the
         // order since: nobody is called before the claim was renewed.
-        if decided.elapsed().max(decided_at.until(self.store.now())) > self.app.config.budgets.lease / 2 {
+        if decided.elapsed().max(decided_at.elapsed().unwrap_or_default()) > self.app.config.budgets.lease / 2 {
             return Ok(Tried::Unwritten(StoreError::Unknown));
         }
         failpoint!("after-claim");
         self.claimed(&record);
         functions::log_transition(&record, "order claimed");
-        let last = self.began + self.app.config.function_timeout.saturating_sub(SETTLING);
-        work(self.app, self.store, Versioned { record, etag }, permit, last).await
+        work(self.app, self.store, Versioned { record, etag }, permit, self.last).await
     }
 }
 
@@ -301,8 +303,8 @@ fn verdict(outcome: Outcome) -> Verdict {
     }
 }
 
-/// Does the work of an order that is ours. This one task owns all its writes: progress, renewal, end. None is repeated after
-/// `last`.
+/// Does the work of an order that is ours. This one task owns all its writes: progress, renewal, end. The last one is not
+/// begun anew after `last`.
 async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: Permit, last: Instant) -> Result<Tried, Refusal> {
     let token = own.record.token();
     let (sender, mut steps) = mpsc::channel(1);

@@ -46,9 +46,19 @@ impl Places {
         held.insert(caller, own + 1);
         Some(Place { places: self, caller })
     }
+
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        lock(&self.held).values().sum()
+    }
 }
 
 impl Watch {
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.places.taken()
+    }
+
     /// At most so many wait at the same time, and half of them for one caller.
     pub fn new(places: usize) -> Self {
         Self { places: Places::new(places), orders: Mutex::default() }

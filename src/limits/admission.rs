@@ -17,7 +17,7 @@ use crate::timestamp::Timestamp;
 const LOOK: Duration = Duration::from_secs(5);
 /// What was seen longer ago says nothing: nobody is refused for what may be over, nor let in by it.
 const STALE: Duration = Duration::from_secs(15);
-/// How long a request waits for a look while nothing is known.
+/// How long a look is waited for while nothing is known.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// So many waiting orders are looked at.
 const SAMPLE: u32 = 50;
@@ -79,7 +79,10 @@ impl Admission {
             return;
         }
         self.begin_look(store);
-        if lock(&self.backlog).age(Instant::now()).is_none() {
+        let now = Instant::now();
+        let backlog = *lock(&self.backlog);
+        let is_looked_at = backlog.asked.is_some_and(|asked| now.duration_since(asked) < FIRST_LOOK);
+        if backlog.age(now).is_none() && is_looked_at {
             // Who looks holds it until he has seen.
             let _ = tokio::time::timeout(FIRST_LOOK, self.looking.lock()).await;
         }

@@ -9,6 +9,7 @@ mod connect;
 mod item;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use azure_data_cosmos::models::ItemResponse;
@@ -21,14 +22,14 @@ use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::bookmark::Bookmark;
 use crate::config::cosmos::Cosmos;
 use crate::idempotency::{TrackingId, TrackingKey};
 use crate::lifecycle::{Record, Status};
 use crate::quarantine::Quarantined;
-use crate::store::cosmos::account::{Account, Clock, Level};
+use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
@@ -55,7 +56,10 @@ struct Inner {
     container: ContainerClient,
     account: Account,
     clock: Clock,
-    level: Level,
+    /// As it was when we connected.
+    properties: Properties,
+    /// Whether it is otherwise now.
+    moved: AtomicBool,
     tracking_key: TrackingKey,
     timeout: Duration,
     config: Cosmos,
@@ -113,10 +117,18 @@ impl CosmosStore {
         connect::connect(config, tracking_key).await
     }
 
-    fn new(container: ContainerClient, account: Account, clock: Clock, level: Level, tracking_key: TrackingKey, config: Cosmos) -> Self {
+    fn new(
+        container: ContainerClient,
+        account: Account,
+        clock: Clock,
+        properties: Properties,
+        tracking_key: TrackingKey,
+        config: Cosmos,
+    ) -> Self {
         let recent = Cache::builder().time_to_live(RECENT).weigher(|_, recent: &Recent| recent.weight()).max_capacity(RECENT_BYTES).build();
         let timeout = config.timeout;
-        Self(Arc::new(Inner { container, account, clock, level, tracking_key, timeout, config, charges: Charges::default(), recent }))
+        let (moved, charges) = (AtomicBool::new(false), Charges::default());
+        Self(Arc::new(Inner { container, account, clock, properties, moved, tracking_key, timeout, config, charges, recent }))
     }
 
     /// Keeps the account's clock, and tells what was spent. Never returns.
@@ -126,14 +138,23 @@ impl CosmosStore {
         let mut told = 0;
         loop {
             tokio::time::sleep(pauses.next().unwrap_or(usual)).await;
-            if let Err(silent) = self.0.account.look(&self.0.clock).await {
-                connect::tell_trouble(&self.0.config, &silent);
+            match self.0.account.look(&self.0.clock).await {
+                Ok(properties) => self.compare(&properties),
+                Err(silent) => connect::tell_trouble(&self.0.config, &silent),
             }
             let calls = self.0.charges.calls();
             if pauses.len() == 0 && calls > told {
                 told = calls;
                 info!(cosmos.charges = %self.0.charges.figures(), "what Cosmos DB was asked since the start");
             }
+        }
+    }
+
+    /// An account that is not as it was at the start: reads may lag from now on that did not.
+    fn compare(&self, properties: &Properties) {
+        if *properties != self.0.properties && !self.0.moved.swap(true, Ordering::Relaxed) {
+            let (before, now) = (&self.0.properties, properties);
+            error!("the account has changed since the start, from {before:?} to {now:?}: start the app again, which then goes by it");
         }
     }
 
@@ -146,7 +167,7 @@ impl CosmosStore {
     }
 
     pub(super) fn figures(&self) -> Value {
-        json!({ "engine": "cosmos", "consistency": format!("{:?}", self.0.level), "operations": self.0.charges.figures() })
+        json!({ "engine": "cosmos", "consistency": format!("{:?}", self.0.properties.level()), "operations": self.0.charges.figures() })
     }
 
     pub(super) async fn answers(&self) -> Result<(), StoreError> {
@@ -158,7 +179,7 @@ impl CosmosStore {
     }
 
     pub(super) fn may_lag(&self) -> bool {
-        self.0.level.may_lag()
+        self.0.properties.level().may_lag() || self.0.moved.load(Ordering::Relaxed)
     }
 
     pub(super) async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
@@ -189,8 +210,8 @@ impl CosmosStore {
             Absent(Instant),
             Failed(StoreError),
         }
+        let asked = Instant::now();
         loop {
-            let asked = Instant::now();
             let look = async {
                 let begun = Instant::now();
                 match self.look_for(tracking_id, Freshness::Usual, bookmark.clone(), Duration::ZERO).await {
@@ -473,11 +494,11 @@ impl CosmosStore {
         let mut pause = LOOK_PAUSE.0;
         loop {
             let found = self.point_read(tracking_id, &freshness).await?;
-            if found.is_some() || !self.0.level.may_lag() {
+            if found.is_some() || !self.may_lag() || (patience.is_zero() && matches!(freshness, Freshness::Latest)) {
                 return Ok(found);
             }
-            // The first better looks need no pause.
-            if matches!(freshness, Freshness::Latest) {
+            // The first better look needs no pause.
+            if !patience.is_zero() && !matches!(freshness, Freshness::Usual) {
                 if Instant::now() + pause > end {
                     return Ok(None);
                 }
@@ -515,7 +536,7 @@ impl CosmosStore {
 
     fn as_fresh_as(&self, freshness: &Freshness, options: OperationOptionsBuilder) -> ItemReadOptions {
         let options = match freshness {
-            Freshness::Latest if self.0.level.may_lag() => options.with_read_consistency_strategy(ReadConsistencyStrategy::LatestCommitted),
+            Freshness::Latest if self.may_lag() => options.with_read_consistency_strategy(ReadConsistencyStrategy::LatestCommitted),
             Freshness::Usual | Freshness::Bookmarked(_) | Freshness::Latest => options,
         };
         let options = ItemReadOptions::default().with_operation_options(options.build());
@@ -538,7 +559,7 @@ impl CosmosStore {
 
     /// Where a reader must be to see what this answer tells of; nothing where every reader is.
     fn bookmark(&self, response: &ItemResponse) -> Option<Bookmark> {
-        let token = response.headers().session_token().filter(|_| self.0.level.may_lag())?;
+        let token = response.headers().session_token().filter(|_| self.may_lag())?;
         Some(Bookmark(token.as_str().to_owned()))
     }
 }

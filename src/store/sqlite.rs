@@ -138,7 +138,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
-        let (id, text) = (quarantined.id, quarantined_text(quarantined)?);
+        let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
         let kept = self.database.write(move |connection| {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO quarantine (id, message) VALUES (?1, ?2)")?
@@ -217,9 +217,11 @@ impl SqliteStore {
     }
 
     pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
-        let (id, text) = (quarantined.id, quarantined_text(quarantined)?);
+        let (id, kept_at) = (quarantined.id, quarantined.kept_at.to_string());
         let released = self.database.write(move |connection| {
-            connection.prepare_cached("DELETE FROM quarantine WHERE id = ?1 AND message = ?2")?.execute(params![id.as_bytes(), text])
+            connection
+                .prepare_cached("DELETE FROM quarantine WHERE id = ?1 AND message ->> 'keptAt' = ?2")?
+                .execute(params![id.as_bytes(), kept_at])
         });
         Ok(released.await? > 0)
     }
@@ -350,10 +352,6 @@ fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option
         .as_ref()
         .map_or(true, |found| found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status));
     is_wanted.then_some(found)
-}
-
-fn quarantined_text(quarantined: &Quarantined) -> Result<String, StoreError> {
-    serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {

@@ -317,12 +317,15 @@ fn of_any_other_refusal_only_the_status_is_told() {
 
 #[test]
 fn a_request_that_is_under_way_already_is_asked_for_again_under_the_same_key() {
-    let work = Work::start(&[("RETRY_BASE", "20ms")]);
+    // The tries together give it the time of one.
+    let work = Work::start(&[("RETRY_BASE", "20ms"), ("FULFILLMENT_TIMEOUT", "2s")]);
+    let started = Instant::now();
 
     let status = work.became([reply(409, &[], ""), json_reply(200, &json!(1))]);
 
     completed_with(&status, &json!(1));
     assert_eq!((&status["attempt"], &status["history"][2]["code"]), (&json!(2), &json!("backend_busy")), "{status}");
+    assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
     let keys: Vec<_> = work.backend.asked().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
     assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
 }
@@ -333,33 +336,47 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
     let backend = Backend::start([]);
     let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1")]);
     let (id, message) = submit(&handler, &order("B-UNSEEN"));
-    // Tries, and what the operator then puts back on its way. The last one is the backend's own verdict.
-    let tries = [Reply::Torn, reply(503, &[], ""), reply(200, &[], "{\"half"), reply(400, &[], ""), json_reply(200, &json!(1))];
-    let count = tries.len();
+    let at = |place: &'static str| [("Location", place), ("Retry-After", "0")];
+    // Tries, each of which the operator puts back on its way. All but the last may have been done.
+    let unseen = [
+        vec![Reply::Torn],
+        vec![reply(503, &[], "")],
+        vec![reply(200, &[], "{\"half")],
+        vec![taken(), reply(403, &[], "")],
+        vec![taken(), reply(422, &[], "")],
+        vec![taken(), reply(303, &at("/jobs/results/1"), ""), reply(404, &[], "")],
+        vec![reply(401, &[], "")],
+        vec![reply(404, &[], "")],
+    ];
+    let refused = [vec![reply(400, &[], "")], vec![taken(), json_reply(200, &json!({ "status": "failed" }))]];
+    let (unseen_tries, refused_tries) = (unseen.len(), refused.len());
     let mut message = Some(message);
-    for (number, answer) in tries.into_iter().enumerate() {
-        backend.reply([answer]);
+    for answers in unseen.into_iter().chain(refused).chain([vec![json_reply(200, &json!(1))]]) {
+        backend.reply(answers);
         assert_eq!(handler.process(&message.take().unwrap()).status, 200);
-        if number + 1 < count {
-            let arguments = ["orders", "retry", &id, "--data", data.path().to_str().unwrap()];
-            assert!(Program::waybill(&arguments, &[]).end().0.success());
+        let arguments = ["orders", "retry", &id, "--data", data.path().to_str().unwrap()];
+        if Program::waybill(&arguments, &[]).end().0.success() {
             // It is sent to the queue of `waybill local`, which does not run here; whoever asks again is given it too.
             message = handler.ingress(Some(&order("B-UNSEEN").to_string()), &[]).message;
         }
     }
 
-    assert_eq!(handler.status(&id).body["status"], "completed");
-    let keys: Vec<_> = backend.asked().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
-    assert!(keys[..4].iter().all(|key| *key == keys[0]), "{keys:?}");
-    assert_ne!(keys[4], keys[0], "after a verdict");
+    let status = handler.status(&id).body;
+    assert_eq!(status["status"], "completed", "{status}");
+    let posts = backend.asked().into_iter().filter(|asked| asked.line.starts_with("POST"));
+    let keys: Vec<String> = posts.map(|asked| asked.headers["idempotency-key"].clone()).collect();
+    assert_eq!(keys.len(), unseen_tries + refused_tries + 1, "{keys:?}");
+    assert!(keys[..=unseen_tries].iter().all(|key| *key == keys[0]), "{keys:?}");
+    let after_verdicts = &keys[unseen_tries..];
+    assert!(after_verdicts.windows(2).all(|pair| pair[0] != pair[1]), "{keys:?}");
 }
 
 #[test]
 fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     let data = Directory::new();
     let backend = Backend::start([reply(503, &[], ""), json_reply(200, &json!(1))]);
-    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "2s"), ("RETRY_BASE", "1ms")];
-    let times = [("FUNCTION_TIMEOUT", "7s"), ("FULFILLMENT_TIMEOUT", "1500ms"), ("CLAIM_WAIT", "6s"), ("STORE_WAIT", "6s")];
+    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "4s"), ("RETRY_BASE", "1ms")];
+    let times = [("FUNCTION_TIMEOUT", "17s"), ("FULFILLMENT_TIMEOUT", "3s"), ("CLAIM_WAIT", "5s"), ("STORE_WAIT", "5s")];
     let mut handler = backend.handler(data.path(), &[&breaker[..], &times[..]].concat());
     let (id, message) = submit(&handler, &order("B-LATE"));
 

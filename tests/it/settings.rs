@@ -123,8 +123,8 @@ fn what_the_host_would_cut_off_is_refused() {
     let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("FUNCTION_TIMEOUT", "4m"), backend, ("STORE_WAIT", "10m")]);
 
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be less than FUNCTION_TIMEOUT"), "{lines:?}");
-    assert!(lines[1].contains("STORE_WAIT must be less than FUNCTION_TIMEOUT"), "{lines:?}");
+    assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be at most 206s by FUNCTION_TIMEOUT"), "{lines:?}");
+    assert!(lines[1].contains("STORE_WAIT must be at most 206s by FUNCTION_TIMEOUT"), "{lines:?}");
 }
 
 #[test]

@@ -286,6 +286,7 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
         let knows = scope.spawn(|| waited(&handler, &id, &[("Prefer", "wait=30"), ("If-None-Match", &etag)]));
         let eager = handler.status_with(&id, &[("Prefer", "wait=30"), ("If-None-Match", "\"old\"")]);
         assert_eq!((eager.status, eager.headers.get("Preference-Applied")), (200, None), "who knows an old version does not wait");
+        handler.until_waiting(2);
         assert_eq!(handler.process(&message).status, 200);
         for (answer, took) in [waits.join().unwrap(), knows.join().unwrap()] {
             assert_eq!((answer.status, &answer.body["status"]), (200, &json!("completed")));
@@ -305,17 +306,10 @@ fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
     let (id, _) = submit(&handler, &order("S-PLACES"));
 
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| {
-            // The other may be there first, for a second.
-            eventually("there is a place", || {
-                let answer = handler.status_with(&id, &[("Prefer", "wait=30")]);
-                answer.headers.get("Preference-Applied").is_some().then_some(answer)
-            })
-        });
-        eventually("the place is taken", || {
-            let answer = handler.status_with(&id, &[("Prefer", "wait=1")]);
-            answer.headers.get("Preference-Applied").is_none().then_some(())
-        });
+        let waits = scope.spawn(|| handler.status_with(&id, &[("Prefer", "wait=30")]));
+        handler.until_waiting(1);
+        let answer = handler.status_with(&id, &[("Prefer", "wait=30")]);
+        assert_eq!((answer.status, answer.headers.get("Preference-Applied")), (200, None), "there is no place left");
         let started = Instant::now();
         handler.program.signal("TERM");
         let answer = waits.join().unwrap();
@@ -335,11 +329,11 @@ fn one_caller_gets_half_of_the_places_to_wait() {
     };
 
     std::thread::scope(|scope| {
-        // The other may be there first, for a second.
-        let first = scope.spawn(|| eventually("the caller waits", || waits("one", "wait=5").then_some(())));
-        eventually("the caller has his place", || (!waits("one", "wait=1")).then_some(()));
+        let first = scope.spawn(|| waits("one", "wait=5"));
+        handler.until_waiting(1);
+        assert!(!waits("one", "wait=5"), "the caller has his place");
         assert!(waits("two", "wait=1"), "another has his own");
-        first.join().unwrap();
+        assert!(first.join().unwrap());
     });
 }
 

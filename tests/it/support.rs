@@ -280,6 +280,11 @@ impl Handler {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// Until so many requests wait for an order to change.
+    pub fn until_waiting(&self, number: u64) {
+        eventually("they wait", || (self.readyz().json()["waiting"]["forChange"] == number).then_some(()));
+    }
+
     /// Invokes a function with this envelope.
     pub fn invoke(&self, function: &str, envelope: &Value) -> Response {
         let headers = [

@@ -82,7 +82,7 @@ impl Level {
 }
 
 /// What an account is like.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Properties {
     user_consistency_policy: Policy,
@@ -93,13 +93,13 @@ pub(super) struct Properties {
     writable_locations: Vec<Location>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Policy {
     default_consistency_level: Level,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Location {
     name: String,
 }

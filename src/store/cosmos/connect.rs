@@ -97,9 +97,8 @@ async fn once(
         Err(_) => return Err(Missing::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
     check(config, &found)?;
-    let level = properties.level();
-    tell(config, level);
-    Ok(CosmosStore::new(container, account, clock, level, tracking_key.clone(), config.clone()))
+    tell(config, properties.level());
+    Ok(CosmosStore::new(container, account, clock, properties, tracking_key.clone(), config.clone()))
 }
 
 async fn container(
