@@ -22,6 +22,7 @@ use crate::config::service_bus::ServiceBus;
 use crate::fulfillment::pricing::STAGES;
 use crate::idempotency::TrackingKey;
 use crate::lifecycle::Budgets;
+use crate::service_bus::DEADLINE;
 use crate::sqlite::BUSY_TIMEOUT;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.
@@ -180,21 +181,18 @@ impl Config {
                 .problems
                 .push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
         }
-        let fulfillment = config.fulfillment.as_ref().map_or(Duration::ZERO, |backend| backend.timeout);
-        let stages = config.work_delay.saturating_mul(u32::try_from(STAGES.len()).unwrap_or(u32::MAX));
+        let least = config.settling() + Duration::from_secs(1);
         // Some of it may have passed before a try begins.
         let most = config.working_time() * 9 / 10;
-        for (name, time) in [
-            ("FULFILLMENT_TIMEOUT", fulfillment),
-            ("WORK_DELAY, four times,", stages),
-            ("CLAIM_WAIT", config.claim_wait),
-            ("STORE_WAIT", config.store_wait),
-        ] {
-            if time > most {
+        let try_name = if config.fulfillment.is_some() { "FULFILLMENT_TIMEOUT" } else { "WORK_DELAY, four times," };
+        let times = [(try_name, config.longest_try()), ("CLAIM_WAIT", config.claim_wait), ("STORE_WAIT", config.store_wait)];
+        if config.function_timeout < least {
+            settings.problems.push(format!("FUNCTION_TIMEOUT must be at least {least:?}, of which the store may need the most"));
+        } else {
+            for (name, _) in times.into_iter().filter(|(_, time)| *time > most) {
                 settings.problems.push(format!(
-                    "{name} must be at most {}s by FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says: the host ends \
-                     the whole handler then",
-                    most.as_secs()
+                    "{name} must be at most {most:?} by FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says, and by \
+                     STORE_TIMEOUT: the host ends the whole handler then"
                 ));
             }
         }
@@ -213,13 +211,20 @@ impl Config {
         self.function_timeout.saturating_sub(self.settling())
     }
 
-    /// For a claim and an end that the store takes its time for.
+    /// How long one try takes at most.
+    pub fn longest_try(&self) -> Duration {
+        let stages = || self.work_delay.saturating_mul(u32::try_from(STAGES.len()).unwrap_or(u32::MAX));
+        self.fulfillment.as_ref().map_or_else(stages, |backend| backend.timeout)
+    }
+
+    /// For what may begin last and take its time: a claim, a renewal, an end, and the copy of a message for the next try.
     fn settling(&self) -> Duration {
         let store = match &self.records {
             Records::Cosmos(cosmos, _) => cosmos.timeout,
             Records::Embedded(..) => BUSY_TIMEOUT,
         };
-        store * 2 + Duration::from_secs(1)
+        let queue = self.service_bus.as_ref().map_or(Duration::ZERO, |_| DEADLINE);
+        store * 3 + queue + Duration::from_secs(1)
     }
 }
 

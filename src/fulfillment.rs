@@ -65,14 +65,6 @@ impl Fulfillment {
         }
     }
 
-    /// How long one try takes at most.
-    pub fn longest(&self) -> Duration {
-        match self {
-            Self::Pricing(..) => self.estimate(),
-            Self::Http(backend) => backend.longest(),
-        }
-    }
-
     /// What the work gives at once, where it is pure and needs no time: claim and end may then be one write.
     pub fn at_once(&self, order: &RawValue) -> Option<Outcome> {
         match self {

@@ -506,8 +506,8 @@ pub fn not_scheduled(found: &Record) -> Record {
     Record { wake_at: None, ..found.clone() }
 }
 
-/// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then. None when one
-/// is on its way already: wake-ups do not multiply.
+/// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then, or for a moment
+/// later if that is soon. None when one is on its way already: wake-ups do not multiply.
 pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     // One that is nearly due may be the very message that asks, which came early; and one that is written now is to stand for those
     // who ask at the same time.

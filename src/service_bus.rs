@@ -34,7 +34,7 @@ use crate::random::jittered;
 use crate::timestamp::Timestamp;
 
 /// From a call to its answer, token and repetitions included: an invocation waits for it.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Until a connection stands. Less than the deadline, so that a namespace out of reach is known to have got nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A message is tried once more, and once more.

@@ -103,11 +103,6 @@ impl Backend {
         self.mean.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Duration::from_secs(1))
     }
 
-    /// How long one try takes at most.
-    pub const fn longest(&self) -> Duration {
-        self.timeout
-    }
-
     /// Asked before an order is claimed. `Err`: how long nobody should call.
     pub fn admit(&self) -> Result<Permit, Duration> {
         self.breaker.admit(Instant::now())
@@ -264,7 +259,7 @@ impl Call<'_> {
             300..=399 => redirected(status),
             425 => Trouble::Busy(failure(UNAVAILABLE), after),
             // An earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section 2.6),
-            // as when we were killed during it. The tries together give it the time of one.
+            // as when we were killed during it. Five tries together give it the time of one.
             409 => Trouble::Busy(failure("backend_busy"), after.or(Some(self.timeout / 4))),
             429 => Trouble::Busy(failure("backend_busy"), after),
             408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),

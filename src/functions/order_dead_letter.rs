@@ -1,6 +1,8 @@
 //! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence. Its order goes on its way again, or ends visibly; what
 //! nobody can act on is kept whole.
 
+use std::time::Duration;
+
 use tracing::{error, info};
 
 use crate::envelope::{self, Answer, QueueMessage};
@@ -21,7 +23,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let away = |error: StoreError| Refusal::abandon(error.to_string());
-    let store = tokio::time::timeout(app.config.store_wait, app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
+    let store = tokio::time::timeout(wait(app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
     let message = message::read(&dead.text);
     let tracking_id = message.as_ref().ok().map(|message| message.tracking_id);
     let answer = match (store, message) {
@@ -32,9 +34,14 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
     Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
 }
 
+/// For the store, up to three times in an invocation, which must end in time.
+fn wait(app: &App) -> Duration {
+    app.config.store_wait.min(app.config.working_time() / 3)
+}
+
 /// Nothing is given up here: a dead-letter queue has none of its own, and what fails here comes back for ever.
 async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &message::Message) -> Result<Answer, StoreError> {
-    let wait = app.config.store_wait;
+    let wait = wait(app);
     loop {
         let found = match functions::hold(wait, || store.read_latest(message.tracking_id)).await {
             Ok(Some(found)) => found,
@@ -64,7 +71,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
 }
 
 async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: String) -> Result<Answer, StoreError> {
-    let wait = app.config.store_wait;
+    let wait = wait(app);
     let quarantined = Quarantined::new(store.tracking_key(), dead.text.clone(), reason, dead.dead_letter_reason.as_deref(), store.now());
     functions::hold(wait, || store.quarantine(&quarantined)).await?;
     error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: nobody can act on it");

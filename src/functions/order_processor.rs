@@ -95,7 +95,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_d
             }
             Tried::Refused => refusals += 1,
             Tried::Unwritten(error) => {
-                if unwritten.get_or_insert_with(Instant::now).elapsed() > wait {
+                if unwritten.get_or_insert_with(Instant::now).elapsed() > app.config.store_wait {
                     return Err(away(&error));
                 }
                 warn!(order.tracking_id = %message.tracking_id, %error, "the store does not answer; deciding again");
@@ -106,7 +106,7 @@ async fn process(app: &Arc<App>, invocation: &str, message: &Message, is_first_d
 }
 
 fn too_late() -> Refusal {
-    Refusal::abandon("too little is left of functionTimeout for a try; its message is to come back")
+    Refusal::abandon("too little is left of functionTimeout; its message is to come back")
 }
 
 fn away(error: &StoreError) -> Refusal {
@@ -234,7 +234,7 @@ impl Look<'_> {
     async fn take(&self, record: Record, permit: Permit) -> Result<Tried, Refusal> {
         // Whoever is still at it at `functionTimeout` takes the whole handler along. The message comes back at once, with all of its
         // time.
-        if Instant::now() + self.app.fulfillment.longest() > self.last {
+        if Instant::now() + self.app.config.longest_try() > self.last {
             return Err(too_late());
         }
         failpoint!("before-claim");

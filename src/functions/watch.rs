@@ -54,14 +54,14 @@ impl Places {
 }
 
 impl Watch {
-    /// How many wait.
-    pub fn waiting(&self) -> usize {
-        self.places.taken()
-    }
-
     /// At most so many wait at the same time, and half of them for one caller.
     pub fn new(places: usize) -> Self {
         Self { places: Places::new(places), orders: Mutex::default() }
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.places.taken()
     }
 
     /// Waits until what was seen has changed in a way that matters, or until `end`, or until the handler stops; and gives the

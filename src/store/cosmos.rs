@@ -154,7 +154,9 @@ impl CosmosStore {
     fn compare(&self, properties: &Properties) {
         if *properties != self.0.properties && !self.0.moved.swap(true, Ordering::Relaxed) {
             let (before, now) = (&self.0.properties, properties);
-            error!("the account has changed since the start, from {before:?} to {now:?}: start the app again, which then goes by it");
+            error!(
+                "the account has changed since the start, from {before:?} to {now:?}: start the app again, which then goes by it, or says what is wrong with it"
+            );
         }
     }
 
@@ -482,7 +484,8 @@ impl CosmosStore {
         rows.await.map_err(|failed| unread(failed.status))
     }
 
-    /// The record, or the certainty that there is none: where replicas may lag, a miss is followed by better looks.
+    /// The record, or, after all of that patience, the certainty that there is none: where replicas may lag, a miss is followed by
+    /// better looks.
     async fn look_for(
         &self,
         tracking_id: TrackingId,

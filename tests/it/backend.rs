@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Program, events, eventually, free_port, order};
+use crate::support::{Directory, Handler, Program, events, eventually, free_port, order, stop_between_writes};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -375,8 +375,8 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
 fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     let data = Directory::new();
     let backend = Backend::start([reply(503, &[], ""), json_reply(200, &json!(1))]);
-    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "4s"), ("RETRY_BASE", "1ms")];
-    let times = [("FUNCTION_TIMEOUT", "17s"), ("FULFILLMENT_TIMEOUT", "3s"), ("CLAIM_WAIT", "5s"), ("STORE_WAIT", "5s")];
+    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "3500ms"), ("RETRY_BASE", "1ms")];
+    let times = [("FUNCTION_TIMEOUT", "22s"), ("FULFILLMENT_TIMEOUT", "3s"), ("CLAIM_WAIT", "5s"), ("STORE_WAIT", "5s")];
     let mut handler = backend.handler(data.path(), &[&breaker[..], &times[..]].concat());
     let (id, message) = submit(&handler, &order("B-LATE"));
 
@@ -684,7 +684,7 @@ fn a_worker_that_lost_its_order_drops_the_call() {
     std::thread::scope(|scope| {
         let working = scope.spawn(|| first.process(&message).status);
         eventually("it is called", || (backend.asked().len() == 1).then_some(()));
-        first.program.signal("STOP");
+        stop_between_writes(&first.program, data.path());
         assert_eq!(second.process(&message).status, 200);
         first.program.signal("CONT");
         assert_eq!(working.join().unwrap(), 200);

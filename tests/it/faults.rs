@@ -16,7 +16,7 @@ use crate::emulator::Emulator;
 use crate::store::run;
 use crate::support::{
     Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, queue_envelope, repository, request,
-    signal, skipped, submit, try_request,
+    signal, skipped, stop_between_writes, submit, try_request,
 };
 
 /// An order that is held for long is taken over within a test.
@@ -543,11 +543,11 @@ mod pauses {
     }
 
     /// `first` is stopped in the midst of its call, `taken_over` happens, `first` goes on: its answer to the host.
-    fn stopped_while(first: &Handler, message: &str, backend: &Fake, taken_over: impl FnOnce()) -> u16 {
+    fn stopped_while(first: &Handler, data: &Path, message: &str, backend: &Fake, taken_over: impl FnOnce()) -> u16 {
         std::thread::scope(|scope| {
             let working = scope.spawn(|| deliver(first, message, "i-first").status);
             backend.has_heard(1);
-            first.program.signal("STOP");
+            stop_between_writes(&first.program, data);
             taken_over();
             first.program.signal("CONT");
             working.join().unwrap()
@@ -569,7 +569,7 @@ mod pauses {
         let (id, message) = submit(&second, "PAUSE-1");
         let mut ended = Value::Null;
 
-        let late = stopped_while(&first, &message, &backend, || {
+        let late = stopped_while(&first, data.path(), &message, &backend, || {
             assert_eq!(deliver(&second, &message, "i-second").status, 200);
             ended = shown(&second, &id);
         });
@@ -600,7 +600,7 @@ mod pauses {
         let late = std::thread::scope(|scope| {
             let working = scope.spawn(|| deliver(&first, &message, "i-first").status);
             eventually("a retry waits", || shown(&second, &id)["nextAttemptAt"].is_string().then_some(()));
-            first.program.signal("STOP");
+            stop_between_writes(&first.program, data.path());
             assert_eq!(deliver(&second, &message, "i-second").status, 200);
             ended = shown(&second, &id);
             first.program.signal("CONT");
@@ -630,7 +630,7 @@ mod pauses {
         let (id, message) = submit(&second, "PAUSE-3");
         let mut ended = Value::Null;
 
-        let late = stopped_while(&first, &message, &backend, || {
+        let late = stopped_while(&first, data.path(), &message, &backend, || {
             gate.open();
             eventually("it has answered", || (backend.answered.load(Ordering::Relaxed) == 1).then_some(()));
             assert_eq!(deliver(&second, &message, "i-second").status, 200);
@@ -658,7 +658,7 @@ mod pauses {
         let first = handler(data.path(), &backend);
         let (id, message) = submit(&first, "PAUSE-4");
 
-        let late = stopped_while(&first, &message, &backend, || {
+        let late = stopped_while(&first, data.path(), &message, &backend, || {
             gate.open();
             lease_has_run_out(data.path());
         });

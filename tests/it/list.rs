@@ -215,6 +215,6 @@ fn a_page_of_large_orders_ends_early_in_the_embedded_store() {
 fn a_page_of_large_orders_ends_early_in_cosmos_db() {
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[("RATE_LIMIT", "0")])).ready();
-    // The emulator gives larger pages than the account does.
+    // The emulator's pages have no limit of bytes, as the account's have: the first has all, and says that there may be more.
     a_page_of_large_orders_ends_early_and_the_next_goes_on(&handler, 30);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Response, events, eventually, order, queue_envelope, request, try_request};
+use crate::support::{Directory, Handler, Response, events, eventually, order, queue_envelope, request, stop_between_writes, try_request};
 
 /// A tracking id and its message.
 fn submit(handler: &Handler, order: &Value) -> (String, String) {
@@ -245,14 +245,14 @@ fn one_who_must_not_wait_longer_gives_the_message_back() {
 fn a_stopped_handler_loses_its_order_and_changes_nothing_when_it_wakes() {
     let data = Directory::new();
     let lease = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
-    let mut first = delayed(data.path(), "400ms", &lease);
+    let mut first = delayed(data.path(), "10s", &lease);
     let second = delayed(data.path(), "1ms", &lease);
     let (id, message) = submit(&second, &order("P-10"));
 
     let (late, taken, ended) = std::thread::scope(|scope| {
         let working = scope.spawn(|| deliver(&first, &message, "i-1").status);
         is_processing(&second, &id);
-        first.program.signal("STOP");
+        stop_between_writes(&first.program, data.path());
         let taken = deliver(&second, &message, "i-2").status;
         let ended = shown(&second, &id);
         first.program.signal("CONT");

@@ -123,8 +123,19 @@ fn what_the_host_would_cut_off_is_refused() {
     let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("FUNCTION_TIMEOUT", "4m"), backend, ("STORE_WAIT", "10m")]);
 
     assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be at most 206s by FUNCTION_TIMEOUT"), "{lines:?}");
-    assert!(lines[1].contains("STORE_WAIT must be at most 206s by FUNCTION_TIMEOUT"), "{lines:?}");
+    assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be at most 201.6s by FUNCTION_TIMEOUT"), "{lines:?}");
+    assert!(lines[1].contains("STORE_WAIT must be at most 201.6s by FUNCTION_TIMEOUT"), "{lines:?}");
+}
+
+#[test]
+fn a_host_that_leaves_no_time_for_anything_is_refused() {
+    let waits = [("CLAIM_WAIT", "0"), ("STORE_WAIT", "0")];
+    let refused = |more: &[(&str, &str)]| refused(&[&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")], &waits[..], more].concat());
+
+    let lines = refused(&[("FUNCTION_TIMEOUT", "16s")]);
+    assert!(lines.len() == 1 && lines[0].contains("FUNCTION_TIMEOUT must be at least 17s"), "{lines:?}");
+    let lines = refused(&[("FUNCTION_TIMEOUT", "20s"), ("WORK_DELAY", "901ms")]);
+    assert!(lines.len() == 1 && lines[0].contains("WORK_DELAY, four times, must be at most 3.6s"), "{lines:?}");
 }
 
 #[test]

@@ -147,6 +147,27 @@ pub fn signal(process: u32, name: &str) {
     Command::new("kill").args([&format!("-{name}"), &process.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
+/// Stops a handler (SIGSTOP) at a moment when it is not in the midst of a write to the records here: that one would hold up all others
+/// until it goes on.
+#[cfg(unix)]
+pub fn stop_between_writes(program: &Program, data: &Path) {
+    let database = rusqlite::Connection::open(data.join("records.db")).unwrap();
+    database.busy_timeout(Duration::from_millis(100)).unwrap();
+    eventually("it is stopped between two writes", || {
+        program.signal("STOP");
+        eventually("it has stopped", || {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", program.id()));
+            // Elsewhere nobody tells.
+            state.map_or(true, |state| state.contains(") T ")).then_some(())
+        });
+        let free = database.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+        if !free {
+            program.signal("CONT");
+        }
+        free.then_some(())
+    });
+}
+
 /// Asks until there is an answer.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
