@@ -426,7 +426,15 @@ pub fn try_request(method: &str, url: &str, headers: &[(&str, &str)], body: Opti
 }
 
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // Below those that systems give to connections and to listeners that name none (Linux: from 32768), any of which might take it
+    // before it is used; each is given once.
+    const FIRST: u32 = 12_000;
+    const NUMBER: u32 = 20_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(701);
+    let mut ports = (0..NUMBER).map(|_| FIRST + begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % NUMBER);
+    let free = ports.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", u16::try_from(port).ok()?)).ok());
+    free.expect("a free port").local_addr().unwrap().port()
 }
 
 /// A valid order with this id.
