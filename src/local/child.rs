@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::process::{self, Started};
+use crate::random;
 
 /// The host version this stand-in plays.
 pub const HOST_VERSION: &str = "4.1037.0.0";
@@ -122,9 +123,17 @@ impl std::fmt::Display for CallError {
     }
 }
 
-/// A loopback port that is free now; it is used for every start of a handler, as the host does.
+/// A loopback port that is free now; it is used for every start of a handler, as the host does. Below those that systems give to
+/// connections (Linux: from 32768): one of these could take it while a handler is started again.
 pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?.local_addr()?.port())
+    const FIRST: u16 = 22_000;
+    const NUMBER: f64 = 10_000.0;
+    const TRIES: usize = 100;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    let random = || FIRST + (random::share() * NUMBER) as u16;
+    let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let listener = (0..TRIES).find_map(|_| bind(random()).ok()).map_or_else(|| bind(0), Ok)?;
+    Ok(listener.local_addr()?.port())
 }
 
 /// Prepares; nothing runs yet. `chunked` says how bodies are framed: as in Azure, or as under `func start`.

@@ -429,7 +429,7 @@ pub fn free_port() -> u16 {
     // Below those that systems give to connections and to listeners that name none (Linux: from 32768), any of which might take it
     // before it is used; each is given once.
     const FIRST: u32 = 12_000;
-    const NUMBER: u32 = 20_000;
+    const NUMBER: u32 = 10_000;
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let begin = std::process::id().wrapping_mul(701);
     let mut ports = (0..NUMBER).map(|_| FIRST + begin.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % NUMBER);
