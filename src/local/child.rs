@@ -23,7 +23,6 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::process::{self, Started};
-use crate::random;
 
 /// The host version this stand-in plays.
 pub const HOST_VERSION: &str = "4.1037.0.0";
@@ -126,13 +125,12 @@ impl std::fmt::Display for CallError {
 /// A loopback port that is free now; it is used for every start of a handler, as the host does. Below those that systems give to
 /// connections (Linux: from 32768): one of these could take it while a handler is started again.
 pub fn free_port() -> std::io::Result<u16> {
-    const FIRST: u16 = 22_000;
-    const NUMBER: f64 = 10_000.0;
+    const FIRST: u32 = 22_000;
+    const NUMBER: u32 = 10_000;
     const TRIES: usize = 100;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
-    let random = || FIRST + (random::share() * NUMBER) as u16;
     let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let listener = (0..TRIES).find_map(|_| bind(random()).ok()).map_or_else(|| bind(0), Ok)?;
+    let random = |_| u16::try_from(FIRST + getrandom::u32().ok()? % NUMBER).ok();
+    let listener = (0..TRIES).filter_map(random).find_map(|port| bind(port).ok()).map_or_else(|| bind(0), Ok)?;
     Ok(listener.local_addr()?.port())
 }
 
@@ -216,9 +214,11 @@ impl Handler {
     }
 
     /// Ends this start of the handler, every call in it included, and starts it again: what the host does when a function runs
-    /// into `functionTimeout`. Not counted as an error of the handler. Nothing happens when it was replaced already.
+    /// into `functionTimeout`. Not counted as an error of the handler. Nothing happens when it was replaced already. When this
+    /// returns, it is given no further call: what fails with it may come back at once.
     pub async fn kill(&self, generation: u64) {
-        if self.kills.send(generation).await.is_err() {
+        let ended = |phase: &Phase| !matches!(phase, Phase::Ready(ready) if *ready == generation);
+        if self.kills.send(generation).await.is_err() || self.phase.clone().wait_for(ended).await.is_err() {
             debug!("the host is stopping; it ends the handler itself");
         }
     }
