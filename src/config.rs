@@ -203,9 +203,7 @@ impl Config {
         }
         if settings.problems.is_empty() { Ok(config) } else { Err(settings.problems) }
     }
-}
 
-impl Config {
     /// How long an invocation for a message may work and wait, so that the host does not end it.
     pub fn working_time(&self) -> Duration {
         self.function_timeout.saturating_sub(self.settling())

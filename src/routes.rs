@@ -207,19 +207,13 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
     warp::path!("readyz").and(warp::get()).then(move || {
         let app = Arc::clone(&app);
         async move {
-            let store = functions::probe_store(&app).await;
-            let (admission, waiting) =
-                (app.admission.figures(), json!({ "forChange": app.watch.waiting(), "forVisibility": app.looking.taken() }));
-            match store {
-                Some(figures) => json_response(
-                    StatusCode::OK,
-                    &json!({ "status": "ready", "store": figures, "admission": admission, "waiting": waiting }),
-                ),
-                None => json_response(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    &json!({ "status": "not ready", "reason": "the store does not answer", "admission": admission, "waiting": waiting }),
-                ),
-            }
+            let (status, mut body) = match functions::probe_store(&app).await {
+                Some(figures) => (StatusCode::OK, json!({ "status": "ready", "store": figures })),
+                None => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": "the store does not answer" })),
+            };
+            body["admission"] = app.admission.figures();
+            body["waiting"] = json!({ "forChange": app.watch.waiting(), "forVisibility": app.looking.taken() });
+            json_response(status, &body)
         }
     })
 }

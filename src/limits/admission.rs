@@ -48,10 +48,8 @@ struct Backlog {
     asked: Option<Instant>,
     latest: Option<Reading>,
     before: Option<Reading>,
-    /// When this instance last claimed an order.
-    claimed: Option<Instant>,
-    /// When the last ones were claimed, and how long they had waited; the very last first.
-    waits: [Option<(Instant, Duration)>; CLAIMS],
+    /// When this instance claimed the last orders, and how long they had waited; the very last first.
+    claims: [Option<(Instant, Duration)>; CLAIMS],
 }
 
 /// How long orders had waited at a moment, by the oldest of them.
@@ -78,21 +76,22 @@ impl Admission {
         if self.max_age.is_zero() || !self.breaker.is_closed() {
             return;
         }
-        self.begin_look(store);
         let now = Instant::now();
-        let backlog = *lock(&self.backlog);
-        let is_looked_at = backlog.asked.is_some_and(|asked| now.duration_since(asked) < FIRST_LOOK);
-        if backlog.age(now).is_none() && is_looked_at {
+        let (since, is_known) = {
+            let backlog = lock(&self.backlog);
+            (backlog.asked.map(|asked| now.duration_since(asked)), backlog.age(now).is_some())
+        };
+        let is_due = since.is_none_or(|since| since >= LOOK);
+        if is_due {
+            self.begin_look(store, now);
+        }
+        if !is_known && (is_due || since.is_some_and(|since| since < FIRST_LOOK)) {
             // Who looks holds it until he has seen.
             let _ = tokio::time::timeout(FIRST_LOOK, self.looking.lock()).await;
         }
     }
 
-    fn begin_look(&self, store: &StatusStore) {
-        let now = Instant::now();
-        if lock(&self.backlog).asked.is_some_and(|asked| now.duration_since(asked) < LOOK) {
-            return;
-        }
+    fn begin_look(&self, store: &StatusStore, now: Instant) {
         let Ok(turn) = Arc::clone(&self.looking).try_lock_owned() else { return };
         lock(&self.backlog).asked = Some(now);
         let (store, backlog) = (store.clone(), Arc::clone(&self.backlog));
@@ -156,21 +155,21 @@ impl Backlog {
     }
 
     fn see_claim(&mut self, now: Instant, wait: Duration) {
-        self.claimed = Some(now);
-        self.waits.rotate_right(1);
-        self.waits[0] = Some((now, wait));
+        self.claims.rotate_right(1);
+        self.claims[0] = Some((now, wait));
     }
 
     /// By whatever was seen last.
     fn age(&self, now: Instant) -> Option<Duration> {
         let latest = self.latest.filter(|latest| now.duration_since(latest.at) < STALE);
-        let newer = |claimed: &Instant| now.duration_since(*claimed) < RECENT && latest.is_none_or(|latest| *claimed > latest.at);
-        match self.claimed.filter(newer) {
-            Some(_) if self.waits.iter().flatten().filter(|(at, _)| now.duration_since(*at) < STALE).count() == CLAIMS => {
-                self.waits.into_iter().flatten().map(|(_, wait)| wait).min()
-            }
-            _ => latest.map(|latest| latest.age),
+        if let (Some((newest, _)), Some((oldest, _))) = (self.claims[0], self.claims[CLAIMS - 1])
+            && now.duration_since(newest) < RECENT
+            && now.duration_since(oldest) < STALE
+            && latest.is_none_or(|latest| newest > latest.at)
+        {
+            return self.claims.into_iter().flatten().map(|(_, wait)| wait).min();
         }
+        latest.map(|latest| latest.age)
     }
 
     /// When it may be worth asking again: as soon as the `excess` is gone, if it goes on as it did between the last

@@ -177,7 +177,7 @@ impl CosmosStore {
     }
 
     pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
-        Ok(self.look_for(tracking_id, Freshness::Usual, None, VISIBILITY).await?.map(|seen| seen.versioned))
+        Ok(self.look_for(tracking_id, Freshness::Usual, None).await?.map(|seen| seen.versioned))
     }
 
     pub(super) fn may_lag(&self) -> bool {
@@ -185,7 +185,7 @@ impl CosmosStore {
     }
 
     pub(super) async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
-        let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None, VISIBILITY).await? else { return Ok(None) };
+        let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None).await? else { return Ok(None) };
         self.told(&seen.versioned).await;
         Ok(Some(seen.versioned))
     }
@@ -216,7 +216,7 @@ impl CosmosStore {
         loop {
             let look = async {
                 let begun = Instant::now();
-                match self.look_for(tracking_id, Freshness::Usual, bookmark.clone(), Duration::ZERO).await {
+                match self.look_once(tracking_id, bookmark.clone()).await {
                     Ok(Some(seen)) => Ok(Recent { begun, found: Arc::new(seen.versioned) }),
                     Ok(None) => Err(Miss::Absent(begun)),
                     Err(error) => Err(Miss::Failed(error)),
@@ -244,7 +244,7 @@ impl CosmosStore {
         let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
         // A quick look was before.
         tokio::time::sleep(LOOK_PAUSE.0).await;
-        let seen = self.look_for(tracking_id, first, bookmark, VISIBILITY).await?;
+        let seen = self.look_for(tracking_id, first, bookmark).await?;
         Ok(seen.map(|seen| Arc::new(seen.versioned)))
     }
 
@@ -263,7 +263,7 @@ impl CosmosStore {
                 Err(failed) => return Err(unwritten(&failed)),
             }
             // The record is there, whoever wrote it; who cannot read it now must not say that there is none.
-            let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None, VISIBILITY));
+            let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None));
             let seen = look.await.map_err(|_| StoreError::Unknown)?.map_err(|error| match error {
                 StoreError::NotApplied => StoreError::Unknown,
                 error => error,
@@ -298,7 +298,7 @@ impl CosmosStore {
             Err(failed) if failed.status.is_precondition_failed() && !failed.may_be_applied => Ok(Replaced::Stale),
             // An earlier try of ours may be what changed it.
             Err(failed) if failed.status.is_precondition_failed() => {
-                match self.look_for(record.tracking_id, Freshness::Latest, None, VISIBILITY).await.map_err(|_| StoreError::Unknown)? {
+                match self.look_for(record.tracking_id, Freshness::Latest, None).await.map_err(|_| StoreError::Unknown)? {
                     Some(seen) if seen.mark == mark => Ok(Replaced::Replaced(seen.versioned.etag)),
                     _ => Ok(Replaced::Stale),
                 }
@@ -484,24 +484,33 @@ impl CosmosStore {
         rows.await.map_err(|failed| unread(failed.status))
     }
 
-    /// The record, or, after all of that patience, the certainty that there is none: where replicas may lag, a miss is followed by
-    /// better looks.
+    /// One look of each kind without a pause, the better ones only where replicas may lag.
+    async fn look_once(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Seen>, StoreError> {
+        for freshness in [Some(Freshness::Usual), bookmark.map(Freshness::Bookmarked), Some(Freshness::Latest)].into_iter().flatten() {
+            let found = self.point_read(tracking_id, &freshness).await?;
+            if found.is_some() || !self.may_lag() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record, or the certainty that there is none: where replicas may lag, a miss is followed by better looks.
     async fn look_for(
         &self,
         tracking_id: TrackingId,
         mut freshness: Freshness,
         bookmark: Option<Bookmark>,
-        patience: Duration,
     ) -> Result<Option<Seen>, StoreError> {
-        let end = Instant::now() + patience;
+        let end = Instant::now() + VISIBILITY;
         let mut pause = LOOK_PAUSE.0;
         loop {
             let found = self.point_read(tracking_id, &freshness).await?;
-            if found.is_some() || !self.may_lag() || (patience.is_zero() && matches!(freshness, Freshness::Latest)) {
+            if found.is_some() || !self.may_lag() {
                 return Ok(found);
             }
             // The first better look needs no pause.
-            if !patience.is_zero() && !matches!(freshness, Freshness::Usual) {
+            if !matches!(freshness, Freshness::Usual) {
                 if Instant::now() + pause > end {
                     return Ok(None);
                 }

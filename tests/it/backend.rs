@@ -337,7 +337,7 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
     let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1")]);
     let (id, message) = submit(&handler, &order("B-UNSEEN"));
     let at = |place: &'static str| [("Location", place), ("Retry-After", "0")];
-    // Tries, each of which the operator puts back on its way. All but the last may have been done.
+    // Tries, each of which the operator puts back on its way: those after which the work may have been done, and the backend's verdicts.
     let unseen = [
         vec![Reply::Torn],
         vec![reply(503, &[], "")],

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use serde_json::json;
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, Host, events, eventually, order, request, submit};
+use crate::support::{Answer, Directory, Handler, Host, events, eventually, hopeless, order, request, submit};
 
 const LEASE: [(&str, &str); 2] = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms")];
 
@@ -64,9 +64,7 @@ fn an_order_that_has_ended_otherwise_stays_so() {
     assert_eq!((answer.status, &answer.body["type"]), (409, &json!("urn:problem-type:waybill:order-ended")));
     assert_eq!((&answer.body["detail"], &answer.body["orderStatus"]), (&json!("the order is completed and stays so"), &json!("completed")));
     assert_eq!(handler.status(&id).body["status"], "completed");
-    let mut hopeless = order("C-2-FAILS");
-    hopeless["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
-    let accepted = handler.ingress(Some(&hopeless.to_string()), &[]);
+    let accepted = handler.ingress(Some(&hopeless("C-2-FAILS").to_string()), &[]);
     assert_eq!(handler.process(&accepted.message.unwrap()).status, 200);
     let answer = handler.cancel(accepted.body["trackingId"].as_str().unwrap());
     assert_eq!((answer.status, &answer.body["orderStatus"]), (409, &json!("failed")), "{answer:?}");

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
 use crate::support::{
-    Answer, Directory, Handler, Host, Program, events, eventually, http_envelope, order, request, submit as accepted, try_request,
+    Answer, Directory, Handler, Host, Program, events, eventually, hopeless, http_envelope, order, request, submit as accepted, try_request,
 };
 
 /// A handler whose records are in the emulator, ready.
@@ -528,10 +528,7 @@ fn an_account_that_takes_writes_in_every_region_is_refused() {
 fn the_message_of_a_re_driven_order_is_not_completed_by_what_a_lagging_replica_says() {
     let emulator = Emulator::start(&[]);
     let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
-    let hopeless = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
-    let mut order = order("C-REDRIVEN");
-    order["items"] = hopeless;
-    let submit = || here.ingress(Some(&order.to_string()), &[]);
+    let submit = || here.ingress(Some(&hopeless("C-REDRIVEN").to_string()), &[]);
     let first = submit();
     let id = first.body["trackingId"].as_str().unwrap();
     assert_eq!(here.process(&first.message.unwrap()).status, 200);

@@ -928,7 +928,8 @@ mod messages {
         let broker = Fake::start(move |_| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, "", ""));
         let backend = Fake::start(|_| reply(503, "Retry-After: 600\r\n", ""));
         let url = format!("{}/orders", backend.url);
-        let handler = Handler::start(data.path(), &[&between(&broker, &url)[..], &[("CLAIM_WAIT", "0")]].concat());
+        let handler =
+            Handler::start(data.path(), &[&queue(&broker)[..], &[("FULFILLMENT_URL", url.as_str()), ("CLAIM_WAIT", "0")]].concat());
         let (id, message) = submit(&handler, "UNSCHEDULED");
 
         for delivery in 1..=2 {
@@ -949,9 +950,8 @@ mod messages {
     fn a_wake_up_whose_record_was_not_confirmed_is_scheduled_all_the_same_and_once() {
         let emulator = Emulator::start(&[]);
         let broker = namespace();
-        let queue = [("ServiceBusConnection", CONNECTION), ("OrdersQueue", "orders"), ("SERVICE_BUS_REST_ENDPOINT", broker.url.as_str())];
         let worker = Handler::begin(&emulator.with(&[("WORK_DELAY", "60s")])).ready();
-        let other = Handler::begin(&emulator.with(&[&queue[..], &[("STORE_TIMEOUT", "500ms")]].concat())).ready();
+        let other = Handler::begin(&emulator.with(&[&queue(&broker)[..], &[("STORE_TIMEOUT", "500ms")]].concat())).ready();
         let (id, message) = submit(&worker, "UNCONFIRMED");
         std::thread::scope(|scope| {
             let body = queue_envelope(&message).to_string();
@@ -976,14 +976,9 @@ mod messages {
     const CONNECTION: &str =
         "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;";
 
-    /// A handler between this broker and the backend at this URL.
-    fn between<'a>(broker: &'a Fake, backend: &'a str) -> [(&'a str, &'a str); 4] {
-        [
-            ("ServiceBusConnection", CONNECTION),
-            ("OrdersQueue", "orders"),
-            ("SERVICE_BUS_REST_ENDPOINT", &broker.url),
-            ("FULFILLMENT_URL", backend),
-        ]
+    /// This broker, for a handler.
+    fn queue(broker: &Fake) -> [(&str, &str); 3] {
+        [("ServiceBusConnection", CONNECTION), ("OrdersQueue", "orders"), ("SERVICE_BUS_REST_ENDPOINT", &broker.url)]
     }
 
     const ATTEMPTS: usize = 5;
@@ -999,8 +994,8 @@ mod messages {
             if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
         });
         let url = format!("{}/orders", backend.url);
-        let clocks = [("RETRY_BASE", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "500ms")];
-        let settings = [&between(&broker, &url)[..], &clocks].concat();
+        let more = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "500ms")];
+        let settings = [&queue(&broker)[..], &more].concat();
         let handlers = [Handler::start(data.path(), &settings), Handler::start(data.path(), &settings)];
         let deliveries = AtomicUsize::new(0);
         let deliver_to = |number: usize, text: &str| {

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Program, events, eventually, order, request, submit, submit_with};
+use crate::support::{Directory, Handler, Host, Program, events, eventually, hopeless, order, request, submit, submit_with};
 
 /// Runs a command to its end: status, and its lines.
 fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
@@ -17,13 +17,6 @@ fn on(data: &Directory, arguments: &[&str]) -> (bool, Vec<Value>) {
     let data = data.path().to_str().unwrap();
     let (status, lines) = waybill(&[arguments, &["--json", "--data", data]].concat(), &[]);
     (status.success(), lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
-}
-
-/// Fails for good: its total is too large.
-fn hopeless(id: &str) -> Value {
-    let mut order = order(id);
-    order["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
-    order
 }
 
 #[test]

@@ -445,6 +445,13 @@ pub fn order(order_id: &str) -> Value {
     })
 }
 
+/// An order that fails for good: its total is too large.
+pub fn hopeless(id: &str) -> Value {
+    let mut order = order(id);
+    order["items"] = json!([{ "sku": "A", "quantity": 1_000_000, "unitPrice": "1000000000" }]);
+    order
+}
+
 /// An order that is accepted: its tracking id, and its message.
 pub fn submit(handler: &Handler, order_id: &str) -> (String, String) {
     submit_with(handler, order_id, &[])
