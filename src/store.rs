@@ -138,10 +138,10 @@ impl StatusStore {
 
     /// The record as it was at most a second ago: many who ask for one order share an answer. Where reads may lag it may be there
     /// all the same when this finds nothing; [`Self::read_patiently`] tells.
-    pub async fn read_recent(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Arc<Versioned>>, StoreError> {
+    pub async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
-            Self::Cosmos(store) => store.read_recent(tracking_id, bookmark).await,
+            Self::Cosmos(store) => store.read_recent(tracking_id).await,
         }
     }
 

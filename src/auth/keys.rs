@@ -250,3 +250,20 @@ fn key(jwk: Value) -> Option<Key> {
     let algorithms: Vec<_> = fitting.iter().filter(|(name, _)| named(name)).map(|(_, algorithm)| *algorithm).collect();
     (!algorithms.is_empty()).then_some(Key { decoding_key, algorithms })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_waits_for_a_reading_that_began_after_it_and_causes_few() {
+        let keys = Keys::new("http://localhost").unwrap();
+        keys.demand().begun = 2;
+        // The second may have read what there was before; any number wait for the third.
+        assert_eq!((keys.ask(1), keys.ask(1)), (Some(3), Some(3)));
+
+        keys.demand().begun = 3;
+        assert_eq!(keys.ask(2), Some(3), "it is going on");
+        assert_eq!(keys.ask(3), None, "it has ended, and the next would be too soon");
+    }
+}

@@ -145,7 +145,7 @@ async fn find(
         error!(order.tracking_id = %tracking_id, %error, "a record could not be read");
         Problem::unavailable(ASK_AGAIN)
     };
-    let found = store.read_recent(tracking_id, bookmark.clone()).await.map_err(unread)?;
+    let found = store.read_recent(tracking_id).await.map_err(unread)?;
     if found.is_some() || !store.may_lag() {
         return Ok(found);
     }

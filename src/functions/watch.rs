@@ -147,7 +147,7 @@ async fn look(app: Arc<App>, tracking_id: TrackingId, sender: watch::Sender<Opti
             }
         }
         // A store that does not answer tells nothing; whoever waits has an end.
-        if let Ok(Some(found)) = store.read_recent(tracking_id, None).await {
+        if let Ok(Some(found)) = store.read_recent(tracking_id).await {
             sender.send_replace(Some(found));
         }
     }

@@ -203,11 +203,7 @@ impl CosmosStore {
     }
 
     /// Many who ask at the same time, or within a second, share one look.
-    pub(super) async fn read_recent(
-        &self,
-        tracking_id: TrackingId,
-        bookmark: Option<Bookmark>,
-    ) -> Result<Option<Arc<Versioned>>, StoreError> {
+    pub(super) async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         enum Miss {
             Absent(Instant),
             Failed(StoreError),
@@ -216,7 +212,7 @@ impl CosmosStore {
         loop {
             let look = async {
                 let begun = Instant::now();
-                match self.look_once(tracking_id, bookmark.clone()).await {
+                match self.point_read(tracking_id, &Freshness::Usual).await {
                     Ok(Some(seen)) => Ok(Recent { begun, found: Arc::new(seen.versioned) }),
                     Ok(None) => Err(Miss::Absent(begun)),
                     Err(error) => Err(Miss::Failed(error)),
@@ -242,8 +238,6 @@ impl CosmosStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Arc<Versioned>>, StoreError> {
         let first = bookmark.clone().map_or(Freshness::Latest, Freshness::Bookmarked);
-        // A quick look was before.
-        tokio::time::sleep(LOOK_PAUSE.0).await;
         let seen = self.look_for(tracking_id, first, bookmark).await?;
         Ok(seen.map(|seen| Arc::new(seen.versioned)))
     }
@@ -482,17 +476,6 @@ impl CosmosStore {
             }
         });
         rows.await.map_err(|failed| unread(failed.status))
-    }
-
-    /// One look of each kind without a pause, the better ones only where replicas may lag.
-    async fn look_once(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Seen>, StoreError> {
-        for freshness in [Some(Freshness::Usual), bookmark.map(Freshness::Bookmarked), Some(Freshness::Latest)].into_iter().flatten() {
-            let found = self.point_read(tracking_id, &freshness).await?;
-            if found.is_some() || !self.may_lag() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
     }
 
     /// The record, or the certainty that there is none: where replicas may lag, a miss is followed by better looks.

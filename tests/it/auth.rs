@@ -653,6 +653,21 @@ fn nobody_is_let_in_before_the_keys_are_known() {
     eventually("the keys are known", || (submit(&handler, "EARLY-1", &token).status == 202).then_some(()));
 }
 
+#[test]
+fn an_issuer_that_is_back_is_asked_as_soon_as_somebody_comes() {
+    let port = free_port();
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &settings(&format!("http://127.0.0.1:{port}")));
+    let failed = || handler.program.lines().iter().filter(|line| line.contains("the issuer's keys could not be read")).count();
+    eventually("it is asked again after four seconds only", || (failed() >= 3).then_some(()));
+    let issuer = Issuer::on(port);
+    let back = Instant::now();
+
+    eventually("the caller is let in", || (submit(&handler, "BACK-1", &issuer.token("alice", BOTH)).status == 202).then_some(()));
+
+    assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
+}
+
 /// What goes wrong at an issuer.
 type Spoil<'a> = &'a dyn Fn(&Issuer);
 

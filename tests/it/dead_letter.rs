@@ -1,5 +1,7 @@
 //! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence, and never a loop.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
@@ -142,6 +144,21 @@ fn what_no_order_knows_is_kept_in_cosmos_db_too() {
 
     assert_eq!(emulator.figures()["documents"], 1);
     assert_eq!(handler.invoke("OrderSweeper", &json!({ "Data": {}, "Metadata": {} })).status, 200, "it is no order that is due");
+}
+
+#[test]
+fn a_store_that_is_away_holds_a_dead_letter_for_no_longer_than_the_host_bears() {
+    let emulator = Emulator::start(&[]);
+    // 3.4 s are left of an invocation, for up to three waits.
+    let times = [("FUNCTION_TIMEOUT", "5s"), ("STORE_TIMEOUT", "200ms"), ("STORE_WAIT", "3s"), ("CLAIM_WAIT", "0")];
+    let handler = Handler::begin(&emulator.with(&times)).ready();
+    let (_, message) = submit(&handler, "D-AWAY");
+    emulator.fault(&json!({ "kind": "hang", "operations": ["read"] }));
+    let started = Instant::now();
+
+    assert_eq!(dead_letter(&handler, &message).status, 500);
+
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
 }
 
 #[test]

@@ -259,13 +259,13 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
 
 async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances { here, there }: Instances) {
     let record = record(here.now());
-    assert!(there.read_recent(record.tracking_id, None).await.unwrap().is_none());
+    assert!(there.read_recent(record.tracking_id).await.unwrap().is_none());
     created(&here, &record).await;
 
-    let found = there.read_recent(record.tracking_id, None).await.unwrap().expect("it is visible at once");
+    let found = there.read_recent(record.tracking_id).await.unwrap().expect("it is visible at once");
     here.replace(&Record { fence: 1, ..record.clone() }, &found.etag).await.unwrap();
 
-    let is_changed = async || there.read_recent(record.tracking_id, None).await.unwrap().expect("it stays visible").record.fence == 1;
+    let is_changed = async || there.read_recent(record.tracking_id).await.unwrap().expect("it stays visible").record.fence == 1;
     until("the change is seen", is_changed).await;
 }
 
@@ -273,7 +273,7 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
     let record = record(here.now());
 
     assert!(here.read(record.tracking_id).await.unwrap().is_none());
-    assert!(here.read_recent(record.tracking_id, None).await.unwrap().is_none());
+    assert!(here.read_recent(record.tracking_id).await.unwrap().is_none());
     assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
     assert!(here.overdue(10, None).await.unwrap().is_empty());
     here.answers().await.unwrap();
