@@ -27,23 +27,15 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use waybill::config::{self, Config, LogConfig, Records};
-use waybill::fulfillment::Fulfillment;
-use waybill::fulfillment::pricing::Pricing;
-use waybill::functions::durations::Durations;
-use waybill::functions::underway::Underway;
-use waybill::functions::waits::Waits;
-use waybill::functions::watch::{Places, Watch};
-use waybill::functions::{App, order_ingress, order_processor, order_status};
-use waybill::limits::admission::Admission;
-use waybill::limits::rate::Rate;
+use waybill::functions::app::App;
+use waybill::functions::invocation::{Invocation, InvocationBody};
+use waybill::functions::{order_ingress, order_processor, order_status};
 use waybill::local::child::free_port;
 use waybill::local::invocation::{self, Identity, Sys};
 use waybill::local::route::Params;
-use waybill::routes::{Invocation, InvocationBody};
 use waybill::store::StatusStore;
 use waybill::store::sqlite::SqliteStore;
 use waybill::{logging, server};
@@ -462,23 +454,9 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let Records::Embedded(data, key) = &config.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;
-    let app = Arc::new(App {
-        holder: waybill::process::this_process(config.instance.clone()),
-        auth: None,
-        fulfillment: Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
-        store: SetOnce::new_with(Some(StatusStore::Sqlite(store))),
-        queue: None,
-        watch: Watch::new(config.max_waiters),
-        looking: Places::new(1),
-        stopping: SetOnce::new(),
-        waits: Waits::default(),
-        durations: Durations::default(),
-        rate: Rate::new(config.limits.rate, config.limits.rate_period),
-        admission: Admission::new(&config.limits),
-        underway: Underway::default(),
-        running: server::Running::default(),
-        config,
-    });
+    let app = App::new(config)?;
+    drop(app.store.set(StatusStore::Sqlite(store)));
+    let app = Arc::new(app);
     // As many as `waybill serve`.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -497,16 +475,16 @@ async fn answer(app: Arc<App>, request: Request<Incoming>, same_log: bool) -> Re
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let id = parts.headers.get("x-azure-functions-invocationid").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let invocation = Invocation { id, started, body: InvocationBody::Whole(body.collect().await?.to_bytes()) };
+    let invocation = Invocation { id: id.clone(), started, body: InvocationBody::Whole(body.collect().await?.to_bytes()) };
     let function = parts.uri.path().trim_start_matches('/');
     let conclusion = match function {
-        "OrderIngress" => order_ingress::run(&app, &invocation).await,
-        "OrderProcessor" => order_processor::run(&app, &invocation).await,
-        "OrderStatus" => order_status::run(&app, &invocation).await,
+        "OrderIngress" => order_ingress::run(app, invocation).await,
+        "OrderProcessor" => order_processor::run(app, invocation).await,
+        "OrderStatus" => order_status::run(app, invocation).await,
         _ => return Ok(Response::new(Full::default())),
     };
     if same_log {
-        conclusion.log(function, &invocation.id, invocation.started.elapsed());
+        conclusion.log(function, &id, started.elapsed());
     }
     let mut response = Response::new(Full::from(Bytes::new()));
     match conclusion.answer {

@@ -1,5 +1,9 @@
 //! What a person types.
 
+pub mod serve;
+pub mod demo;
+pub mod operate;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -9,12 +13,12 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use uuid::Uuid;
 
-use crate::idempotency::TrackingId;
-use crate::lifecycle::Status;
+use crate::cli::operate::Request;
+use crate::config;
+use crate::domain::lifecycle::Status;
+use crate::domain::tracking::TrackingId;
 use crate::local::queue::Rules;
 use crate::local::{self, Options};
-use crate::operate::{self, Request};
-use crate::{config, demo, serve};
 
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.
 #[derive(Debug, Parser)]

@@ -4,6 +4,7 @@ pub mod auth;
 mod connection;
 pub mod cosmos;
 pub mod fulfillment;
+pub mod identity;
 pub mod limits;
 pub mod service_bus;
 
@@ -19,10 +20,10 @@ use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
 use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
+use crate::domain::lifecycle::Budgets;
+use crate::domain::tracking::TrackingKey;
 use crate::fulfillment::pricing::STAGES;
-use crate::idempotency::TrackingKey;
-use crate::lifecycle::Budgets;
-use crate::service_bus::DEADLINE;
+use crate::outbound::service_bus::DEADLINE;
 use crate::sqlite::BUSY_TIMEOUT;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.

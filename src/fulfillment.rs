@@ -10,12 +10,12 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use crate::breaker;
+use crate::domain::json::Json;
+use crate::domain::lifecycle::{Failure, Record};
+use crate::domain::order::Order;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
-use crate::lifecycle::{Failure, Record};
-use crate::order::Order;
-use crate::order::json::Json;
+use crate::outbound::breaker;
 
 /// How far the work is.
 #[derive(Debug, Clone, PartialEq, Eq)]

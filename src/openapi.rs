@@ -9,11 +9,11 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
+use crate::domain::order::Order;
+use crate::domain::problem::Problem;
 use crate::functions::order_ingress::Accepted;
 use crate::functions::order_list::Orders;
 use crate::functions::shown::Shown;
-use crate::order::Order;
-use crate::problem::Problem;
 
 /// The contract as JSON.
 pub fn json() -> String {
@@ -134,7 +134,7 @@ fn submit_order() {}
 #[utoipa::path(
     get, path = "/orders", operation_id = "listOrders", tag = "orders",
     params(
-        ("status" = Option<crate::lifecycle::Status>, Query, description = "only orders in this status"),
+        ("status" = Option<crate::domain::lifecycle::Status>, Query, description = "only orders in this status"),
         ("limit" = Option<u32>, Query, description = "orders of a page at most; 20 unless asked for otherwise", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "from the `next` of the page before", pattern = "^[A-Za-z0-9_-]{43}$"),
     ),
@@ -154,7 +154,7 @@ fn list_orders() {}
 #[utoipa::path(
     get, path = "/orders/{trackingId}/status", operation_id = "readOrder", tag = "orders",
     params(
-        ("trackingId" = crate::idempotency::TrackingId, Path, description = "from the 202"),
+        ("trackingId" = crate::domain::tracking::TrackingId, Path, description = "from the 202"),
         ("seen" = Option<String>, Query, description = "stands in the `statusUrl` where replicas may lag; opaque"),
         ("If-None-Match" = Option<String>, Header, description = "`ETag`s that are known"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`, at most 30 seconds (RFC 7240)"),
@@ -183,7 +183,7 @@ fn read_order() {}
 /// A call to a backend is never broken off, since nobody could say whether its effect has happened.
 #[utoipa::path(
     delete, path = "/orders/{trackingId}", operation_id = "cancelOrder", tag = "orders",
-    params(("trackingId" = crate::idempotency::TrackingId, Path, description = "from the 202")),
+    params(("trackingId" = crate::domain::tracking::TrackingId, Path, description = "from the 202")),
     responses(
         (status = 200, description = "It is cancelled, now or before", body = Shown, headers(("ETag" = String, description = "of what is shown"))),
         (status = 202, description = "Somebody works on it: it ends `cancelled`, or as the work ends", body = Shown, headers(

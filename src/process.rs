@@ -1,6 +1,6 @@
 //! Who this process is, and whether another one still lives.
 
-use crate::lifecycle::Holder;
+use crate::domain::lifecycle::Holder;
 
 /// This process, as leases name it. `instance` is the platform's name for where it runs, if it gave one.
 pub fn this_process(instance: Option<String>) -> Holder {

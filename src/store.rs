@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::bookmark::Bookmark;
-use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::{Record, Status};
-use crate::quarantine::Quarantined;
+use crate::domain::bookmark::Bookmark;
+use crate::domain::lifecycle::{Record, Status};
+use crate::domain::quarantine::Quarantined;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
-use crate::timestamp::Timestamp;
 
 /// The version of a record as the store names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl StatusStore {
     }
 
     /// The record as it was at most a second ago: many who ask for one order share an answer. Where reads may lag it may be there
-    /// all the same when this finds nothing; [`Self::read_patiently`] tells.
+    /// all the same when this finds nothing; [`Self::read_until_visible`] tells.
     pub async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
@@ -146,18 +146,22 @@ impl StatusStore {
     }
 
     /// The record, or the certainty that there is none: where reads may lag, after a while of better looks.
-    pub async fn read_patiently(&self, tracking_id: TrackingId, bookmark: Option<Bookmark>) -> Result<Option<Arc<Versioned>>, StoreError> {
+    pub async fn read_until_visible(
+        &self,
+        tracking_id: TrackingId,
+        bookmark: Option<Bookmark>,
+    ) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
-            Self::Cosmos(store) => store.read_patiently(tracking_id, bookmark).await,
+            Self::Cosmos(store) => store.read_until_visible(tracking_id, bookmark).await,
         }
     }
 
     /// The record as it stands, by one look and no second: whoever is to be refused anyway is not worth more.
-    pub async fn glance(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
+    pub async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(|found| (found, None))),
-            Self::Cosmos(store) => store.glance(tracking_id).await,
+            Self::Cosmos(store) => store.read_latest_once(tracking_id).await,
         }
     }
 

@@ -18,18 +18,19 @@ use jiff::Timestamp as Moment;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
-use waybill::auth::Token;
-use waybill::bookmark::Bookmark;
+use waybill::domain::bookmark::Bookmark;
+use waybill::domain::json::Json;
+use waybill::domain::lifecycle::{self, Budgets, Metadata, Record, Submission};
+use waybill::domain::message;
+use waybill::domain::order::Order;
+use waybill::domain::timestamp::Timestamp;
+use waybill::domain::tracking::{TrackingId, TrackingKey};
+use waybill::door::token::Token;
 use waybill::envelope::HttpRequest;
-use waybill::functions::Refusal;
-use waybill::idempotency::{TrackingId, TrackingKey};
-use waybill::lifecycle::{self, Budgets, Metadata, Record, Submission};
+use waybill::functions::reply::Refusal;
 use waybill::local::invocation::{self, Client, DataType, Identity, Message, Request, Sys};
 use waybill::local::schedule::{Schedule, time_span};
-use waybill::order::Order;
-use waybill::order::json::Json;
-use waybill::timestamp::Timestamp;
-use waybill::{config, envelope, message};
+use waybill::{config, envelope};
 
 /// Each target, unless `BOLERO_RANDOM_TEST_TIME_MS` says otherwise.
 const TEST_TIME: Duration = Duration::from_secs(2);

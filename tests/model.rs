@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use waybill::idempotency::TrackingId;
-use waybill::lifecycle::{
+use waybill::domain::lifecycle::{
     self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, FencingToken, Holder, Lease, Metadata, Record, Resubmission,
     Retried, Status, Submission, Sweep, Verdict,
 };
-use waybill::timestamp::Timestamp;
+use waybill::domain::timestamp::Timestamp;
+use waybill::domain::tracking::TrackingId;
 
 /// Time goes in steps as long as the tolerance for copies that come early.
 const TICK: Duration = Duration::from_secs(2);

@@ -10,16 +10,16 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use waybill::functions::durations::{Durations, Expected};
-use waybill::functions::waits;
-use waybill::idempotency::{IdempotencyKey, TrackingKey};
-use waybill::lifecycle::{
+use waybill::domain::json::Json;
+use waybill::domain::lifecycle::{
     self, Budgets, Claim, Claimant, Event, Failure, Fenced, FencingToken, Holder, MAX_HISTORY, Metadata, Record, Retried, Submission,
     Sweep, Verdict,
 };
-use waybill::order::Order;
-use waybill::order::json::Json;
-use waybill::timestamp::Timestamp;
+use waybill::domain::order::Order;
+use waybill::domain::timestamp::Timestamp;
+use waybill::domain::tracking::{IdempotencyKey, TrackingKey};
+use waybill::functions::durations::{Durations, Expected};
+use waybill::functions::waits;
 
 const LIFE: Uuid = Uuid::from_u128(1);
 const ORDER: &str = r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"s","quantity":1,"unitPrice":"1.10"}],"z":1.10}"#;

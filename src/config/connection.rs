@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use azure_core::http::Url;
 
 use crate::config::Settings;
-use crate::identity::Identity;
+use crate::config::identity::Identity;
 
 /// Who we are for this connection, by what the platform offers: the same order as the bindings' own.
 pub(super) fn identity(settings: &Settings<'_>, connection: &str) -> Result<Identity, String> {

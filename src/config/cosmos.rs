@@ -10,8 +10,8 @@ use azure_core::http::Url;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::config::identity::Identity;
 use crate::config::{Settings, connection};
-use crate::identity::Identity;
 
 /// The key of every Cosmos DB emulator of Microsoft's: documented, and no secret.
 const WELL_KNOWN_KEY: &str = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw==";

@@ -6,8 +6,8 @@
 use azure_core::credentials::Secret;
 use azure_core::http::Url;
 
+use crate::config::identity::Identity;
 use crate::config::{Settings, connection};
-use crate::identity::Identity;
 
 /// Where the REST protocol is answered instead of at the namespace; `waybill local` sets it for its handler.
 pub const REST_ENDPOINT: &str = "SERVICE_BUS_REST_ENDPOINT";

@@ -17,8 +17,8 @@ use crate::crash_matrix::emulator::Emulator;
 use crate::crash_matrix::judge::{self, Evidence, Judgement};
 use crate::crash_matrix::platform::{self, Platform};
 use crate::crash_matrix::steps::{RANDOM, Random, Step};
+use crate::domain::tracking::TrackingKey;
 use crate::failpoints::{self, Victim};
-use crate::idempotency::TrackingKey;
 use crate::store::sqlite;
 
 /// Clients at the same time.

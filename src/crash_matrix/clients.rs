@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use crate::caller::ANONYMOUS;
 use crate::crash_matrix::steps::Random;
-use crate::idempotency::{IdempotencyKey, TrackingId, TrackingKey};
+use crate::domain::tracking::{IdempotencyKey, TrackingId, TrackingKey};
+use crate::door::caller::ANONYMOUS;
 use crate::store::sqlite;
 
 /// An answer that does not come within this is none.

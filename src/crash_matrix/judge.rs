@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::crash_matrix::backend::Call;
 use crate::crash_matrix::clients::{Seen, Submitted};
-use crate::lifecycle::MAX_HISTORY;
-use crate::timestamp::Timestamp;
+use crate::domain::lifecycle::MAX_HISTORY;
+use crate::domain::timestamp::Timestamp;
 
 /// So many of a cell's findings are told.
 const TOLD: usize = 8;

@@ -17,12 +17,12 @@ use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::breaker::{Breaker, Permit};
 use crate::config;
+use crate::domain::json::Json;
+use crate::domain::lifecycle::{Failure, Record};
 use crate::fulfillment::{Outcome, Step};
-use crate::lifecycle::{Failure, Record};
-use crate::order::json::Json;
 use crate::outbound;
+use crate::outbound::breaker::{Breaker, Permit};
 
 /// The pause between two probes of a backend that is down grows to this.
 const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
@@ -86,7 +86,7 @@ impl Backend {
     /// environment says: proxies there are meant for the way out, and a backend is usually within.
     pub fn new(config: &config::fulfillment::Http) -> Result<Self, String> {
         info!(backend.origin = config.url.origin().ascii_serialization(), "orders are worked on by an HTTP backend");
-        let client = outbound::client().connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build();
+        let client = outbound::http::client().connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build();
         let client = client.map_err(|error| error.to_string())?;
         Ok(Self {
             client,
@@ -132,7 +132,7 @@ impl Backend {
             Err(Trouble::Final(failure)) => Outcome::Failed(failure),
             Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
             Err(Trouble::Broken(error)) => {
-                let reason = outbound::reason(&error);
+                let reason = outbound::http::reason(&error);
                 warn!(order.tracking_id = %record.tracking_id, order.attempt = record.attempt, reason, "a call to the backend broke off");
                 let reached = if error.is_connect() { "the backend could not be reached" } else { "the backend's answer broke off" };
                 Outcome::Again(Failure::new(UNAVAILABLE, reached), None)
@@ -408,7 +408,7 @@ fn has_type(response: &Response, wanted: &str) -> bool {
 
 /// A body of at most `limit` bytes.
 async fn read(response: &mut Response, limit: usize) -> Result<Vec<u8>, Trouble> {
-    outbound::body(response, limit).await?.ok_or_else(too_large)
+    outbound::http::body(response, limit).await?.ok_or_else(too_large)
 }
 
 /// The next line, with its end; the last one need not have one.

@@ -7,9 +7,9 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::domain::lifecycle::Failure;
+use crate::domain::order::Order;
 use crate::fulfillment::Step;
-use crate::lifecycle::Failure;
-use crate::order::Order;
 
 /// The stages, in order, with the progress that stands when each begins.
 pub const STAGES: [Step; 4] = [
@@ -94,7 +94,7 @@ fn minor_units(currency: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::order::json::Json;
+    use crate::domain::json::Json;
 
     fn price(text: &str) -> Result<Arc<RawValue>, Failure> {
         let pricing = Pricing { tax_rate: "0.20".parse().unwrap() };

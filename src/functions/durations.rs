@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::lifecycle::{Event, Record, Status};
-use crate::limits::whole_seconds;
-use crate::timestamp::Timestamp;
+use crate::domain::lifecycle::{Event, Record, Status};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::whole_seconds;
 
 /// The share of orders that end within what is promised.
 const SHARE: f64 = 0.9;

@@ -1,17 +1,21 @@
 //! `OrderCancel`: its owner does not want an order any more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::error;
 
-use crate::caller::{self, Right};
+use crate::domain::lifecycle::{self, Cancel, Record};
+use crate::domain::problem::{ASK_AGAIN, Problem};
+use crate::domain::tracking::TrackingId;
+use crate::door::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest, Response};
+use crate::functions::app::App;
+use crate::functions::durations;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown::{self, Shown};
-use crate::functions::{self, App, Conclusion, durations};
-use crate::idempotency::TrackingId;
-use crate::lifecycle::{self, Cancel, Record};
-use crate::problem::{ASK_AGAIN, Problem};
-use crate::routes::Invocation;
+use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
 /// So often somebody else may have written in between; its worker writes a few times a minute.
@@ -20,15 +24,15 @@ const LOOKS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes a tracking id, writes the end or the wish, answers with the order as it is then.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let request = match functions::request(invocation) {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
+    let request = match invocation.http_request() {
         Ok(request) => request,
         Err(conclusion) => return conclusion,
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
-    let response = match caller::identify(app, &request, Right::Submit).await {
-        Ok(caller) => functions::limited(app, &request, &caller.owner, cancel(app, &request, &caller.owner, tracking_id)).await,
-        Err(problem) => functions::problem(&problem),
+    let response = match caller::identify(&app.callers, &request, Right::Submit).await {
+        Ok(caller) => app.limited(&request, &caller.owner, cancel(&app, &request, &caller.owner, tracking_id)).await,
+        Err(problem) => reply::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
@@ -36,7 +40,7 @@ pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
 async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
+    let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let failed = |store_error: StoreError| {
         error!(order.tracking_id = %tracking_id, error = %store_error, "an order could not be cancelled");
         match store_error {
@@ -81,9 +85,9 @@ const NOT_KNOWN: &str = "it is not known whether the order was cancelled; send t
 fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response {
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 1);
     let mut response = Shown::of(record).response(202);
-    functions::set_header(&mut response, "Location", format!("{orders}/{}/status", record.tracking_id));
+    reply::set_header(&mut response, "Location", format!("{orders}/{}/status", record.tracking_id));
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
-    let next_look = functions::expected(app).next_look(record, now);
+    let next_look = app.estimate().next_look(record, now);
     // Work that can be broken off ends when its worker sees the wish.
     let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal } else { next_look };
     response.headers.extend(durations::retry_after(next_look.min(seen)));

@@ -1,35 +1,38 @@
 //! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence. Its order goes on its way again, or ends visibly; what
 //! nobody can act on is kept whole.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info};
 
+use crate::domain::lifecycle::{self, DeadLetter};
+use crate::domain::message;
+use crate::domain::quarantine::Quarantined;
 use crate::envelope::{self, Answer, QueueMessage};
 use crate::failpoints::failpoint;
-use crate::functions::{self, App, Conclusion, Refusal};
-use crate::lifecycle::{self, DeadLetter};
-use crate::message;
+use crate::functions::app::App;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{Conclusion, Refusal};
+use crate::functions::{self};
 use crate::process;
-use crate::quarantine::Quarantined;
-use crate::routes::Invocation;
 use crate::store::{Replaced, StatusStore, StoreError};
 
 /// Takes a dead letter, looks at its order, records what follows, and only then sends or forgets the message.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let read = |body| envelope::queue_message(body).map_err(|error| Refusal::unreadable(&error));
     let dead = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(dead) => dead,
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let away = |error: StoreError| Refusal::abandon(error.to_string());
-    let store = tokio::time::timeout(wait(app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
+    let store = tokio::time::timeout(wait(&app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
     let message = message::read(&dead.text);
     let tracking_id = message.as_ref().ok().map(|message| message.tracking_id);
     let answer = match (store, message) {
         (Err(refusal), _) => Err(refusal),
-        (Ok(store), Ok(message)) => follow(app, store, &dead, &message).await.map_err(away),
-        (Ok(store), Err(unreadable)) => keep(app, store, &dead, unreadable.to_string()).await.map_err(away),
+        (Ok(store), Ok(message)) => follow(&app, store, &dead, &message).await.map_err(away),
+        (Ok(store), Err(unreadable)) => keep(&app, store, &dead, unreadable.to_string()).await.map_err(away),
     };
     Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
 }

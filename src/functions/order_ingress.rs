@@ -11,28 +11,31 @@ use tracing::{error, info};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::bookmark::Bookmark;
-use crate::breaker::Permit;
-use crate::caller::{self, Right};
+use crate::domain::bookmark::Bookmark;
+use crate::domain::json::Json;
+use crate::domain::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
+use crate::domain::message;
+use crate::domain::order::{Order, Violation};
+use crate::domain::problem::Problem;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::{self, IdempotencyKey, TrackingId};
+use crate::door::admission;
+use crate::door::caller::{self, Right};
+use crate::door::rate::Quota;
+use crate::door::rate_key;
 use crate::envelope::{Answer, HttpRequest};
 use crate::failpoints::failpoint;
-use crate::functions::underway::Entry;
-use crate::functions::{self, App, Conclusion, durations, shown};
-use crate::idempotency::{self, IdempotencyKey, TrackingId};
-use crate::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
-use crate::limits::admission;
-use crate::limits::key;
-use crate::limits::rate::Standing;
-use crate::message;
-use crate::order::json::Json;
-use crate::order::{Order, Violation};
-use crate::problem::Problem;
-use crate::routes::{Invocation, InvocationBody};
+use crate::functions::app::App;
+use crate::functions::durations;
+use crate::functions::in_flight::Entry;
+use crate::functions::invocation::{Invocation, InvocationBody};
+use crate::functions::reply::{self, Conclusion};
+use crate::functions::shown;
+use crate::outbound::breaker::Permit;
 use crate::store::{Created, StatusStore, StoreError};
-use crate::timestamp::Timestamp;
 
 /// How long a request that is to be refused may look for its record: usually, and while the store is known not to take new ones.
-const GLANCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
+const LOOK_BEFORE_REFUSAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
 
 /// An order is accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,34 +51,34 @@ pub struct Accepted<'a> {
 }
 
 /// Takes an order, records it, answers 202 with the message beside it.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     if matches!(invocation.body, InvocationBody::TooLarge) {
-        return Conclusion::new(Ok(Answer::respond(functions::problem(&too_large()))));
+        return Conclusion::new(Ok(Answer::respond(reply::problem(&too_large()))));
     }
-    let request = match functions::request(invocation) {
+    let request = match invocation.http_request() {
         Ok(request) => request,
         Err(conclusion) => return conclusion,
     };
-    let owner = match caller::identify(app, &request, Right::Submit).await {
+    let owner = match caller::identify(&app.callers, &request, Right::Submit).await {
         Ok(caller) => caller.owner,
-        Err(problem) => return Conclusion::new(Ok(Answer::respond(functions::problem(&problem)))),
+        Err(problem) => return Conclusion::new(Ok(Answer::respond(reply::problem(&problem)))),
     };
-    let read = read(app, &request, &owner).await.map(|read| (app.underway.enter(read.record.tracking_id), read));
-    let standing = functions::standing(app, &request, &owner).await;
-    let too_often = standing.as_ref().and_then(Standing::refusal);
+    let read = read(&app, &request, &owner).await.map(|read| (app.in_flight.enter(read.record.tracking_id), read));
+    let quota = app.quota(&request, &owner).await;
+    let too_often = quota.as_ref().and_then(Quota::refusal);
     let submitted = match (read, too_often) {
-        (Ok((entry, read)), too_often) => record(app, &entry, read, too_often).await,
+        (Ok((entry, read)), too_often) => record(&app, &entry, read, too_often).await,
         // Whoever asks too often is not told what is wrong with an order.
         (Err(problem), too_often) => Err(too_often.unwrap_or(problem)),
     };
-    let headers = standing.iter().flat_map(Standing::headers);
+    let headers = quota.iter().flat_map(Quota::headers);
     match submitted {
         Ok(submitted) => {
             failpoint!("before-answer");
-            Conclusion::new(Ok(accepted(app, &request, &submitted, headers))).about(Some(submitted.record.tracking_id))
+            Conclusion::new(Ok(accepted(&app, &request, &submitted, headers))).about(Some(submitted.record.tracking_id))
         }
         Err(problem) => {
-            let mut response = functions::problem(&problem);
+            let mut response = reply::problem(&problem);
             response.headers.extend(headers);
             Conclusion::new(Ok(Answer::respond(response)))
         }
@@ -111,7 +114,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     let order = Order::read(&json).map_err(invalid)?;
     let key = IdempotencyKey::of(header, &order);
 
-    let store = functions::store_for_customer(app).await.ok_or_else(Problem::nothing_recorded)?;
+    let store = app.store_for_customer().await.ok_or_else(Problem::nothing_recorded)?;
     let now = store.now();
     let submission = Submission {
         tracking_id: key.tracking_id(store.tracking_key(), owner),
@@ -121,7 +124,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
         metadata: Metadata {
             api_name: "orders".into(),
             operation_name: "submitOrder".into(),
-            subscription_id: key::subscription(request, &app.config.limits).map(str::to_owned),
+            subscription_id: rate_key::subscription(request, &app.config.limits).map(str::to_owned),
             received_at: now,
             traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
             owner: owner.to_owned(),
@@ -143,7 +146,7 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
     let created = match refusal.map_or_else(|| app.admission.admit(), Err) {
-        Err(refusal) => known(app, store, entry, refusal).await?,
+        Err(refusal) => refuse_unless_recorded(app, store, entry, refusal).await?,
         Ok(permit) => create(app, store, entry, &record, permit).await?,
     };
     match created {
@@ -176,9 +179,9 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
     };
     error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
     match error {
-        StoreError::NotApplied => known(app, store, entry, Problem::nothing_recorded()).await,
+        StoreError::NotApplied => refuse_unless_recorded(app, store, entry, Problem::nothing_recorded()).await,
         StoreError::Unknown | StoreError::Unreadable(_) => {
-            entry.may_write_late(Instant::now());
+            entry.outcome_unknown(Instant::now());
             Err(Problem::may_be_recorded())
         }
     }
@@ -186,25 +189,25 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
 
 /// The record of a request that is to be refused, if the order was accepted before. Only after a look that finds nothing, and while
 /// nobody else may be recording it, is the order not accepted; a store that takes long does not hold up a refusal.
-async fn known(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
-    let patience = if app.admission.store_answers() { GLANCE.0 } else { GLANCE.1 };
-    match tokio::time::timeout(patience, store.glance(entry.tracking_id())).await {
+async fn refuse_unless_recorded(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
+    let patience = if app.admission.store_answers() { LOOK_BEFORE_REFUSAL.0 } else { LOOK_BEFORE_REFUSAL.1 };
+    match tokio::time::timeout(patience, store.read_latest_once(entry.tracking_id())).await {
         Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
-        Ok(Ok(None)) if entry.was_alone(Instant::now()) => Err(refusal.not_accepted()),
+        Ok(Ok(None)) if entry.no_other_may_record(Instant::now()) => Err(refusal.not_accepted()),
         Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal),
     }
 }
 
-fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, standing: impl Iterator<Item = (&'static str, String)>) -> Answer {
+fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, quota: impl Iterator<Item = (&'static str, String)>) -> Answer {
     let record = &submitted.record;
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 0);
     let mut status_url = format!("{orders}/{}/status", record.tracking_id);
     if let Some(bookmark) = &submitted.bookmark {
-        let _ = write!(status_url, "?{}={bookmark}", functions::BOOKMARK);
+        let _ = write!(status_url, "?{}={bookmark}", shown::BOOKMARK);
     }
     // The store's clock; it is open, since it answered.
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
-    let expected = functions::expected(app);
+    let expected = app.estimate();
     let body = Accepted {
         tracking_id: record.tracking_id,
         status: record.status,
@@ -221,8 +224,8 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, standin
     };
     let mut headers = vec![("Location", status_url.clone()), ("Operation-Location", status_url.clone())];
     headers.extend(durations::retry_after(expected.next_look(record, now)));
-    headers.extend(standing);
-    let response = functions::json(202, headers, &body);
+    headers.extend(quota);
+    let response = reply::json(202, headers, &body);
     match &submitted.message {
         Some(message) => Answer::respond_and_emit(response, message.clone()),
         None => Answer::respond(response),
@@ -235,8 +238,8 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
     if values.next().is_some() {
         return Err(Problem::invalid_idempotency_key("the header stands there more than once; send it once"));
     }
-    let limit = idempotency::MAX_KEY;
-    idempotency::header_key(value).map(Some).ok_or_else(|| {
+    let limit = tracking::MAX_KEY;
+    tracking::header_key(value).map(Some).ok_or_else(|| {
         Problem::invalid_idempotency_key(format!("send 1 to {limit} visible ASCII characters without spaces, or leave the header out"))
     })
 }

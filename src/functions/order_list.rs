@@ -1,6 +1,7 @@
 //! `OrderList`: the caller's own orders, newest first.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::caller::{self, Right};
+use crate::domain::lifecycle::{Record, Status};
+use crate::domain::problem::{ASK_AGAIN, Problem};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::{TrackingId, TrackingKey};
+use crate::door::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest, Response};
-use crate::functions::{self, App, Conclusion, shown};
-use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::{Record, Status};
-use crate::problem::{ASK_AGAIN, Problem};
-use crate::routes::Invocation;
+use crate::functions::app::App;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{self, Conclusion};
+use crate::functions::shown;
 use crate::store::Place;
-use crate::timestamp::Timestamp;
 
 /// Orders of a page, unless asked for otherwise, and at most.
 const LIMIT: (usize, usize) = (20, 100);
@@ -62,14 +65,14 @@ struct Names {
 }
 
 /// Reads a page of orders.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
-    let request = match functions::request(invocation) {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
+    let request = match invocation.http_request() {
         Ok(request) => request,
         Err(conclusion) => return conclusion,
     };
-    let response = match caller::identify(app, &request, Right::Read).await {
-        Ok(caller) => functions::limited(app, &request, &caller.owner, list(app, &request, &caller.owner)).await,
-        Err(problem) => functions::problem(&problem),
+    let response = match caller::identify(&app.callers, &request, Right::Read).await {
+        Ok(caller) => app.limited(&request, &caller.owner, list(&app, &request, &caller.owner)).await,
+        Err(problem) => reply::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response)))
 }
@@ -81,7 +84,7 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
         let limit = digits.and_then(|digits| digits.parse().ok()).filter(|limit| (1..=LIMIT.1).contains(limit));
         limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {}", LIMIT.1)))
     })?;
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
+    let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let key = store.tracking_key();
     let open = |text| {
         open(text, key, owner)
@@ -103,7 +106,7 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
         next
     });
     let orders = page.records.iter().map(|record| listed(record, &url)).collect();
-    Ok(functions::json(200, Vec::new(), &Orders { orders, next }))
+    Ok(reply::json(200, Vec::new(), &Orders { orders, next }))
 }
 
 /// What `status` may be.

@@ -8,23 +8,27 @@ use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use crate::domain::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
+use crate::domain::message::{self, Message};
+use crate::domain::timestamp::Timestamp;
 use crate::envelope::{self, Answer};
 use crate::failpoints::failpoint;
 use crate::fulfillment::{Outcome, Permit};
-use crate::functions::{self, App, Conclusion, Refusal, waits};
-use crate::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, Retried, Verdict};
-use crate::message::{self, Message};
-use crate::routes::Invocation;
-use crate::service_bus::Queue;
+use crate::functions::app::App;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{Conclusion, Refusal};
+use crate::functions::waits;
+use crate::functions::{self};
+use crate::outbound::backoff;
+use crate::outbound::service_bus::Queue;
+use crate::process;
 use crate::store::{Replaced, StatusStore, StoreError, Versioned};
-use crate::timestamp::Timestamp;
-use crate::{process, random};
 
 /// First and longest pause between two looks at an order that somebody else holds: he may end at any time, or vanish.
 const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// Takes a message, claims its order, does the work, ends it.
-pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let read = |body| envelope::queue_message(body).map_err(|error| Refusal::unreadable(&error));
     let queue_message = match invocation.body.whole().and_then(|body| read(body)) {
         Ok(queue_message) => queue_message,
@@ -38,7 +42,7 @@ pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
         }
     };
     let is_first = queue_message.delivery_count.is_none_or(|deliveries| deliveries <= 1);
-    let answer = process(app, &invocation.id, &message, is_first).await.map(|()| Answer::done());
+    let answer = process(&app, &invocation.id, &message, is_first).await.map(|()| Answer::done());
     failpoint!("before-settle" if answer.is_ok());
     Conclusion { answer, tracking_id: Some(message.tracking_id), delivery_count: queue_message.delivery_count }
 }
@@ -354,7 +358,7 @@ async fn work(app: &Arc<App>, store: &StatusStore, mut own: Versioned, permit: P
     };
     failpoint!("mid-work");
     // The same for every repetition of the write.
-    let jitter = random::share();
+    let jitter = backoff::share();
     let until = last.min(Instant::now() + app.config.store_wait);
     loop {
         let (now, budgets) = (store.now(), &app.config.budgets);

@@ -6,40 +6,41 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::error;
 
-use crate::bookmark::Bookmark;
-use crate::caller::{self, Caller, Right};
+use crate::domain::bookmark::Bookmark;
+use crate::domain::problem::{ASK_AGAIN, Problem};
+use crate::domain::tracking::TrackingId;
+use crate::door::caller::{self, Caller, Right};
+use crate::door::rate_key::RateKey;
 use crate::envelope::{Answer, HttpRequest, Response};
+use crate::functions::app::App;
+use crate::functions::durations;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown::{self, Shown};
-use crate::functions::watch::Watch;
-use crate::functions::{self, App, Conclusion, durations};
-use crate::idempotency::TrackingId;
-use crate::limits::key::RateKey;
-use crate::problem::{ASK_AGAIN, Problem};
-use crate::routes::Invocation;
 use crate::store::{StatusStore, StoreError, Versioned};
 
 /// Longest wait for a change, in seconds: proxies cut off what is silent for long.
 const MAX_WAIT: u64 = 30;
 
 /// Takes a tracking id, reads its record, answers with what its owner may see.
-pub async fn run(app: &Arc<App>, invocation: &Invocation) -> Conclusion {
-    let request = match functions::request(invocation) {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
+    let request = match invocation.http_request() {
         Ok(request) => request,
         Err(conclusion) => return conclusion,
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
-    let response = match caller::identify(app, &request, Right::Read).await {
-        Ok(caller) => match look_up(app, &request, &caller, tracking_id).await {
-            Ok(found) => status(app, &request, &caller.owner, found).await,
-            Err(problem) => functions::problem(&problem),
+    let response = match caller::identify(&app.callers, &request, Right::Read).await {
+        Ok(caller) => match look_up(&app, &request, &caller, tracking_id).await {
+            Ok(found) => status(&app, &request, &caller.owner, found).await,
+            Err(problem) => reply::problem(&problem),
         },
-        Err(problem) => functions::problem(&problem),
+        Err(problem) => reply::problem(&problem),
     };
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
 /// The order, after the wait that was asked for.
-async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: Arc<Versioned>) -> Response {
+async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Versioned>) -> Response {
     let known: Vec<&str> = request.header("if-none-match").collect();
     // Whoever knows every version is told of none.
     let knows_all = known.iter().any(|tags| tags.trim() == "*");
@@ -48,6 +49,7 @@ async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: A
     let mut record = Arc::clone(&found);
     let mut applied = None;
     if let Some(seconds) = wait
+        && let Some(store) = app.store.get()
         && (known.is_empty() || knows(&known, &response))
     {
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -61,7 +63,7 @@ async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: A
             }
         };
         let key = RateKey::of(request, owner, &app.config.limits).digest();
-        if let Some(latest) = Watch::wait(app, key, Arc::clone(&found), end, matters).await {
+        if let Some(latest) = app.watchers.wait(store, &app.stopping, key, Arc::clone(&found), end, matters).await {
             response = Shown::of(&latest.record).response(200);
             record = latest;
             applied = Some(seconds);
@@ -75,10 +77,10 @@ async fn status(app: &Arc<App>, request: &HttpRequest<'_>, owner: &str, found: A
     if !record.record.status.is_terminal() {
         // The store's clock; it is open, since it answered.
         let now = app.store.get().map_or(record.record.updated_at, StatusStore::now);
-        response.headers.extend(durations::retry_after(functions::expected(app).next_look(&record.record, now)));
+        response.headers.extend(durations::retry_after(app.estimate().next_look(&record.record, now)));
     }
     if let Some(seconds) = applied {
-        functions::set_header(&mut response, "Preference-Applied", format!("wait={seconds}"));
+        reply::set_header(&mut response, "Preference-Applied", format!("wait={seconds}"));
     }
     response
 }
@@ -120,8 +122,8 @@ async fn look_up(
 ) -> Result<Arc<Versioned>, Problem> {
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
-    let store = functions::store_for_customer(app).await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
-    let bookmark = request.query(functions::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
+    let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
+    let bookmark = request.query(shown::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     let caller_key = || RateKey::of(request, &caller.owner, &app.config.limits).digest();
     let find = |tracking_id, bookmark| find(app, store, caller_key, tracking_id, bookmark);
     match find(tracking_id, bookmark).await? {
@@ -149,8 +151,8 @@ async fn find(
     if found.is_some() || !store.may_lag() {
         return Ok(found);
     }
-    let _place = app.looking.take(caller_key()).ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
-    store.read_patiently(tracking_id, bookmark).await.map_err(unread)
+    let _place = app.visibility_slots.take(caller_key()).ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
+    store.read_until_visible(tracking_id, bookmark).await.map_err(unread)
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! `OrderSweeper`: looks for orders that are overdue, moves their `dueAt` ahead, and only then sends their messages again.
 
 use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use tracing::{info, warn};
 
+use crate::domain::lifecycle::{self, Status, Sweep};
+use crate::domain::message;
+use crate::domain::tracking::TrackingId;
 use crate::envelope::Answer;
 use crate::failpoints::failpoint;
-use crate::functions::{self, App, Conclusion, Refusal};
-use crate::idempotency::TrackingId;
-use crate::lifecycle::{self, Status, Sweep};
-use crate::message;
-use crate::routes::Invocation;
+use crate::functions::app::App;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::{Conclusion, Refusal};
+use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
 /// So many orders are looked at in one run, oldest first.
@@ -27,14 +30,14 @@ const AT_ONCE: usize = 8;
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Looks, decides, records, and answers with the messages.
-pub async fn run(app: &App, invocation: &Invocation) -> Conclusion {
+pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     if let Err(refusal) = invocation.body.whole() {
         return Conclusion::new(Err(refusal));
     }
     let Ok(store) = tokio::time::timeout(app.config.store_wait, app.store.wait()).await else {
         return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run looks again")));
     };
-    match sweep(app, store).await {
+    match sweep(&app, store).await {
         Ok(messages) => Conclusion::new(Ok(Answer::emit(messages))),
         Err(error) => Conclusion::new(Err(Refusal::abandon(format!("{error}; the next run looks again")))),
     }

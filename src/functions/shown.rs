@@ -7,13 +7,15 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
+use crate::domain::lifecycle::{Failure, Record, Status, Transition};
+use crate::domain::problem::Problem;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::TrackingId;
 use crate::envelope::{HttpRequest, Response};
-use crate::functions;
-use crate::idempotency::TrackingId;
-use crate::lifecycle::{Failure, Record, Status, Transition};
-use crate::problem::Problem;
-use crate::timestamp::Timestamp;
+use crate::functions::reply;
 
+/// Name of the bookmark in the query of a status URL.
+pub const BOOKMARK: &str = "seen";
 /// Bytes of a hash that make an `ETag`: two versions of one order are never taken for the same.
 const ETAG: usize = 16;
 
@@ -82,10 +84,10 @@ impl<'a> Shown<'a> {
 
     /// As an answer that may be kept by its owner and is asked for again with its `ETag` (RFC 9110 section 8.8.3).
     pub fn response(&self, status_code: u16) -> Response {
-        let mut response = functions::json(status_code, Vec::new(), self);
+        let mut response = reply::json(status_code, Vec::new(), self);
         let hash = Sha256::digest(response.body.as_bytes());
-        functions::set_header(&mut response, "Cache-Control", "private, no-cache".into());
-        functions::set_header(&mut response, "ETag", format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG])));
+        reply::set_header(&mut response, "Cache-Control", "private, no-cache".into());
+        reply::set_header(&mut response, "ETag", format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG])));
         response
     }
 }

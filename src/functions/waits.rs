@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::lifecycle::{Record, Status};
+use crate::domain::lifecycle::{Record, Status};
 
 /// An exponentially weighted mean.
 #[derive(Debug, Default)]

@@ -8,13 +8,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use crate::domain::timestamp::Timestamp;
 use crate::failpoints::failpoint;
 use crate::local::app::function::{self, Trigger};
 use crate::local::app::host_json::ServiceBus;
 use crate::local::dispatch::{Dispatcher, Failed, Function, Invocation};
 use crate::local::invocation::{self, Client, DataType, Message};
 use crate::local::queue::{Received, Settled};
-use crate::timestamp::Timestamp;
 
 /// After the queue could not be read.
 const BROKER_PAUSE: Duration = Duration::from_secs(1);

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::domain::timestamp::Timestamp;
 use crate::sqlite::{Database, Error};
-use crate::timestamp::Timestamp;
 
 /// What a dead-letter queue is named after its queue (Service Bus, "Path to the dead-letter queue").
 pub const DEAD_LETTER_SUFFIX: &str = "/$deadletterqueue";

@@ -24,11 +24,11 @@ use tracing::error;
 use uuid::Uuid;
 
 use crate::config::service_bus::ConnectionString;
+use crate::domain::timestamp::Timestamp;
 use crate::local::app::App;
 use crate::local::app::function::{Output, Trigger};
 use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Received, Settled};
 use crate::sqlite;
-use crate::timestamp::Timestamp;
 
 /// Of a message in a Standard namespace, its properties included ("Service Bus quotas").
 const MAX_MESSAGE: usize = 256 * 1024;

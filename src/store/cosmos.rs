@@ -24,16 +24,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
-use crate::bookmark::Bookmark;
 use crate::config::cosmos::Cosmos;
-use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::{Record, Status};
-use crate::quarantine::Quarantined;
+use crate::domain::bookmark::Bookmark;
+use crate::domain::lifecycle::{Record, Status};
+use crate::domain::quarantine::Quarantined;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
-use crate::timestamp::Timestamp;
 
 /// How old an answer may be that many share.
 const RECENT: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ struct Seen {
     versioned: Versioned,
     bookmark: Option<Bookmark>,
     /// Of the write that made it so.
-    mark: i64,
+    write_id: i64,
 }
 
 /// A quarantined message as an item: it has no `dueAt` and no `ttl`.
@@ -196,7 +196,7 @@ impl CosmosStore {
         self.0.recent.insert(versioned.record.tracking_id, recent).await;
     }
 
-    pub(super) async fn glance(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
+    pub(super) async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         let Some(seen) = self.point_read(tracking_id, &Freshness::Latest).await? else { return Ok(None) };
         self.told(&seen.versioned).await;
         Ok(Some((seen.versioned, seen.bookmark)))
@@ -232,7 +232,7 @@ impl CosmosStore {
         }
     }
 
-    pub(super) async fn read_patiently(
+    pub(super) async fn read_until_visible(
         &self,
         tracking_id: TrackingId,
         bookmark: Option<Bookmark>,
@@ -274,7 +274,7 @@ impl CosmosStore {
 
     pub(super) async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         let item = Item::of(record);
-        let (id, mark) = (item.id.to_string(), item.mark);
+        let (id, write_id) = (item.id.to_string(), item.write_id);
         let replace = self.ask(Operation::Replace, |options| {
             let options = ItemWriteOptions::default()
                 .with_operation_options(options.build())
@@ -293,7 +293,7 @@ impl CosmosStore {
             // An earlier try of ours may be what changed it.
             Err(failed) if failed.status.is_precondition_failed() => {
                 match self.look_for(record.tracking_id, Freshness::Latest, None).await.map_err(|_| StoreError::Unknown)? {
-                    Some(seen) if seen.mark == mark => Ok(Replaced::Replaced(seen.versioned.etag)),
+                    Some(seen) if seen.write_id == write_id => Ok(Replaced::Replaced(seen.versioned.etag)),
                     _ => Ok(Replaced::Stale),
                 }
             }
@@ -525,8 +525,8 @@ impl CosmosStore {
         let etag = etag.ok_or_else(|| StoreError::Unreadable("it came without an ETag".into()))?;
         // Not the parser's own text, which may quote the order.
         let item: Item = response.into_model().map_err(|_| StoreError::Unreadable("it is no order that this program knows".into()))?;
-        let mark = item.mark;
-        Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, mark }))
+        let write_id = item.write_id;
+        Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, write_id }))
     }
 
     fn as_fresh_as(&self, freshness: &Freshness, options: OperationOptionsBuilder) -> ItemReadOptions {

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::idempotency::{TrackingId, TrackingKey};
-use crate::lifecycle::{Record, SCHEMA_VERSION, Status};
-use crate::quarantine::Quarantined;
+use crate::domain::lifecycle::{Record, SCHEMA_VERSION, Status};
+use crate::domain::quarantine::Quarantined;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::sqlite::{Database, Error, together};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
-use crate::timestamp::Timestamp;
 
 /// What stands in `owned` about each order.
 macro_rules! owned {

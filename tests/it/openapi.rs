@@ -24,7 +24,7 @@ fn the_contract_is_served_to_anyone_and_its_copy_is_current() {
 fn every_problem_has_a_line_that_says_what_to_do() {
     let page = std::fs::read_to_string(repository().join("docs/problems.md")).unwrap();
 
-    for (status, kind) in waybill::problem::Problem::KINDS {
+    for (status, kind) in waybill::domain::problem::Problem::KINDS {
         let name = kind.strip_prefix("urn:problem-type:waybill:").unwrap();
         assert!(page.contains(&format!("| `{name}` | {status} |")), "{kind}");
     }

@@ -15,10 +15,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use waybill::config::Config;
+use waybill::config::identity::Identity;
 use waybill::config::service_bus::{Access, ServiceBus};
-use waybill::identity::Identity;
-use waybill::service_bus::{Queue, SendError};
-use waybill::timestamp::Timestamp;
+use waybill::domain::timestamp::Timestamp;
+use waybill::outbound::service_bus::{Queue, SendError};
 
 use crate::foreign;
 use crate::store::run;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::config::{Config, Records};
-use waybill::idempotency::TrackingId;
-use waybill::lifecycle::{self, Budgets, Claim, Claimant, Holder, Metadata, Record, Status, Submission, Verdict};
-use waybill::quarantine::Quarantined;
+use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Holder, Metadata, Record, Status, Submission, Verdict};
+use waybill::domain::quarantine::Quarantined;
+use waybill::domain::timestamp::Timestamp;
+use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
 use waybill::store::{Created, Etag, Replaced, StatusStore, Versioned};
-use waybill::timestamp::Timestamp;
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};

@@ -14,10 +14,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::Sha256;
 
-use crate::identity::{self, Tokens};
+use crate::domain::timestamp::Timestamp;
 use crate::outbound;
+use crate::outbound::identity::{self, Tokens};
 use crate::store::sqlite;
-use crate::timestamp::Timestamp;
 
 /// The REST version whose answers are read here.
 const API_VERSION: &str = "2020-07-15";
@@ -42,7 +42,7 @@ pub(super) enum Key {
 
 /// Why an account did not answer.
 #[derive(Debug)]
-pub(super) enum Silent {
+pub(super) enum AccountError {
     /// Nobody gave us a token; whether that was refused.
     NoToken(String, bool),
     /// It did not answer as an account does.
@@ -51,7 +51,7 @@ pub(super) enum Silent {
     Refused(u16),
 }
 
-impl fmt::Display for Silent {
+impl fmt::Display for AccountError {
     /// One line, not too long: a library's error may go on for many.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -119,12 +119,12 @@ impl Properties {
 impl Account {
     /// `emulator`: its certificate is not checked, since nobody signed it.
     pub(super) fn new(endpoint: Url, key: Key, timeout: Duration, emulator: bool) -> Result<Self, reqwest::Error> {
-        let client = outbound::client().timeout(timeout).tls_danger_accept_invalid_certs(emulator).build()?;
+        let client = outbound::http::client().timeout(timeout).tls_danger_accept_invalid_certs(emulator).build()?;
         Ok(Self { client, endpoint, key })
     }
 
     /// Reads the account: what it is like, and its clock at about `clock`'s now.
-    pub(super) async fn look(&self, clock: &Clock) -> Result<Properties, Silent> {
+    pub(super) async fn look(&self, clock: &Clock) -> Result<Properties, AccountError> {
         let request = self.request("", "", "").await?;
         let sent = Instant::now();
         let response = request.send().await.map_err(away)?;
@@ -133,14 +133,14 @@ impl Account {
             self.forget_token();
         }
         if !response.status().is_success() {
-            return Err(Silent::Refused(response.status().as_u16()));
+            return Err(AccountError::Refused(response.status().as_u16()));
         }
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
             clock.hears(date.timestamp().as_second(), sent, answered);
         }
         let body = response.bytes().await.map_err(away)?;
-        serde_json::from_slice(&body).map_err(|_| Silent::Away("what answers there is no Cosmos DB account".into()))
+        serde_json::from_slice(&body).map_err(|_| AccountError::Away("what answers there is no Cosmos DB account".into()))
     }
 
     /// The account did not take the token at hand: it may have expired, should this machine's clock be slow.
@@ -161,13 +161,13 @@ impl Account {
         }
     }
 
-    async fn request(&self, resource: &str, link: &str, path: &str) -> Result<reqwest::RequestBuilder, Silent> {
+    async fn request(&self, resource: &str, link: &str, path: &str) -> Result<reqwest::RequestBuilder, AccountError> {
         let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         let signature = match &self.key {
             Key::Account(key) => format!("type=master&ver=1.0&sig={}", sign(key, resource, link, &date)),
             Key::Token(credential) => {
                 let token = credential.get_token(&[SCOPE], None).await;
-                let token = token.map_err(|error| Silent::NoToken(error.to_string(), identity::is_refused(&error)))?;
+                let token = token.map_err(|error| AccountError::NoToken(error.to_string(), identity::is_refused(&error)))?;
                 format!("type=aad&ver=1.0&sig={}", token.token.secret())
             }
         };
@@ -179,8 +179,8 @@ impl Account {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
-fn away(error: reqwest::Error) -> Silent {
-    Silent::Away(outbound::reason(&error))
+fn away(error: reqwest::Error) -> AccountError {
+    AccountError::Away(outbound::http::reason(&error))
 }
 
 /// The signature of a GET under the account's key ("Access control on Azure Cosmos DB resources", REST reference).

@@ -15,7 +15,7 @@ use azure_data_cosmos::{CosmosError, CosmosStatus};
 use serde_json::{Map, Value, json};
 use tracing::debug;
 
-use crate::random::jittered;
+use crate::outbound::backoff::jittered;
 
 /// Repetitions of a question that the service refuses with 429, and how long they may wait altogether.
 const THROTTLED: (u32, Duration) = (3, Duration::from_secs(3));

@@ -11,10 +11,10 @@ use serde::Deserialize;
 use tracing::{error, info, warn};
 
 use crate::config::cosmos::{Access, Cosmos};
-use crate::idempotency::TrackingKey;
-use crate::random::jittered;
+use crate::domain::tracking::TrackingKey;
+use crate::outbound::backoff::jittered;
 use crate::store::cosmos::CosmosStore;
-use crate::store::cosmos::account::{Account, Clock, Key, Level, Properties, Silent};
+use crate::store::cosmos::account::{Account, AccountError, Clock, Key, Level, Properties};
 
 /// What the container must be; deployments make it from the same file.
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
@@ -37,7 +37,7 @@ struct Definition {
 }
 
 /// Why there is no container yet.
-enum Missing {
+enum ConnectError {
     /// It may answer by itself.
     Away(String),
     /// Somebody has to do something.
@@ -52,8 +52,8 @@ pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Cosm
     loop {
         match once(config, tracking_key, &mut key, &mut runtime).await {
             Ok(store) => return store,
-            Err(Missing::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
-            Err(Missing::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
+            Err(ConnectError::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
+            Err(ConnectError::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
         }
         tokio::time::sleep(jittered(pause, 0.5, 1.0)).await;
         pause = (pause * 2).min(PAUSE.1);
@@ -65,24 +65,25 @@ async fn once(
     tracking_key: &TrackingKey,
     key: &mut Option<Key>,
     runtime: &mut Option<CosmosRuntime>,
-) -> Result<CosmosStore, Missing> {
+) -> Result<CosmosStore, ConnectError> {
     let key = match (&*key, &config.access) {
         (Some(key), _) => key.clone(),
         (None, Access::Key(secret)) => key.insert(Key::Account(secret.clone())).clone(),
         (None, Access::Identity(identity)) => {
-            let credential = identity.credential().map_err(|error| explain(config, &Silent::NoToken(error.to_string(), true)))?;
+            let credential = crate::outbound::identity::credential(identity)
+                .map_err(|error| explain(config, &AccountError::NoToken(error.to_string(), true)))?;
             key.insert(Key::Token(credential)).clone()
         }
     };
     let account = Account::new(config.endpoint.clone(), key.clone(), config.timeout, config.emulator);
-    let account = account.map_err(|error| Missing::Wrong(error.to_string()))?;
+    let account = account.map_err(|error| ConnectError::Wrong(error.to_string()))?;
     let clock = Clock::new();
     let properties = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
     if properties.enable_multiple_write_locations {
         // Two regions would both grant a claim, and one of two ends would vanish.
         let advice = "the account takes writes in several regions, each of which compares ETags with its own versions only, so that two \
                       workers could claim one order; turn its multi-region writes off, or use another account";
-        return Err(Missing::Wrong(advice.into()));
+        return Err(ConnectError::Wrong(advice.into()));
     }
 
     let found = tokio::time::timeout(config.timeout + START, async {
@@ -94,7 +95,7 @@ async fn once(
         Ok(Ok(found)) => found,
         Ok(Err(error)) if error.status().is_not_found() => return Err(not_there(config, &account).await),
         Ok(Err(error)) => return Err(failed(config, &error)),
-        Err(_) => return Err(Missing::Away(format!("{} (the container was not read in time)", config.endpoint))),
+        Err(_) => return Err(ConnectError::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
     check(config, &found)?;
     tell(config, properties.level());
@@ -135,16 +136,18 @@ async fn start(emulator: bool) -> Result<CosmosRuntime, CosmosError> {
 }
 
 /// Compares the container with the definition. A partition key or a `ttl` that differ break promises; an index only costs.
-fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), Missing> {
+fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectError> {
     let wanted: Definition = serde_json::from_str(DEFINITION).expect("the definition is part of this program and tested");
     let name = format!("container {:?} of database {:?}", config.container, config.database);
     let paths = |key: &PartitionKeyDefinition| key.paths().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if found.partition_key.paths() != wanted.partition_key.paths() {
         let (found, wanted) = (paths(&found.partition_key), paths(&wanted.partition_key));
-        return Err(Missing::Wrong(format!("the partition key of {name} is {found}; make it anew with {wanted}, as in {DEFINITION_FILE}")));
+        return Err(ConnectError::Wrong(format!(
+            "the partition key of {name} is {found}; make it anew with {wanted}, as in {DEFINITION_FILE}"
+        )));
     }
     if found.default_ttl != wanted.default_ttl {
-        return Err(Missing::Wrong(format!(
+        return Err(ConnectError::Wrong(format!(
             "the time to live of {name} must be on without a default (defaultTtl -1), or ended orders stay for ever, or open ones vanish; \
              see {DEFINITION_FILE}"
         )));
@@ -186,47 +189,47 @@ fn tell(config: &Cosmos, level: Level) {
 }
 
 /// Says what is wrong with an account that answered before.
-pub(super) fn tell_trouble(config: &Cosmos, silent: &Silent) {
+pub(super) fn tell_trouble(config: &Cosmos, silent: &AccountError) {
     match explain(config, silent) {
-        Missing::Away(reason) => warn!("Cosmos DB does not answer: {reason}"),
-        Missing::Wrong(reason) => error!("orders cannot be kept in Cosmos DB any more: {reason}"),
+        ConnectError::Away(reason) => warn!("Cosmos DB does not answer: {reason}"),
+        ConnectError::Wrong(reason) => error!("orders cannot be kept in Cosmos DB any more: {reason}"),
     }
 }
 
 /// What an account that does not answer as it should means for whoever set us up.
-fn explain(config: &Cosmos, silent: &Silent) -> Missing {
+fn explain(config: &Cosmos, silent: &AccountError) -> ConnectError {
     match (silent, &config.access) {
-        (Silent::NoToken(_, true), Access::Identity(identity)) => {
-            Missing::Wrong(format!("no token for {identity} ({silent}); {}", identity.advice()))
+        (AccountError::NoToken(_, true), Access::Identity(identity)) => {
+            ConnectError::Wrong(format!("no token for {identity} ({silent}); {}", identity.advice()))
         }
-        (Silent::NoToken(_, false), Access::Identity(identity)) => {
-            Missing::Away(format!("no token for {identity} yet ({silent}); should that stay so: {}", identity.advice()))
+        (AccountError::NoToken(_, false), Access::Identity(identity)) => {
+            ConnectError::Away(format!("no token for {identity} yet ({silent}); should that stay so: {}", identity.advice()))
         }
-        (Silent::Refused(401), Access::Key(_)) => {
-            Missing::Wrong("the account refuses the key of CosmosConnection (401); copy its primary or secondary key anew".into())
+        (AccountError::Refused(401), Access::Key(_)) => {
+            ConnectError::Wrong("the account refuses the key of CosmosConnection (401); copy its primary or secondary key anew".into())
         }
-        (Silent::Refused(status @ (401 | 403)), Access::Identity(identity)) => Missing::Wrong(format!(
+        (AccountError::Refused(status @ (401 | 403)), Access::Identity(identity)) => ConnectError::Wrong(format!(
             "the account does not let {identity} in ({status}); assign it the role \"Cosmos DB Built-in Data Contributor\" there"
         )),
-        (Silent::Refused(403), Access::Key(_)) => Missing::Wrong(
+        (AccountError::Refused(403), Access::Key(_)) => ConnectError::Wrong(
             "the account refuses us (403): its firewall may not know this machine, keys may be turned off there, or this machine's clock is \
              wrong by more than 15 minutes"
                 .into(),
         ),
-        _ => Missing::Away(format!("{} ({silent})", config.endpoint)),
+        _ => ConnectError::Away(format!("{} ({silent})", config.endpoint)),
     }
 }
 
-fn failed(config: &Cosmos, error: &CosmosError) -> Missing {
+fn failed(config: &Cosmos, error: &CosmosError) -> ConnectError {
     match u16::from(error.status().status_code()) {
-        status @ (401 | 403) => explain(config, &Silent::Refused(status)),
-        _ => Missing::Away(format!("{} ({})", config.endpoint, error.status())),
+        status @ (401 | 403) => explain(config, &AccountError::Refused(status)),
+        _ => ConnectError::Away(format!("{} ({})", config.endpoint, error.status())),
     }
 }
 
-async fn not_there(config: &Cosmos, account: &Account) -> Missing {
+async fn not_there(config: &Cosmos, account: &Account) -> ConnectError {
     let Cosmos { database, container, .. } = config;
-    Missing::Wrong(match account.has_database(database).await {
+    ConnectError::Wrong(match account.has_database(database).await {
         Some(true) => {
             format!("database {database:?} has no container {container:?}; make it as {DEFINITION_FILE} says, or correct CosmosContainer")
         }

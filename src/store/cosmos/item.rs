@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::idempotency::TrackingId;
-use crate::lifecycle::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
+use crate::domain::lifecycle::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::TrackingId;
 use crate::store::StoreError;
-use crate::timestamp::Timestamp;
 
 /// The form this program writes. It reads this one and every older one.
 const VERSION: u32 = 1;
@@ -28,8 +28,9 @@ pub(super) struct Item {
     due_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
-    /// Random, new with each write: a write whose answer was lost is known by it. 52 bits, which a float keeps.
-    pub(super) mark: i64,
+    /// Id of the write, random: a write whose answer was lost is recognised by it. 52 bits, which a float keeps. Stored as `mark`.
+    #[serde(rename = "mark")]
+    pub(super) write_id: i64,
     record: Body,
 }
 
@@ -105,7 +106,7 @@ impl Item {
             id: record.tracking_id,
             due_at: record.due_at.map(Milliseconds),
             ttl: record.ttl,
-            mark: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 12,
+            write_id: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 12,
             record: Body {
                 version: VERSION,
                 owner: record.owner.clone(),
@@ -150,7 +151,7 @@ impl Item {
 
     /// The record it keeps.
     pub(super) fn into_record(self) -> Result<Record, StoreError> {
-        let Self { id, due_at, ttl, mark: _, record: body } = self;
+        let Self { id, due_at, ttl, write_id: _, record: body } = self;
         if body.version > VERSION {
             return Err(StoreError::Unreadable(format!("its version {} is newer than {VERSION}", body.version)));
         }
@@ -300,7 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::lifecycle::{Budgets, Claim, Claimant, Holder, MAX_FAILURE, MAX_HISTORY, Submission, Verdict};
+    use crate::domain::lifecycle::{Budgets, Claim, Claimant, Holder, MAX_FAILURE, MAX_HISTORY, Submission, Verdict};
 
     fn raw(text: &str) -> Arc<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap().into()

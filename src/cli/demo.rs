@@ -1,0 +1,198 @@
+//! `waybill demo`: one order walks from POST to completed, through the real host stand-in, handler, queue and store.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::config::LogConfig;
+use crate::local::queue::Rules;
+use crate::local::{self, Options, Up};
+use crate::logging;
+use crate::server::StopSignals;
+
+/// The app, as it is deployed: the demo runs from any directory.
+const APP: [(&str, &str); 7] = [
+    ("host.json", include_str!("../../host.json")),
+    ("local.settings.json", include_str!("../../local.settings.json.example")),
+    ("OrderIngress/function.json", include_str!("../../OrderIngress/function.json")),
+    ("OrderProcessor/function.json", include_str!("../../OrderProcessor/function.json")),
+    ("OrderStatus/function.json", include_str!("../../OrderStatus/function.json")),
+    ("OrderDeadLetter/function.json", include_str!("../../OrderDeadLetter/function.json")),
+    ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
+];
+const ORDER: &str = include_str!("../../samples/order.json");
+/// Slept before each of the four stages, so that there is progress to see.
+const WORK_DELAY: &str = "400ms";
+/// Between two looks at the status.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// A demo that takes longer has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Like `println!`, but a closed pipe is no reason to stop half way.
+macro_rules! say {
+    ($($text:tt)*) => { drop(writeln!(std::io::stdout(), $($text)*)) };
+}
+
+/// Runs the demo; `Err` says what went wrong.
+pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let mut log = LogConfig::read(environment);
+    if !environment.contains_key("RUST_LOG") {
+        log.levels = "error".into();
+    }
+    logging::start(&log);
+    let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let ended = runtime.block_on(walk(&directory.0, environment, &log));
+    runtime.shutdown_background();
+    ended
+}
+
+async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &LogConfig) -> Result<(), Vec<String>> {
+    let app = directory.join("app");
+    let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
+    settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
+    settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
+    let settings = settings.to_string();
+    for (path, text) in APP {
+        let text = if path == "local.settings.json" { &settings } else { text };
+        write(&app.join(path), text).map_err(|error| vec![format!("cannot write {path}: {error}")])?;
+    }
+    let options = Options {
+        app,
+        port: Some(0),
+        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        data: Some(directory.join("data")),
+        handler: Some(std::env::current_exe().map_err(|error| vec![error.to_string()])?),
+        content_length: false,
+        rules: Rules { lock_duration: Duration::from_mins(1), max_delivery_count: 10 },
+        drain_timeout: Duration::from_secs(5),
+    };
+    let (up_sender, up) = oneshot::channel();
+    let (done_sender, done) = oneshot::channel::<()>();
+    let mut signals = StopSignals::listen();
+    let stop = async {
+        tokio::select! {
+            _ = done => {}
+            () = signals.next() => {}
+        }
+    };
+    let show = async {
+        let shown = match up.await {
+            Ok(Up { address, .. }) => {
+                tokio::time::timeout(PATIENCE, show(address)).await.unwrap_or_else(|_| Err("the order did not end in time".into()))
+            }
+            Err(_) => Ok(()), // the host says itself why it did not start
+        };
+        // The host may have ended already.
+        done_sender.send(()).unwrap_or_default();
+        shown
+    };
+    let (ended, shown) = tokio::join!(local::run(options, environment, up_sender, stop), show);
+    ended?;
+    shown.map_err(|problem| vec![problem])
+}
+
+/// Sends the order and follows it to its end.
+async fn show(address: SocketAddr) -> Result<(), String> {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    say!("An order comes in:\n\n    POST http://{address}/api/orders\n");
+    let request = Request::post(format!("http://{address}/api/orders")).header("Content-Type", "application/json");
+    let (status, accepted) = ask(&client, request.body(Full::new(Bytes::from_static(ORDER.as_bytes())))).await?;
+    say!("It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
+    if status != StatusCode::ACCEPTED {
+        return Err(format!("the order was answered with {status}"));
+    }
+    let url = accepted["statusUrl"].as_str().ok_or("the answer has no statusUrl")?;
+    say!("Its progress:\n\n    GET {url}\n");
+    let started = Instant::now();
+    let mut before = Value::Null;
+    loop {
+        let (status, record) = ask(&client, Request::get(url).body(Full::default())).await?;
+        if status != StatusCode::OK {
+            return Err(format!("the status was answered with {status}: {record}"));
+        }
+        let now = Value::from([record["status"].clone(), record["progress"].clone(), record["stage"].clone()].to_vec());
+        if now != before {
+            line(&record, started.elapsed());
+            before = now;
+        }
+        match record["status"].as_str() {
+            Some("completed") => {
+                say!("\n\n{}\n\nThe order is completed. Next: `waybill local`, and send your own.", indented(&record));
+                return Ok(());
+            }
+            Some("failed" | "cancelled") => return Err(format!("the order ended as {record}")),
+            _ => tokio::time::sleep(LOOK_PERIOD).await,
+        }
+    }
+}
+
+async fn ask(
+    client: &Client<HttpConnector, Full<Bytes>>,
+    request: hyper::http::Result<Request<Full<Bytes>>>,
+) -> Result<(StatusCode, Value), String> {
+    let request = request.map_err(|error| error.to_string())?;
+    let response = client.request(request).await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+    Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+}
+
+/// One line that moves on a terminal, one line a change elsewhere.
+fn line(record: &Value, elapsed: Duration) {
+    let progress = record["progress"].as_u64().unwrap_or(0).min(100);
+    let filled = usize::try_from(progress / 5).unwrap_or(0);
+    let bar = format!("{}{}", "#".repeat(filled), ".".repeat(20 - filled));
+    let text = format!(
+        "    [{bar}] {progress:3} %  {:10}  {:20} {:5.1} s",
+        record["status"].as_str().unwrap_or_default(),
+        record["stage"].as_str().unwrap_or_default(),
+        elapsed.as_secs_f64()
+    );
+    let mut out = std::io::stdout();
+    let ends = if out.is_terminal() { ("\r", "") } else { ("", "\n") };
+    // A closed pipe is no reason to stop half way.
+    drop(write!(out, "{}{text}{}", ends.0, ends.1).and_then(|()| out.flush()));
+}
+
+fn indented(value: &Value) -> String {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::write(path, text)
+}
+
+/// Removed when the demo ends.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("waybill-demo-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to clean up.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

@@ -1,0 +1,558 @@
+//! `waybill orders`, `quarantine` and `verify`: what an operator sees and does, on the configured store and queue.
+//!
+//! Works beside a running handler or `waybill local`: records change by the same compare-and-set, messages go through the same
+//! queue. Data goes to stdout, talk to stderr.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::config::{Config, Records};
+use crate::domain::lifecycle::{self, Budgets, Cancel, Event, Record, Status};
+use crate::domain::message;
+use crate::domain::quarantine::Quarantined;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::tracking::TrackingId;
+use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
+use crate::outbound::service_bus::{Counts, Queue};
+use crate::store::cosmos::CosmosStore;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Filter, Replaced, StatusStore, StoreError, Versioned};
+
+/// Until the store answers.
+const CONNECT: Duration = Duration::from_secs(30);
+/// Between two looks at an order that is watched.
+const WATCH_PAUSE: Duration = Duration::from_millis(300);
+/// A query of Cosmos DB takes no larger limit.
+pub const MOST: u32 = i32::MAX.unsigned_abs();
+/// So many quarantined messages are looked at.
+const QUARANTINED: u32 = 100_000;
+/// From a record to its message, at most, unless something broke.
+const SENDING: Duration = Duration::from_secs(10);
+/// An order that is due is nobody's fault until the sweeper, which runs each minute, had its chance twice.
+const SWEEPS: Duration = Duration::from_mins(3);
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// The orders that fit, newest first.
+    List {
+        /// Which.
+        status: Option<Status>,
+        /// Submitted longer ago than this.
+        older_than: Option<Duration>,
+        /// Whose.
+        owner: Option<String>,
+        /// At most.
+        limit: u32,
+    },
+    /// One record, whole.
+    Show(TrackingId),
+    /// One order until it ends.
+    Watch(TrackingId),
+    /// Failed orders on their way again.
+    Retry(Vec<TrackingId>),
+    /// Orders that nobody wants any more, whoever owns them.
+    Cancel(Vec<TrackingId>),
+    /// What is in quarantine.
+    Quarantined(Option<Uuid>),
+    /// A quarantined message on its way again.
+    Release(Uuid),
+    /// Records against queue and dead letters: all that have not ended, and so many of all, newest first.
+    Verify(u32),
+}
+
+/// Where, and how it is told.
+#[derive(Debug)]
+pub struct Options {
+    /// The app's folder, whose `local.settings.json` counts below the environment.
+    pub app: PathBuf,
+    /// The embedded store, instead of the configured one.
+    pub data: Option<PathBuf>,
+    /// For machines.
+    pub json: bool,
+}
+
+/// Asks. `Ok(false)`: it was asked and answered, and something is wrong.
+pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+    let mut environment = environment.clone();
+    for (name, value) in crate::local::app::settings_of(&options.app) {
+        environment.entry(name).or_insert(value);
+    }
+    // A handler's own; nothing listens here.
+    environment.entry("FUNCTIONS_CUSTOMHANDLER_PORT".into()).or_insert_with(|| "1".into());
+    environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
+    if let Some(data) = &options.data {
+        environment.retain(|name, _| !name.to_ascii_lowercase().starts_with("cosmosconnection"));
+        environment.insert("WAYBILL_DATA".into(), data.display().to_string());
+    }
+    let config = Config::read(&environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let answered = runtime.block_on(async {
+        let operator = Operator::open(config, &environment, options.json).await?;
+        operator.answer(request).await
+    });
+    runtime.shutdown_background();
+    answered.map_err(|problem| vec![problem])
+}
+
+/// An operator's place.
+struct Operator {
+    store: StatusStore,
+    /// The queue of this machine, where there is one.
+    local: Option<(Broker, String)>,
+    remote: Option<Queue>,
+    budgets: Budgets,
+    json: bool,
+}
+
+impl Operator {
+    async fn open(config: Config, environment: &BTreeMap<String, String>, json: bool) -> Result<Self, String> {
+        let data = match &config.records {
+            Records::Embedded(data, _) => data.clone(),
+            Records::Cosmos(..) => environment.get("WAYBILL_DATA").map_or_else(|| ".waybill".into(), PathBuf::from),
+        };
+        let store = match &config.records {
+            Records::Embedded(data, key) => {
+                if !data.join("records.db").exists() {
+                    return Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()));
+                }
+                StatusStore::Sqlite(SqliteStore::open(data, key.clone()).map_err(|error| error.to_string())?)
+            }
+            Records::Cosmos(cosmos, key) => {
+                let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key)).await;
+                StatusStore::Cosmos(
+                    store.map_err(|_| "Cosmos DB does not answer, or not as it should; the log of a handler says why".to_owned())?,
+                )
+            }
+        };
+        let name = environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into());
+        let remote = config.service_bus.as_ref().map(Queue::new).transpose()?;
+        // Records elsewhere have their messages elsewhere, whatever lies about here; unless there is no way to send there.
+        let is_here = matches!(config.records, Records::Embedded(..)) || remote.is_none();
+        let local = if is_here { local_queue(&data)?.map(|broker| (broker, name)) } else { None };
+        Ok(Self { store, local, remote, budgets: config.budgets, json })
+    }
+
+    async fn answer(&self, request: Request) -> Result<bool, String> {
+        match request {
+            Request::List { status, older_than, owner, limit } => {
+                let now = self.store.now().as_milliseconds();
+                let ago =
+                    |age: Duration| Timestamp::from_milliseconds(now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+                let filter = Filter { status, submitted_before: older_than.map(ago), owner };
+                let records = self.store.list(&filter, limit).await.map_err(describe)?;
+                self.list(&records);
+                Ok(true)
+            }
+            Request::Show(id) => {
+                let record = self.record(id).await?;
+                say(&if self.json { json_text(&record) } else { pretty(&record) });
+                Ok(true)
+            }
+            Request::Watch(id) => self.watch(id).await,
+            Request::Retry(ids) => Ok(self.each(ids, |id| self.retry(id)).await),
+            Request::Cancel(ids) => Ok(self.each(ids, |id| self.cancel(id)).await),
+            Request::Quarantined(wanted) => {
+                let kept = self.store.quarantined(QUARANTINED).await.map_err(describe)?;
+                match wanted {
+                    None => self.list_quarantined(&kept),
+                    Some(id) => {
+                        let found =
+                            kept.iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
+                        say(&if self.json { json_text(found) } else { pretty(found) });
+                    }
+                }
+                Ok(true)
+            }
+            Request::Release(id) => {
+                let kept = self.store.quarantined(QUARANTINED).await.map_err(describe)?;
+                let found =
+                    kept.into_iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
+                if !self.send(found.text.clone()).await? {
+                    return Err("there is no queue to send it to: pass --data, or set ServiceBusConnection".into());
+                }
+                let released = self.store.release(&found).await.map_err(describe)?;
+                let done = if released { "sent again" } else { "sent again; it is in quarantine again, or somebody else has sent it" };
+                say(&if self.json { json!({ "id": id, "sent": true, "released": released }).to_string() } else { format!("{id}  {done}") });
+                Ok(true)
+            }
+            Request::Verify(limit) => self.verify(limit).await,
+        }
+    }
+
+    /// Does it to one after the other, tells of each, and whether it could be done to all.
+    async fn each(&self, ids: Vec<TrackingId>, act: impl AsyncFn(TrackingId) -> Result<&'static str, String>) -> bool {
+        let mut all = true;
+        for id in ids {
+            match act(id).await {
+                Ok(how) => say(&if self.json { json!({ "trackingId": id, "done": how }).to_string() } else { format!("{id}  {how}") }),
+                Err(problem) => {
+                    all = false;
+                    if self.json {
+                        say(&json!({ "trackingId": id, "problem": problem }).to_string());
+                    } else {
+                        eprintln!("waybill: {id}: {problem}");
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    async fn record(&self, id: TrackingId) -> Result<Record, String> {
+        Ok(self.store.read(id).await.map_err(describe)?.ok_or_else(|| unknown(id))?.record)
+    }
+
+    async fn latest(&self, id: TrackingId) -> Result<Versioned, String> {
+        self.store.read_latest(id).await.map_err(describe)?.ok_or_else(|| unknown(id))
+    }
+
+    fn list(&self, records: &[Record]) {
+        if self.json {
+            for record in records {
+                say(&json_text(record));
+            }
+            return;
+        }
+        say(&format!("{:<38}{:<12}{:>4}  {:<26}{:<26}{:<24}{}", "tracking id", "status", "try", "submitted", "updated", "order", "error"));
+        for record in records {
+            let code = record.error.as_ref().map_or("", |failure| failure.code.as_str());
+            let (submitted, updated) = (record.submitted_at.to_string(), record.updated_at.to_string());
+            say(&format!(
+                "{:<38}{:<12}{:>4}  {submitted:<26}{updated:<26}{:<24}{code}",
+                record.tracking_id,
+                record.status.as_str(),
+                record.attempt,
+                order_id(record),
+            ));
+        }
+    }
+
+    fn list_quarantined(&self, kept: &[Quarantined]) {
+        if self.json {
+            for message in kept {
+                say(&json_text(message));
+            }
+            return;
+        }
+        say(&format!("{:<38}{:<26}{}", "id", "kept", "reason"));
+        for message in kept {
+            let dead = message.dead_letter_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+            say(&format!("{:<38}{:<26}{}{dead}", message.id, message.kept_at.to_string(), message.reason));
+        }
+    }
+
+    /// A bar that moves, on a terminal; a line for each change elsewhere.
+    async fn watch(&self, id: TrackingId) -> Result<bool, String> {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        let mut last = String::new();
+        loop {
+            let record = self.record(id).await?;
+            let line = if self.json {
+                json!({ "status": record.status, "progress": record.progress, "stage": record.stage, "attempt": record.attempt })
+                    .to_string()
+            } else {
+                let done = usize::from(record.progress) * 20 / 100;
+                let stage = record.stage.as_deref().unwrap_or_default();
+                let error = record.error.as_ref().map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
+                format!(
+                    "[{}{}] {:>3} %  {}  try {}  {stage}{error}",
+                    "#".repeat(done),
+                    ".".repeat(20 - done),
+                    record.progress,
+                    record.status.as_str(),
+                    record.attempt
+                )
+            };
+            if line != last {
+                if terminal && !self.json {
+                    print!("\r\x1b[K{line}");
+                    drop(std::io::stdout().flush());
+                } else {
+                    say(&line);
+                }
+                last = line;
+            }
+            if record.status.is_terminal() {
+                if terminal && !self.json {
+                    say("");
+                }
+                return Ok(record.status == Status::Completed);
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    /// Record first, then message: should we end in between, the sweeper sends it.
+    async fn retry(&self, id: TrackingId) -> Result<&'static str, String> {
+        loop {
+            let found = self.latest(id).await?;
+            let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
+                .ok_or_else(|| format!("it is {}, and only failed orders are put on their way again", found.record.status.as_str()))?;
+            if self.store.replace(&record, &found.etag).await.map_err(describe)? == Replaced::Stale {
+                continue;
+            }
+            let sent = self.send(message::write(&record)).await;
+            return Ok(if sent == Ok(true) { "sent again" } else { "accepted again; the sweeper sends its message" });
+        }
+    }
+
+    /// Its message, where there is one, then finds an order that has ended.
+    async fn cancel(&self, id: TrackingId) -> Result<&'static str, String> {
+        loop {
+            let found = self.latest(id).await?;
+            let record = match lifecycle::cancel(&found.record, self.store.now(), &self.budgets) {
+                Cancel::Cancelled | Cancel::Requested => found.record,
+                Cancel::Ended => return Err(format!("it is {} and stays so", found.record.status.as_str())),
+                Cancel::End(record) | Cancel::Request(record) => {
+                    if self.store.replace(&record, &found.etag).await.map_err(describe)? == Replaced::Stale {
+                        continue;
+                    }
+                    record
+                }
+            };
+            return Ok(if record.status.is_terminal() {
+                record.status.as_str()
+            } else {
+                "cancellation requested; whoever works on it, or takes it over, sees that before the next try at the latest"
+            });
+        }
+    }
+
+    /// `Ok(false)`: there is no queue that this place can send to.
+    async fn send(&self, text: String) -> Result<bool, String> {
+        if let Some((broker, queue)) = &self.local {
+            let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
+            let message = Outgoing { body: text.into_bytes(), properties, ..Outgoing::default() };
+            return broker.send(queue, vec![message]).await.map(|()| true).map_err(|error| error.to_string());
+        }
+        match &self.remote {
+            Some(queue) => queue.send(&text).await.map(|()| true).map_err(|error| error.to_string()),
+            None => Ok(false),
+        }
+    }
+
+    /// All that have not ended, and so many of all, newest first; and whether that is all.
+    async fn records(&self, limit: u32) -> Result<(Vec<Record>, bool), String> {
+        let mut records = self.store.list(&Filter::default(), limit).await.map_err(describe)?;
+        let all = records.len() < limit as usize;
+        if !all {
+            records.retain(|record| record.status.is_terminal());
+            for status in [Status::Accepted, Status::Processing] {
+                let filter = Filter { status: Some(status), ..Filter::default() };
+                records.extend(self.store.list(&filter, MOST).await.map_err(describe)?);
+            }
+            // Between two looks an order may have changed its status, and so be there twice; or be missed, which the next run sees.
+            let mut seen = HashSet::new();
+            records.retain(|record| seen.insert(record.tracking_id));
+        }
+        Ok((records, all))
+    }
+
+    async fn verify(&self, limit: u32) -> Result<bool, String> {
+        let (records, all) = self.records(limit).await?;
+        let kept = self.store.quarantined(QUARANTINED).await.map_err(describe)?;
+        let messages = match &self.local {
+            Some((broker, queue)) => Some(Messages::of(broker, queue).await?),
+            None => None,
+        };
+        let mut disagreements: Vec<String> =
+            records.iter().flat_map(|record| strange(record, self.store.now(), messages.as_ref())).collect();
+        if let Some(messages) = &messages {
+            let known: HashSet<TrackingId> = records.iter().map(|record| record.tracking_id).collect();
+            for id in messages.ids().filter(|id| !known.contains(id)) {
+                // It may be younger than the look at the records, or ended and not looked at.
+                if self.store.read_latest(id).await.map_err(describe)?.is_none() {
+                    disagreements.push(format!("a message is on its way for {id}, which no record knows"));
+                }
+            }
+            if messages.unreadable > 0 {
+                disagreements.push(format!("{} messages in the queue cannot be read", messages.unreadable));
+            }
+            if messages.dead > 0 {
+                disagreements.push(format!("{} dead letters wait for OrderDeadLetter", messages.dead));
+            }
+        }
+        disagreements.extend(kept.iter().map(|message| format!("message {} is in quarantine: {}", message.id, message.reason)));
+        let queue = match (&messages, &self.remote) {
+            (Some(_), _) => "records were compared with the queue of this machine".to_owned(),
+            (None, None) => "records only: there is no queue to count messages in".to_owned(),
+            // Looking at a message by REST counts as a delivery; counting does not.
+            (None, Some(remote)) => match remote.counts().await {
+                Ok(counts) => {
+                    disagreements.extend(miscounted(&records, counts, self.store.now()));
+                    let Counts { active, scheduled, dead } = counts;
+                    format!("no message was touched; the queue counts {active} active, {scheduled} scheduled, {dead} dead letters")
+                }
+                Err(reason) => format!("records only: the queue's messages were not counted ({reason})"),
+            },
+        };
+        if self.json {
+            say(&json!({ "records": records.len(), "all": all, "disagreements": disagreements, "compared": queue }).to_string());
+        } else {
+            for line in &disagreements {
+                say(line);
+            }
+            let left = if all { "" } else { " (of those that have ended only the newest: see --limit)" };
+            eprintln!("{} records{left}, {} disagreements; {queue}", records.len(), disagreements.len());
+        }
+        Ok(disagreements.is_empty())
+    }
+}
+
+fn unknown(id: TrackingId) -> String {
+    format!("no order has the tracking id {id}; records of ended orders are kept for a limited time")
+}
+
+/// What is in the queue of this machine.
+struct Messages {
+    /// How many messages an order has on their way, dead letters excepted.
+    alive: HashMap<TrackingId, usize>,
+    unreadable: usize,
+    dead: usize,
+}
+
+impl Messages {
+    async fn of(broker: &Broker, queue: &str) -> Result<Self, String> {
+        let mut messages = Self { alive: HashMap::new(), unreadable: 0, dead: 0 };
+        for (name, body) in broker.peek().await.map_err(|error| error.to_string())? {
+            let read = std::str::from_utf8(&body).ok().and_then(|text| message::read(text).ok());
+            if name.eq_ignore_ascii_case(&format!("{queue}{DEAD_LETTER_SUFFIX}")) {
+                messages.dead += 1;
+            } else if name.eq_ignore_ascii_case(queue) {
+                match read {
+                    Some(message) => *messages.alive.entry(message.tracking_id).or_default() += 1,
+                    None => messages.unreadable += 1,
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = TrackingId> {
+        self.alive.keys().copied()
+    }
+}
+
+/// Everything about a record that should not be.
+fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<String> {
+    let id = record.tracking_id;
+    let mut lines = Vec::new();
+    let mut ends = 0;
+    for transition in &record.history {
+        match transition.event {
+            Event::Redriven => ends = 0,
+            event if event.is_end() => ends += 1,
+            _ => {}
+        }
+    }
+    if ends > 1 {
+        lines.push(format!("order {id} ended {ends} times in one life"));
+    }
+    if record.status.is_terminal() {
+        if record.lease.is_some() || record.due_at.is_some() || record.ttl.is_none() {
+            lines.push(format!("order {id} is {} and yet held, due, or kept for ever", record.status.as_str()));
+        }
+        return lines;
+    }
+    let Some(due_at) = record.due_at else {
+        lines.push(format!("order {id} is {} and nobody will look at it again", record.status.as_str()));
+        return lines;
+    };
+    let overdue = due_at.until(now);
+    let alone = messages.is_none_or(|messages| !messages.alive.contains_key(&id));
+    if overdue > SWEEPS && alone {
+        lines.push(format!("order {id} is {} and overdue since {due_at}: does OrderSweeper run?", record.status.as_str()));
+    }
+    lines
+}
+
+/// What the mere numbers of messages say.
+fn miscounted(records: &[Record], counts: Counts, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    // A message leaves a moment after its record.
+    let settled = |record: &&Record| record.status == Status::Accepted && record.updated_at.until(now) > SENDING;
+    let accepted = records.iter().filter(settled).count() as u64;
+    if accepted > counts.active + counts.scheduled {
+        let messages = counts.active + counts.scheduled;
+        lines.push(format!("{accepted} orders are accepted and the queue holds {messages} messages: OrderSweeper sends what is missing"));
+    }
+    if counts.dead > 0 {
+        lines.push(format!("{} dead letters wait for OrderDeadLetter", counts.dead));
+    }
+    lines
+}
+
+/// The queue of `waybill local`, if there is one here.
+fn local_queue(data: &Path) -> Result<Option<Broker>, String> {
+    if !data.join("queue.db").exists() {
+        return Ok(None);
+    }
+    // The host decides about locks and deliveries; nothing is received here.
+    let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 };
+    Broker::open(data, rules).map(Some).map_err(|error| error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]
+fn describe(error: StoreError) -> String {
+    match error {
+        StoreError::NotApplied | StoreError::Unknown => "the store does not answer".into(),
+        StoreError::Unreadable(_) => error.to_string(),
+    }
+}
+
+fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("records have only string keys")
+}
+
+fn pretty(value: &impl Serialize) -> String {
+    let value: Value = serde_json::to_value(value).expect("records have only string keys");
+    serde_json::to_string_pretty(&value).expect("a value always serialises")
+}
+
+/// A closed pipe is no reason to fail.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+/// The customer's own number for an order, as far as a column holds it.
+fn order_id(record: &Record) -> String {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Named {
+        order_id: String,
+    }
+    let named: Option<Named> = serde_json::from_str(record.order.get()).ok();
+    named.map_or_else(String::new, |named| named.order_id.chars().filter(|letter| !letter.is_control()).take(22).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_messages_than_accepted_orders_are_too_few_once_they_had_time_to_leave() {
+        let record: Record = serde_json::from_value(json!({
+            "schemaVersion": 2, "trackingId": "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "owner": "anonymous", "life": Uuid::nil(), "order": {},
+            "fingerprint": "", "status": "accepted", "progress": 0, "fence": 0, "attempt": 0, "interruptions": 0, "history": [],
+            "metadata": { "apiName": "", "operationName": "", "receivedAt": "2026-11-24T10:00:00Z", "owner": "anonymous" },
+            "deadline": "2026-11-25T10:00:00Z", "submittedAt": "2026-11-24T10:00:00Z", "updatedAt": "2026-11-24T10:00:00Z"
+        }))
+        .unwrap();
+        let told = |active, scheduled, dead, later: Duration| {
+            let counts = Counts { active, scheduled, dead };
+            miscounted(&[record.clone(), record.clone()], counts, record.updated_at.after(later)).len()
+        };
+
+        assert_eq!(told(1, 0, 0, SENDING * 2), 1);
+        assert_eq!(told(1, 0, 0, SENDING), 0, "they may be about to leave");
+        assert_eq!(told(1, 1, 0, SENDING * 2), 0);
+        assert_eq!(told(0, 0, 3, SENDING * 2), 2);
+    }
+}

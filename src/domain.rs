@@ -1,0 +1,11 @@
+//! The domain, pure: no tokio, no warp, no clock, no environment, and nothing imported from another room.
+
+pub mod order;
+pub mod json;
+pub mod tracking;
+pub mod lifecycle;
+pub mod message;
+pub mod quarantine;
+pub mod problem;
+pub mod bookmark;
+pub mod timestamp;

@@ -1,0 +1,87 @@
+//! What travels through the queue: which order, and in which life.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::domain::lifecycle::{Metadata, Record};
+use crate::domain::tracking::TrackingId;
+
+/// The version this program writes. It reads this one and every older one, for ever: messages outlive deployments.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A Standard queue takes 256 KB, header included (Service Bus quotas); the host adds a few properties of its own.
+pub const MAX_BYTES: usize = 256_000;
+
+/// A message as it is written. No property has a name that the host uses in its trigger metadata: a body's own top-level
+/// properties replace those (azure-functions-host #7119).
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    schema_version: u32,
+    tracking_id: TrackingId,
+    life: Uuid,
+    data: &'a RawValue,
+    metadata: &'a Metadata,
+}
+
+/// What the processor needs of a message; the order itself is in the record.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    schema_version: u32,
+    /// Which order.
+    pub tracking_id: TrackingId,
+    /// In which life.
+    pub life: Uuid,
+}
+
+/// Why a message cannot be read.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// Not our JSON; with the parser's reason, which holds no content.
+    Malformed(String),
+    /// Written by a newer program.
+    Newer(u32),
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(reason) => write!(f, "not an order message: {reason}"),
+            Self::Newer(version) => write!(f, "schema version {version} is newer than {SCHEMA_VERSION}: deploy the newer handler"),
+        }
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+/// The text of the message for an order.
+pub fn write(record: &Record) -> String {
+    let message = Written {
+        schema_version: SCHEMA_VERSION,
+        tracking_id: record.tracking_id,
+        life: record.life,
+        data: &record.order,
+        metadata: &record.metadata,
+    };
+    serde_json::to_string(&message).expect("a message has only string keys and in-memory parts")
+}
+
+/// Reads a message's text.
+pub fn read(text: &str) -> Result<Message, Unreadable> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        schema_version: u32,
+    }
+    match serde_json::from_str::<Message>(text) {
+        Ok(message) if message.schema_version <= SCHEMA_VERSION => Ok(message),
+        Ok(message) => Err(Unreadable::Newer(message.schema_version)),
+        Err(error) => match serde_json::from_str::<Version>(text) {
+            Ok(version) if version.schema_version > SCHEMA_VERSION => Err(Unreadable::Newer(version.schema_version)),
+            // The category and the place, never the content: serde's own text may quote what was sent.
+            _ => Err(Unreadable::Malformed(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))),
+        },
+    }
+}

@@ -1,0 +1,344 @@
+//! What a customer sends: an order, checked once at the edge and trusted from there on.
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
+
+use crate::domain::json::Json;
+
+/// Longest `orderId` and `customerId`, in characters.
+pub const MAX_ID: usize = 128;
+/// Longest `sku`, in characters.
+pub const MAX_SKU: usize = 64;
+/// Longest `note`, in characters.
+pub const MAX_NOTE: usize = 2_000;
+/// Most lines in one order; with every line at its longest the message still fits the queue.
+pub const MAX_ITEMS: usize = 500;
+/// Largest `quantity` of one line.
+pub const MAX_QUANTITY: u64 = 1_000_000;
+/// Largest `unitPrice`, in units of the currency.
+pub const MAX_UNIT_PRICE: u64 = 1_000_000_000;
+/// Most decimal places of a `unitPrice`: what price lists use (fuel, components) and exact in every step that follows.
+pub const MAX_PRICE_SCALE: u32 = 6;
+/// Longest number anywhere in an order, in characters; a longer one is a mistake or an attack.
+const MAX_NUMBER: usize = 64;
+/// Largest exponent of a number anywhere in an order, either way; beyond what a double holds, nobody means it.
+const MAX_EXPONENT: u32 = 400;
+/// What a reader of UTF-8 puts in the place of bytes that are none, the Functions host among them.
+const REPLACEMENT: char = '\u{fffd}';
+/// What is said of a text that has it: two different texts may have become this one.
+const NOT_UTF8: &str = "this text was not UTF-8, or has U+FFFD, which stands for what was not; send it as UTF-8";
+/// Longest JSON pointer, in bytes: a hundred of them are one answer.
+const MAX_POINTER: usize = 1_000;
+/// So many mistakes are named at once; a text with more is not an order that somebody mistyped.
+const MAX_VIOLATIONS: usize = 100;
+
+/// A valid order. Unknown fields are not here: they stay with the text the record keeps.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct Order {
+    /// The customer's own number for it; no control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
+    pub order_id: String,
+    /// Who ordered; no control characters.
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
+    pub customer_id: String,
+    /// ISO 4217, three capital letters.
+    #[schema(pattern = "^[A-Z]{3}$")]
+    pub currency: String,
+    /// At least one line.
+    #[schema(min_items = 1, max_items = 500)]
+    pub items: Vec<Item>,
+    /// For people.
+    #[schema(max_length = 2_000, required = false)]
+    pub note: Option<String>,
+}
+
+/// One line of an order.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(as = Item, rename_all = "camelCase")]
+pub struct Item {
+    /// What is ordered.
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
+    pub sku: String,
+    /// How many.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pub quantity: u64,
+    /// Exact; 0 to [`MAX_UNIT_PRICE`].
+    #[schema(schema_with = unit_price)]
+    pub unit_price: Decimal,
+}
+
+/// As a string or a number.
+fn unit_price() -> Schema {
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"));
+    let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(MAX_UNIT_PRICE)).multiple_of(Some(0.000_001));
+    let either = OneOfBuilder::new().item(text).item(number);
+    Schema::OneOf(either.description(Some("Exact, from 0 to 1,000,000,000 with at most 6 places.")).build())
+}
+
+/// One thing wrong with an order, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Violation {
+    /// A JSON pointer into the body as it was sent (RFC 6901), e.g. `/items/0/quantity`; empty for the whole.
+    pub pointer: String,
+    /// What to change.
+    pub detail: String,
+}
+
+impl Order {
+    /// Checks a whole order and names every mistake at once.
+    pub fn read(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
+        let mut check = Check { violations: Vec::new() };
+        if !matches!(json, Json::Object(_)) {
+            check.fail("", format!("must be a JSON object, not {}", json.kind()));
+            return Err(check.violations);
+        }
+        check.everywhere(&Place::Root, json);
+        let order = Self {
+            order_id: check.text(json, "", "orderId", MAX_ID),
+            customer_id: check.text(json, "", "customerId", MAX_ID),
+            currency: check.currency(json),
+            items: check.items(json),
+            note: check.note(json),
+        };
+        check.violations.sort_by_cached_key(|violation| natural(&violation.pointer));
+        check.violations.truncate(MAX_VIOLATIONS);
+        if check.violations.is_empty() { Ok(order) } else { Err(check.violations) }
+    }
+}
+
+/// Where a value stands. Written out only when there is something to say about it: one long key may stand above many values.
+enum Place<'a> {
+    Root,
+    Key(&'a Place<'a>, &'a str),
+    Index(&'a Place<'a>, usize),
+}
+
+impl Place<'_> {
+    /// Its JSON pointer; that of the nearest one above it which is not too long.
+    fn pointer(&self) -> String {
+        let (above, last) = match self {
+            Self::Root => return String::new(),
+            Self::Key(above, key) if key.len() > MAX_POINTER => return above.pointer(),
+            Self::Key(above, key) => (above, key.replace('~', "~0").replace('/', "~1")),
+            Self::Index(above, index) => (above, index.to_string()),
+        };
+        let mut pointer = above.pointer();
+        if pointer.len() + last.len() < MAX_POINTER {
+            pointer.push('/');
+            pointer.push_str(&last);
+        }
+        pointer
+    }
+}
+
+/// `/items/2` before `/items/10`.
+fn natural(pointer: &str) -> Vec<(u64, String)> {
+    pointer.split('/').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
+}
+
+struct Check {
+    violations: Vec<Violation>,
+}
+
+impl Check {
+    fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
+    }
+
+    /// What holds for every value, known to us or not: no key twice, no absurd number, no text that was damaged on its way.
+    fn everywhere(&mut self, place: &Place<'_>, json: &Json<'_>) {
+        if self.violations.len() >= MAX_VIOLATIONS {
+            return;
+        }
+        match json {
+            Json::Object(members) => {
+                for same in members.chunk_by(|(a, _), (b, _)| a == b).filter(|same| same.len() > 1) {
+                    self.fail(Place::Key(place, &same[0].0).pointer(), "this key stands here more than once; keep one");
+                }
+                for (key, value) in members {
+                    if key.contains(REPLACEMENT) {
+                        self.fail(Place::Key(place, key).pointer(), NOT_UTF8);
+                    }
+                    self.everywhere(&Place::Key(place, key), value);
+                }
+            }
+            Json::Array(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    self.everywhere(&Place::Index(place, index), element);
+                }
+            }
+            Json::Number(digits) => {
+                let exponent = digits.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i32>());
+                if digits.len() > MAX_NUMBER || !exponent.is_ok_and(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT) {
+                    self.fail(place.pointer(), "this number is too large or too long");
+                }
+            }
+            Json::String(text) if text.contains(REPLACEMENT) => self.fail(place.pointer(), NOT_UTF8),
+            Json::String(_) | Json::Null | Json::Bool(_) => {}
+        }
+    }
+
+    fn text(&mut self, parent: &Json<'_>, at: &str, name: &str, max: usize) -> String {
+        let pointer = format!("{at}/{name}");
+        match parent.member(name) {
+            None => self.fail(pointer, format!("is missing; send a string of 1 to {max} characters")),
+            Some(Json::String(text)) if text.trim().is_empty() => self.fail(pointer, "must not be empty"),
+            Some(Json::String(text)) if text.chars().count() > max => {
+                self.fail(pointer, format!("must have at most {max} characters"));
+            }
+            Some(Json::String(text)) if text.chars().any(char::is_control) => {
+                self.fail(pointer, "must not contain control characters");
+            }
+            Some(Json::String(text)) => return text.clone().into_owned(),
+            Some(other) => self.fail(pointer, format!("must be a string, not {}", other.kind())),
+        }
+        String::new()
+    }
+
+    fn currency(&mut self, order: &Json<'_>) -> String {
+        match order.member("currency") {
+            Some(Json::String(text)) if text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+                return text.clone().into_owned();
+            }
+            None => self.fail("/currency", "is missing; send three capital letters such as \"EUR\""),
+            Some(_) => self.fail("/currency", "must be three capital letters such as \"EUR\""),
+        }
+        String::new()
+    }
+
+    fn note(&mut self, order: &Json<'_>) -> Option<String> {
+        match order.member("note") {
+            Some(Json::String(text)) if text.chars().count() > MAX_NOTE => {
+                self.fail("/note", format!("must have at most {MAX_NOTE} characters"));
+            }
+            Some(Json::String(text)) => return Some(text.clone().into_owned()),
+            None | Some(Json::Null) => {}
+            Some(other) => self.fail("/note", format!("must be a string, not {}", other.kind())),
+        }
+        None
+    }
+
+    fn items(&mut self, order: &Json<'_>) -> Vec<Item> {
+        match order.member("items") {
+            None => self.fail("/items", "is missing; send an array of at least one item"),
+            Some(Json::Array(items)) if items.is_empty() => self.fail("/items", "must have at least one item"),
+            Some(Json::Array(items)) if items.len() > MAX_ITEMS => {
+                self.fail("/items", format!("must have at most {MAX_ITEMS} items; split the order"));
+            }
+            Some(Json::Array(items)) => {
+                return items.iter().enumerate().map(|(index, item)| self.item(index, item)).collect();
+            }
+            Some(other) => self.fail("/items", format!("must be an array, not {}", other.kind())),
+        }
+        Vec::new()
+    }
+
+    fn item(&mut self, index: usize, item: &Json<'_>) -> Item {
+        let at = format!("/items/{index}");
+        if !matches!(item, Json::Object(_)) {
+            self.fail(at, format!("must be an object with sku, quantity and unitPrice, not {}", item.kind()));
+            return Item { sku: String::new(), quantity: 0, unit_price: Decimal::ZERO };
+        }
+        Item { sku: self.text(item, &at, "sku", MAX_SKU), quantity: self.quantity(item, &at), unit_price: self.unit_price(item, &at) }
+    }
+
+    fn quantity(&mut self, item: &Json<'_>, at: &str) -> u64 {
+        let pointer = format!("{at}/quantity");
+        match item.member("quantity") {
+            None => self.fail(pointer, format!("is missing; send a whole number from 1 to {MAX_QUANTITY}")),
+            Some(Json::Number(digits)) => {
+                // `2.0` means two; `2.5` does not mean anything.
+                match decimal(digits).map(|number| number.normalize()) {
+                    Some(number) if number.scale() == 0 && number >= Decimal::ONE && number <= Decimal::from(MAX_QUANTITY) => {
+                        return u64::try_from(number).unwrap_or(0);
+                    }
+                    _ => self.fail(pointer, format!("must be a whole number from 1 to {MAX_QUANTITY}")),
+                }
+            }
+            Some(other) => self.fail(pointer, format!("must be a whole number, not {}", other.kind())),
+        }
+        0
+    }
+
+    fn unit_price(&mut self, item: &Json<'_>, at: &str) -> Decimal {
+        let pointer = format!("{at}/unitPrice");
+        match item.member("unitPrice") {
+            None => self.fail(pointer, "is missing; send a decimal such as \"19.90\""),
+            Some(Json::Number(digits) | Json::String(digits)) => match decimal(digits).map(|number| number.normalize()) {
+                Some(price) if price.is_sign_negative() && !price.is_zero() => self.fail(pointer, "must not be negative"),
+                Some(price) if price > Decimal::from(MAX_UNIT_PRICE) => {
+                    self.fail(pointer, format!("must be at most {MAX_UNIT_PRICE}"));
+                }
+                Some(price) if price.scale() > MAX_PRICE_SCALE => {
+                    self.fail(pointer, format!("must have at most {MAX_PRICE_SCALE} decimal places"));
+                }
+                Some(price) => return price,
+                None => self.fail(pointer, format!("must be a decimal from 0 to {MAX_UNIT_PRICE} such as \"19.90\"")),
+            },
+            Some(other) => self.fail(pointer, format!("must be a decimal such as \"19.90\", not {}", other.kind())),
+        }
+        Decimal::ZERO
+    }
+}
+
+/// An exact decimal, or nothing: never rounded on the way in.
+fn decimal(digits: &str) -> Option<Decimal> {
+    // A string may hold anything; it is held to the grammar of a JSON number.
+    digits.parse::<serde_json::Number>().ok()?;
+    let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+    let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT)?;
+    let mut number = Decimal::from_str_exact(mantissa).ok()?.normalize();
+    if number.is_zero() {
+        return Some(Decimal::ZERO);
+    }
+    let scale = i64::from(number.scale()) - i64::from(exponent);
+    if let Ok(scale) = u32::try_from(scale) {
+        number.set_scale(scale).ok()?;
+        return Some(number);
+    }
+    number.set_scale(0).ok()?;
+    let power = 10_u64.checked_pow(u32::try_from(-scale).ok()?)?;
+    number.checked_mul(Decimal::from(power))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_exact_or_nothing() {
+        for (text, expected) in [
+            ("19.90", Some("19.90")),
+            ("1990e-2", Some("19.90")),
+            ("1.5E3", Some("1500")),
+            ("1e18", Some("1000000000000000000")),
+            ("0e400", Some("0")),
+            ("-0.0", Some("0")),
+            ("1e29", None),
+            ("1e-29", None),
+            ("1e-2147483648", None),
+            ("1.00000000000000000000000000000000001e0", None),
+            ("1.00000000000000000000000000000000001", None),
+            ("0x10", None),
+            ("+1", None),
+            (" 1", None),
+        ] {
+            assert_eq!(decimal(text), expected.map(|expected| expected.parse().unwrap()), "{text}");
+        }
+    }
+}

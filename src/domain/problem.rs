@@ -1,0 +1,155 @@
+//! What a customer is told when a request cannot be served: RFC 9457 problem details.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
+
+use crate::domain::lifecycle::Status;
+use crate::domain::order::Violation;
+
+/// What those are told whose question changes nothing.
+pub const ASK_AGAIN: &str = "ask again";
+
+/// A problem, as the body of an answer with this `status`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// Stable name of the kind of problem.
+    #[serde(rename = "type")]
+    #[schema(schema_with = kinds)]
+    pub kind: &'static str,
+    /// The kind in words; the same for every problem of it.
+    pub title: &'static str,
+    /// HTTP status code.
+    pub status: u16,
+    /// What to change in this very request.
+    pub detail: String,
+    /// Every mistake of an order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Violation>,
+    /// Whether the order may have been accepted all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Where the order stands that could not be cancelled.
+    #[serde(rename = "orderStatus", skip_serializing_if = "Option::is_none")]
+    pub order_status: Option<Status>,
+    /// Seconds after which asking again makes sense; the header `Retry-After`.
+    #[serde(skip)]
+    pub retry_after: Option<u32>,
+    /// Other headers that belong to it.
+    #[serde(skip)]
+    pub headers: Vec<(&'static str, String)>,
+}
+
+fn kinds() -> Object {
+    let kinds = Problem::KINDS.iter().map(|(_, kind)| *kind);
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(kinds)).build()
+}
+
+/// What became of an order that was answered with a problem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// No order is recorded that this request means: it was looked for.
+    NotAccepted,
+    /// There may be one; the same request again tells.
+    Unknown,
+}
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident($status:literal, $kind:literal, $title:literal);)*) => {
+        impl Problem {
+            /// Status and type of every kind there is; `docs/problems.md` says what to do about each.
+            pub const KINDS: &[(u16, &str)] = &[$(($status, concat!("urn:problem-type:waybill:", $kind))),*];
+
+            $($(#[$doc])*
+            pub fn $name(detail: impl Into<String>) -> Self {
+                Self {
+                    kind: concat!("urn:problem-type:waybill:", $kind),
+                    title: $title,
+                    status: $status,
+                    detail: detail.into(),
+                    errors: Vec::new(),
+                    outcome: None,
+                    order_status: None,
+                    retry_after: None,
+                    headers: Vec::new(),
+                }
+            })*
+        }
+    };
+}
+
+problems! {
+    /// The request has no body.
+    no_body(400, "no-body", "The request has no body");
+    /// The body is not JSON.
+    not_json(400, "not-json", "The body is not JSON");
+    /// The order has mistakes; they stand in `errors`.
+    invalid_order(400, "invalid-order", "The order is not valid");
+    /// The header `Idempotency-Key` cannot be used.
+    invalid_idempotency_key(400, "invalid-idempotency-key", "The Idempotency-Key is not valid");
+    /// No token, or none that is valid.
+    unauthorized(401, "unauthorized", "A valid token is needed");
+    /// A valid token that does not allow this.
+    forbidden(403, "forbidden", "The token does not allow this");
+    /// The order is too large for the queue.
+    order_too_large(413, "order-too-large", "The order is too large");
+    /// A body where none belongs, and a large one.
+    body_too_large(413, "body-too-large", "The body is too large");
+    /// The body is neither JSON nor text.
+    unsupported_media_type(415, "unsupported-media-type", "The content type is not supported");
+    /// Another order has the same customer and order number.
+    order_conflict(409, "order-conflict", "Another order has this orderId");
+    /// Another order was sent under the same `Idempotency-Key`.
+    idempotency_key_reused(422, "idempotency-key-reused", "The Idempotency-Key was used for another order");
+    /// The order has ended, and cannot be cancelled any more.
+    order_ended(409, "order-ended", "The order has ended");
+    /// The query has mistakes.
+    invalid_query(400, "invalid-query", "The query is not valid");
+    /// No page of orders has this cursor.
+    page_not_found(404, "page-not-found", "There is no such page");
+    /// There is no such order, or not for this caller.
+    order_not_found(404, "order-not-found", "There is no such order");
+    /// This caller asks too often.
+    rate_limited(429, "rate-limited", "Too many requests");
+    /// More orders wait than can be worked on in good time.
+    too_many_waiting(503, "too-many-waiting", "Too many orders are waiting");
+    /// Orders cannot be recorded or read for a while.
+    store_unavailable(503, "store-unavailable", "Orders cannot be recorded at the moment");
+    /// Tokens cannot be checked for a while.
+    auth_unavailable(503, "auth-unavailable", "Tokens cannot be checked at the moment");
+}
+
+impl Problem {
+    /// The store does not answer, and the question was not whether an order is accepted.
+    pub fn unavailable(detail: &str) -> Self {
+        Self { retry_after: Some(5), ..Self::store_unavailable(detail) }
+    }
+
+    /// Whether the store took an order is not known.
+    pub fn may_be_recorded() -> Self {
+        let detail = "the order may have been accepted; send the same request again to find out";
+        Self { outcome: Some(Outcome::Unknown), ..Self::unavailable(detail) }
+    }
+
+    /// The store took no order from this request. Another may have been before it.
+    pub fn nothing_recorded() -> Self {
+        Self { outcome: Some(Outcome::Unknown), ..Self::unavailable("this request recorded nothing; send it again") }
+    }
+
+    /// After a look for the order, which is not there.
+    #[must_use]
+    pub fn not_accepted(self) -> Self {
+        Self { outcome: self.outcome.map(|_| Outcome::NotAccepted), ..self }
+    }
+
+    /// An order that cannot be cancelled any more.
+    pub fn ended(status: Status) -> Self {
+        Self { order_status: Some(status), ..Self::order_ended(format!("the order is {} and stays so", status.as_str())) }
+    }
+
+    /// The issuer of tokens does not answer.
+    pub fn issuer_away(outcome: Option<Outcome>) -> Self {
+        Self { outcome, retry_after: Some(5), ..Self::auth_unavailable("send the same request again") }
+    }
+}

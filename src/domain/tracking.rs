@@ -1,0 +1,159 @@
+//! Which record a request means: the same request finds the same one, and nobody can guess it.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::domain::order::Order;
+
+/// Longest `Idempotency-Key` header, in bytes.
+pub const MAX_KEY: usize = 255;
+
+/// The id of an order's record; whoever holds it may read the status where nobody has to log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, format = "uuid")]
+pub struct TrackingId(Uuid);
+
+impl TrackingId {
+    /// Reads the form we hand out: a hyphenated `UUIDv8`, any case. Anything else was never ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 36 {
+            return None;
+        }
+        Uuid::try_parse(text).ok().filter(|id| id.get_version_num() == 8).map(Self)
+    }
+
+    /// The id that [`TrackingId::as_bytes`] gave.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// An id of the same form that no order has, since none is derived so: to look for, where a miss must take its usual time.
+    #[must_use]
+    pub fn unused(self) -> Self {
+        let bytes = self.0.into_bytes().map(|byte| !byte);
+        Self(Uuid::new_v8(bytes))
+    }
+
+    /// The id itself.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for TrackingId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
+}
+
+/// The secret of a deployment under which tracking ids are derived. Never printed.
+#[derive(Clone)]
+pub struct TrackingKey(Vec<u8>);
+
+impl TrackingKey {
+    /// At least 32 bytes, so that nobody can try them all.
+    pub fn new(secret: Vec<u8>) -> Option<Self> {
+        (secret.len() >= 32).then_some(Self(secret))
+    }
+
+    /// HMAC-SHA-256 over the parts, each with its length before it.
+    pub fn authenticate(&self, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
+        self.mac(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether `code` begins what [`TrackingKey::authenticate`] gives, in a time that does not tell where it differs.
+    pub fn confirms(&self, parts: &[impl AsRef<[u8]>], code: &[u8]) -> bool {
+        self.mac(parts).verify_truncated_left(code).is_ok()
+    }
+
+    fn mac(&self, parts: &[impl AsRef<[u8]>]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
+        for part in parts {
+            mac.update(&(part.as_ref().len() as u64).to_be_bytes());
+            mac.update(part.as_ref());
+        }
+        mac
+    }
+}
+
+impl fmt::Debug for TrackingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TrackingKey(..)")
+    }
+}
+
+/// What makes two requests the same request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdempotencyKey<'a> {
+    /// The header `Idempotency-Key`.
+    Header(&'a str),
+    /// `customerId` and `orderId` of the order itself.
+    Order(&'a str, &'a str),
+}
+
+impl<'a> IdempotencyKey<'a> {
+    /// The header when there is one, else the order's own names.
+    pub fn of(header: Option<&'a str>, order: &'a Order) -> Self {
+        header.map_or(Self::Order(&order.customer_id, &order.order_id), Self::Header)
+    }
+
+    /// A `UUIDv8` of HMAC-SHA-256 over the length-prefixed kind of key, owner and key (RFC 9562 section 5.8).
+    pub fn tracking_id(self, key: &TrackingKey, owner: &str) -> TrackingId {
+        let (kind, first, second) = match self {
+            Self::Header(header) => ("header", header, ""),
+            Self::Order(customer_id, order_id) => ("order", customer_id, order_id),
+        };
+        let digest = key.authenticate(&[kind, owner, first, second]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        TrackingId(Uuid::new_v8(bytes))
+    }
+}
+
+/// Checks an `Idempotency-Key` header: 1 to [`MAX_KEY`] visible ASCII characters, no spaces. One pair of quotes around it is dropped,
+/// since the IETF draft writes the key as a quoted string and most clients send it bare.
+pub fn header_key(value: &str) -> Option<&str> {
+    // Spaces and tabs alone surround the value of a header; other white space is part of it.
+    let value = value.trim_matches([' ', '\t']);
+    let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    let visible = value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+    (!value.is_empty() && value.len() <= MAX_KEY && visible).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_differ_by_kind_owner_parts_and_secret() {
+        let key = |byte| TrackingKey::new(vec![byte; 32]).unwrap();
+        let ids = [
+            IdempotencyKey::Order("a", "bc").tracking_id(&key(1), "o"),
+            IdempotencyKey::Order("ab", "c").tracking_id(&key(1), "o"),
+            IdempotencyKey::Order("a", "bc").tracking_id(&key(1), "p"),
+            IdempotencyKey::Order("a", "bc").tracking_id(&key(2), "o"),
+            IdempotencyKey::Header("a").tracking_id(&key(1), "o"),
+            IdempotencyKey::Order("a", "").tracking_id(&key(1), "o"),
+        ];
+        for (i, id) in ids.iter().enumerate() {
+            assert!(!ids[..i].contains(id));
+            assert_eq!(TrackingId::parse(&id.to_string()), Some(*id));
+        }
+        assert_eq!(ids[0], IdempotencyKey::Order("a", "bc").tracking_id(&key(1), "o"));
+    }
+
+    #[test]
+    fn only_the_form_we_hand_out_is_a_tracking_id() {
+        for text in
+            ["", "x", "0d6f2f1e7c514a0e9a553f3b6a1d2c10", "{0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2c1}", "0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2cZZ"]
+        {
+            assert_eq!(TrackingId::parse(text), None, "{text}");
+        }
+    }
+}

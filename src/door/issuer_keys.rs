@@ -1,0 +1,270 @@
+//! The issuer's keys: read in the background, kept while it is away, read again when a token names one we do not know.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+use reqwest::{Client, Url};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::door::token::Refused;
+use crate::outbound;
+
+/// For both documents of the issuer together.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Largest document, in bytes; real ones are a few thousand.
+const MAX_DOCUMENT: usize = 256 * 1024;
+/// Keys are read again so often: one that the issuer has withdrawn is good for no longer than this.
+const PERIOD: Duration = Duration::from_mins(10);
+/// First and longest pause before an issuer that did not answer is asked again.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Tokens with unknown keys cause one reading in this time at most: anybody can make up such tokens.
+const DEMAND_PAUSE: Duration = Duration::from_secs(5);
+/// How long a request waits for the first reading, as for a store that is just being opened.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// What RSA keys sign with, and the names of it.
+const RSA: &[(&str, Algorithm)] = &[("RS256", Algorithm::RS256), ("PS256", Algorithm::PS256)];
+/// What EC keys on P-256 sign with.
+const EC: &[(&str, Algorithm)] = &[("ES256", Algorithm::ES256)];
+
+/// What the issuer's keys are by `kid`. `None`: several keys have this one, so that nobody can say which is meant.
+#[derive(Debug, Default)]
+pub(super) struct KeySet(BTreeMap<String, Option<Key>>);
+
+/// A key that may sign tokens.
+#[derive(Debug)]
+pub(super) struct Key {
+    decoding_key: DecodingKey,
+    algorithms: Vec<Algorithm>,
+}
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Keys {
+    client: Client,
+    issuer: String,
+    known: watch::Sender<Known>,
+    demand: Mutex<Demand>,
+    wanted: Notify,
+}
+
+/// What is known of the issuer.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// How many readings have ended.
+    round: u64,
+    /// The keys of the last one that succeeded.
+    keys: Option<Arc<KeySet>>,
+    /// Whether the last one failed.
+    failed: bool,
+}
+
+/// The readings that requests ask for.
+#[derive(Debug, Default)]
+struct Demand {
+    /// How many readings have begun.
+    begun: u64,
+    /// The latest that was asked for, by its number, and when.
+    asked: Option<(Instant, u64)>,
+}
+
+impl KeySet {
+    /// The key that is meant by this `kid`.
+    pub(super) fn get(&self, key_id: &str) -> Option<&Key> {
+        self.0.get(key_id)?.as_ref()
+    }
+}
+
+impl Key {
+    /// The key, if it may be used with this algorithm.
+    pub(super) fn for_algorithm(&self, algorithm: Algorithm) -> Option<&DecodingKey> {
+        self.algorithms.contains(&algorithm).then_some(&self.decoding_key)
+    }
+}
+
+impl Keys {
+    /// Prepares everything; asks nobody.
+    pub(super) fn new(issuer: &str) -> Result<Self, String> {
+        let client = outbound::http::client().build().map_err(|error| error.to_string())?;
+        Ok(Self { client, issuer: issuer.to_owned(), known: watch::Sender::default(), demand: Mutex::default(), wanted: Notify::new() })
+    }
+
+    /// Reads the keys at once, then whenever they are old or wanted. All readings happen here, one after the other.
+    pub(super) async fn keep(&self) -> Infallible {
+        let (first, longest) = AGAIN;
+        let mut pause = first;
+        loop {
+            self.demand().begun += 1;
+            let read = tokio::time::timeout(DEADLINE, self.read()).await.unwrap_or_else(|_| Err("it did not answer in time".into()));
+            let next = match read {
+                Ok(keys) => {
+                    info!(auth.keys = keys.0.len(), "the issuer's keys are read");
+                    self.known.send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), failed: false });
+                    pause = first;
+                    PERIOD
+                }
+                Err(reason) => {
+                    warn!(reason, "the issuer's keys could not be read; asking again");
+                    self.known.send_modify(|known| (known.round, known.failed) = (known.round + 1, true));
+                    let next = pause;
+                    pause = (pause * 2).min(longest);
+                    next
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(next) => {}
+                () = self.wanted.notified() => {}
+            }
+        }
+    }
+
+    /// The keys among which this one is, if there is one; read again for it when that is not too often.
+    pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, Refused> {
+        let mut known = self.known.subscribe();
+        let mut now = known.borrow_and_update().clone();
+        if now.round == 0 {
+            now = ended(&mut known, 1, FIRST_WAIT).await.ok_or(Refused::Unavailable)?;
+        }
+        let has_it = |now: &Known| now.keys.as_ref().is_some_and(|keys| keys.0.contains_key(key_id));
+        if !has_it(&now)
+            && let Some(number) = self.ask(now.round)
+            // An issuer that is away may stay so; nobody holds his connection for it.
+            && !now.failed
+        {
+            // Twice the deadline: another reading may have to end first.
+            now = ended(&mut known, number, DEADLINE * 2).await.ok_or(Refused::Unavailable)?;
+        }
+        match now.keys {
+            // Whether the key is new cannot be known while the issuer is away.
+            Some(_) if now.failed && !has_it(&now) => Err(Refused::Unavailable),
+            Some(keys) => Ok(keys),
+            None => Err(Refused::Unavailable),
+        }
+    }
+
+    /// The reading to wait for, by its number, after so many have ended: one that begins now, unless one was asked for lately; then
+    /// that one, or whichever is going on. Any number of requests wait for the same.
+    fn ask(&self, ended: u64) -> Option<u64> {
+        let mut demand = self.demand();
+        let next = demand.begun + 1;
+        match demand.asked {
+            Some((_, number)) if number >= next => Some(number),
+            Some((at, _)) if at.elapsed() < DEMAND_PAUSE => Some(demand.begun).filter(|begun| *begun > ended),
+            _ => {
+                demand.asked = Some((Instant::now(), next));
+                self.wanted.notify_one();
+                Some(next)
+            }
+        }
+    }
+
+    fn demand(&self) -> MutexGuard<'_, Demand> {
+        // Whatever stands there is whole.
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self) -> Result<KeySet, String> {
+        #[derive(Deserialize)]
+        struct Discovery {
+            issuer: String,
+            jwks_uri: String,
+        }
+        #[derive(Deserialize)]
+        struct Jwks {
+            keys: Vec<Value>,
+        }
+        let base = self.issuer.strip_suffix('/').unwrap_or(&self.issuer);
+        let url = format!("{base}/.well-known/openid-configuration").parse().map_err(|_| "AUTH_ISSUER is no base of a URL")?;
+        let discovery: Discovery = self.document(url, "discovery document").await?;
+        // Else a document of somebody else on the same host would decide who our callers are (OpenID Connect Discovery section 4.3).
+        if discovery.issuer != self.issuer {
+            return Err("its discovery document names another issuer; AUTH_ISSUER must be the same to the letter".into());
+        }
+        let url =
+            discovery.jwks_uri.parse().ok().filter(config::auth::is_secure).ok_or("its jwks_uri is neither https nor on this machine")?;
+        let jwks: Jwks = self.document(url, "key set").await?;
+        let keys = key_set(jwks.keys);
+        // An issuer whose keys we cannot use at all is broken rather than without keys; those we had are kept.
+        if keys.0.values().all(Option::is_none) { Err("none of its keys can be used".into()) } else { Ok(keys) }
+    }
+
+    async fn document<T: DeserializeOwned>(&self, url: Url, what: &str) -> Result<T, String> {
+        let mut response = self.client.get(url).send().await.map_err(|error| outbound::http::reason(&error))?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(format!("it answers {} instead of its {what}", response.status().as_u16()));
+        }
+        let body = outbound::http::body(&mut response, MAX_DOCUMENT).await.map_err(|error| outbound::http::reason(&error))?;
+        let body = body.ok_or_else(|| format!("its {what} is larger than {MAX_DOCUMENT} bytes"))?;
+        serde_json::from_slice(&body).map_err(|_| format!("its {what} cannot be read"))
+    }
+}
+
+/// What is known once so many readings have ended.
+async fn ended(known: &mut watch::Receiver<Known>, number: u64, wait: Duration) -> Option<Known> {
+    let later = tokio::time::timeout(wait, known.wait_for(|known| known.round >= number)).await;
+    later.ok()?.ok().map(|known| known.clone())
+}
+
+fn key_set(jwks: Vec<Value>) -> KeySet {
+    let mut keys = KeySet::default();
+    for jwk in jwks {
+        let Some(key_id) = jwk["kid"].as_str().map(str::to_owned) else { continue };
+        keys.0.entry(key_id).and_modify(|key| *key = None).or_insert_with(|| key(jwk));
+    }
+    keys
+}
+
+/// A key for signatures that we take (RFC 7517); others stand in key sets too, and are none of our business.
+fn key(jwk: Value) -> Option<Key> {
+    #[derive(Deserialize)]
+    struct Jwk {
+        kty: String,
+        #[serde(rename = "use")]
+        usage: Option<String>,
+        key_ops: Option<Vec<String>>,
+        alg: Option<String>,
+        crv: Option<String>,
+        n: Option<String>,
+        e: Option<String>,
+        x: Option<String>,
+        y: Option<String>,
+    }
+    let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+    if jwk.usage.is_some_and(|usage| usage != "sig") || jwk.key_ops.is_some_and(|operations| operations.iter().all(|one| one != "verify")) {
+        return None;
+    }
+    let (decoding_key, fitting) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+        ("RSA", _) => (DecodingKey::from_rsa_components(&jwk.n?, &jwk.e?).ok()?, RSA),
+        ("EC", Some("P-256")) => (DecodingKey::from_ec_components(&jwk.x?, &jwk.y?).ok()?, EC),
+        _ => return None,
+    };
+    // A key that names its algorithm is for that one alone (RFC 8725 section 3.1).
+    let named = |name: &str| jwk.alg.as_deref().is_none_or(|alg| alg == name);
+    let algorithms: Vec<_> = fitting.iter().filter(|(name, _)| named(name)).map(|(_, algorithm)| *algorithm).collect();
+    (!algorithms.is_empty()).then_some(Key { decoding_key, algorithms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_waits_for_a_reading_that_began_after_it_and_causes_few() {
+        let keys = Keys::new("http://localhost").unwrap();
+        keys.demand().begun = 2;
+        // The second may have read what there was before; any number wait for the third.
+        assert_eq!((keys.ask(1), keys.ask(1)), (Some(3), Some(3)));
+
+        keys.demand().begun = 3;
+        assert_eq!(keys.ask(2), Some(3), "it is going on");
+        assert_eq!(keys.ask(3), None, "it has ended, and the next would be too soon");
+    }
+}

@@ -1,0 +1,216 @@
+//! Bearer tokens: whether one is the issuer's, meant for us, and valid now.
+//!
+//! The signature is checked by `jsonwebtoken`; everything around it is checked here, since what a token may look like is narrower
+//! here than there: three algorithms, each only with a key of its kind, and no JSON that two readers could read differently
+//! (RFC 8725). Nothing in a token is ever followed: keys come from the issuer alone.
+
+use std::convert::Infallible;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::crypto;
+
+use crate::config;
+use crate::domain::json::Json;
+use crate::door::issuer_keys::Keys;
+
+/// Longest token, in bytes: real ones are below four thousand, and longer ones are work for nothing.
+const MAX_TOKEN: usize = 16 * 1024;
+/// Longest `sub`, in bytes, as section 2 of `OpenID` Connect Core limits it; it stands in every record and message.
+const MAX_SUBJECT: usize = 255;
+/// So far, in seconds, clocks may differ.
+const LEEWAY: f64 = 60.0;
+/// What other tokens of the same issuer carry as `typ` is not for us: logout tokens, security events (RFC 8725 section 3.11).
+const TYPES: [&str; 2] = ["JWT", "at+jwt"];
+
+/// Checks tokens of one issuer.
+#[derive(Debug)]
+pub struct Auth {
+    settings: config::auth::Auth,
+    keys: Keys,
+}
+
+/// What a valid token says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// Whom it is about, unique within the issuer.
+    pub subject: String,
+    /// What its bearer may do: `scope`, `scp` and `roles` together, since issuers give a program its rights as roles.
+    rights: Vec<String>,
+    /// What its bearer is (`roles`).
+    roles: Vec<String>,
+}
+
+/// Why a token does not let in.
+#[derive(Debug)]
+pub enum Refused {
+    /// It is not valid. Why is for the log alone: whoever forges tokens is not to learn what is still wrong.
+    Invalid(&'static str),
+    /// The issuer's keys are not known yet, or this token's key is not and the issuer is away.
+    Unavailable,
+}
+
+impl Claims {
+    /// Whether the token gives this right, as a scope or as a role.
+    pub fn allow(&self, right: &str) -> bool {
+        self.rights.iter().any(|given| given == right)
+    }
+
+    /// Whether its bearer has this role. A scope of that name is none: users grant scopes to programs by themselves.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|given| given == role)
+    }
+}
+
+impl Auth {
+    /// Prepares everything; asks nobody.
+    pub fn new(settings: &config::auth::Auth) -> Result<Self, String> {
+        Ok(Self { settings: settings.clone(), keys: Keys::new(&settings.issuer)? })
+    }
+
+    /// Whose tokens are taken.
+    pub fn settings(&self) -> &config::auth::Auth {
+        &self.settings
+    }
+
+    /// Reads the issuer's keys, again and again; never ends.
+    pub async fn keep_keys(&self) -> Infallible {
+        self.keys.keep().await
+    }
+
+    /// Judges a token at this moment, in seconds of Unix time.
+    pub async fn verify(&self, token: &str, now: f64) -> Result<Claims, Refused> {
+        let read = Token::read(token).map_err(Refused::Invalid)?;
+        // Before the signature: what is not meant for us costs neither arithmetic nor a look at the issuer's keys.
+        let claims = read.claims(&self.settings, now).map_err(Refused::Invalid)?;
+        let key = self.keys.find(&read.key_id).await?;
+        let key = key.get(&read.key_id).ok_or(Refused::Invalid("no key of the issuer has its kid"))?;
+        let decoding_key = key.for_algorithm(read.algorithm).ok_or(Refused::Invalid("its algorithm does not fit its key"))?;
+        match crypto::verify(read.signature, read.signed.as_bytes(), decoding_key, read.algorithm) {
+            Ok(true) => Ok(claims),
+            Ok(false) | Err(_) => Err(Refused::Invalid("its signature is not the issuer's")),
+        }
+    }
+}
+
+/// A token taken apart; nothing of it is proven yet.
+#[derive(Debug)]
+pub struct Token<'t> {
+    algorithm: Algorithm,
+    key_id: String,
+    claims: String,
+    signed: &'t str,
+    signature: &'t str,
+}
+
+impl<'t> Token<'t> {
+    /// Takes a token apart, or says why it is none of ours.
+    pub fn read(token: &'t str) -> Result<Self, &'static str> {
+        if token.len() > MAX_TOKEN {
+            return Err("it is too long");
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or("it has not three parts")?;
+        let (header, claims) = signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or("it has not three parts")?;
+        let header = decoded(header).ok_or("its header is not base64url of text")?;
+        let claims = decoded(claims).ok_or("its claims are not base64url of text")?;
+        let header = object(&header).ok_or("its header is no JSON object without duplicates")?;
+        let algorithm = match text(&header, "alg") {
+            Some("RS256") => Algorithm::RS256,
+            Some("PS256") => Algorithm::PS256,
+            Some("ES256") => Algorithm::ES256,
+            _ => return Err("its algorithm is not taken"),
+        };
+        if header.member("crit").is_some() {
+            return Err("its header has extensions that must be understood");
+        }
+        // Keys, and places of keys, that a token brings itself: no issuer needs them, and a forger does.
+        if ["jku", "jwk", "x5u", "x5c"].into_iter().any(|name| header.member(name).is_some()) {
+            return Err("its header brings a key of its own");
+        }
+        if let Some(kind) = header.member("typ") {
+            let Json::String(kind) = kind else { return Err("its typ is no text") };
+            let kind = kind.strip_prefix("application/").unwrap_or(kind);
+            if !TYPES.into_iter().any(|known| known.eq_ignore_ascii_case(kind)) {
+                return Err("it is a token for something else");
+            }
+        }
+        let key_id = text(&header, "kid").ok_or("its header has no kid")?.to_owned();
+        Ok(Self { algorithm, key_id, claims, signed, signature })
+    }
+
+    /// What it says, should its signature be good; or why that lets nobody in at this moment.
+    pub fn claims(&self, settings: &config::auth::Auth, now: f64) -> Result<Claims, &'static str> {
+        let claims = object(&self.claims).ok_or("its claims are no JSON object without duplicates")?;
+        if text(&claims, "iss") != Some(&settings.issuer) {
+            return Err("it is of another issuer");
+        }
+        if !strings(&claims, "aud").ok_or("its aud is neither text nor a list of texts")?.contains(&settings.audience.as_str()) {
+            return Err("it is meant for another audience");
+        }
+        let expires = moment(&claims, "exp")?.ok_or("it has no exp")?;
+        if now >= expires + LEEWAY {
+            return Err("it has expired");
+        }
+        if moment(&claims, "nbf")?.is_some_and(|not_before| now < not_before - LEEWAY) {
+            return Err("it is not valid yet");
+        }
+        let subject = text(&claims, "sub")
+            .filter(|subject| !subject.trim().is_empty() && subject.len() <= MAX_SUBJECT && !subject.chars().any(char::is_control));
+        let subject = subject.ok_or("it has no sub that could be kept")?.to_owned();
+        let roles: Vec<String> = strings(&claims, "roles").unwrap_or_default().into_iter().map(str::to_owned).collect();
+        let scopes = text(&claims, "scope").into_iter().chain(strings(&claims, "scp").unwrap_or_default());
+        let scopes = scopes.flat_map(|scopes| scopes.split(' ')).map(str::to_owned);
+        Ok(Claims { subject, rights: scopes.chain(roles.iter().cloned()).collect(), roles })
+    }
+}
+
+fn decoded(part: &str) -> Option<String> {
+    String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
+/// A JSON object in which, at any depth, no name stands twice.
+fn object(text: &str) -> Option<Json<'_>> {
+    Json::parse(text).ok().filter(|json| matches!(json, Json::Object(_)) && is_unique(json))
+}
+
+fn is_unique(json: &Json<'_>) -> bool {
+    match json {
+        Json::Object(members) => {
+            // Sorted by name, so duplicates are neighbours.
+            members.windows(2).all(|pair| pair[0].0 != pair[1].0) && members.iter().all(|(_, value)| is_unique(value))
+        }
+        Json::Array(elements) => elements.iter().all(is_unique),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => true,
+    }
+}
+
+fn text<'j>(object: &'j Json<'_>, name: &str) -> Option<&'j str> {
+    match object.member(name)? {
+        Json::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A text, or a list of texts.
+fn strings<'j>(object: &'j Json<'_>, name: &str) -> Option<Vec<&'j str>> {
+    let one = |json: &'j Json<'_>| match json {
+        Json::String(text) => Some(text.as_ref()),
+        _ => None,
+    };
+    match object.member(name)? {
+        Json::Array(elements) => elements.iter().map(one).collect(),
+        other => one(other).map(|text| vec![text]),
+    }
+}
+
+/// A `NumericDate` (RFC 7519 section 2).
+fn moment(object: &Json<'_>, name: &str) -> Result<Option<f64>, &'static str> {
+    match object.member(name) {
+        None => Ok(None),
+        Some(Json::Number(digits)) => {
+            digits.parse().ok().filter(|moment: &f64| moment.is_finite()).map(Some).ok_or("a date is out of bounds")
+        }
+        Some(_) => Err("a date is no number"),
+    }
+}

@@ -1,0 +1,133 @@
+//! What every function works with.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::SetOnce;
+
+use crate::config::Config;
+use crate::domain::lifecycle::Holder;
+use crate::domain::problem::Problem;
+use crate::door::admission::Admission;
+use crate::door::caller::Callers;
+use crate::door::rate::{Quota, Rate};
+use crate::door::rate_key::RateKey;
+use crate::door::token::Auth;
+use crate::envelope::{HttpRequest, Response};
+use crate::fulfillment::Fulfillment;
+use crate::fulfillment::http::Backend;
+use crate::fulfillment::pricing::Pricing;
+use crate::functions::durations::{Durations, Expected};
+use crate::functions::in_flight::InFlight;
+use crate::functions::reply;
+use crate::functions::wait_slots::WaitSlots;
+use crate::functions::waits::Waits;
+use crate::functions::watchers::Watchers;
+use crate::outbound::service_bus::Queue;
+use crate::process;
+use crate::server::Running;
+use crate::store::StatusStore;
+
+/// How long a customer's request waits for a store that is just being opened.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// What every function works with.
+pub struct App {
+    /// The settings.
+    pub config: Config,
+    /// Set once the store is open; the port is bound before that.
+    pub store: SetOnce<StatusStore>,
+    /// Where copies of messages can be scheduled, if anywhere; without it an invocation waits with its message.
+    pub queue: Option<Queue>,
+    /// Invocations that go on when their connection breaks; a stop waits for them.
+    pub running: Running,
+    /// Status requests that wait for an order to change.
+    pub watchers: Watchers,
+    /// Slots for status requests that wait until their order is visible, where reads may lag.
+    pub visibility_slots: WaitSlots,
+    /// Set when the handler has been asked to stop.
+    pub stopping: SetOnce<()>,
+    /// How long orders wait for their first claim.
+    pub waits: Waits,
+    /// How a request's caller is known.
+    pub callers: Callers,
+    /// How long they take.
+    pub durations: Durations,
+    /// How often a caller may ask.
+    pub rate: Rate,
+    /// Whether new orders are accepted.
+    pub admission: Admission,
+    /// The requests that may be recording an order now.
+    pub in_flight: InFlight,
+    /// The work.
+    pub fulfillment: Fulfillment,
+    /// This process, as leases name it.
+    pub holder: Holder,
+}
+
+impl App {
+    /// Everything but the store, which is opened beside the requests that already arrive. `Err`: the setting that cannot be used.
+    pub fn new(config: Config) -> Result<Self, String> {
+        let auth = config.auth.as_ref().map(Auth::new).transpose()?;
+        Ok(Self {
+            queue: config.service_bus.as_ref().map(Queue::new).transpose()?,
+            holder: process::this_process(config.instance.clone()),
+            callers: Callers { auth, easy_auth: config.easy_auth },
+            fulfillment: match &config.fulfillment {
+                Some(http) => Fulfillment::Http(Backend::new(http)?),
+                None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+            },
+            store: SetOnce::new(),
+            watchers: Watchers::new(config.max_waiters),
+            // Half of the connections that are not for waiting are left for work.
+            visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters) / 2).max(1)),
+            stopping: SetOnce::new(),
+            waits: Waits::default(),
+            durations: Durations::default(),
+            rate: Rate::new(config.limits.rate, config.limits.rate_period),
+            admission: Admission::new(&config.limits),
+            in_flight: InFlight::default(),
+            running: Running::default(),
+            config,
+        })
+    }
+
+    /// The store for a customer's request, which must not wait long.
+    pub async fn store_for_customer(&self) -> Option<&StatusStore> {
+        tokio::time::timeout(OPENING, self.store.wait()).await.ok()
+    }
+
+    /// Asks the store one question; its figures when it answers.
+    pub async fn probe_store(&self) -> Option<Value> {
+        let store = self.store.get()?;
+        store.answers().await.ok().map(|()| store.figures())
+    }
+
+    /// Counts a request of this owner. `None`: there is no limit.
+    pub async fn quota(&self, request: &HttpRequest<'_>, owner: &str) -> Option<Quota> {
+        self.rate.take(RateKey::of(request, owner, &self.config.limits)).await
+    }
+
+    /// Answers a request of this owner unless the rate limit refuses it. Either answer carries the quota that is left.
+    pub async fn limited(
+        &self,
+        request: &HttpRequest<'_>,
+        owner: &str,
+        answer: impl Future<Output = Result<Response, Problem>>,
+    ) -> Response {
+        let quota = self.quota(request, owner).await;
+        let answer = match quota.as_ref().and_then(Quota::refusal) {
+            // Such a request records nothing, so the problem says nothing about an order.
+            Some(refusal) => Err(Problem { outcome: None, ..refusal }),
+            None => answer.await,
+        };
+        let mut response = answer.unwrap_or_else(|refusal| reply::problem(&refusal));
+        response.headers.extend(quota.iter().flat_map(Quota::headers));
+        response
+    }
+
+    /// How long an order takes that is submitted now.
+    pub fn estimate(&self) -> Expected {
+        self.durations.expected(self.fulfillment.estimate(), self.admission.backlog())
+    }
+}

@@ -1,0 +1,185 @@
+//! The handler's routes: one warp filter a function, and what watches the handler itself.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::runtime::Handle;
+use tracing::warn;
+use warp::http::header::CONTENT_TYPE;
+use warp::http::{HeaderValue, StatusCode};
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use crate::functions::app::App;
+use crate::functions::invocation::Invocation;
+use crate::functions::reply::Conclusion;
+use crate::functions::{
+    open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
+};
+
+/// Every route of the handler.
+pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    // warp asks one filter after the other: the functions that are called most stand first.
+    function("OrderStatus", &app, order_status::run)
+        .or(lasting_function("OrderIngress", &app, order_ingress::run))
+        .unify()
+        .or(lasting_function("OrderProcessor", &app, order_processor::run))
+        .unify()
+        .or(function("OrderList", &app, order_list::run))
+        .unify()
+        .or(function("OrderCancel", &app, order_cancel::run))
+        .unify()
+        .or(function("OpenApi", &app, open_api::run))
+        .unify()
+        .or(function("OrderDeadLetter", &app, order_dead_letter::run))
+        .unify()
+        .or(function("OrderSweeper", &app, order_sweeper::run))
+        .unify()
+        .or(probe())
+        .unify()
+        .or(healthz())
+        .unify()
+        .or(readyz(app))
+        .unify()
+        .recover(rejected)
+        .unify()
+}
+
+/// POST /`name`: a function that ends when its connection breaks.
+fn function<F, A>(name: &'static str, app: &Arc<App>, run: F) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<F, A>
+where
+    F: Fn(Arc<App>, Invocation) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Conclusion> + Send + 'static,
+{
+    let app = Arc::clone(app);
+    warp::path(name)
+        .and(warp::path::end())
+        .and(invocation())
+        .then(move |invocation| respond(name, Arc::clone(&app), invocation, run.clone()))
+}
+
+/// POST /`name`: a function that goes on when its connection breaks. Without that, hyper would drop the request: work cut off in
+/// the middle holds its lease, and a write in flight ends without a report.
+fn lasting_function<F, A>(
+    name: &'static str,
+    app: &Arc<App>,
+    run: F,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + use<F, A>
+where
+    F: Fn(Arc<App>, Invocation) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Conclusion> + Send + 'static,
+{
+    let app = Arc::clone(app);
+    warp::path(name).and(warp::path::end()).and(invocation()).then(move |invocation| {
+        let running = app.running.enter();
+        let answer = respond(name, Arc::clone(&app), invocation, run.clone());
+        Lasting(Some(Box::pin(async move {
+            let _running = running;
+            answer.await
+        })))
+    })
+}
+
+/// What the host is answered, and the line of the log that says so.
+async fn respond<A: Future<Output = Conclusion>>(
+    name: &'static str,
+    app: Arc<App>,
+    invocation: Invocation,
+    run: impl FnOnce(Arc<App>, Invocation) -> A,
+) -> Response {
+    let (id, started) = (invocation.id.clone(), invocation.started);
+    let conclusion = run(app, invocation).await;
+    conclusion.log(name, &id, started.elapsed());
+    match conclusion.answer {
+        Ok(answer) => {
+            let mut response = Response::new(Bytes::from(answer.to_json()).into());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(refusal) => plain(refusal.status, "the invocation failed; see the handler's log\n"),
+    }
+}
+
+/// An answer that is finished in a task of its own when its connection breaks.
+struct Lasting(Option<Pin<Box<dyn Future<Output = Response> + Send>>>);
+
+impl Future for Lasting {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        // Taken out meanwhile: an answer that panics cannot go on.
+        let Some(mut answer) = self.0.take() else { return Poll::Pending };
+        let polled = answer.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(answer);
+        }
+        polled
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        if let (Some(answer), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(answer);
+        }
+    }
+}
+
+/// GET / — the host's readiness probe and its periodic ping; the answer is ignored (functions-host, readiness).
+fn probe() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path::end().and(warp::get()).map(|| plain(StatusCode::OK, ""))
+}
+
+/// GET /healthz — the process is alive.
+fn healthz() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("healthz").and(warp::get()).map(|| json_response(StatusCode::OK, &json!({ "status": "alive" })))
+}
+
+/// GET /readyz — the store answers.
+fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("readyz").and(warp::get()).then(move || {
+        let app = Arc::clone(&app);
+        async move {
+            let (status, mut body) = match app.probe_store().await {
+                Some(figures) => (StatusCode::OK, json!({ "status": "ready", "store": figures })),
+                None => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": "the store does not answer" })),
+            };
+            body["admission"] = app.admission.figures();
+            body["waiting"] = json!({ "forChange": app.watchers.waiting(), "forVisibility": app.visibility_slots.taken() });
+            json_response(status, &body)
+        }
+    })
+}
+
+fn invocation() -> impl Filter<Extract = (Invocation,), Error = Rejection> + Copy {
+    warp::post().and(warp::header::optional::<String>("x-azure-functions-invocationid")).and(warp::body::stream()).then(Invocation::receive)
+}
+
+async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    let status = if rejection.is_not_found() {
+        StatusCode::NOT_FOUND
+    } else if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        StatusCode::METHOD_NOT_ALLOWED
+    } else {
+        StatusCode::BAD_REQUEST
+    };
+    warn!(http.status = status.as_u16(), "a request to no function; the host calls POST /{{Function}}");
+    Ok(json_response(status, &json!({ "title": "no such function here", "status": status.as_u16() })))
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response
+}
+
+fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
+    let mut response = Response::new(body.to_string().into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,59 @@
+//! Slots for requests that hold a connection while they wait, so that work keeps some.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A bounded number of slots, of which one caller gets at most half.
+#[derive(Debug)]
+pub struct WaitSlots {
+    number: usize,
+    /// Slots taken, by caller.
+    taken: Mutex<HashMap<[u8; 16], usize>>,
+}
+
+impl WaitSlots {
+    /// This many slots, half of them for one caller.
+    pub fn new(number: usize) -> Self {
+        Self { number, taken: Mutex::default() }
+    }
+
+    /// A slot, if one is left for this caller.
+    pub fn take(&self, caller: [u8; 16]) -> Option<WaitSlot<'_>> {
+        let mut taken = self.lock();
+        let own = taken.get(&caller).copied().unwrap_or_default();
+        if taken.values().sum::<usize>() >= self.number || own >= self.number.div_ceil(2) {
+            return None;
+        }
+        taken.insert(caller, own + 1);
+        Some(WaitSlot { slots: self, caller })
+    }
+
+    /// Slots taken by all callers.
+    pub fn taken(&self) -> usize {
+        self.lock().values().sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 16], usize>> {
+        // A panic leaves the map whole.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A slot; given back when it is dropped.
+#[derive(Debug)]
+pub struct WaitSlot<'s> {
+    slots: &'s WaitSlots,
+    caller: [u8; 16],
+}
+
+impl Drop for WaitSlot<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.slots.lock();
+        if let Some(own) = taken.get_mut(&self.caller) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.caller);
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A circuit breaker: while something that we depend on is down, it is left alone, and nobody waits to find out that it is.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::outbound::backoff;
+
+/// Counts what calls came to, and says whether there may be another.
+#[derive(Debug)]
+pub struct Breaker {
+    /// What it stands before, as the log calls it.
+    what: &'static str,
+    /// So many failures in a row open it.
+    failures: u32,
+    /// For so long at first.
+    pause: Duration,
+    /// And for so long at most, however many probes fail.
+    max_pause: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Everybody may call; so many failed in a row.
+    Closed { failures: u32 },
+    /// Nobody may call before that moment; then one may.
+    Open { until: Instant, pause: Duration },
+    /// That one calls, or is about to, since that moment.
+    HalfOpen { since: Instant, pause: Duration },
+}
+
+/// The right to call once. Dropped without an [`end`](Permit::end), it was not used: where it was the only one there is, another
+/// may have it.
+#[derive(Debug)]
+#[must_use]
+pub struct Permit {
+    breaker: Option<Arc<Breaker>>,
+    probe: bool,
+}
+
+impl Breaker {
+    /// Closed at first.
+    pub fn new(what: &'static str, failures: u32, pause: Duration, max_pause: Duration) -> Self {
+        Self { what, failures, pause, max_pause: max_pause.max(pause), state: Mutex::new(State::Closed { failures: 0 }) }
+    }
+
+    /// Whether everybody may call.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.state(), State::Closed { .. })
+    }
+
+    /// Its state, for operators: `closed`, `open`, `half-open`.
+    pub fn as_str(&self) -> &'static str {
+        match *self.state() {
+            State::Closed { .. } => "closed",
+            State::Open { .. } => "open",
+            State::HalfOpen { .. } => "half-open",
+        }
+    }
+
+    /// Asks for a call. `Err`: after this time it is worth asking again.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
+        let mut state = self.state();
+        let probe = match *state {
+            State::Closed { .. } => false,
+            State::Open { until, .. } if now < until => return Err(until - now),
+            State::Open { pause, .. } => {
+                info!("asking {} whether it is back", self.what);
+                *state = State::HalfOpen { since: now, pause };
+                true
+            }
+            // What it finds may take a while; those who wait are not to come back all at once.
+            State::HalfOpen { .. } => return Err(longer(self.pause)),
+        };
+        Ok(Permit { breaker: Some(Arc::clone(self)), probe })
+    }
+
+    /// Only what the probe finds counts while calls are still out that began before: they tell of earlier.
+    fn succeed(&self, probe: bool) {
+        let mut state = self.state();
+        match *state {
+            State::HalfOpen { .. } if probe => info!("{} is back", self.what),
+            State::Closed { .. } => {}
+            _ => return,
+        }
+        *state = State::Closed { failures: 0 };
+    }
+
+    fn fail(&self, probe: bool, now: Instant) {
+        let mut state = self.state();
+        let pause = match &mut *state {
+            State::HalfOpen { pause, .. } if probe => (*pause * 2).min(self.max_pause),
+            State::Closed { failures } => {
+                *failures += 1;
+                if *failures < self.failures {
+                    return;
+                }
+                self.pause
+            }
+            _ => return,
+        };
+        let jittered = longer(pause);
+        warn!(breaker.pause_ms = jittered.as_millis(), "{} is down; it is left alone for a while", self.what);
+        *state = State::Open { until: now + jittered, pause };
+    }
+
+    fn give_back(&self) {
+        let mut state = self.state();
+        if let State::HalfOpen { since, pause } = *state {
+            *state = State::Open { until: since, pause };
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Permit {
+    /// Where nothing can be down.
+    pub const fn free() -> Self {
+        Self { breaker: None, probe: false }
+    }
+
+    /// The call has come to an end; whether anybody was there.
+    pub fn end(mut self, was_there: bool, now: Instant) {
+        match self.breaker.take() {
+            Some(breaker) if was_there => breaker.succeed(self.probe),
+            Some(breaker) => breaker.fail(self.probe, now),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(breaker) = self.breaker.take().filter(|_| self.probe) {
+            breaker.give_back();
+        }
+    }
+}
+
+/// Up to a quarter: instances that lost it together do not come back together.
+fn longer(pause: Duration) -> Duration {
+    backoff::jittered(pause, 1.0, 1.25)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    fn breaker(now: Instant, failures: u32) -> Arc<Breaker> {
+        let breaker = Arc::new(Breaker::new("it", 5, PAUSE, Duration::from_mins(2)));
+        for _ in 0..failures {
+            breaker.admit(now).unwrap().end(false, now);
+        }
+        breaker
+    }
+
+    /// How long it is open at `now`, checked against the pause it should have.
+    fn open(breaker: &Arc<Breaker>, now: Instant, pause: Duration) -> Duration {
+        let left = breaker.admit(now).unwrap_err();
+        assert!(left >= pause && left <= pause.mul_f64(1.25), "{left:?}");
+        left
+    }
+
+    #[test]
+    fn it_opens_after_so_many_failures_in_a_row() {
+        let now = Instant::now();
+
+        drop(breaker(now, 4).admit(now).unwrap());
+        open(&breaker(now, 5), now, PAUSE);
+    }
+
+    #[test]
+    fn one_success_in_between_starts_the_count_again() {
+        let now = Instant::now();
+        let breaker = breaker(now, 4);
+        breaker.admit(now).unwrap().end(true, now);
+        for _ in 0..4 {
+            breaker.admit(now).unwrap().end(false, now);
+        }
+
+        drop(breaker.admit(now).unwrap());
+    }
+
+    #[test]
+    fn after_the_pause_there_is_one_probe_at_a_time_and_its_success_closes() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let later = now + open(&breaker, now, PAUSE);
+
+        let probe = breaker.admit(later).unwrap();
+        assert!(breaker.admit(later).is_err());
+        probe.end(true, later);
+
+        let _two = (breaker.admit(later).unwrap(), breaker.admit(later).unwrap());
+    }
+
+    #[test]
+    fn failing_probes_double_the_pause_up_to_its_limit() {
+        let mut now = Instant::now();
+        let breaker = breaker(now, 5);
+
+        for seconds in [10, 20, 40, 80, 120, 120] {
+            now += open(&breaker, now, Duration::from_secs(seconds));
+            breaker.admit(now).unwrap().end(false, now);
+        }
+    }
+
+    #[test]
+    fn a_probe_that_never_happened_gives_its_place_back() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let later = now + open(&breaker, now, PAUSE);
+
+        drop(breaker.admit(later).unwrap());
+
+        drop(breaker.admit(later).unwrap());
+    }
+
+    #[test]
+    fn calls_from_before_it_opened_decide_nothing() {
+        let now = Instant::now();
+        let breaker = breaker(now, 3);
+        let late: Vec<_> = (0..6).map(|_| breaker.admit(now).unwrap()).collect();
+        let [good, bad, good_too, bad_too, first, second] = late.try_into().unwrap();
+        first.end(false, now);
+        second.end(false, now);
+        let later = now + open(&breaker, now, PAUSE);
+
+        good.end(true, now);
+        bad.end(false, later);
+        open(&breaker, now, PAUSE);
+        let probe = breaker.admit(later).unwrap();
+        good_too.end(true, later);
+        bad_too.end(false, later);
+
+        assert!(breaker.admit(later).is_err(), "the probe is still out");
+        probe.end(true, later);
+        drop(breaker.admit(later).unwrap());
+    }
+}
