@@ -4,6 +4,7 @@ pub mod routes;
 pub mod app;
 pub mod invocation;
 pub mod reply;
+pub mod contract;
 pub mod order_ingress;
 pub mod order_processor;
 pub mod order_status;

@@ -9,11 +9,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use crate::domain::order::Order;
-use crate::domain::problem::Problem;
-use crate::functions::order_ingress::Accepted;
-use crate::functions::order_list::Orders;
-use crate::functions::shown::Shown;
+use crate::functions::contract::{AcceptedOrder, Order, OrderList, OrderStatus, Problem, Status, TrackingId};
 
 /// The contract as JSON.
 pub fn json() -> String {
@@ -109,7 +105,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
     ),
     request_body(content = Order, description = "Unknown members are kept with the order. At most 256,000 bytes with its metadata."),
     responses(
-        (status = 202, description = "Accepted, now or before", body = Accepted, headers(
+        (status = 202, description = "Accepted, now or before", body = AcceptedOrder, headers(
             ("Location" = String, description = "the status, absolute"),
             ("Operation-Location" = String, description = "the same, for clients that know it by this name"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),
@@ -134,12 +130,12 @@ fn submit_order() {}
 #[utoipa::path(
     get, path = "/orders", operation_id = "listOrders", tag = "orders",
     params(
-        ("status" = Option<crate::domain::lifecycle::Status>, Query, description = "only orders in this status"),
+        ("status" = Option<Status>, Query, description = "only orders in this status"),
         ("limit" = Option<u32>, Query, description = "orders of a page at most; 20 unless asked for otherwise", minimum = 1, maximum = 100),
         ("cursor" = Option<String>, Query, description = "from the `next` of the page before", pattern = "^[A-Za-z0-9_-]{43}$"),
     ),
     responses(
-        (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = Orders),
+        (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = OrderList),
         (status = 400, description = "`invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`page-not-found`: no page has this cursor", body = Problem, content_type = "application/problem+json"),
     )
@@ -154,13 +150,13 @@ fn list_orders() {}
 #[utoipa::path(
     get, path = "/orders/{trackingId}/status", operation_id = "readOrder", tag = "orders",
     params(
-        ("trackingId" = crate::domain::tracking::TrackingId, Path, description = "from the 202"),
+        ("trackingId" = TrackingId, Path, description = "from the 202"),
         ("seen" = Option<String>, Query, description = "stands in the `statusUrl` where replicas may lag; opaque"),
         ("If-None-Match" = Option<String>, Header, description = "`ETag`s that are known"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`, at most 30 seconds (RFC 7240)"),
     ),
     responses(
-        (status = 200, description = "The status", body = Shown, headers(
+        (status = 200, description = "The status", body = OrderStatus, headers(
             ("ETag" = String, description = "of what is shown"),
             ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
             ("retry-after-ms" = Option<u32>, description = "the same in milliseconds"),
@@ -183,10 +179,10 @@ fn read_order() {}
 /// A call to a backend is never broken off, since nobody could say whether its effect has happened.
 #[utoipa::path(
     delete, path = "/orders/{trackingId}", operation_id = "cancelOrder", tag = "orders",
-    params(("trackingId" = crate::domain::tracking::TrackingId, Path, description = "from the 202")),
+    params(("trackingId" = TrackingId, Path, description = "from the 202")),
     responses(
-        (status = 200, description = "It is cancelled, now or before", body = Shown, headers(("ETag" = String, description = "of what is shown"))),
-        (status = 202, description = "Somebody works on it: it ends `cancelled`, or as the work ends", body = Shown, headers(
+        (status = 200, description = "It is cancelled, now or before", body = OrderStatus, headers(("ETag" = String, description = "of what is shown"))),
+        (status = 202, description = "Somebody works on it: it ends `cancelled`, or as the work ends", body = OrderStatus, headers(
             ("ETag" = String, description = "of what is shown"),
             ("Location" = String, description = "the status, absolute"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),

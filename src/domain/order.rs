@@ -1,9 +1,6 @@
 //! What a customer sends: an order, checked once at the edge and trusted from there on.
 
 use rust_decimal::Decimal;
-use serde::Serialize;
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::domain::json::Json;
 
@@ -35,63 +32,33 @@ const MAX_POINTER: usize = 1_000;
 const MAX_VIOLATIONS: usize = 100;
 
 /// A valid order. Unknown fields are not here: they stay with the text the record keeps.
-#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The customer's own number for it; no control characters.
-    #[schema(
-        min_length = 1,
-        max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
-    )]
+    /// The customer's own number for it.
     pub order_id: String,
-    /// Who ordered; no control characters.
-    #[schema(
-        min_length = 1,
-        max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
-    )]
+    /// Who ordered.
     pub customer_id: String,
     /// ISO 4217, three capital letters.
-    #[schema(pattern = "^[A-Z]{3}$")]
     pub currency: String,
     /// At least one line.
-    #[schema(min_items = 1, max_items = 500)]
     pub items: Vec<Item>,
     /// For people.
-    #[schema(max_length = 2_000, required = false)]
     pub note: Option<String>,
 }
 
 /// One line of an order.
-#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
-#[schema(as = Item, rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// What is ordered.
-    #[schema(
-        min_length = 1,
-        max_length = 64,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
-    )]
     pub sku: String,
     /// How many.
-    #[schema(minimum = 1, maximum = 1_000_000)]
     pub quantity: u64,
     /// Exact; 0 to [`MAX_UNIT_PRICE`].
-    #[schema(schema_with = unit_price)]
     pub unit_price: Decimal,
 }
 
-/// As a string or a number.
-fn unit_price() -> Schema {
-    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,6})?$"));
-    let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(MAX_UNIT_PRICE)).multiple_of(Some(0.000_001));
-    let either = OneOfBuilder::new().item(text).item(number);
-    Schema::OneOf(either.description(Some("Exact, from 0 to 1,000,000,000 with at most 6 places.")).build())
-}
-
 /// One thing wrong with an order, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// A JSON pointer into the body as it was sent (RFC 6901), e.g. `/items/0/quantity`; empty for the whole.
     pub pointer: String,

@@ -1,9 +1,5 @@
 //! What a customer is told when a request cannot be served: RFC 9457 problem details.
 
-use serde::Serialize;
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
-
 use crate::domain::lifecycle::Status;
 use crate::domain::order::Violation;
 
@@ -11,11 +7,9 @@ use crate::domain::order::Violation;
 pub const ASK_AGAIN: &str = "ask again";
 
 /// A problem, as the body of an answer with this `status`.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     /// Stable name of the kind of problem.
-    #[serde(rename = "type")]
-    #[schema(schema_with = kinds)]
     pub kind: &'static str,
     /// The kind in words; the same for every problem of it.
     pub title: &'static str,
@@ -24,30 +18,19 @@ pub struct Problem {
     /// What to change in this very request.
     pub detail: String,
     /// Every mistake of an order.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<Violation>,
     /// Whether the order may have been accepted all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Where the order stands that could not be cancelled.
-    #[serde(rename = "orderStatus", skip_serializing_if = "Option::is_none")]
     pub order_status: Option<Status>,
     /// Seconds after which asking again makes sense; the header `Retry-After`.
-    #[serde(skip)]
     pub retry_after: Option<u32>,
     /// Other headers that belong to it.
-    #[serde(skip)]
     pub headers: Vec<(&'static str, String)>,
 }
 
-fn kinds() -> Object {
-    let kinds = Problem::KINDS.iter().map(|(_, kind)| *kind);
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(kinds)).build()
-}
-
 /// What became of an order that was answered with a problem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// No order is recorded that this request means: it was looked for.
     NotAccepted,

@@ -5,7 +5,6 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::order::Order;
@@ -14,9 +13,8 @@ use crate::domain::order::Order;
 pub const MAX_KEY: usize = 255;
 
 /// The id of an order's record; whoever holds it may read the status where nobody has to log in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-#[schema(value_type = String, format = "uuid")]
 pub struct TrackingId(Uuid);
 
 impl TrackingId {

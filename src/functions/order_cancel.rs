@@ -14,7 +14,7 @@ use crate::functions::app::App;
 use crate::functions::durations;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
-use crate::functions::shown::{self, Shown};
+use crate::functions::shown;
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
@@ -59,7 +59,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
             return Err(missing());
         }
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
-            Cancel::Cancelled => return Ok(Shown::of(&found.record).response(200)),
+            Cancel::Cancelled => return Ok(shown::status(200, &found.record)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
             Cancel::Ended => return Err(Problem::ended(found.record.status)),
             Cancel::End(record) => (record, functions::ended_text(&found.record)),
@@ -70,7 +70,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         }
         if record.status.is_terminal() {
             functions::log_transition(&record, functions::ended_text(&record));
-            return Ok(Shown::of(&record).response(200));
+            return Ok(shown::status(200, &record));
         }
         functions::log_transition(&record, text);
         return Ok(requested(app, request, &record));
@@ -84,7 +84,7 @@ const NOT_KNOWN: &str = "it is not known whether the order was cancelled; send t
 /// Its worker is to see the wish.
 fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response {
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 1);
-    let mut response = Shown::of(record).response(202);
+    let mut response = shown::status(202, record);
     reply::set_header(&mut response, "Location", format!("{orders}/{}/status", record.tracking_id));
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let next_look = app.estimate().next_look(record, now);

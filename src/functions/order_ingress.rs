@@ -5,20 +5,17 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tracing::{error, info};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::bookmark::Bookmark;
 use crate::domain::json::Json;
-use crate::domain::lifecycle::{self, Metadata, Record, Resubmission, Status, Submission};
+use crate::domain::lifecycle::{self, Metadata, Record, Resubmission, Submission};
 use crate::domain::message;
 use crate::domain::order::{Order, Violation};
 use crate::domain::problem::Problem;
-use crate::domain::timestamp::Timestamp;
-use crate::domain::tracking::{self, IdempotencyKey, TrackingId};
+use crate::domain::tracking::{self, IdempotencyKey};
 use crate::door::admission;
 use crate::door::caller::{self, Right};
 use crate::door::rate::Quota;
@@ -26,6 +23,7 @@ use crate::door::rate_key;
 use crate::envelope::{Answer, HttpRequest};
 use crate::failpoints::failpoint;
 use crate::functions::app::App;
+use crate::functions::contract::AcceptedOrder;
 use crate::functions::durations;
 use crate::functions::in_flight::Entry;
 use crate::functions::invocation::{Invocation, InvocationBody};
@@ -36,19 +34,6 @@ use crate::store::{Created, StatusStore, StoreError};
 
 /// How long a request that is to be refused may look for its record: usually, and while the store is known not to take new ones.
 const LOOK_BEFORE_REFUSAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
-
-/// An order is accepted.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = AcceptedOrder)]
-pub struct Accepted<'a> {
-    tracking_id: TrackingId,
-    status: Status,
-    message: &'static str,
-    status_url: &'a str,
-    submitted_at: Timestamp,
-    estimated_completion: Timestamp,
-}
 
 /// Takes an order, records it, answers 202 with the message beside it.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
@@ -208,20 +193,7 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, quota: 
     // The store's clock; it is open, since it answered.
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let expected = app.estimate();
-    let body = Accepted {
-        tracking_id: record.tracking_id,
-        status: record.status,
-        message: match record.status {
-            Status::Accepted => "The order is accepted; follow it at statusUrl.",
-            Status::Processing => "The order was accepted before and is being processed; follow it at statusUrl.",
-            Status::Completed | Status::Failed | Status::Cancelled => {
-                "The order was accepted before and has ended; its outcome is at statusUrl."
-            }
-        },
-        status_url: &status_url,
-        submitted_at: record.submitted_at,
-        estimated_completion: expected.completion(record, now),
-    };
+    let body = AcceptedOrder::of(record, &status_url, expected.completion(record, now));
     let mut headers = vec![("Location", status_url.clone()), ("Operation-Location", status_url.clone())];
     headers.extend(durations::retry_after(expected.next_look(record, now)));
     headers.extend(quota);

@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
 use tracing::error;
-use utoipa::ToSchema;
 
-use crate::domain::lifecycle::{Record, Status};
 use crate::domain::problem::{ASK_AGAIN, Problem};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::door::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::app::App;
+use crate::functions::contract::{ListedOrder, OrderList};
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
@@ -25,44 +23,6 @@ use crate::store::Place;
 const LIMIT: (usize, usize) = (20, 100);
 /// Bytes of a cursor's seal.
 const SEAL: usize = 8;
-
-/// A page of orders.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = OrderList)]
-pub struct Orders<'a> {
-    orders: Vec<Listed<'a>>,
-    /// Where the next page is; absent on the last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// An order among others.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = ListedOrder)]
-struct Listed<'a> {
-    tracking_id: TrackingId,
-    order_id: String,
-    customer_id: String,
-    status: Status,
-    progress: u8,
-    submitted_at: Timestamp,
-    updated_at: Timestamp,
-    #[schema(required)]
-    completed_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error_code: Option<&'a str>,
-    status_url: String,
-}
-
-/// What of an order says which one it is.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Names {
-    order_id: String,
-    customer_id: String,
-}
 
 /// Reads a page of orders.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
@@ -105,28 +65,12 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
         let _ = write!(next, "&cursor={}", seal(place, key, owner));
         next
     });
-    let orders = page.records.iter().map(|record| listed(record, &url)).collect();
-    Ok(reply::json(200, Vec::new(), &Orders { orders, next }))
+    let orders = page.records.iter().map(|record| ListedOrder::of(record, &url)).collect();
+    Ok(reply::json(200, Vec::new(), &OrderList { orders, next }))
 }
 
 /// What `status` may be.
 const STATUSES: &str = "status must be accepted, processing, completed, failed or cancelled";
-
-fn listed<'a>(record: &'a Record, url: &str) -> Listed<'a> {
-    let Names { order_id, customer_id } = serde_json::from_str(record.order.get()).unwrap_or_default();
-    Listed {
-        tracking_id: record.tracking_id,
-        order_id,
-        customer_id,
-        status: record.status,
-        progress: record.progress,
-        submitted_at: record.submitted_at,
-        updated_at: record.updated_at,
-        completed_at: record.completed_at,
-        error_code: record.error.as_ref().filter(|_| record.status.is_terminal()).map(|failure| failure.code.as_str()),
-        status_url: format!("{url}/{}/status", record.tracking_id),
-    }
-}
 
 /// A place as it is handed out: it leads through the orders of this owner only, and says nothing about them.
 fn seal(place: Place, key: &TrackingKey, owner: &str) -> String {

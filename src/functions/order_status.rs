@@ -16,7 +16,7 @@ use crate::functions::app::App;
 use crate::functions::durations;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
-use crate::functions::shown::{self, Shown};
+use crate::functions::shown;
 use crate::store::{StatusStore, StoreError, Versioned};
 
 /// Longest wait for a change, in seconds: proxies cut off what is silent for long.
@@ -45,7 +45,7 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
     // Whoever knows every version is told of none.
     let knows_all = known.iter().any(|tags| tags.trim() == "*");
     let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal() && !knows_all);
-    let mut response = Shown::of(&found.record).response(200);
+    let mut response = shown::status(200, &found.record);
     let mut record = Arc::clone(&found);
     let mut applied = None;
     if let Some(seconds) = wait
@@ -59,12 +59,12 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
             if known.is_empty() {
                 now.record.status != status || now.record.attempt != attempt
             } else {
-                now.etag != found.etag && !knows(&known, &Shown::of(&now.record).response(200))
+                now.etag != found.etag && !knows(&known, &shown::status(200, &now.record))
             }
         };
         let key = RateKey::of(request, owner, &app.config.limits).digest();
         if let Some(latest) = app.watchers.wait(store, &app.stopping, key, Arc::clone(&found), end, matters).await {
-            response = Shown::of(&latest.record).response(200);
+            response = shown::status(200, &latest.record);
             record = latest;
             applied = Some(seconds);
         }

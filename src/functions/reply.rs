@@ -9,6 +9,7 @@ use warp::http::StatusCode;
 use crate::domain::problem::Problem;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::{Answer, Response};
+use crate::functions::contract;
 
 /// How an invocation ended: what the host is answered, and what the log says.
 #[derive(Debug)]
@@ -104,7 +105,7 @@ pub fn set_header(response: &mut Response, name: &'static str, value: String) {
 
 /// A problem for a client. A customer's mistake is a successful invocation: anything else becomes an empty 500.
 pub fn problem(problem: &Problem) -> Response {
-    let mut response = json(problem.status, Vec::new(), problem);
+    let mut response = json(problem.status, Vec::new(), &contract::Problem::from(problem));
     response.headers[0].1 = "application/problem+json".into();
     if let Some(seconds) = problem.retry_after {
         response.headers.push(("Retry-After", seconds.to_string()));

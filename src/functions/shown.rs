@@ -1,17 +1,14 @@
-//! An order as its owner may see it: no lease, no fence, no owner.
+//! Answers about one order: its status, that there is none, and where orders are.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use utoipa::ToSchema;
 
-use crate::domain::lifecycle::{Failure, Record, Status, Transition};
+use crate::domain::lifecycle::Record;
 use crate::domain::problem::Problem;
-use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::{HttpRequest, Response};
+use crate::functions::contract::OrderStatus;
 use crate::functions::reply;
 
 /// Name of the bookmark in the query of a status URL.
@@ -19,77 +16,13 @@ pub const BOOKMARK: &str = "seen";
 /// Bytes of a hash that make an `ETag`: two versions of one order are never taken for the same.
 const ETAG: usize = 16;
 
-/// The status of an order.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = OrderStatus)]
-pub struct Shown<'a> {
-    tracking_id: TrackingId,
-    status: Status,
-    /// Percent, never backwards.
-    #[schema(maximum = 100)]
-    progress: u8,
-    /// What the work is doing, or did last.
-    #[schema(required)]
-    stage: Option<&'a str>,
-    /// Tries that reached the work.
-    attempt: u32,
-    submitted_at: Timestamp,
-    #[schema(required)]
-    started_at: Option<Timestamp>,
-    updated_at: Timestamp,
-    #[schema(required)]
-    completed_at: Option<Timestamp>,
-    /// Its owner wishes it cancelled, and somebody still works on it; absent otherwise.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    #[schema(required = false)]
-    cancel_requested: bool,
-    /// What the work made of it; any JSON, with a completed order.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
-    result: Option<&'a RawValue>,
-    /// With a failed order.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a Failure>,
-    /// Why the last try failed, while another is to come.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_error: Option<&'a Failure>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_attempt_at: Option<Timestamp>,
-    /// Oldest first; of very many the first and the latest.
-    history: &'a [Transition],
-}
-
-impl<'a> Shown<'a> {
-    /// What may be seen of a record.
-    pub fn of(record: &'a Record) -> Self {
-        Self {
-            tracking_id: record.tracking_id,
-            status: record.status,
-            progress: record.progress,
-            stage: record.stage.as_deref(),
-            attempt: record.attempt,
-            submitted_at: record.submitted_at,
-            started_at: record.started_at,
-            updated_at: record.updated_at,
-            completed_at: record.completed_at,
-            cancel_requested: record.cancel_requested,
-            result: record.result.as_deref(),
-            error: record.error.as_ref().filter(|_| record.status.is_terminal()),
-            last_error: record.error.as_ref().filter(|_| !record.status.is_terminal()),
-            next_attempt_at: record.retry_at,
-            history: &record.history,
-        }
-    }
-
-    /// As an answer that may be kept by its owner and is asked for again with its `ETag` (RFC 9110 section 8.8.3).
-    pub fn response(&self, status_code: u16) -> Response {
-        let mut response = reply::json(status_code, Vec::new(), self);
-        let hash = Sha256::digest(response.body.as_bytes());
-        reply::set_header(&mut response, "Cache-Control", "private, no-cache".into());
-        reply::set_header(&mut response, "ETag", format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG])));
-        response
-    }
+/// The status of an order, in an answer that its owner may keep and ask for again with its `ETag` (RFC 9110 section 8.8.3).
+pub fn status(status_code: u16, record: &Record) -> Response {
+    let mut response = reply::json(status_code, Vec::new(), &OrderStatus::from(record));
+    let hash = Sha256::digest(response.body.as_bytes());
+    reply::set_header(&mut response, "Cache-Control", "private, no-cache".into());
+    reply::set_header(&mut response, "ETag", format!("\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG])));
+    response
 }
 
 /// There is no order of this id, or not for this caller.
