@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use functions_host::handler::free_port;
 use hyper::StatusCode;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use waybill::local::child::free_port;
 
 use crate::client::{Connection, Failure, Payload, order};
 use crate::process::Directory;

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
+use functions_host::handler::free_port;
+use functions_host::trigger::http::route::Params;
+use functions_host::wire::invocation::{self, Identity, Sys};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -26,6 +29,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use serving::stop::StopSignals;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -33,12 +37,8 @@ use waybill::config::{self, Config, LogConfig, Records};
 use waybill::functions::app::App;
 use waybill::functions::invocation::{Invocation, InvocationBody};
 use waybill::functions::{order_ingress, order_processor, order_status};
-use waybill::local::child::free_port;
-use waybill::local::invocation::{self, Identity, Sys};
-use waybill::local::route::Params;
 use waybill::store::StatusStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::{logging, server};
 
 use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
 use crate::process::{Directory, Program, resident};
@@ -104,7 +104,7 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
     // One thread: the client takes as little as it can of the processors it shares with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut signals = server::StopSignals::listen();
+        let mut signals = StopSignals::listen();
         tokio::select! {
             ended = report(arguments) => ended,
             () = signals.next() => Err("stopped".into()),
@@ -450,7 +450,8 @@ fn processor_time(process: u32) -> Duration {
 fn bare(same_log: bool) -> Result<(), Failure> {
     let environment = config::environment();
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
-    logging::start(&LogConfig::read(&environment));
+    let log = LogConfig::read(&environment);
+    serving::log::start(&log.levels, log.json);
     let Records::Embedded(data, key) = &config.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;

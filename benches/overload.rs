@@ -16,10 +16,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use functions_host::handler::free_port;
 use hyper::StatusCode;
 use serde_json::Value;
 use tokio::task::JoinSet;
-use waybill::local::child::free_port;
 
 use crate::client::{Connection, Failure, Payload, milliseconds, order, quantile};
 use crate::process::{Directory, Program};

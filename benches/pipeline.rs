@@ -17,16 +17,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
+use functions_host::handler::free_port;
+use functions_host::wire::invocation::{self, Identity, Sys};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde_json::Value;
+use serving::process::Started;
+use serving::stop::StopSignals;
 use tokio::task::JoinSet;
 use uuid::Uuid;
-use waybill::local::child::free_port;
-use waybill::local::invocation::{self, Identity, Sys};
-use waybill::process::Started;
-use waybill::server;
 
 use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
 use crate::process::{Directory, Program, resident};
@@ -103,7 +103,7 @@ fn measure(arguments: &Arguments) -> Result<(), Failure> {
     // One thread: the client takes as little as it can of the processors it shares with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut signals = server::StopSignals::listen();
+        let mut signals = StopSignals::listen();
         tokio::select! {
             ended = report(arguments) => ended,
             () = signals.next() => Err("stopped".into()),
@@ -486,7 +486,7 @@ impl Host {
         }
         let record: Value = serde_json::from_slice(&std::fs::read(self.directory.path().join("handler.json"))?)?;
         self.handler = record["process"].as_u64().and_then(|process| u32::try_from(process).ok()).ok_or("no handler is on record")?;
-        self.handler_started = waybill::process::started(self.handler);
+        self.handler_started = serving::process::started(self.handler);
         Ok(())
     }
 
@@ -516,7 +516,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // The handler dies with its host where the system can do that; elsewhere it is ended here, if it is still the same process.
         let handler = self.handler.to_string();
-        if matches!(self.handler_started, Started::At(_)) && waybill::process::started(self.handler) == self.handler_started {
+        if matches!(self.handler_started, Started::At(_)) && serving::process::started(self.handler) == self.handler_started {
             drop(Command::new("kill").args(["-KILL", &handler]).stderr(Stdio::null()).status());
         }
     }

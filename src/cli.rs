@@ -1,11 +1,13 @@
 //! What a person types.
 
 pub mod serve;
+#[cfg(feature = "local")]
+pub mod local;
+#[cfg(feature = "local")]
 pub mod demo;
 pub mod operate;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,8 +19,6 @@ use crate::cli::operate::Request;
 use crate::config;
 use crate::domain::lifecycle::Status;
 use crate::domain::tracking::TrackingId;
-use crate::local::queue::Rules;
-use crate::local::{self, Options};
 
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.
 #[derive(Debug, Parser)]
@@ -33,13 +33,12 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Kill handler and host at every step, under load, and count what is lost.
-    #[cfg(feature = "failpoints")]
-    CrashMatrix(crate::crash_matrix::Options),
     /// Send one order through everything, on this machine, and show what happens to it.
+    #[cfg(feature = "local")]
     Demo,
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
-    Local(Local),
+    #[cfg(feature = "local")]
+    Local(functions_host::arguments::Arguments),
     /// Look at orders, put failed ones back on their way, cancel others.
     Orders(Orders),
     /// Look at messages that nobody could act on, and send them again.
@@ -56,44 +55,15 @@ enum Command {
     Serve,
 }
 
-#[derive(Debug, Args)]
-struct Local {
-    /// The app's folder, where host.json is.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    app: PathBuf,
-    /// Port to listen on; 0 for any free one [default: Host.LocalHttpPort of local.settings.json, else 7071]
-    #[arg(long)]
-    port: Option<u16>,
-    /// Address to listen on.
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
-    host: IpAddr,
-    /// Where records and messages are kept [default: .waybill in the app's folder]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// The handler to start, instead of the one host.json names.
-    #[arg(long, value_name = "PATH")]
-    handler: Option<PathBuf>,
-    /// Send invocations with a Content-Length, as `func start` does, instead of chunked, as Azure does.
-    #[arg(long)]
-    content_length: bool,
-    /// How long a receiver holds a message before it is delivered again.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    lock_duration: Duration,
-    /// Deliveries before a message is dead-lettered.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    max_delivery_count: u32,
-    /// How long running invocations may take after Ctrl-C.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
-    drain_timeout: Duration,
-}
-
 /// Where the orders are.
 #[derive(Debug, Args)]
 struct Where {
     /// The app's folder, whose local.settings.json counts below the environment.
+    #[cfg(feature = "local")]
     #[arg(long, value_name = "DIR", default_value = ".")]
     app: PathBuf,
     /// The records and messages of `waybill local` in this directory, whatever else is configured.
+    #[cfg(feature = "local")]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// One JSON object a line.
@@ -188,10 +158,10 @@ enum QuarantineCommand {
 pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
     let ended = match arguments.command {
-        #[cfg(feature = "failpoints")]
-        Command::CrashMatrix(options) => crate::crash_matrix::run(&options),
+        #[cfg(feature = "local")]
         Command::Demo => demo::run(&environment).map(|()| true),
-        Command::Local(local) => local::command(local.into(), &environment).map(|()| true),
+        #[cfg(feature = "local")]
+        Command::Local(arguments) => local::run(arguments, &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),
         Command::Quarantine(quarantine) => quarantine.run(&environment),
@@ -246,7 +216,10 @@ impl Quarantine {
 
 impl From<Where> for operate::Options {
     fn from(place: Where) -> Self {
-        Self { app: place.app, data: place.data, json: place.json }
+        #[cfg(feature = "local")]
+        return Self { app: place.app, data: place.data, json: place.json };
+        #[cfg(not(feature = "local"))]
+        Self { app: PathBuf::from("."), data: None, json: place.json }
     }
 }
 
@@ -257,21 +230,6 @@ fn status(text: &str) -> Result<Status, String> {
 
 fn tracking_id(text: &str) -> Result<TrackingId, String> {
     TrackingId::parse(text).ok_or_else(|| "this is not a tracking id; it looks like a3948077-c06a-8f9c-9be8-6dd4acb7c847".into())
-}
-
-impl From<Local> for Options {
-    fn from(local: Local) -> Self {
-        Self {
-            app: local.app,
-            port: local.port,
-            host: local.host,
-            data: local.data,
-            handler: local.handler,
-            content_length: local.content_length,
-            rules: Rules { lock_duration: local.lock_duration, max_delivery_count: local.max_delivery_count },
-            drain_timeout: local.drain_timeout,
-        }
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

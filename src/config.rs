@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use group_commit::database::BUSY_TIMEOUT;
 use rust_decimal::Decimal;
 use tracing_subscriber::filter::Targets;
 
@@ -24,7 +25,6 @@ use crate::domain::lifecycle::Budgets;
 use crate::domain::tracking::TrackingKey;
 use crate::fulfillment::pricing::STAGES;
 use crate::outbound::service_bus::DEADLINE;
-use crate::sqlite::BUSY_TIMEOUT;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.
 const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
@@ -134,7 +134,7 @@ impl LogConfig {
         };
         // The libraries beside us speak of their own affairs at info; `RUST_LOG=info` asks for those too.
         let levels = environment.get("RUST_LOG").filter(|levels| !levels.is_empty());
-        Self { json, levels: levels.cloned().unwrap_or_else(|| "warn,waybill=info".into()) }
+        Self { json, levels: levels.cloned().unwrap_or_else(|| "warn,waybill=info,functions_host=info".into()) }
     }
 }
 

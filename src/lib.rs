@@ -13,18 +13,7 @@ pub mod door;
 pub mod functions;
 pub mod cli;
 
-// The stand-in for the Functions host.
-pub mod local;
-
-// This process, and what it has in common with every server of ours.
-pub mod failpoints;
-pub mod logging;
+// This process, as leases name it.
 pub mod process;
-pub mod server;
-pub mod sqlite;
-
-// Where everything may be killed, and the proof that this loses nothing; not in the product.
-#[cfg(feature = "failpoints")]
-pub mod crash_matrix;
 
 pub mod openapi;

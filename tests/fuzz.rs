@@ -13,6 +13,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bolero::{TypeGenerator, check};
+use functions_host::trigger::timer::schedule::{Schedule, time_span};
+use functions_host::wire::invocation::{self, Client, DataType, Identity, Message, Request, Sys};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp as Moment;
 use serde_json::value::RawValue;
@@ -28,8 +30,6 @@ use waybill::domain::tracking::{TrackingId, TrackingKey};
 use waybill::door::token::Token;
 use waybill::envelope::HttpRequest;
 use waybill::functions::reply::Refusal;
-use waybill::local::invocation::{self, Client, DataType, Identity, Message, Request, Sys};
-use waybill::local::schedule::{Schedule, time_span};
 use waybill::{config, envelope};
 
 /// Each target, unless `BOLERO_RANDOM_TEST_TIME_MS` says otherwise.

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use functions_host::arguments::Arguments;
+use functions_host::host::{self, Up};
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use serving::stop::StopSignals;
 use tokio::sync::oneshot;
 
+use crate::cli::local;
 use crate::config::LogConfig;
-use crate::local::queue::Rules;
-use crate::local::{self, Options, Up};
-use crate::logging;
-use crate::server::StopSignals;
 
 /// The app, as it is deployed: the demo runs from any directory.
 const APP: [(&str, &str); 7] = [
@@ -50,7 +50,7 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     if !environment.contains_key("RUST_LOG") {
         log.levels = "error".into();
     }
-    logging::start(&log);
+    serving::log::start(&log.levels, log.json);
     let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
@@ -60,6 +60,7 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
 }
 
 async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &LogConfig) -> Result<(), Vec<String>> {
+    local::refuse_in_azure(environment)?;
     let app = directory.join("app");
     let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
     settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
@@ -69,14 +70,15 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
         let text = if path == "local.settings.json" { &settings } else { text };
         write(&app.join(path), text).map_err(|error| vec![format!("cannot write {path}: {error}")])?;
     }
-    let options = Options {
+    let arguments = Arguments {
         app,
         port: Some(0),
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         data: Some(directory.join("data")),
         handler: Some(std::env::current_exe().map_err(|error| vec![error.to_string()])?),
         content_length: false,
-        rules: Rules { lock_duration: Duration::from_mins(1), max_delivery_count: 10 },
+        lock_duration: Duration::from_mins(1),
+        max_delivery_count: 10,
         drain_timeout: Duration::from_secs(5),
     };
     let (up_sender, up) = oneshot::channel();
@@ -99,7 +101,7 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
         done_sender.send(()).unwrap_or_default();
         shown
     };
-    let (ended, shown) = tokio::join!(local::run(options, environment, up_sender, stop), show);
+    let (ended, shown) = tokio::join!(host::run(local::options(arguments), environment, up_sender, stop), show);
     ended?;
     shown.map_err(|problem| vec![problem])
 }

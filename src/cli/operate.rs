@@ -3,22 +3,24 @@
 //! Works beside a running handler or `waybill local`: records change by the same compare-and-set, messages go through the same
 //! queue. Data goes to stdout, talk to stderr.
 
+mod local_queue;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::cli::operate::local_queue::{Held, LocalQueue};
 use crate::config::{Config, Records};
 use crate::domain::lifecycle::{self, Budgets, Cancel, Event, Record, Status};
 use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
-use crate::local::queue::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
 use crate::outbound::service_bus::{Counts, Queue};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
@@ -81,7 +83,8 @@ pub struct Options {
 /// Asks. `Ok(false)`: it was asked and answered, and something is wrong.
 pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
     let mut environment = environment.clone();
-    for (name, value) in crate::local::app::settings_of(&options.app) {
+    #[cfg(feature = "local")]
+    for (name, value) in functions_host::app::settings_of(&options.app) {
         environment.entry(name).or_insert(value);
     }
     // A handler's own; nothing listens here.
@@ -105,7 +108,7 @@ pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, S
 struct Operator {
     store: StatusStore,
     /// The queue of this machine, where there is one.
-    local: Option<(Broker, String)>,
+    local: Option<LocalQueue>,
     remote: Option<Queue>,
     budgets: Budgets,
     json: bool,
@@ -118,6 +121,9 @@ impl Operator {
             Records::Cosmos(..) => environment.get("WAYBILL_DATA").map_or_else(|| ".waybill".into(), PathBuf::from),
         };
         let store = match &config.records {
+            Records::Embedded(..) if !cfg!(feature = "local") => {
+                return Err("records in a directory of this machine take a build with the feature `local`; set CosmosConnection".into());
+            }
             Records::Embedded(data, key) => {
                 if !data.join("records.db").exists() {
                     return Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()));
@@ -135,7 +141,7 @@ impl Operator {
         let remote = config.service_bus.as_ref().map(Queue::new).transpose()?;
         // Records elsewhere have their messages elsewhere, whatever lies about here; unless there is no way to send there.
         let is_here = matches!(config.records, Records::Embedded(..)) || remote.is_none();
-        let local = if is_here { local_queue(&data)?.map(|broker| (broker, name)) } else { None };
+        let local = if is_here { LocalQueue::open(&data, name)? } else { None };
         Ok(Self { store, local, remote, budgets: config.budgets, json })
     }
 
@@ -327,10 +333,8 @@ impl Operator {
 
     /// `Ok(false)`: there is no queue that this place can send to.
     async fn send(&self, text: String) -> Result<bool, String> {
-        if let Some((broker, queue)) = &self.local {
-            let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
-            let message = Outgoing { body: text.into_bytes(), properties, ..Outgoing::default() };
-            return broker.send(queue, vec![message]).await.map(|()| true).map_err(|error| error.to_string());
+        if let Some(queue) = &self.local {
+            return queue.send(text).await.map(|()| true);
         }
         match &self.remote {
             Some(queue) => queue.send(&text).await.map(|()| true).map_err(|error| error.to_string()),
@@ -359,7 +363,7 @@ impl Operator {
         let (records, all) = self.records(limit).await?;
         let kept = self.store.quarantined(QUARANTINED).await.map_err(describe)?;
         let messages = match &self.local {
-            Some((broker, queue)) => Some(Messages::of(broker, queue).await?),
+            Some(queue) => Some(Messages::of(queue.peek().await?)),
             None => None,
         };
         let mut disagreements: Vec<String> =
@@ -419,20 +423,15 @@ struct Messages {
 }
 
 impl Messages {
-    async fn of(broker: &Broker, queue: &str) -> Result<Self, String> {
-        let mut messages = Self { alive: HashMap::new(), unreadable: 0, dead: 0 };
-        for (name, body) in broker.peek().await.map_err(|error| error.to_string())? {
-            let read = std::str::from_utf8(&body).ok().and_then(|text| message::read(text).ok());
-            if name.eq_ignore_ascii_case(&format!("{queue}{DEAD_LETTER_SUFFIX}")) {
-                messages.dead += 1;
-            } else if name.eq_ignore_ascii_case(queue) {
-                match read {
-                    Some(message) => *messages.alive.entry(message.tracking_id).or_default() += 1,
-                    None => messages.unreadable += 1,
-                }
+    fn of(held: Held) -> Self {
+        let mut messages = Self { alive: HashMap::new(), unreadable: 0, dead: held.dead };
+        for body in held.messages {
+            match std::str::from_utf8(&body).ok().and_then(|text| message::read(text).ok()) {
+                Some(message) => *messages.alive.entry(message.tracking_id).or_default() += 1,
+                None => messages.unreadable += 1,
             }
         }
-        Ok(messages)
+        messages
     }
 
     fn ids(&self) -> impl Iterator<Item = TrackingId> {
@@ -487,16 +486,6 @@ fn miscounted(records: &[Record], counts: Counts, now: Timestamp) -> Vec<String>
         lines.push(format!("{} dead letters wait for OrderDeadLetter", counts.dead));
     }
     lines
-}
-
-/// The queue of `waybill local`, if there is one here.
-fn local_queue(data: &Path) -> Result<Option<Broker>, String> {
-    if !data.join("queue.db").exists() {
-        return Ok(None);
-    }
-    // The host decides about locks and deliveries; nothing is received here.
-    let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 };
-    Broker::open(data, rules).map(Some).map_err(|error| error.to_string())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err calls")]

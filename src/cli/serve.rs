@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::body::Incoming;
+use serving::server::{self, Drained, Limits};
+use serving::stop::StopSignals;
 use tokio::net::TcpListener;
 use tower_service::Service;
 use tracing::{info, warn};
@@ -15,11 +17,9 @@ use tracing::{info, warn};
 use crate::config::{Config, LogConfig, Records};
 use crate::functions::app::App;
 use crate::functions::routes::routes;
-use crate::server::{Drained, Limits, StopSignals};
 use crate::store::StatusStore;
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
-use crate::{logging, process, server};
 
 /// Longer than the host keeps idle connections (.NET: one minute, two in older versions): a connection that we end while the
 /// host sends on it costs that client an empty 500.
@@ -28,7 +28,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 /// Runs the handler until it is asked to stop. `Err`: why it could not start or go on, one line each.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let config = Config::read(environment)?;
-    process::open_many_files();
+    serving::process::open_many_files();
     // Two threads: one to answer while the other parses; the disk has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
@@ -45,7 +45,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         }
         _ => format!("cannot listen on {address}: {error}"),
     })?;
-    logging::start(log);
+    serving::log::start(&log.levels, log.json);
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
@@ -79,7 +79,8 @@ where
     let drain_timeout = limits.drain_timeout;
     let mut asked = Instant::now();
     let stop = async {
-        signals.first("stopping: running invocations may end").await;
+        signals.first().await;
+        info!("stopping: running invocations may end");
         asked = Instant::now();
         // Whoever only waits for a change is answered now.
         drop(app.stopping.set(()));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use serving::running::Running;
 use tokio::sync::SetOnce;
 
 use crate::config::Config;
@@ -25,7 +26,6 @@ use crate::functions::waits::Waits;
 use crate::functions::watchers::Watchers;
 use crate::outbound::service_bus::Queue;
 use crate::process;
-use crate::server::Running;
 use crate::store::StatusStore;
 
 /// How long a customer's request waits for a store that is just being opened.

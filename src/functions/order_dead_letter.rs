@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serving::failpoint;
 use tracing::{error, info};
 
 use crate::domain::lifecycle::{self, DeadLetter};
 use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
 use crate::envelope::{self, Answer, QueueMessage};
-use crate::failpoints::failpoint;
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use serving::failpoint;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -21,7 +22,6 @@ use crate::door::caller::{self, Right};
 use crate::door::rate::Quota;
 use crate::door::rate_key;
 use crate::envelope::{Answer, HttpRequest};
-use crate::failpoints::failpoint;
 use crate::functions::app::App;
 use crate::functions::contract::AcceptedOrder;
 use crate::functions::durations;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serving::failpoint;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
@@ -12,7 +13,6 @@ use crate::domain::lifecycle::{self, Claim, Claimant, Failure, Fenced, Record, R
 use crate::domain::message::{self, Message};
 use crate::domain::timestamp::Timestamp;
 use crate::envelope::{self, Answer};
-use crate::failpoints::failpoint;
 use crate::fulfillment::{Outcome, Permit};
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
+use serving::failpoint;
 use tracing::{info, warn};
 
 use crate::domain::lifecycle::{self, Status, Sweep};
 use crate::domain::message;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::Answer;
-use crate::failpoints::failpoint;
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};

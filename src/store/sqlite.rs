@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
+use group_commit::database::{Database, Error, together};
+use group_commit::directory;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde_json::{Value, json};
 use tracing::warn;
@@ -14,7 +16,6 @@ use crate::domain::lifecycle::{Record, SCHEMA_VERSION, Status};
 use crate::domain::quarantine::Quarantined;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
-use crate::sqlite::{Database, Error, together};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 
 /// What stands in `owned` about each order.
@@ -78,7 +79,7 @@ impl SqliteStore {
     pub fn open(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
         let path = directory.join("records.db");
         let failed = |reason: String| Error::Open(path.clone(), reason);
-        create_directory(directory).map_err(|error| failed(error.to_string()))?;
+        directory::create(directory).map_err(|error| failed(error.to_string()))?;
         let database = Database::open(&path, SCHEMA)?;
         let tracking_key = match tracking_key {
             Some(key) => key,
@@ -388,13 +389,4 @@ fn kept_secret(path: &Path) -> Result<TrackingKey, String> {
         .and_then(|_| connection.query_row("SELECT value FROM secrets WHERE name = 'tracking_id_key'", [], |row| row.get(0)))
         .map_err(|error| error.to_string())
         .and_then(|secret| TrackingKey::new(secret).ok_or_else(|| "the secret kept beside the records is damaged".into()))
-}
-
-/// Makes the data directory, private to the user where it is new.
-pub fn create_directory(directory: &Path) -> std::io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory)
 }

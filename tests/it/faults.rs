@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use functions_host::service_bus::broker::{Broker, Outgoing, Rules};
 use serde_json::{Value, json};
-use waybill::local::queue::{Broker, Outgoing, Rules};
 
 use crate::emulator::Emulator;
 use crate::store::run;

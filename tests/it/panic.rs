@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use serving::server::{self, Drained, Limits};
 use tokio::sync::Notify;
-use waybill::server::{self, Drained, Limits};
 
 use crate::support::request;
 

@@ -1,0 +1,428 @@
+//! A Functions app as it lies on disk: `host.json`, `local.settings.json` and one folder for each function.
+//!
+//! Everything is read once, at the start, and everything wrong is said at once.
+//! The real host keeps going instead: without a good `host.json` it answers 503 to every request and tries again.
+
+pub(crate) mod function;
+pub(crate) mod host_json;
+mod json;
+pub(crate) mod settings;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use function::{Folder, Function, Output, Trigger};
+use host_json::HostJson;
+use settings::{Configuration, LocalHost, LocalSettings};
+
+/// An app that can be started.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    /// The folder that holds `host.json`, as an absolute path.
+    pub(crate) root: PathBuf,
+    /// Things to tell the person before the start, one line each; none of them prevents it.
+    pub(crate) notices: Vec<String>,
+    /// The app settings to add to the inherited environment of the handler: `Values` of `local.settings.json` without
+    /// those the environment has already.
+    pub(crate) settings: BTreeMap<String, String>,
+    /// `Host` of `local.settings.json`.
+    pub(crate) local_host: LocalHost,
+    /// `host.json`.
+    pub(crate) host: HostJson,
+    /// The functions that run, in the order of their folder names.
+    pub(crate) functions: Vec<Function>,
+    /// The functions that do not run because of a mistake: name and reason, in the order of their folder names.
+    pub(crate) in_error: Vec<(String, String)>,
+    /// The names of the functions that are switched off, in order.
+    pub(crate) disabled: Vec<String>,
+}
+
+/// The values of an app's `local.settings.json`, or of its example; empty where there is neither, or a mistake in it.
+pub fn settings_of(root: &Path) -> BTreeMap<String, String> {
+    LocalSettings::load(root, &BTreeMap::new(), &mut Notes::default()).values
+}
+
+impl App {
+    /// Reads the app below `root`; `environment` is the environment of this process.
+    ///
+    /// The error lists every reason why the host cannot start, one line each.
+    /// A mistake in one function is not among them: it is kept in [`App::in_error`] and the other functions run,
+    /// as with the real host.
+    pub(crate) fn load(root: &Path, environment: &BTreeMap<String, String>) -> Result<App, Vec<String>> {
+        let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        let mut notes = Notes::default();
+        let LocalSettings { values, local_host } = LocalSettings::load(&root, environment, &mut notes);
+        let configuration = Configuration::new(&values, environment);
+        let host = HostJson::load(&root, &configuration, &mut notes);
+        let Functions { running: functions, in_error, disabled } = Functions::load(&root, &configuration);
+
+        // Without a host.json the folder is most likely not an app, and one line about that is enough.
+        if root.join("host.json").exists() && functions.is_empty() && in_error.is_empty() && disabled.is_empty() {
+            let root = root.display();
+            notes.problems.push(format!("no function in {root}: add a folder with a function.json"));
+        }
+        match configuration.value("FUNCTIONS_WORKER_RUNTIME") {
+            Some(runtime) if runtime.eq_ignore_ascii_case("custom") => {}
+            _ => notes
+                .notices
+                .push("FUNCTIONS_WORKER_RUNTIME is not \"custom\": not needed locally, but `func` and Azure need it".to_owned()),
+        }
+        let connections: BTreeSet<&str> = functions.iter().flat_map(Function::connections).collect();
+        notes.notices.extend(settings::missing_connections(&configuration, connections));
+
+        match host {
+            Some(host) if notes.problems.is_empty() => {
+                Ok(App { root, notices: notes.notices, settings: values, local_host, host, functions, in_error, disabled })
+            }
+            _ => Err(notes.problems),
+        }
+    }
+
+    /// Whether a function's HTTP requests go to the handler as they are instead of inside an invocation.
+    ///
+    /// It takes the app's `enableForwardingHttpRequest` and a function with one input, HTTP, and one output, HTTP
+    /// (`FunctionMetadataExtensions.cs` of the host): one more output puts the function back into an invocation.
+    /// With the older `httpWorker` section such functions are always forwarded.
+    pub(crate) fn forwards(&self, function: &Function) -> bool {
+        let handler = &self.host.custom_handler;
+        (handler.enable_forwarding_http_request || handler.is_http_worker)
+            && matches!(function.trigger, Trigger::Http { .. })
+            && matches!(function.outputs[..], [Output::Http { .. }])
+    }
+
+    /// One line for each function in error, in the host's words.
+    pub(crate) fn in_error_lines(&self) -> impl Iterator<Item = String> {
+        self.in_error.iter().map(|(name, reason)| format!("The '{name}' function is in error: {reason}"))
+    }
+
+    /// What `func start` prints about the functions; `base` is the address without the route prefix, such as
+    /// `http://localhost:7071`.
+    ///
+    /// HTTP functions come first, then the others, then those switched off (`DisplayFunctionsInfoUtilities.cs`).
+    pub(crate) fn listing(&self, base: &str) -> String {
+        let mut http = String::new();
+        let mut others = String::new();
+        for Function { name, trigger, .. } in &self.functions {
+            // Writing to a `String` cannot fail.
+            let _ = match trigger {
+                Trigger::Http { route, methods, .. } => {
+                    let url = [base.trim_end_matches('/'), &self.host.http.route_prefix, route];
+                    let url = url.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+                    let methods = methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(",");
+                    let methods = if methods.is_empty() { methods } else { format!("[{methods}] ") };
+                    writeln!(http, "\n\t{name}: {methods}{url}")
+                }
+                Trigger::Queue { .. } => writeln!(others, "\n\t{name}: serviceBusTrigger"),
+                Trigger::Timer { .. } => writeln!(others, "\n\t{name}: timerTrigger"),
+            };
+        }
+        let mut listing = format!("Functions:\n{http}{others}");
+        for (index, name) in self.disabled.iter().enumerate() {
+            let gap = if index == 0 { "\n" } else { "" };
+            let _ = writeln!(listing, "{gap}Function {name} is disabled.");
+        }
+        listing
+    }
+}
+
+/// What the readers of the files have to say.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Told to the person; the start goes on.
+    notices: Vec<String>,
+    /// Each one prevents the start.
+    problems: Vec<String>,
+}
+
+impl Notes {
+    /// The value of an option, its mistake noted and then treated as absent, so that the next one is found too.
+    fn keep<T>(&mut self, value: Result<Option<T>, String>) -> Option<T> {
+        value.unwrap_or_else(|problem| {
+            self.problems.push(problem);
+            None
+        })
+    }
+}
+
+#[derive(Default)]
+struct Functions {
+    running: Vec<Function>,
+    in_error: Vec<(String, String)>,
+    disabled: Vec<String>,
+}
+
+impl Functions {
+    fn load(root: &Path, configuration: &Configuration) -> Functions {
+        let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+        let names: BTreeSet<String> = entries
+            .filter(|entry| entry.path().join("function.json").exists())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+
+        let mut read = Functions::default();
+        for name in names {
+            let text = std::fs::read_to_string(root.join(&name).join("function.json"));
+            let text = text.map_err(|error| format!("function.json: {error}"));
+            match text.and_then(|text| Folder::read(&name, &text, configuration)) {
+                Err(reason) => read.in_error.push((name, reason)),
+                Ok(folder) if folder.disabled => read.disabled.push(name),
+                Ok(Folder { function, .. }) => match read.running.iter().find(|other| function.conflicts(other)) {
+                    Some(other) => read
+                        .in_error
+                        .push((name, format!("The route specified conflicts with the route defined by function '{}'.", other.name))),
+                    None => read.running.push(function),
+                },
+            }
+        }
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const HOST: &str = r#"{"version": "2.0", "customHandler": {"description": {"defaultExecutablePath": "handler"}}}"#;
+    const SETTINGS: &str = r#"{"IsEncrypted": false, "Values": {
+        "FUNCTIONS_WORKER_RUNTIME": "custom", "ServiceBusConnection": "x", "Color": "blue"}}"#;
+    const INGRESS: &str = r#"{"bindings": [
+        {"type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "function",
+         "methods": ["post"], "route": "orders"},
+        {"type": "http", "direction": "out", "name": "res"},
+        {"type": "serviceBus", "direction": "out", "name": "orderMessage",
+         "queueName": "orders", "connection": "ServiceBusConnection"}]}"#;
+    const PROCESSOR: &str = r#"{"bindings": [
+        {"type": "serviceBusTrigger", "direction": "in", "name": "orderMessage",
+         "queueName": "orders", "connection": "ServiceBusConnection"}]}"#;
+    const PING: &str = r#"{"bindings": [
+        {"type": "httpTrigger", "name": "req", "methods": ["get", "post"]},
+        {"type": "http", "direction": "out", "name": "res"}]}"#;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(files: &[(&str, &str)]) -> Folder {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let root = std::env::temp_dir().join(format!("functions-host-app-{}-{number}", std::process::id()));
+            std::fs::create_dir_all(&root).unwrap();
+            for (path, text) in files {
+                let path = root.join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            Folder(root)
+        }
+
+        fn load(&self) -> Result<App, Vec<String>> {
+            App::load(&self.0, &BTreeMap::new())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn orders() -> Vec<(&'static str, &'static str)> {
+        vec![
+            ("host.json", HOST),
+            ("local.settings.json", SETTINGS),
+            ("OrderIngress/function.json", INGRESS),
+            ("OrderProcessor/function.json", PROCESSOR),
+        ]
+    }
+
+    #[test]
+    fn the_listing_is_what_func_start_prints() {
+        let app = Folder::new(&orders()).load().unwrap();
+
+        assert_eq!(app.notices, Vec::<String>::new());
+        assert_eq!(
+            app.listing("http://localhost:7071"),
+            "Functions:\n\n\tOrderIngress: [POST] http://localhost:7071/api/orders\n\n\tOrderProcessor: serviceBusTrigger\n"
+        );
+    }
+
+    #[test]
+    fn the_listing_shows_http_first_and_disabled_last() {
+        let mut files = orders();
+        files.push(("Zoo/function.json", PING));
+        files.push(("Old/function.json", r#"{"disabled": true, "bindings": [{"type": "httpTrigger", "name": "r"}]}"#));
+        let host = HOST.replace("\"version\"", "\"extensions\": {\"http\": {\"routePrefix\": \"\"}}, \"version\"");
+        files[0].1 = &host;
+
+        let app = Folder::new(&files).load().unwrap();
+
+        assert_eq!(app.disabled, ["Old"]);
+        assert_eq!(
+            app.listing("http://localhost:7071/"),
+            "Functions:\n\n\tOrderIngress: [POST] http://localhost:7071/orders\n\n\tZoo: [GET,POST] http://localhost:7071/Zoo\n\n\tOrderProcessor: serviceBusTrigger\n\nFunction Old is disabled.\n"
+        );
+    }
+
+    #[test]
+    fn a_folder_without_host_json_is_one_problem() {
+        let folder = Folder::new(&[]);
+
+        let expected = format!("no host.json in {}: run this in the app's folder or pass --app", folder.0.display());
+        assert_eq!(folder.load().unwrap_err(), [expected]);
+    }
+
+    #[test]
+    fn every_reason_not_to_start_is_listed() {
+        let folder = Folder::new(&[
+            ("host.json", "{\n  // the version is missing\n  \"functionTimeout\": \"5m\"\n}"),
+            ("local.settings.json", r#"{"IsEncrypted": true, "Host": {"LocalHttpPort": 70000}}"#),
+        ]);
+
+        assert_eq!(
+            folder.load().unwrap_err(),
+            [
+                "local.settings.json: IsEncrypted is true: run `func settings decrypt`, or write the values in the clear".to_owned(),
+                "local.settings.json: Host.LocalHttpPort: 70000 is not a port from 0 to 65535".to_owned(),
+                "host.json: version is missing: add \"version\": \"2.0\"".to_owned(),
+                "host.json: functionTimeout: \"5m\" is not a time span such as 00:05:00".to_owned(),
+                "host.json: no customHandler.description.defaultExecutablePath: set it to the program that handles invocations".to_owned(),
+                format!("no function in {}: add a folder with a function.json", folder.0.display()),
+            ]
+        );
+    }
+
+    #[test]
+    fn invalid_json_is_told_with_its_line_and_column() {
+        let mut files = orders();
+        files[0].1 = "{\n  \"version\": 2.0.0\n}";
+        files[1].1 = "[";
+
+        assert_eq!(
+            Folder::new(&files).load().unwrap_err(),
+            [
+                "local.settings.json: invalid JSON at line 1, column 1: EOF while parsing a list",
+                "host.json: invalid JSON at line 2, column 17: expected `,` or `}`",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_environment_wins_and_is_not_set_twice() {
+        let folder = Folder::new(&orders());
+        let environment = BTreeMap::from([("Color".to_owned(), "red".to_owned())]);
+
+        let app = App::load(&folder.0, &environment).unwrap();
+
+        let names: Vec<_> = app.settings.keys().map(String::as_str).collect();
+        assert_eq!(names, ["FUNCTIONS_WORKER_RUNTIME", "ServiceBusConnection"]);
+        assert_eq!(app.notices, ["Skipping 'Color' from local settings as it's already defined in current environment variables."]);
+    }
+
+    #[test]
+    fn the_example_settings_stand_in_for_missing_ones() {
+        let mut files = orders();
+        files[1].0 = "local.settings.json.example";
+
+        let app = Folder::new(&files).load().unwrap();
+
+        assert_eq!(app.settings["Color"], "blue");
+        assert_eq!(app.notices, ["local.settings.json not found: using local.settings.json.example"]);
+    }
+
+    #[test]
+    fn an_app_without_settings_starts_and_is_told_what_azure_needs() {
+        let mut files = orders();
+        files.remove(1);
+
+        let app = Folder::new(&files).load().unwrap();
+
+        assert_eq!(
+            app.notices,
+            [
+                "local.settings.json not found: the app has no settings but the environment",
+                "FUNCTIONS_WORKER_RUNTIME is not \"custom\": not needed locally, but `func` and Azure need it",
+                "no setting named 'ServiceBusConnection' (a connection): not needed locally, but the app needs it in Azure",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_local_host_section_is_read() {
+        let mut files = orders();
+        files[1].1 = r#"{"IsEncrypted": false, "Values": {}, "Host": {
+            "LocalHttpPort": 7075, "CORS": "http://a, http://b", "CORSCredentials": true}}"#;
+
+        let local_host = Folder::new(&files).load().unwrap().local_host;
+
+        assert_eq!(local_host.http_port, Some(7075));
+        assert_eq!(local_host.cors, ["http://a", "http://b"]);
+        assert!(local_host.cors_credentials);
+    }
+
+    #[test]
+    fn a_function_in_error_leaves_the_others_running() {
+        let mut files = orders();
+        files.push(("Aaa/function.json", "{\"bindings\": [}"));
+        files.push(("Second/function.json", INGRESS));
+        files.push(("not a name/function.json", PING));
+        files.push(("docs/readme.md", "not a function"));
+
+        let app = Folder::new(&files).load().unwrap();
+
+        let names: Vec<_> = app.functions.iter().map(|function| function.name.as_str()).collect();
+        assert_eq!(names, ["OrderIngress", "OrderProcessor"]);
+        assert_eq!(
+            app.in_error_lines().collect::<Vec<_>>(),
+            [
+                "The 'Aaa' function is in error: function.json: invalid JSON at line 1, column 15: expected value",
+                "The 'Second' function is in error: The route specified conflicts with the route defined by function 'OrderIngress'.",
+                "The 'not a name' function is in error: 'not a name' is not a valid function name: use letters, digits, - and _, starting with a letter",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_http_in_and_http_out_alone_is_forwarded() {
+        let mut files = orders();
+        files.push(("Ping/function.json", PING));
+        let forwarding = HOST.replace("\"description\"", "\"enableForwardingHttpRequest\": true, \"description\"");
+        let http_worker = HOST.replace("customHandler", "httpWorker");
+        for (host, expected) in [(HOST, [false, false, false]), (&forwarding, [false, false, true]), (&http_worker, [false, false, true])] {
+            files[0].1 = host;
+
+            let app = Folder::new(&files).load().unwrap();
+
+            let forwards: Vec<_> = app.functions.iter().map(|function| app.forwards(function)).collect();
+            assert_eq!(forwards, expected);
+        }
+    }
+
+    #[test]
+    fn a_program_below_the_app_is_run_from_there() {
+        let mut files = orders();
+        files.push(("handler", ""));
+        let folder = Folder::new(&files);
+
+        let executable = folder.load().unwrap().host.custom_handler.executable;
+
+        assert_eq!(executable, host_json::Executable::File(folder.0.join("handler")));
+    }
+
+    #[test]
+    fn a_program_that_is_not_built_yet_is_told() {
+        let mut files = orders();
+        let host = HOST.replace("\"handler\"", "\"target/debug/handler\"");
+        files[0].1 = &host;
+        let folder = Folder::new(&files);
+
+        let app = folder.load().unwrap();
+
+        let root = folder.0.display();
+        let expected = format!("host.json: target/debug/handler does not exist below {root}: build it first");
+        assert_eq!(app.notices, [expected]);
+    }
+}

@@ -1,0 +1,590 @@
+//! One function: its folder's `function.json` as a trigger and outputs.
+
+use http::Method;
+use serde_json::Value;
+
+use super::{
+    json::{self, Node},
+    settings::Configuration,
+};
+use crate::trigger::timer::schedule::Schedule;
+
+/// A function that can run.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    /// The name of its folder, which is the path the host posts invocations to.
+    pub(crate) name: String,
+    /// What starts it.
+    pub(crate) trigger: Trigger,
+    /// The output bindings, in file order.
+    pub(crate) outputs: Vec<Output>,
+}
+
+/// The input binding that starts a function.
+#[derive(Clone, Debug)]
+pub(crate) enum Trigger {
+    /// `httpTrigger`.
+    Http {
+        /// The name of the binding, the key of `Data` in the invocation.
+        name: String,
+        /// The route template below the route prefix, without slashes at its ends. Default the function's name.
+        route: String,
+        /// The methods it answers; empty, the default, is every method.
+        methods: Vec<Method>,
+        /// Who may call it in Azure. `func start` and this host let everyone in.
+        #[cfg_attr(not(test), expect(dead_code, reason = "read so that a mistake is told; every client is let in"))]
+        auth_level: AuthLevel,
+    },
+    /// `serviceBusTrigger` on a queue.
+    Queue {
+        /// The name of the binding, the key of `Data` in the invocation.
+        name: String,
+        /// `queueName`.
+        queue: String,
+        /// The setting that holds the connection. Default `AzureWebJobsServiceBus`.
+        connection: String,
+        /// `cardinality` is `many`: an invocation is given a batch. Default one message.
+        cardinality_many: bool,
+        /// How a message is handed over. Default as text.
+        data_type: Option<DataType>,
+        /// `autoCompleteMessages` of this trigger; `None`, the default, leaves it to `host.json`.
+        auto_complete_messages: Option<bool>,
+    },
+    /// `timerTrigger`.
+    Timer {
+        /// The name of the binding, the key of `Data` in the invocation.
+        name: String,
+        /// When it fires.
+        schedule: Schedule,
+        /// Whether it also fires when the host starts. Default false.
+        run_on_startup: bool,
+        /// Whether `ScheduleStatus` is kept and handed over. Default true, but always false for a schedule that fires
+        /// more than once a minute (see [`Schedule::is_sub_minute`]).
+        use_monitor: bool,
+    },
+}
+
+/// An output binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// `http`: the response.
+    Http {
+        /// The name of the binding, a key of `Outputs` in the reply, or `$return`.
+        name: String,
+    },
+    /// `serviceBus` to a queue.
+    ServiceBus {
+        /// The name of the binding, a key of `Outputs` in the reply, or `$return`.
+        name: String,
+        /// `queueName`.
+        queue: String,
+        /// The setting that holds the connection. Default `AzureWebJobsServiceBus`.
+        connection: String,
+        /// How the reply's value becomes a message. Default as text.
+        data_type: Option<DataType>,
+    },
+}
+
+/// `authLevel` of an HTTP trigger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AuthLevel {
+    /// No key is needed.
+    Anonymous,
+    /// A key of the function or of the app.
+    #[default]
+    Function,
+    /// The app's master key.
+    Admin,
+}
+
+/// `dataType` of a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataType {
+    /// Text.
+    String,
+    /// Bytes, as base64.
+    Binary,
+    /// Bytes as a stream, which a custom handler sees as base64.
+    Stream,
+}
+
+/// The setting a Service Bus binding without `connection` uses (`ServiceBusClientFactory.cs`).
+const DEFAULT_CONNECTION: &str = "AzureWebJobsServiceBus";
+
+/// What a function folder holds.
+pub(super) struct Folder {
+    pub(super) function: Function,
+    pub(super) disabled: bool,
+}
+
+impl Folder {
+    /// Reads the text of a `function.json`; the error is the host's reason where the host has one.
+    pub(super) fn read(name: &str, text: &str, configuration: &Configuration) -> Result<Folder, String> {
+        if !is_function_name(name) {
+            return Err(format!("'{name}' is not a valid function name: use letters, digits, - and _, starting with a letter"));
+        }
+        let document = json::parse(text).map_err(|reason| format!("function.json: {reason}"))?;
+        let root = Node::root(&document);
+        let bindings = root.child("bindings").value.and_then(Value::as_array).filter(|bindings| !bindings.is_empty());
+        let bindings = bindings.ok_or("At least one binding must be declared.")?;
+        let bindings = bindings.iter().map(Binding::read).collect::<Result<Vec<_>, _>>()?;
+        check(&bindings)?;
+
+        let mut trigger = None;
+        let mut outputs = Vec::new();
+        for binding in &bindings {
+            match (binding.kind.to_ascii_lowercase().as_str(), binding.direction) {
+                ("httptrigger", Direction::In) => {
+                    trigger = Some(binding.http_trigger(name, configuration)?);
+                }
+                ("servicebustrigger", Direction::In) => {
+                    trigger = Some(binding.queue_trigger(configuration)?);
+                }
+                ("timertrigger", Direction::In) => {
+                    trigger = Some(binding.timer_trigger(configuration)?);
+                }
+                ("http", Direction::Out) => outputs.push(Output::Http { name: binding.name.clone() }),
+                ("servicebus", Direction::Out) => {
+                    outputs.push(binding.service_bus_output(configuration)?);
+                }
+                ("http" | "servicebus", _) => {
+                    let name = &binding.name;
+                    return Err(format!("binding '{name}' is an output: add \"direction\": \"out\""));
+                }
+                _ => {
+                    return Err(format!("binding type {} is not supported by this host", binding.kind));
+                }
+            }
+        }
+        let trigger = trigger.ok_or(NO_TRIGGER)?;
+        let function = Function { name: name.to_owned(), trigger, outputs };
+        Ok(Folder { disabled: is_disabled(name, &root.child("disabled"), configuration), function })
+    }
+}
+
+const NO_TRIGGER: &str = "No trigger binding specified. A function must have a trigger input binding.";
+
+/// The rules over all bindings (`FunctionDescriptorProvider.cs`).
+fn check(bindings: &[Binding<'_>]) -> Result<(), String> {
+    for (index, binding) in bindings.iter().enumerate() {
+        let name = &binding.name;
+        if bindings[..index].iter().any(|earlier| earlier.name.eq_ignore_ascii_case(name)) {
+            return Err(format!("Multiple bindings with name '{name}' discovered. Binding names must be unique."));
+        }
+    }
+    let triggers = bindings.iter().filter(|binding| binding.is_trigger());
+    match triggers.count() {
+        0 => Err(NO_TRIGGER.to_owned()),
+        1 => Ok(()),
+        _ => Err("Multiple trigger bindings defined. A function can only have a single trigger binding.".to_owned()),
+    }
+}
+
+/// Whether the app or the file switches the function off.
+fn is_disabled(name: &str, node: &Node<'_>, configuration: &Configuration) -> bool {
+    let is_on = |value: &str| value == "1" || value.eq_ignore_ascii_case("true");
+    // A shell cannot set a name with dots, and the Linux plans write `_` or `__` for them.
+    let settings = [".", "_", "__"].map(|dot| format!("AzureWebJobs{dot}{name}{dot}Disabled"));
+    let by_setting = settings.iter().filter_map(|setting| configuration.value(setting)).any(is_on);
+    let by_file = match node.value {
+        Some(Value::Bool(disabled)) => *disabled,
+        Some(Value::String(setting)) => is_on(setting) || configuration.value(setting).is_some_and(is_on),
+        _ => false,
+    };
+    by_setting || by_file
+}
+
+/// `^[A-Za-z][A-Za-z0-9_-]{0,127}$`, the host's pattern.
+fn is_function_name(name: &str) -> bool {
+    name.len() <= 128
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// `^([a-zA-Z][a-zA-Z0-9]{0,127}|\$return)$`, the host's pattern.
+fn is_binding_name(name: &str) -> bool {
+    let plain = name.len() <= 128
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain || name == "$return"
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+    InOut,
+}
+
+struct Binding<'a> {
+    node: Node<'a>,
+    name: String,
+    kind: String,
+    direction: Direction,
+}
+
+impl<'a> Binding<'a> {
+    fn read(value: &'a Value) -> Result<Binding<'a>, String> {
+        let node = Node::root(value);
+        let name = node.child("name").text().unwrap_or_default();
+        if !is_binding_name(&name) {
+            return Err(format!("The binding name {name} is invalid. Please assign a valid name to the binding."));
+        }
+        let kind = node.child("type").text();
+        let kind = kind.ok_or_else(|| format!("Binding '{name}' is invalid. Bindings must specify a Type."))?;
+        let direction = match node.child("direction").text() {
+            // The host's default too, so that a trigger needs none.
+            None => Direction::In,
+            Some(text) => match text.to_ascii_lowercase().as_str() {
+                "in" => Direction::In,
+                "out" => Direction::Out,
+                "inout" => Direction::InOut,
+                _ => return Err(format!("'{text}' is not a valid binding direction.")),
+            },
+        };
+        Ok(Binding { node, name, kind, direction })
+    }
+
+    fn is_trigger(&self) -> bool {
+        self.direction == Direction::In && self.kind.to_ascii_lowercase().ends_with("trigger")
+    }
+
+    fn http_trigger(&self, function: &str, configuration: &Configuration) -> Result<Trigger, String> {
+        let route = configuration.resolve(&self.node.child("route").text().unwrap_or_default())?;
+        let route = match route.trim().trim_matches('/') {
+            "" => function.to_owned(),
+            route => route.to_owned(),
+        };
+        let lower = route.to_ascii_lowercase();
+        if lower.starts_with("admin") || lower.starts_with("runtime") {
+            return Err("The specified route conflicts with one or more built in routes.".to_owned());
+        }
+        let auth_level = match self.node.child("authLevel").text() {
+            None => AuthLevel::default(),
+            Some(text) => match text.to_ascii_lowercase().as_str() {
+                "anonymous" => AuthLevel::Anonymous,
+                "function" => AuthLevel::Function,
+                "admin" => AuthLevel::Admin,
+                _ => {
+                    return Err(self.error(&format!("authLevel \"{text}\" is not anonymous, function or admin")));
+                }
+            },
+        };
+        Ok(Trigger::Http { name: self.name.clone(), route, methods: self.methods()?, auth_level })
+    }
+
+    /// `methods` as a list, or as one text with commas.
+    fn methods(&self) -> Result<Vec<Method>, String> {
+        let node = self.node.child("methods");
+        let texts = match node.value {
+            Some(Value::String(text)) => text.split(',').map(|method| method.trim().to_owned()).collect(),
+            _ => node.texts().map_err(|reason| self.error(&reason))?.unwrap_or_default(),
+        };
+        let mut methods = Vec::new();
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes());
+            let method = method.map_err(|_| self.error(&format!("\"{text}\" is not an HTTP method")))?;
+            if !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        Ok(methods)
+    }
+
+    fn queue_trigger(&self, configuration: &Configuration) -> Result<Trigger, String> {
+        if self.node.child("subscriptionName").value.is_some() {
+            return Err(self.error("topics are not supported by this host"));
+        }
+        if self.boolean("isSessionsEnabled")?.unwrap_or(false) {
+            return Err(self.error("sessions are not supported by this host"));
+        }
+        let cardinality_many = match self.node.child("cardinality").text() {
+            None => false,
+            Some(text) => match text.to_ascii_lowercase().as_str() {
+                "one" => false,
+                "many" => true,
+                _ => return Err(self.error(&format!("cardinality \"{text}\" is not one or many"))),
+            },
+        };
+        Ok(Trigger::Queue {
+            name: self.name.clone(),
+            queue: self.queue(configuration)?,
+            connection: self.connection(configuration)?,
+            cardinality_many,
+            data_type: self.data_type()?,
+            auto_complete_messages: self.boolean("autoCompleteMessages")?,
+        })
+    }
+
+    fn timer_trigger(&self, configuration: &Configuration) -> Result<Trigger, String> {
+        let schedule = self.node.child("schedule").text().ok_or_else(|| self.error("schedule is missing"))?;
+        let schedule = Schedule::parse(&configuration.resolve(&schedule)?)?;
+        Ok(Trigger::Timer {
+            name: self.name.clone(),
+            run_on_startup: self.boolean("runOnStartup")?.unwrap_or(false),
+            use_monitor: self.boolean("useMonitor")?.unwrap_or(true) && !schedule.is_sub_minute(),
+            schedule,
+        })
+    }
+
+    fn service_bus_output(&self, configuration: &Configuration) -> Result<Output, String> {
+        Ok(Output::ServiceBus {
+            name: self.name.clone(),
+            queue: self.queue(configuration)?,
+            connection: self.connection(configuration)?,
+            data_type: self.data_type()?,
+        })
+    }
+
+    fn queue(&self, configuration: &Configuration) -> Result<String, String> {
+        if self.node.child("topicName").value.is_some() {
+            return Err(self.error("topics are not supported by this host"));
+        }
+        let queue = self.node.child("queueName").text().ok_or_else(|| self.error("queueName is missing"))?;
+        configuration.resolve(&queue)
+    }
+
+    fn connection(&self, configuration: &Configuration) -> Result<String, String> {
+        let connection = self.node.child("connection").text();
+        connection.map_or_else(|| Ok(DEFAULT_CONNECTION.to_owned()), |text| configuration.resolve(&text))
+    }
+
+    fn data_type(&self) -> Result<Option<DataType>, String> {
+        let Some(text) = self.node.child("dataType").text() else {
+            return Ok(None);
+        };
+        match text.to_ascii_lowercase().as_str() {
+            "string" => Ok(Some(DataType::String)),
+            "binary" => Ok(Some(DataType::Binary)),
+            "stream" => Ok(Some(DataType::Stream)),
+            _ => Err(self.error(&format!("dataType \"{text}\" is not string, binary or stream"))),
+        }
+    }
+
+    fn boolean(&self, key: &str) -> Result<Option<bool>, String> {
+        self.node.child(key).boolean().map_err(|reason| self.error(&reason))
+    }
+
+    fn error(&self, reason: &str) -> String {
+        format!("binding '{}': {reason}", self.name)
+    }
+}
+
+impl Function {
+    /// The `connection` of each Service Bus binding.
+    pub(super) fn connections(&self) -> impl Iterator<Item = &str> {
+        let trigger = match &self.trigger {
+            Trigger::Queue { connection, .. } => Some(connection.as_str()),
+            Trigger::Http { .. } | Trigger::Timer { .. } => None,
+        };
+        let outputs = self.outputs.iter().filter_map(|output| match output {
+            Output::ServiceBus { connection, .. } => Some(connection.as_str()),
+            Output::Http { .. } => None,
+        });
+        trigger.into_iter().chain(outputs)
+    }
+
+    /// Whether some request could go to either of two functions: the routes have one shape and a method is in common.
+    ///
+    /// The host compares the text of the routes (`ScriptHost.cs`, `HttpRoutesConflict`), and two that differ only in a
+    /// parameter's name then fail when they are called; this refuses them at once.
+    pub(super) fn conflicts(&self, other: &Function) -> bool {
+        let (Trigger::Http { route, methods, .. }, Trigger::Http { route: other_route, methods: other_methods, .. }) =
+            (&self.trigger, &other.trigger)
+        else {
+            return false;
+        };
+        let common = methods.is_empty() || other_methods.is_empty() || methods.iter().any(|method| other_methods.contains(method));
+        common && shape(route) == shape(other_route)
+    }
+}
+
+/// A route in lower case without the names of its parameters: `Orders/{id:int?}` is `orders/{:int?}`.
+///
+/// What limits a parameter stays, because `{id:int}` and `{name:alpha}` can live side by side.
+fn shape(route: &str) -> String {
+    let mut output = String::new();
+    let mut in_name = false;
+    let mut chars = route.chars().flat_map(char::to_lowercase).peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            // A doubled brace is one brace as text.
+            '{' | '}' if chars.peek() == Some(&char) => {
+                output.extend([char].into_iter().chain(chars.next()));
+            }
+            '{' => {
+                in_name = true;
+                output.push('{');
+            }
+            '*' => output.push('*'),
+            ':' | '=' | '?' | '}' => {
+                in_name = false;
+                output.push(char);
+            }
+            _ if in_name => {}
+            _ => output.push(char),
+        }
+    }
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn folder(name: &str, document: &Value, settings: &[(&str, &str)]) -> Result<Folder, String> {
+        let settings: BTreeMap<_, _> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Folder::read(name, &document.to_string(), &Configuration::new(&settings, &BTreeMap::new()))
+    }
+
+    fn bindings(bindings: &Value) -> Result<Function, String> {
+        folder("Orders", &json!({"bindings": bindings}), &[]).map(|folder| folder.function)
+    }
+
+    fn http(name: &str, route: &str, methods: &[&str]) -> Function {
+        let trigger = json!({"type": "httpTrigger", "name": "req", "route": route, "methods": methods});
+        folder(name, &json!({"bindings": [trigger]}), &[]).map(|folder| folder.function).unwrap()
+    }
+
+    #[test]
+    fn an_http_trigger_without_options_answers_every_method_on_its_own_name() {
+        let function = bindings(&json!([{"type": "httpTrigger", "name": "req"}])).unwrap();
+
+        let Trigger::Http { name, route, methods, auth_level } = function.trigger else { panic!() };
+        assert_eq!((name.as_str(), route.as_str()), ("req", "Orders"));
+        assert!(methods.is_empty());
+        assert_eq!(auth_level, AuthLevel::Function);
+    }
+
+    #[test]
+    fn a_queue_trigger_without_options_takes_one_message_at_a_time() {
+        let function = bindings(&json!([{"type": "serviceBusTrigger", "name": "message", "queueName": "q"}])).unwrap();
+
+        let Trigger::Queue { queue, connection, cardinality_many, data_type, auto_complete_messages, .. } = function.trigger else {
+            panic!()
+        };
+        assert_eq!((queue.as_str(), connection.as_str()), ("q", "AzureWebJobsServiceBus"));
+        assert!(!cardinality_many);
+        assert_eq!((data_type, auto_complete_messages), (None, None));
+    }
+
+    #[test]
+    fn a_sub_minute_timer_has_no_monitor() {
+        for (schedule, expected) in [("*/10 * * * * *", false), ("0 * * * * *", true)] {
+            let function = bindings(&json!([{"type": "timerTrigger", "name": "timer", "schedule": schedule}])).unwrap();
+            let Trigger::Timer { use_monitor, run_on_startup, .. } = function.trigger else { panic!() };
+            assert_eq!((use_monitor, run_on_startup), (expected, false), "{schedule}");
+        }
+    }
+
+    #[test]
+    fn a_setting_in_percent_signs_is_replaced() {
+        let document = json!({"bindings": [
+            {"type": "serviceBusTrigger", "name": "message", "queueName": "%Prefix%-%QUEUE%"}]});
+
+        let function = folder("Orders", &document, &[("Prefix", "dev"), ("Queue", "orders")]).unwrap().function;
+        let Trigger::Queue { queue, .. } = function.trigger else { panic!() };
+        assert_eq!(queue, "dev-orders");
+    }
+
+    #[test]
+    fn a_function_in_error_has_the_hosts_reason() {
+        let trigger = json!({"type": "httpTrigger", "name": "req"});
+        for (document, reason) in [
+            (json!([]), "At least one binding must be declared."),
+            (json!([{"type": "http", "name": "res", "direction": "out"}]), NO_TRIGGER),
+            (json!([{"type": "httpTrigger", "name": "req", "direction": "out"}]), NO_TRIGGER),
+            (
+                json!([trigger, {"type": "timerTrigger", "name": "timer", "schedule": "0 * * * * *"}]),
+                "Multiple trigger bindings defined. A function can only have a single trigger binding.",
+            ),
+            (
+                json!([trigger, {"type": "http", "name": "REQ", "direction": "out"}]),
+                "Multiple bindings with name 'REQ' discovered. Binding names must be unique.",
+            ),
+            (
+                json!([{"type": "httpTrigger", "name": "re_q"}]),
+                "The binding name re_q is invalid. Please assign a valid name to the binding.",
+            ),
+            (json!([{"name": "req"}]), "Binding 'req' is invalid. Bindings must specify a Type."),
+            (json!([{"type": "httpTrigger", "name": "req", "direction": "up"}]), "'up' is not a valid binding direction."),
+            (json!([trigger, {"type": "http", "name": "res"}]), "binding 'res' is an output: add \"direction\": \"out\""),
+            (
+                json!([trigger, {"type": "cosmosDB", "name": "order", "direction": "in"}]),
+                "binding type cosmosDB is not supported by this host",
+            ),
+            (
+                json!([{"type": "queueTrigger", "name": "item", "queueName": "q"}]),
+                "binding type queueTrigger is not supported by this host",
+            ),
+            (
+                json!([{"type": "serviceBusTrigger", "name": "m", "topicName": "t", "subscriptionName": "s"}]),
+                "binding 'm': topics are not supported by this host",
+            ),
+            (
+                json!([{"type": "serviceBusTrigger", "name": "m", "queueName": "q", "isSessionsEnabled": true}]),
+                "binding 'm': sessions are not supported by this host",
+            ),
+            (json!([{"type": "serviceBusTrigger", "name": "m"}]), "binding 'm': queueName is missing"),
+            (
+                json!([{"type": "serviceBusTrigger", "name": "m", "queueName": "%Queue%"}]),
+                "'%Queue%' does not resolve to a value: set Queue in Values of local.settings.json or in the environment",
+            ),
+            (json!([{"type": "timerTrigger", "name": "t"}]), "binding 't': schedule is missing"),
+            (
+                json!([{"type": "httpTrigger", "name": "req", "route": "/Admin/x"}]),
+                "The specified route conflicts with one or more built in routes.",
+            ),
+            (json!([{"type": "httpTrigger", "name": "req", "methods": ["get it"]}]), "binding 'req': \"get it\" is not an HTTP method"),
+        ] {
+            assert_eq!(bindings(&document).unwrap_err(), reason, "{document}");
+        }
+    }
+
+    #[test]
+    fn a_folder_name_must_be_a_function_name() {
+        let document = json!({"bindings": [{"type": "httpTrigger", "name": "req"}]});
+        for (name, valid) in [("a", true), ("A_b-9", true), ("9a", false), ("a.b", false), (&"a".repeat(129), false)] {
+            assert_eq!(folder(name, &document, &[]).is_ok(), valid, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_function_is_disabled_by_a_setting_or_by_its_file() {
+        let mut document = json!({"bindings": [{"type": "httpTrigger", "name": "req"}]});
+        let disabled =
+            |document: &Value, settings: &[(&str, &str)]| folder("Orders", document, settings).map(|folder| folder.disabled).unwrap();
+
+        assert!(!disabled(&document, &[]));
+        assert!(!disabled(&document, &[("AzureWebJobs.Orders.Disabled", "false")]));
+        assert!(disabled(&document, &[("AzureWebJobs.Orders.Disabled", "1")]));
+        assert!(disabled(&document, &[("AzureWebJobs_Orders_Disabled", "True")]));
+        assert!(disabled(&document, &[("AzureWebJobs__Orders__Disabled", "true")]));
+        document["disabled"] = json!("IsOff");
+        assert!(!disabled(&document, &[]));
+        assert!(disabled(&document, &[("IsOff", "1")]));
+        document["disabled"] = json!(true);
+        assert!(disabled(&document, &[]));
+    }
+
+    #[test]
+    fn routes_conflict_only_with_the_same_shape_and_a_common_method() {
+        for (route, methods, other_route, other_methods, expected) in [
+            ("orders", &["get"][..], "orders", &["post"][..], false),
+            ("orders", &["get"], "Orders/", &["GET", "POST"], true),
+            ("orders", &[], "orders", &["post"], true),
+            ("orders/{id}", &["get"], "orders/{name}", &["get"], true),
+            ("orders/{id}", &["get"], "orders/{id:int}", &["get"], false),
+            ("orders/{id:int}", &["get"], "orders/{number:int}", &["get"], true),
+            ("orders/{id}", &["get"], "orders/new", &["get"], false),
+            ("files/{*path}", &["get"], "files/{path}", &["get"], false),
+        ] {
+            let conflict = http("A", route, methods).conflicts(&http("B", other_route, other_methods));
+            assert_eq!(conflict, expected, "{route} {other_route}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What a person may ask of the host on a command line; a program that runs the host inside itself flattens it into its own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo};
+
+/// What a person asked for.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Arguments {
+    /// The app's folder, where host.json is.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub app: PathBuf,
+    /// Port to listen on; 0 for any free one [default: Host.LocalHttpPort of local.settings.json, else 7071]
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    pub host: IpAddr,
+    /// Where everything durable is kept [default: a hidden directory in the app's folder]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The handler to start, instead of the one host.json names.
+    #[arg(long, value_name = "PATH")]
+    pub handler: Option<PathBuf>,
+    /// Send invocations with a Content-Length, as `func start` does, instead of chunked, as Azure does.
+    #[arg(long)]
+    pub content_length: bool,
+    /// How long a receiver holds a message before it is delivered again.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub lock_duration: Duration,
+    /// Deliveries before a message is dead-lettered.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_delivery_count: u32,
+    /// How long running invocations may take after Ctrl-C.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+}
+
+/// A positive time such as 30s, in one unit or more of them.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let span: Option<Span> = text.parse().ok();
+    let signed = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let duration = signed.and_then(|signed| Duration::try_from(signed).ok());
+    duration.filter(|duration| !duration.is_zero()).ok_or("use a number with a unit (ms, s, m, h, d) such as 30s")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_are_positive() {
+        for (text, milliseconds) in [("250ms", 250), ("30s", 30_000), ("2m", 120_000), ("1h", 3_600_000), ("7d", 604_800_000)] {
+            assert_eq!(duration(text).map(|duration| duration.as_millis()), Ok(milliseconds), "{text}");
+        }
+        for text in ["", "0", "0s", "30", "-1s", "1 s ago", "99999999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One invocation from envelope to outputs: call the handler, read its answer, send its messages, then reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serving::failpoint;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::app::function::{self, Output, Trigger};
+use crate::handler::client::{CallError, Handler, RawAnswer};
+use crate::service_bus::broker::{Broker, Outgoing, Properties};
+use crate::wire::answer::{self, Outcome, Outputs, Reply};
+use crate::wire::invocation::Sys;
+
+/// Beyond `functionTimeout`: the host's own grace, observed.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
+
+/// A function, with what is needed at each invocation worked out once.
+#[derive(Debug, Clone)]
+pub(crate) struct Callable {
+    /// The name of its folder.
+    pub(crate) name: String,
+    /// What starts it.
+    pub(crate) trigger: Trigger,
+    /// Its outputs as answers name them.
+    pub(crate) outputs: Outputs,
+    /// The queue behind each of `outputs.messages`.
+    pub(crate) queues: Vec<String>,
+    /// Requests go to the handler as they are.
+    pub(crate) forwards: bool,
+}
+
+impl Callable {
+    /// Prepares a function of the app.
+    pub(crate) fn of(function: &function::Function, forwards: bool) -> Self {
+        let mut outputs = Outputs { http_trigger: matches!(function.trigger, Trigger::Http { .. }), ..Outputs::default() };
+        let mut queues = Vec::new();
+        for output in &function.outputs {
+            match output {
+                Output::Http { name } => outputs.http = Some(name.clone()),
+                Output::ServiceBus { name, queue, data_type, .. } => {
+                    let binary = matches!(data_type, Some(function::DataType::Binary | function::DataType::Stream));
+                    outputs.messages.push(answer::MessageOutput { name: name.clone(), binary });
+                    queues.push(queue.clone());
+                }
+            }
+        }
+        Self { name: function.name.clone(), trigger: function.trigger.clone(), outputs, queues, forwards }
+    }
+}
+
+/// Runs invocations.
+pub(crate) struct Dispatcher {
+    /// The way to the handler.
+    pub(crate) handler: Handler,
+    /// Where messages go.
+    pub(crate) broker: Broker,
+    /// How long one invocation may take; no limit when absent.
+    pub(crate) function_timeout: Option<Duration>,
+    /// Every running invocation holds a clone: once this and all of them are dropped, nothing runs any more.
+    pub(crate) running: mpsc::Sender<()>,
+}
+
+/// The invocation failed; the log says why, and nobody else learns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failed;
+
+/// One invocation about to run.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// Its id, in the header and in the log.
+    pub(crate) id: Uuid,
+    now: Timestamp,
+    guid: Uuid,
+}
+
+impl Invocation {
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        Self { id: Uuid::new_v4(), now: Timestamp::now(), guid: Uuid::new_v4() }
+    }
+
+    /// The host's own binding data.
+    pub(crate) fn sys<'a>(&self, function: &'a str) -> Sys<'a> {
+        Sys { method_name: function, utc_now: self.now, rand_guid: self.guid }
+    }
+}
+
+impl Default for Invocation {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Dispatcher {
+    /// Calls the handler and does what its answer says; messages are on disk when this returns.
+    pub(crate) async fn invoke(self: &Arc<Self>, function: &Callable, invocation: &Invocation, envelope: Vec<u8>) -> Result<Reply, Failed> {
+        let running = self.running.clone();
+        let id = invocation.id.to_string();
+        let generation = self.handler.generation();
+        let call = self.handler.invoke(&function.name, &id, envelope);
+        let answered = self.within_timeout(function, &id, generation, self.complete(function, &id, call)).await;
+        drop(running);
+        answered
+    }
+
+    /// Runs a call under `functionTimeout`; a handler that lets it pass is ended, with everything else it is doing.
+    pub(crate) async fn within_timeout<T>(
+        &self,
+        function: &Callable,
+        id: &str,
+        generation: Option<u64>,
+        call: impl Future<Output = Result<T, Failed>>,
+    ) -> Result<T, Failed> {
+        let Some(timeout) = self.function_timeout else { return call.await };
+        if let Ok(answered) = tokio::time::timeout(timeout + TIMEOUT_GRACE, call).await {
+            return answered;
+        }
+        error!(
+            function.name = function.name,
+            invocation.id = id,
+            "{} ran into functionTimeout ({timeout:?}): the handler is ended and started again",
+            function.name
+        );
+        if let Some(generation) = generation.or(self.handler.generation()) {
+            self.handler.kill(generation).await;
+        }
+        Err(Failed)
+    }
+
+    async fn complete(
+        &self,
+        function: &Callable,
+        id: &str,
+        call: impl Future<Output = Result<RawAnswer, CallError>>,
+    ) -> Result<Reply, Failed> {
+        let failed = |reason: &dyn std::fmt::Display| {
+            error!(function.name = function.name, invocation.id = id, "{} failed: {reason}", function.name);
+            Failed
+        };
+        let answer = call.await.map_err(|error| failed(&error))?;
+        let content_type = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let outcome = match answer::decide(answer.status.as_u16(), content_type, &answer.body, &function.outputs) {
+            Ok(answer::Answer::Completed(outcome)) => outcome,
+            Ok(answer::Answer::Hang) => {
+                error!(
+                    function.name = function.name,
+                    invocation.id = id,
+                    "{} answered 2xx with an empty body: the host never completes that, and ends the handler at functionTimeout; answer {{}}",
+                    function.name
+                );
+                return std::future::pending().await;
+            }
+            Err(refusal) => return Err(failed(&refusal)),
+        };
+        let Outcome { logs, messages, reply } = outcome;
+        for line in logs.iter().flat_map(|entry| entry.lines()) {
+            info!(function.name = function.name, invocation.id = id, "{line}");
+        }
+        for (output, bodies) in messages {
+            failpoint!("before-send");
+            let properties = sent_by(id);
+            let messages =
+                bodies.into_iter().map(|body| Outgoing { body: body.into_bytes(), properties: properties.clone(), ..Outgoing::default() });
+            self.broker.send(&function.queues[output], messages.collect()).await.map_err(|error| failed(&error))?;
+            failpoint!("after-send");
+        }
+        match reply {
+            Reply::Failed(refusal) => {
+                warn!(function.name = function.name, invocation.id = id, "its messages were sent all the same");
+                Err(failed(&refusal))
+            }
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// What the host's output binding puts beside a body, and nothing else (host §4.4).
+fn sent_by(invocation: &str) -> Properties {
+    let mut properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
+    properties.application_properties.insert("$AzureWebJobsParentId".into(), invocation.into());
+    properties
+}

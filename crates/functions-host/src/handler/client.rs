@@ -1,0 +1,205 @@
+//! The way to the handler: invocations, forwarded requests, and whether it can be called.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Frame, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{mpsc, watch};
+use tracing::debug;
+
+/// The host version this stand-in plays.
+pub(crate) const HOST_VERSION: &str = "4.1037.0.0";
+/// An invocation waits this long for a handler that is starting: four times thirty seconds.
+const READY_WAIT: Duration = Duration::from_mins(2);
+/// Larger answers are refused; the real host would hold them in memory.
+const MAX_ANSWER: usize = 128 * 1024 * 1024;
+
+/// Whether the handler can be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Starting,
+    Ready(u64),
+    /// It left with exit code 0: the host does not restart it, and every call fails at once.
+    Gone,
+}
+
+/// The way to the handler; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    pub(super) client: HandlerClient,
+    pub(super) port: u16,
+    pub(super) chunked: bool,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) kills: mpsc::Sender<u64>,
+}
+
+/// The HTTP client that calls the handler.
+pub(super) type HandlerClient = Client<HttpConnector, FramedBody>;
+
+/// A client whose connections are kept, and named as the host names headers.
+pub(super) fn http_client() -> HandlerClient {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_mins(1))
+        .http1_title_case_headers(true)
+        .build(connector)
+}
+
+/// What a handler answered, not read yet.
+#[derive(Debug)]
+pub(crate) struct RawAnswer {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its headers.
+    pub(crate) headers: hyper::HeaderMap,
+    /// Its body.
+    pub(crate) body: Bytes,
+}
+
+/// Why a call of the handler failed.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// It is not running and will not be.
+    Gone,
+    /// It did not become ready in time.
+    NotReady,
+    /// The connection broke: it crashed, or closed it.
+    Broken(String),
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the handler has exited with code 0, and the host does not restart it then"),
+            Self::NotReady => f.write_str("the handler did not become ready in time"),
+            Self::Broken(reason) => write!(f, "the connection to the handler broke: {reason}"),
+        }
+    }
+}
+
+impl Handler {
+    /// Where the handler listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Posts an invocation.
+    pub(crate) async fn invoke(&self, function: &str, invocation: &str, envelope: Vec<u8>) -> Result<RawAnswer, CallError> {
+        let request = Request::post(self.uri(function)?)
+            .header("X-Azure-Functions-HostVersion", HOST_VERSION)
+            .header("X-Azure-Functions-InvocationId", invocation)
+            .header(USER_AGENT, "Azure-Functions-Host/4.1037.0.0")
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))
+            .body(FramedBody { data: Some(envelope.into()), sized: !self.chunked });
+        self.call(request.map_err(|error| CallError::Broken(error.to_string()))?).await
+    }
+
+    /// Passes a request on as it is (`enableForwardingHttpRequest`).
+    pub(crate) async fn forward(&self, mut request: Request<Bytes>, path_and_query: &str) -> Result<RawAnswer, CallError> {
+        *request.uri_mut() = self.uri(path_and_query.trim_start_matches('/'))?;
+        self.call(request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true })).await
+    }
+
+    fn uri(&self, path: &str) -> Result<Uri, CallError> {
+        format!("http://127.0.0.1:{}/{path}", self.port).parse().map_err(|_| CallError::Broken(format!("{path:?} is no path")))
+    }
+
+    async fn call(&self, request: Request<FramedBody>) -> Result<RawAnswer, CallError> {
+        self.ready().await?;
+        let broken = |error: &dyn std::error::Error| CallError::Broken(source_text(error));
+        let response = self.client.request(request).await.map_err(|error| broken(&error))?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| broken(error.as_ref()))?.to_bytes();
+        Ok(RawAnswer { status: parts.status, headers: parts.headers, body })
+    }
+
+    async fn ready(&self) -> Result<u64, CallError> {
+        let mut phase = self.phase.clone();
+        let settled = async { phase.wait_for(|phase| *phase != Phase::Starting).await.map(|phase| *phase) };
+        match tokio::time::timeout(READY_WAIT, settled).await {
+            Ok(Ok(Phase::Ready(generation))) => Ok(generation),
+            Ok(_) => Err(CallError::Gone),
+            Err(_) => Err(CallError::NotReady),
+        }
+    }
+
+    /// What the host says of itself meanwhile.
+    pub(crate) fn state(&self) -> &'static str {
+        match *self.phase.borrow() {
+            Phase::Starting => "Starting",
+            Phase::Ready(_) => "Running",
+            Phase::Gone => "Error",
+        }
+    }
+
+    /// The running start of the handler, if it is ready.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        match *self.phase.borrow() {
+            Phase::Ready(generation) => Some(generation),
+            Phase::Starting | Phase::Gone => None,
+        }
+    }
+
+    /// Ends this start of the handler, every call in it included, and starts it again: what the host does when a function runs
+    /// into `functionTimeout`. Not counted as an error of the handler. Nothing happens when it was replaced already. When this
+    /// returns, it is given no further call: what fails with it may come back at once.
+    pub(crate) async fn kill(&self, generation: u64) {
+        let ended = |phase: &Phase| !matches!(phase, Phase::Ready(ready) if *ready == generation);
+        if self.kills.send(generation).await.is_err() || self.phase.clone().wait_for(ended).await.is_err() {
+            debug!("the host is stopping; it ends the handler itself");
+        }
+    }
+
+    /// Waits until the handler has answered its first probe.
+    pub(crate) async fn wait_until_ready(&self) -> bool {
+        self.ready().await.is_ok()
+    }
+}
+
+fn source_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// A body of one piece, framed by its length or, as the real host sends it in Azure, chunked.
+#[derive(Debug)]
+pub(crate) struct FramedBody {
+    pub(super) data: Option<Bytes>,
+    pub(super) sized: bool,
+}
+
+impl Body for FramedBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.data.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.data {
+            _ if !self.sized => SizeHint::new(),
+            Some(data) => SizeHint::with_exact(data.len() as u64),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The handler's process: started, probed, restarted and ended by the host's rules (functions-host, process life cycle).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use hyper::{Method, Request};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use crate::handler::client::{self, FramedBody, Handler, HandlerClient, Phase};
+use crate::handler::orphan::{self, kill_group};
+
+/// For the answer to the first probe.
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+/// Between two probes of a handler that does not answer yet.
+const PROBE_PERIOD: Duration = Duration::from_millis(25);
+/// One error more than this within [`ERROR_WINDOW`] stops the host.
+const MAX_RESTARTS: usize = 2;
+/// How long an error counts.
+const ERROR_WINDOW: Duration = Duration::from_mins(30);
+/// How to start a handler.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Where it is to listen, from [`free_port`].
+    pub(crate) port: u16,
+    /// What to run.
+    pub(crate) executable: PathBuf,
+    /// Its arguments.
+    pub(crate) arguments: Vec<String>,
+    /// Where to run it.
+    pub(crate) working_directory: PathBuf,
+    /// Added to the inherited environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Until its first answer.
+    pub(crate) initialization_timeout: Duration,
+    /// Where the running process is written down, so that the next host can end an orphan.
+    pub(crate) record: PathBuf,
+}
+
+/// Keeps the handler running.
+pub(crate) struct Supervisor {
+    plan: Plan,
+    port: u16,
+    client: HandlerClient,
+    phase: watch::Sender<Phase>,
+    kills: mpsc::Receiver<u64>,
+}
+
+/// Prepares; nothing runs yet. `chunked` says how bodies are framed: as in Azure, or as under `func start`.
+pub(crate) fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
+    let port = plan.port;
+    let client = client::http_client();
+    let (phase_sender, phase) = watch::channel(Phase::Starting);
+    let (kill_sender, kills) = mpsc::channel(16);
+    let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
+    (handler, Supervisor { plan, port, client, phase: phase_sender, kills })
+}
+
+impl Supervisor {
+    /// Runs until the host must stop; the text says why. Dropping the future kills the handler.
+    pub(crate) async fn run(mut self) -> String {
+        if let Err(problem) = orphan::end(&self.plan.record).await {
+            return problem;
+        }
+        let mut errors = VecDeque::new();
+        for generation in 1.. {
+            let first = generation == 1;
+            let mut child = match self.spawn() {
+                Ok(child) => child,
+                Err(error) => return self.cannot_start(&error),
+            };
+            // With everything it started: a wrapper script may leave the real handler behind on our port.
+            let group = Group(child.id());
+            let mut was_ready = false;
+            let exit = tokio::select! {
+                exit = child.wait() => exit,
+                ready = self.probe() => {
+                    if ready {
+                        was_ready = true;
+                        info!(process.id = child.id(), handler.port = self.port, "the handler is ready");
+                        self.phase.send_replace(Phase::Ready(generation));
+                        self.watch(&mut child, generation).await
+                    } else {
+                        let line = format!(
+                            "the handler {} did not listen on 127.0.0.1:{} (FUNCTIONS_CUSTOMHANDLER_PORT) within {:?}",
+                            self.plan.executable.display(), self.port, self.plan.initialization_timeout
+                        );
+                        end(&mut child).await;
+                        if first {
+                            return line;
+                        }
+                        warn!("{line}");
+                        child.wait().await
+                    }
+                }
+            };
+            self.phase.send_replace(Phase::Starting);
+            drop(group);
+            drop(std::fs::remove_file(&self.plan.record));
+            let exit = match exit {
+                Ok(exit) => exit,
+                Err(error) => return format!("cannot wait for the handler: {error}"),
+            };
+            if first && !was_ready {
+                return format!(
+                    "the handler {} ended ({}) before it listened on 127.0.0.1:{}; what it printed stands above",
+                    self.plan.executable.display(),
+                    describe(exit),
+                    self.port
+                );
+            }
+            match Self::decide(exit, &mut errors) {
+                Next::Restart => {}
+                Next::StayGone => {
+                    warn!("the handler exited with code 0: the host does not restart it, and every call fails from now on");
+                    self.phase.send_replace(Phase::Gone);
+                    return std::future::pending().await;
+                }
+                Next::Stop => {
+                    return format!(
+                        "the handler ended {} times within 30 minutes (last: {}): the host stops, as in Azure; mend the handler and start again",
+                        MAX_RESTARTS + 1,
+                        describe(exit)
+                    );
+                }
+            }
+        }
+        unreachable!("the handler is never started so often")
+    }
+
+    /// Waits for the end of a ready handler; kills it when asked to.
+    async fn watch(&mut self, child: &mut Child, generation: u64) -> std::io::Result<ExitStatus> {
+        loop {
+            tokio::select! {
+                exit = child.wait() => return exit,
+                Some(asked) = self.kills.recv() => {
+                    if asked == generation {
+                        self.phase.send_replace(Phase::Starting);
+                        end(child).await;
+                        // A handler that the host itself ended restarts uncounted, like one that asks for it with exit code 200.
+                        return child.wait().await.map(|_| restart_status());
+                    }
+                }
+            }
+        }
+    }
+
+    fn decide(exit: ExitStatus, errors: &mut VecDeque<Instant>) -> Next {
+        match exit.code() {
+            Some(0) => return Next::StayGone,
+            Some(200) => {
+                info!("the handler is restarted");
+                return Next::Restart;
+            }
+            _ => {}
+        }
+        let now = Instant::now();
+        while errors.front().is_some_and(|error| now.duration_since(*error) > ERROR_WINDOW) {
+            errors.pop_front();
+        }
+        errors.push_back(now);
+        if errors.len() > MAX_RESTARTS {
+            return Next::Stop;
+        }
+        warn!(handler.exit = describe(exit), handler.errors = errors.len(), "the handler ended; it is restarted");
+        Next::Restart
+    }
+
+    fn spawn(&self) -> std::io::Result<Child> {
+        let mut command = Command::new(&self.plan.executable);
+        command.args(&self.plan.arguments).current_dir(&self.plan.working_directory).envs(&self.plan.environment);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0); // Ctrl-C is for the host: it lets invocations end first.
+        #[cfg(target_os = "linux")]
+        die_with_parent(&mut command);
+        let child = command.spawn()?;
+        if let Some(process) = child.id() {
+            orphan::write_down(process, &self.plan.record)?;
+        }
+        Ok(child)
+    }
+
+    fn cannot_start(&self, error: &std::io::Error) -> String {
+        let executable = self.plan.executable.display();
+        let directory = &self.plan.working_directory;
+        match error.kind() {
+            // The system gives one error for all three.
+            std::io::ErrorKind::NotFound if !directory.is_dir() => {
+                format!(
+                    "the working directory {} does not exist: make it, or correct customHandler.description.workingDirectory in host.json",
+                    directory.display()
+                )
+            }
+            std::io::ErrorKind::NotFound if self.plan.executable.is_absolute() && self.plan.executable.exists() => {
+                format!(
+                    "the handler {executable} names an interpreter that does not exist: correct its first line, or build it for this system"
+                )
+            }
+            std::io::ErrorKind::NotFound => format!(
+                "the handler {executable} does not exist: build it, or correct customHandler.description.defaultExecutablePath in host.json, or pass --handler"
+            ),
+            std::io::ErrorKind::PermissionDenied => format!("the handler {executable} may not be executed: chmod +x it"),
+            _ => format!("the handler {executable} cannot be started: {error}"),
+        }
+    }
+
+    /// Whether the handler answered within its time. Any answer counts, 404 included.
+    async fn probe(&self) -> bool {
+        let asking = async {
+            // A probe may be lost with a handler that is just gone; each is waited for twice as long as the one before.
+            let mut patience = FIRST_PROBE;
+            loop {
+                let request = Request::builder()
+                    .method(Method::GET)
+                    .uri(format!("http://127.0.0.1:{}/", self.port))
+                    .body(FramedBody { data: None, sized: true });
+                let Ok(request) = request else { return false };
+                match tokio::time::timeout(patience, self.client.request(request)).await {
+                    Ok(Ok(_)) => return true,
+                    Ok(Err(_)) => {}
+                    Err(_) => patience *= 2,
+                }
+                tokio::time::sleep(PROBE_PERIOD).await;
+            }
+        };
+        tokio::time::timeout(self.plan.initialization_timeout, asking).await.unwrap_or(false)
+    }
+}
+
+enum Next {
+    Restart,
+    StayGone,
+    Stop,
+}
+
+/// A process and what it started; ended when dropped, as when the host stops.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(process) = self.0 {
+            kill_group(process);
+        }
+    }
+}
+
+/// SIGKILL without SIGTERM, as the host does.
+async fn end(child: &mut Child) {
+    if let Err(error) = child.kill().await {
+        warn!(%error, "the handler cannot be ended");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn die_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let set = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // The parent may have died before the line above.
+        if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(std::io::Error::other("the host is gone")) }
+    };
+    #[expect(unsafe_code, reason = "runs between fork and exec; makes two system calls and allocates nothing when they succeed")]
+    unsafe {
+        command.pre_exec(set);
+    }
+}
+
+#[cfg(unix)]
+fn restart_status() -> ExitStatus {
+    std::os::unix::process::ExitStatusExt::from_raw(200 << 8)
+}
+
+#[cfg(windows)]
+fn restart_status() -> ExitStatus {
+    std::os::windows::process::ExitStatusExt::from_raw(200)
+}
+
+fn describe(exit: ExitStatus) -> String {
+    // "exit status: 1", "signal: 9 (SIGKILL)"
+    exit.to_string()
+}
+
+/// The five variables of a handler's environment (functions-host, environment and command line).
+pub(crate) fn variables(app_root: &Path, worker_id: &str, port: u16) -> [(String, String); 5] {
+    [
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", port.to_string()),
+        ("FUNCTIONS_CUSTOMHANDLER_WORKER_ID", worker_id.to_owned()),
+        ("FUNCTIONS_HTTPWORKER_PORT", port.to_string()),
+        ("FUNCTIONS_HTTPWORKER_ID", worker_id.to_owned()),
+        ("FUNCTIONS_APP_ROOT_PATH", app_root.display().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+}

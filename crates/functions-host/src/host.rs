@@ -1,0 +1,331 @@
+//! The host: reads the app, starts its handler and everything that triggers functions, runs, stops.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use group_commit::directory;
+use serving::server::{self, Drained, Limits};
+use serving::stop::StopSignals;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::app::host_json::Executable;
+use crate::arguments::Arguments;
+use crate::dispatch::{Callable, Dispatcher};
+use crate::handler;
+use crate::handler::supervisor::{self, Plan, Supervisor};
+use crate::service_bus::broker::{Broker, Rules};
+use crate::service_bus::rest::Rest;
+use crate::trigger::http::Front;
+use crate::trigger::queue::Listener;
+use crate::trigger::timer;
+
+/// Clients keep idle connections for about a minute.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// What to run, and what the program that runs the host says of itself and its handler.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What a person asked for.
+    pub arguments: Arguments,
+    /// The command as a person types it.
+    pub command: &'static str,
+    /// The data directory below the app's folder, where neither a person nor a setting names another.
+    pub data: &'static str,
+    /// The app setting that names the data directory. The handler is given it too: its records belong beside the queue that names
+    /// them.
+    pub data_setting: Option<&'static str>,
+    /// The setting by which the handler learns where the REST protocol of Service Bus is answered.
+    pub rest_endpoint_setting: Option<&'static str>,
+    /// The name by which host.json means this very program, which then need not be built into the app's folder.
+    pub own_handler: Option<&'static str>,
+}
+
+impl Options {
+    /// For any handler: no setting has a meaning of its own.
+    pub fn new(arguments: Arguments) -> Self {
+        Self {
+            arguments,
+            command: "functions-host",
+            data: ".functions-host",
+            data_setting: None,
+            rest_endpoint_setting: None,
+            own_handler: None,
+        }
+    }
+}
+
+/// A host that is up.
+#[derive(Debug)]
+pub struct Up {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What `func start` would print.
+    pub listing: String,
+}
+
+/// Runs the host until it is asked to stop. `Err`: why it could not start or go on, one line each.
+/// `up` hears once the handler answers.
+pub async fn run(
+    options: Options,
+    environment: &BTreeMap<String, String>,
+    up: oneshot::Sender<Up>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Vec<String>> {
+    let arguments = &options.arguments;
+    let mut app = App::load(&arguments.app, environment)?;
+    let one = |problem: String| vec![problem];
+
+    // One place for records and messages; the handler's own setting counts, below the app's folder as under the real host.
+    let setting = options.data_setting.and_then(|name| environment.get(name).or_else(|| app.settings.get(name)));
+    let setting = setting.filter(|path| !path.is_empty());
+    let data = arguments.data.clone().unwrap_or_else(|| app.root.join(setting.map_or(options.data, String::as_str)));
+    let data = std::path::absolute(&data).unwrap_or(data);
+    let _lock = lock(&data, options.command).map_err(one)?;
+    let port = arguments.port.or(app.local_host.http_port).unwrap_or(7071);
+    let listener = listen(SocketAddr::new(arguments.host, port)).map_err(one)?;
+    let address = listener.local_addr().map_err(|error| one(error.to_string()))?;
+    let rest_listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(one)?;
+    let rest_address = rest_listener.local_addr().map_err(|error| one(error.to_string()))?;
+
+    let (plan, notice) = plan(&options, &app, &data, address, rest_address, environment)?;
+    app.notices.extend(notice);
+    let open = data.clone();
+    let rules = Rules { lock_duration: arguments.lock_duration, max_delivery_count: arguments.max_delivery_count };
+    let broker = tokio::task::spawn_blocking(move || Broker::open(&open, rules)).await.map_err(|error| one(error.to_string()))?;
+    let broker = broker.map_err(|error| one(error.to_string()))?;
+    let released = broker.release_locks().await.map_err(|error| one(error.to_string()))?;
+    if released > 0 {
+        info!(messages = released, "messages that an earlier host was working on are delivered again");
+    }
+
+    let rest = Arc::new(Rest::new(&app, environment, broker.clone(), rest_address));
+    info!("the queue also answers the REST protocol of Service Bus, at http://{rest_address}");
+    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length);
+    let (running, ended) = mpsc::channel(1);
+    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
+    let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
+    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command)?);
+
+    for line in &app.notices {
+        info!("{line}");
+    }
+    for line in app.in_error_lines() {
+        warn!("{line}");
+    }
+    let drain_timeout = arguments.drain_timeout;
+    let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended };
+    host.run(&app, listener, address, supervisor, up, stop).await
+}
+
+struct Host {
+    dispatcher: Arc<Dispatcher>,
+    functions: Vec<Arc<Callable>>,
+    front: Arc<Front>,
+    rest: (Arc<Rest>, TcpListener),
+    drain_timeout: Duration,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Host {
+    async fn run(
+        self,
+        app: &App,
+        listener: TcpListener,
+        address: SocketAddr,
+        supervisor: Supervisor,
+        up: oneshot::Sender<Up>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Vec<String>> {
+        let Self { dispatcher, functions, front, rest, drain_timeout, mut ended } = self;
+        let (stop_sender, stopping) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        for function in functions {
+            tasks.spawn(timer::run(Arc::clone(&dispatcher), Arc::clone(&function), stopping.clone()));
+            if let Some(listener) = Listener::of(Arc::clone(&dispatcher), function, app.host.service_bus.clone()) {
+                tasks.spawn(listener.run(stopping.clone()));
+            }
+        }
+        let ready = Arc::clone(&dispatcher);
+        let mut leaving = stopping.clone();
+        let listing = app.listing(&format!("http://{}", shown(address)));
+        tasks.spawn(async move {
+            let is_ready = tokio::select! {
+                _ = leaving.wait_for(|stop| *stop) => false,
+                is_ready = ready.handler.wait_until_ready() => is_ready,
+            };
+            if is_ready {
+                // Nobody may be listening, which is fine.
+                drop(up.send(Up { address, listing }));
+            }
+        });
+        drop(dispatcher);
+
+        let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS, drain_timeout };
+        let (rest, rest_listener) = rest;
+        let rest = move |request| Arc::clone(&rest).answer(request);
+        // Invocations that may still end may also send: it goes on until nothing runs any more.
+        let serving_rest = server::serve(rest_listener, rest, limits.clone(), std::future::pending());
+        let service = {
+            let front = Arc::clone(&front);
+            move |request| Arc::clone(&front).answer(request)
+        };
+        let (asked_sender, stopped_at) = watch::channel(None);
+        let stop = async {
+            stop.await;
+            asked_sender.send_replace(Some(Instant::now()));
+            stop_sender.send_replace(true);
+        };
+        let serving = async {
+            let drained = tokio::select! {
+                drained = server::serve(listener, service, limits, stop) => drained,
+                problem = broken_down(&mut tasks) => return Err(vec![problem]),
+            };
+            // Queue and timer invocations end too: each holds a sender, and so do the dispatcher's owners.
+            drop(front);
+            let rest = async {
+                while tasks.join_next().await.is_some() {}
+                ended.recv().await
+            };
+            // One deadline for all of them, from the moment of the wish.
+            let asked = *stopped_at.borrow();
+            let left = drain_timeout.saturating_sub(asked.map_or(Duration::ZERO, |asked| asked.elapsed()));
+            let rest = tokio::time::timeout(left, rest).await;
+            if drained == Drained::DeadlinePassed || rest.is_err() {
+                warn!("invocations were still running when the drain deadline passed; their messages come back at the next start");
+            }
+            info!("stopped");
+            Ok(())
+        };
+        // The handler is started from this task, which lives as long as the process: on Linux it dies with the thread that started it.
+        tokio::select! {
+            problem = supervisor.run() => Err(vec![problem]),
+            ended = serving => ended,
+            _ = serving_rest => Err(vec!["the REST protocol of Service Bus is not answered any more".into()]),
+        }
+    }
+}
+
+/// Waits for a trigger that ended although nobody asked it to: a host that takes orders and does nothing with them is worse
+/// than none.
+async fn broken_down(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return format!("a trigger broke down inside the host: {error}");
+        }
+    }
+    std::future::pending().await
+}
+
+/// How to start the handler, and what to tell the person about it.
+fn plan(
+    options: &Options,
+    app: &App,
+    data: &Path,
+    address: SocketAddr,
+    rest_address: SocketAddr,
+    environment: &BTreeMap<String, String>,
+) -> Result<(Plan, Option<String>), Vec<String>> {
+    let custom = &app.host.custom_handler;
+    let mut notice = None;
+    let executable = match (&options.arguments.handler, &custom.executable) {
+        (Some(handler), _) => std::path::absolute(handler).unwrap_or_else(|_| handler.clone()),
+        (None, Executable::File(path)) => path.clone(),
+        (None, Executable::OnPath(program)) if is_named(program, options.own_handler) => {
+            let this = std::env::current_exe().map_err(|error| vec![format!("cannot find this program: {error}")])?;
+            notice = Some(format!("{program} is not built in {}: using {} itself as the handler", app.root.display(), this.display()));
+            this
+        }
+        (None, Executable::OnPath(program)) => program.into(),
+    };
+    let mut settings = app.settings.clone();
+    let port = handler::free_port().map_err(|error| vec![format!("no port is free for the handler: {error}")])?;
+    settings.extend(supervisor::variables(&app.root, &Uuid::new_v4().to_string(), port));
+    let played = [
+        ("AZURE_FUNCTIONS_ENVIRONMENT", "Development".to_owned()),
+        ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True".to_owned()),
+        ("AzureWebJobsScriptRoot", app.root.display().to_string()),
+        ("WEBSITE_HOSTNAME", shown(address)),
+    ];
+    let rest_endpoint = options.rest_endpoint_setting.map(|name| (name, format!("http://{rest_address}")));
+    let data_directory = options.data_setting.map(|name| (name, data.display().to_string()));
+    settings.extend(played.into_iter().chain(rest_endpoint).chain(data_directory).map(|(name, value)| (name.to_owned(), value)));
+    let lookup = |name: &str| settings.get(name).or_else(|| environment.get(name)).cloned();
+    let plan = Plan {
+        port,
+        executable,
+        arguments: custom.arguments(lookup),
+        working_directory: custom.working_directory.clone(),
+        initialization_timeout: custom.initialization_timeout,
+        record: data.join("handler.json"),
+        environment: settings,
+    };
+    Ok((plan, notice))
+}
+
+/// Whether a program of host.json has this name, with or without an extension.
+fn is_named(program: &str, name: Option<&str>) -> bool {
+    Path::new(program).file_stem().zip(name).is_some_and(|(stem, name)| stem.eq_ignore_ascii_case(name))
+}
+
+/// Two hosts on one queue would each believe that the other's messages are free.
+fn lock(data: &Path, command: &str) -> Result<File, String> {
+    directory::create(data).map_err(|error| format!("cannot make the data directory {}: {error}; pass another --data", data.display()))?;
+    let path = data.join("host.lock");
+    let file = File::create(&path).map_err(|error| format!("cannot write {}: {error}; pass another --data", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(format!("another `{command}` uses the data directory {}: stop it, or pass another --data", data.display()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(format!("cannot lock {}: {error}", path.display())),
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    server::bind(address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!("port {} is in use: stop what listens there, or pass another --port", address.port()),
+        std::io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine: pass another --host", address.ip()),
+        _ => format!("cannot listen on {address}: {error}"),
+    })
+}
+
+/// As a person would type it.
+fn shown(address: SocketAddr) -> String {
+    if address.ip().is_loopback() || address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+/// Runs the host as a command: prints the functions, stops on Ctrl-C. Log lines are started before.
+pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    serving::process::open_many_files();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+    let ended = runtime.block_on(async {
+        let (sender, up) = oneshot::channel();
+        tokio::spawn(async move {
+            if let Ok(Up { listing, .. }) = up.await {
+                // A closed pipe is no reason to stop.
+                drop(writeln!(std::io::stdout(), "{listing}\nPress Ctrl-C to stop."));
+            }
+        });
+        let signals = StopSignals::listen();
+        let stop = async {
+            signals.first().await;
+            info!("stopping: running invocations may end; press Ctrl-C again to leave at once");
+        };
+        run(options, environment, sender, stop).await
+    });
+    runtime.shutdown_background();
+    ended
+}

@@ -1,0 +1,32 @@
+//! `functions-host`: runs any custom handler on this machine.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use clap::Parser;
+use functions_host::arguments::Arguments;
+use functions_host::host::{self, Options};
+
+/// A stand-in for the Azure Functions host: HTTP, queue and timers, for the app in a folder.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct CommandLine {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+fn main() -> ExitCode {
+    let CommandLine { arguments } = CommandLine::parse();
+    let environment: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    serving::log::start(environment.get("RUST_LOG").map_or("warn,functions_host=info", String::as_str), false);
+    match host::command(Options::new(arguments), &environment) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("functions-host: {problem}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What plays Service Bus on this machine.
+
+pub mod broker;
+mod connection;
+pub(crate) mod rest;

@@ -1,0 +1,452 @@
+//! A durable queue with the semantics of Service Bus: peek-lock, delivery count, dead letters, scheduled and expiring messages.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use group_commit::database::{Database, Error};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// What a dead-letter queue is named after its queue (Service Bus, "Path to the dead-letter queue").
+pub const DEAD_LETTER_SUFFIX: &str = "/$deadletterqueue";
+/// How long a receiver sleeps at most when a message will be ready at a moment: its clock may jump, or stand still while the
+/// machine sleeps. Without such a message it sleeps until one is sent.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// `visible_at` is the one moment that counts: when a scheduled message comes due, when a lock runs out, or when a message was
+/// enqueued. A message is ready once that has passed, whatever the reason it was away.
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS messages (
+        sequence_number INTEGER PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        visible_at INTEGER NOT NULL,
+        enqueued_at INTEGER NOT NULL,
+        expires_at INTEGER,
+        delivery_count INTEGER NOT NULL DEFAULT 0,
+        lock_token BLOB,
+        properties TEXT NOT NULL,
+        body BLOB NOT NULL
+    );
+    CREATE INDEX IF NOT EXISTS messages_ready ON messages (queue, visible_at, sequence_number);
+";
+
+/// What a broker decides for all its queues.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How long a receiver holds a message before it is given to another.
+    pub lock_duration: Duration,
+    /// Deliveries before a message is dead-lettered.
+    pub max_delivery_count: u32,
+}
+
+/// Every queue of this machine, in one file. Queues come into being when they are first named.
+#[derive(Clone)]
+pub struct Broker {
+    database: Database,
+    rules: Rules,
+    arrivals: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+}
+
+/// A message to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Everything else.
+    pub properties: Properties,
+    /// When it may be delivered; at once when absent.
+    pub scheduled_at: Option<Timestamp>,
+    /// How long it lives; for ever when absent.
+    pub time_to_live: Option<Duration>,
+}
+
+/// What travels beside a body.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Properties {
+    /// Made by the broker when absent.
+    pub message_id: String,
+    /// MIME type of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// For correlation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Also known as label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Where to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// Where it is meant to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The sender's own; the broker adds `DeadLetterReason` and `DeadLetterErrorDescription` to dead letters.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub application_properties: Map<String, Value>,
+    /// The queue it was dead-lettered from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter_source: Option<String>,
+}
+
+/// A message held under a lock.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Unique in this broker, and growing.
+    pub sequence_number: i64,
+    /// Names the lock.
+    pub lock_token: Uuid,
+    /// 1 at the first delivery.
+    pub delivery_count: u32,
+    /// When it was sent.
+    pub enqueued_at: Timestamp,
+    /// When it vanishes, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Everything else.
+    pub properties: Properties,
+}
+
+/// What became of a settlement or renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// As asked.
+    Done,
+    /// The lock had run out: somebody else may have the message.
+    LockLost,
+}
+
+impl Broker {
+    /// Opens `DIRECTORY/queue.db`. Blocks.
+    pub fn open(directory: &Path, rules: Rules) -> Result<Self, Error> {
+        let database = Database::open(&directory.join("queue.db"), SCHEMA)?;
+        Ok(Self { database, rules, arrivals: Arc::default() })
+    }
+
+    /// How long a lock lasts.
+    pub fn lock_duration(&self) -> Duration {
+        self.rules.lock_duration
+    }
+
+    /// Sends messages in order; on disk when this returns.
+    pub async fn send(&self, queue: &str, messages: Vec<Outgoing>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let name = entity(queue);
+        self.database
+            .write(move |connection| {
+                let now = now();
+                let mut insert = connection.prepare_cached(
+                    "INSERT INTO messages (queue, visible_at, enqueued_at, expires_at, properties, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?;
+                for mut message in messages {
+                    if message.properties.message_id.is_empty() {
+                        message.properties.message_id = Uuid::new_v4().simple().to_string();
+                    }
+                    let enqueued_at = message.scheduled_at.map_or(now, |at| at.as_millisecond().max(now));
+                    let expires_at = message.time_to_live.map(|life| after(moment(enqueued_at), life).as_millisecond());
+                    insert.execute(params![name, enqueued_at, enqueued_at, expires_at, json_text(&message.properties), message.body])?;
+                }
+                Ok(())
+            })
+            .await?;
+        self.arrivals(queue).notify_waiters();
+        Ok(())
+    }
+
+    /// Locks up to `max` messages, oldest first; waits until there is one. A power failure may undo this, and what follows it
+    /// for the message: then it is delivered again, as any message may be.
+    pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
+        loop {
+            let received = self.receive_within(queue, max, Duration::MAX).await?;
+            if !received.is_empty() {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// Like [`Broker::receive`], but gives up after `patience`, with nothing. Who is dropped while he waits takes no message with him.
+    pub async fn receive_within(&self, queue: &str, max: usize, patience: Duration) -> Result<Vec<Received>, Error> {
+        let started = Instant::now();
+        let arrivals = self.arrivals(queue);
+        loop {
+            // Listen before looking: it hears every send from here on.
+            let arrival = arrivals.notified();
+            let name = entity(queue);
+            let rules = self.rules.clone();
+            let Look { locked, next, dead_lettered } =
+                self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
+            if dead_lettered {
+                self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_waiters();
+            }
+            let left = patience.saturating_sub(started.elapsed());
+            if !locked.is_empty() || left.is_zero() {
+                return Ok(locked);
+            }
+            let ready_in = |at| until(Timestamp::now(), moment(at));
+            let sleep = next.map_or(LONGEST_SLEEP, ready_in).min(LONGEST_SLEEP);
+            drop(tokio::time::timeout(sleep.min(left), arrival).await);
+        }
+    }
+
+    /// The message of this queue that is held under this lock; its [`Received::lock_token`] is set.
+    pub async fn held(&self, queue: &str, lock_token: Uuid) -> Result<Option<Received>, Error> {
+        let name = entity(queue);
+        self.database
+            .read(move |connection| {
+                let found = connection
+                    .prepare_cached(
+                        "SELECT sequence_number, delivery_count, enqueued_at, expires_at, properties, body FROM messages
+                         WHERE queue = ?1 AND lock_token = ?2 AND visible_at > ?3",
+                    )?
+                    .query_row(params![name, lock_token.as_bytes(), now()], received)
+                    .optional()?;
+                Ok(found.map(|message| Received { lock_token, ..message }))
+            })
+            .await
+    }
+
+    /// The message is dealt with.
+    pub async fn complete(&self, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let changed = self
+            .database
+            .write_unsynced(move |connection| {
+                connection
+                    .prepare_cached("DELETE FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
+                    .execute(params![sequence_number, lock_token.as_bytes(), now()])
+            })
+            .await?;
+        Ok(settled(changed))
+    }
+
+    /// The message is to be delivered again, at once, or dead-lettered when it was delivered often enough.
+    pub async fn abandon(&self, queue: &str, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let spent = message.delivery_count >= self.rules.max_delivery_count && !entity(queue).ends_with(DEAD_LETTER_SUFFIX);
+        let (name, properties) = (entity(queue), message.properties.clone());
+        let max = self.rules.max_delivery_count;
+        let changed = self
+            .database
+            .write_unsynced(move |connection| {
+                let held: Option<i64> = connection
+                    .prepare_cached("SELECT 1 FROM messages WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3")?
+                    .query_row(params![sequence_number, lock_token.as_bytes(), now()], |row| row.get(0))
+                    .optional()?;
+                if held.is_none() {
+                    return Ok(0);
+                }
+                if spent {
+                    return dead_letter(connection, &name, sequence_number, properties, max);
+                }
+                // Back to its place: it is as old as it was.
+                connection
+                    .prepare_cached("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE sequence_number = ?1")?
+                    .execute([sequence_number])
+            })
+            .await?;
+        self.arrivals(queue).notify_waiters();
+        if spent {
+            self.arrivals(&format!("{queue}{DEAD_LETTER_SUFFIX}")).notify_waiters();
+        }
+        Ok(settled(changed))
+    }
+
+    /// Holds the message for another lock duration.
+    pub async fn renew(&self, message: &Received) -> Result<Settled, Error> {
+        let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
+        let lock_duration = self.rules.lock_duration;
+        let changed = self
+            .database
+            .write_unsynced(move |connection| {
+                let now = now();
+                let until = after(moment(now), lock_duration).as_millisecond();
+                connection
+                    .prepare_cached(
+                        "UPDATE messages SET visible_at = ?4 WHERE sequence_number = ?1 AND lock_token = ?2 AND visible_at > ?3",
+                    )?
+                    .execute(params![sequence_number, lock_token.as_bytes(), now, until])
+            })
+            .await?;
+        Ok(settled(changed))
+    }
+
+    /// At the start of a host no receiver is left from an earlier one: what they held is ready at once.
+    pub async fn release_locks(&self) -> Result<usize, Error> {
+        self.database
+            .write(|connection| {
+                connection.execute("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE lock_token IS NOT NULL", [])
+            })
+            .await
+    }
+
+    /// Every message, with the queue it is in; nothing is locked or counted.
+    pub async fn peek(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        self.database
+            .read(|connection| {
+                let mut all = connection.prepare_cached("SELECT queue, body FROM messages ORDER BY sequence_number")?;
+                all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            })
+            .await
+    }
+
+    /// How many messages each queue holds, and how the disk work was grouped.
+    pub async fn figures(&self) -> Result<Value, Error> {
+        let queues = self
+            .database
+            .read(|connection| {
+                let now = now();
+                let mut counts = connection.prepare_cached(
+                    "SELECT queue, COUNT(*), COUNT(lock_token), SUM(lock_token IS NULL AND visible_at > ?1) FROM messages GROUP BY queue",
+                )?;
+                let rows = counts.query_map([now], |row| {
+                    let (total, locked, scheduled): (i64, i64, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
+                    Ok((
+                        row.get::<_, String>(0)?,
+                        json!({ "active": total - locked - scheduled, "locked": locked, "scheduled": scheduled }),
+                    ))
+                })?;
+                rows.collect::<rusqlite::Result<Map<String, Value>>>()
+            })
+            .await?;
+        let counts = self.database.counts();
+        Ok(json!({
+            "queues": queues,
+            "writes": counts.operations.load(Ordering::Relaxed),
+            "commits": counts.commits.load(Ordering::Relaxed),
+            "synced": counts.synced.load(Ordering::Relaxed),
+        }))
+    }
+
+    fn arrivals(&self, queue: &str) -> Arc<Notify> {
+        // A map of notifiers is never left half changed.
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(arrivals.entry(entity(queue)).or_default())
+    }
+}
+
+/// Names of queues have no case in Service Bus: `orders/$DeadLetterQueue` is `orders/$deadletterqueue`.
+fn entity(queue: &str) -> String {
+    queue.to_ascii_lowercase()
+}
+
+/// What a look at a queue found.
+struct Look {
+    /// What was ready, locked now.
+    locked: Vec<Received>,
+    /// When the next message will be ready, if none was.
+    next: Option<i64>,
+    /// Whether messages went to the dead-letter queue instead.
+    dead_lettered: bool,
+}
+
+/// Locks what is ready; also tells when the next message will be, if none is.
+fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -> rusqlite::Result<Look> {
+    let now = now();
+    let until = after(moment(now), rules.lock_duration).as_millisecond();
+    let ready: Vec<Received> = connection
+        .prepare_cached(
+            "SELECT sequence_number, delivery_count, enqueued_at, expires_at, properties, body FROM messages
+             WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, sequence_number LIMIT ?3",
+        )?
+        .query_map(params![queue, now, i64::try_from(max).unwrap_or(i64::MAX)], received)?
+        .collect::<rusqlite::Result<_>>()?;
+    let found = !ready.is_empty();
+    let mut locked = Vec::with_capacity(ready.len());
+    let mut dead_lettered = false;
+    for mut message in ready {
+        let sequence_number = message.sequence_number;
+        if message.expires_at.is_some_and(|at| at.as_millisecond() <= now) {
+            connection.prepare_cached("DELETE FROM messages WHERE sequence_number = ?1")?.execute([sequence_number])?;
+        } else if message.delivery_count >= rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX) {
+            // Its last lock ran out: a receiver that vanished counts like one that abandoned.
+            dead_letter(connection, queue, sequence_number, message.properties, rules.max_delivery_count)?;
+            dead_lettered = true;
+        } else {
+            message.delivery_count += 1;
+            message.lock_token = Uuid::new_v4();
+            connection
+                .prepare_cached("UPDATE messages SET lock_token = ?2, visible_at = ?3, delivery_count = ?4 WHERE sequence_number = ?1")?
+                .execute(params![sequence_number, message.lock_token.as_bytes(), until, message.delivery_count])?;
+            locked.push(message);
+        }
+    }
+    let next = if !locked.is_empty() {
+        None
+    } else if found {
+        // Everything that was ready has just left; there may be more behind it.
+        Some(now)
+    } else {
+        connection.prepare_cached("SELECT MIN(visible_at) FROM messages WHERE queue = ?1")?.query_row([queue], |row| row.get(0))?
+    };
+    Ok(Look { locked, next, dead_lettered })
+}
+
+fn received(row: &Row<'_>) -> rusqlite::Result<Received> {
+    let properties: String = row.get(4)?;
+    Ok(Received {
+        sequence_number: row.get(0)?,
+        lock_token: Uuid::nil(),
+        delivery_count: row.get(1)?,
+        enqueued_at: moment(row.get(2)?),
+        expires_at: row.get::<_, Option<i64>>(3)?.map(moment),
+        properties: serde_json::from_str(&properties).unwrap_or_default(),
+        body: row.get(5)?,
+    })
+}
+
+fn dead_letter(
+    connection: &Connection,
+    queue: &str,
+    sequence_number: i64,
+    mut properties: Properties,
+    max: u32,
+) -> rusqlite::Result<usize> {
+    properties.dead_letter_source = Some(queue.to_owned());
+    let described = &mut properties.application_properties;
+    described.insert("DeadLetterReason".into(), "MaxDeliveryCountExceeded".into());
+    described.insert("DeadLetterErrorDescription".into(), format!("Message could not be consumed after {max} delivery attempts.").into());
+    connection
+        .prepare_cached(
+            "UPDATE messages SET queue = ?2, lock_token = NULL, visible_at = ?3, expires_at = NULL, properties = ?4
+             WHERE sequence_number = ?1",
+        )?
+        .execute(params![sequence_number, format!("{queue}{DEAD_LETTER_SUFFIX}"), now(), json_text(&properties)])
+}
+
+fn json_text(properties: &Properties) -> String {
+    serde_json::to_string(properties).expect("properties have only string keys")
+}
+
+fn settled(changed: usize) -> Settled {
+    if changed == 1 { Settled::Done } else { Settled::LockLost }
+}
+
+/// This machine's clock, in milliseconds since the Unix epoch.
+pub(crate) fn now() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// A moment as the database keeps it: milliseconds since the Unix epoch.
+pub(crate) fn moment(milliseconds: i64) -> Timestamp {
+    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+}
+
+/// The moment `duration` later; stops at the end of representable time.
+pub(crate) fn after(at: Timestamp, duration: Duration) -> Timestamp {
+    at.saturating_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// How long from `at` until `later`; zero when `later` has passed.
+pub(crate) fn until(at: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(at)).unwrap_or_default()
+}

@@ -1,0 +1,5 @@
+//! What starts a function: a client's request, a message, a moment.
+
+pub mod http;
+pub(crate) mod queue;
+pub mod timer;

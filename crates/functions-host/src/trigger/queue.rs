@@ -1,0 +1,233 @@
+//! Queue triggers: receives messages under a lock, invokes, then completes or abandons them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serving::failpoint;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::app::function::{self, Trigger};
+use crate::app::host_json::ServiceBus;
+use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
+use crate::service_bus::broker::{Properties, Received, Settled, after, moment, now};
+use crate::wire::invocation::{self, Client, DataType, Message};
+
+/// After the queue could not be read.
+const BROKER_PAUSE: Duration = Duration::from_secs(1);
+/// So many messages are received at once at most, whatever `maxConcurrentCalls` allows.
+const MAX_RECEIVE: u32 = 256;
+/// Life of a message in a queue that sets none (Service Bus: 14 days), for the metadata only.
+const DEFAULT_LIFE: Duration = Duration::from_hours(336);
+/// What a local namespace is called, as under the Service Bus emulator.
+const NAMESPACE: &str = "localhost";
+
+/// One function's queue trigger.
+pub(crate) struct Listener {
+    dispatcher: Arc<Dispatcher>,
+    function: Arc<Callable>,
+    trigger: QueueTrigger,
+    options: ServiceBus,
+    client: String,
+}
+
+#[derive(Debug, Clone)]
+struct QueueTrigger {
+    binding: String,
+    queue: String,
+    many: bool,
+    data_type: DataType,
+    auto_complete: bool,
+}
+
+impl Listener {
+    /// The listener of a function, if it has a queue trigger.
+    pub(crate) fn of(dispatcher: Arc<Dispatcher>, function: Arc<Callable>, options: ServiceBus) -> Option<Self> {
+        let Trigger::Queue { name, queue, cardinality_many, data_type, auto_complete_messages, .. } = &function.trigger else {
+            return None;
+        };
+        let trigger = QueueTrigger {
+            binding: name.clone(),
+            queue: queue.clone(),
+            many: *cardinality_many,
+            data_type: data_type_of(*data_type),
+            auto_complete: auto_complete_messages.unwrap_or(options.auto_complete_messages),
+        };
+        Some(Self { dispatcher, function, trigger, options, client: format!("{NAMESPACE}-{}", Uuid::new_v4()) })
+    }
+
+    /// Receives until asked to stop. Running invocations go on.
+    pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
+        let this = Arc::new(self);
+        // Batches are not limited by maxConcurrentCalls; one at a time is what the extension does per receiver.
+        let (most, batch) =
+            if this.trigger.many { (1, this.options.max_message_batch_size) } else { (this.options.max_concurrent_calls, 1) };
+        let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        loop {
+            let received = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                received = this.receive(&permits, batch) => received,
+            };
+            match received {
+                Ok((messages, mut permit)) if this.trigger.many => {
+                    let single = permit.split(1);
+                    let this = Arc::clone(&this);
+                    tokio::spawn(async move {
+                        this.handle(messages).await;
+                        drop(single);
+                    });
+                }
+                Ok((messages, mut permit)) => {
+                    for message in messages {
+                        let single = permit.split(1);
+                        let this = Arc::clone(&this);
+                        tokio::spawn(async move {
+                            this.handle(vec![message]).await;
+                            drop(single);
+                        });
+                    }
+                }
+                Err(()) => tokio::time::sleep(BROKER_PAUSE).await,
+            }
+        }
+    }
+
+    /// As many messages as may run now. Nothing is received for a handler that is not there: every delivery would fail at once,
+    /// and ten of them make a dead letter.
+    async fn receive(&self, permits: &Arc<Semaphore>, batch: usize) -> Result<(Vec<Received>, OwnedSemaphorePermit), ()> {
+        if self.dispatcher.handler.generation().is_none() && !self.dispatcher.handler.wait_until_ready().await {
+            return Err(());
+        }
+        let mut permit = Arc::clone(permits).acquire_owned().await.map_err(drop)?;
+        let more = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX).min(MAX_RECEIVE);
+        // Nobody else takes from them.
+        if let Ok(more) = Arc::clone(permits).try_acquire_many_owned(more) {
+            permit.merge(more);
+        }
+        let most = permit.num_permits().saturating_mul(batch);
+        match self.dispatcher.broker.receive(&self.trigger.queue, most).await {
+            Ok(messages) => Ok((messages, permit)),
+            Err(error) => {
+                error!(queue.name = self.trigger.queue, %error, "the queue cannot be read");
+                Err(())
+            }
+        }
+    }
+
+    async fn handle(&self, messages: Vec<Received>) {
+        let invocation = Invocation::new();
+        let ended = match self.envelope(&messages, &invocation) {
+            Ok(envelope) => self.invoke_under_lock(&messages, &invocation, envelope).await,
+            Err(reason) => {
+                error!(function.name = self.function.name, "{} failed: {reason}", self.function.name);
+                Err(Failed)
+            }
+        };
+        for message in &messages {
+            failpoint!("before-complete" if ended.is_ok());
+            let settled = match ended {
+                Ok(()) if !self.trigger.auto_complete => continue,
+                Ok(()) => self.dispatcher.broker.complete(message).await,
+                Err(Failed) => self.dispatcher.broker.abandon(&self.trigger.queue, message).await,
+            };
+            failpoint!("after-complete" if ended.is_ok());
+            match settled {
+                Ok(Settled::Done) => {}
+                Ok(Settled::LockLost) => warn!(
+                    queue.name = self.trigger.queue,
+                    message.id = message.properties.message_id,
+                    "the lock of a message ran out before its invocation ended; it is delivered again"
+                ),
+                Err(error) => error!(queue.name = self.trigger.queue, %error, "a message could not be settled; it is delivered again"),
+            }
+        }
+    }
+
+    /// Renews the locks while the invocation runs, at most for `maxAutoLockRenewalDuration`.
+    async fn invoke_under_lock(&self, messages: &[Received], invocation: &Invocation, envelope: Vec<u8>) -> Result<(), Failed> {
+        let started = Instant::now();
+        let period = self.dispatcher.broker.lock_duration() / 2;
+        let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+        let mut call = std::pin::pin!(self.dispatcher.invoke(&self.function, invocation, envelope));
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut call => return ended.map(drop),
+                _ = renewal.tick() => {
+                    let over = self.options.max_auto_lock_renewal_duration.is_some_and(|most| started.elapsed() > most);
+                    if over || self.trigger.many {
+                        continue;
+                    }
+                    for message in messages {
+                        if let Err(error) = self.dispatcher.broker.renew(message).await {
+                            warn!(queue.name = self.trigger.queue, %error, "a lock could not be renewed");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn envelope(&self, messages: &[Received], invocation: &Invocation) -> Result<Vec<u8>, String> {
+        let sys = invocation.sys(&self.function.name);
+        let client = Client { fully_qualified_namespace: NAMESPACE, identifier: &self.client };
+        let binding = &self.trigger.binding;
+        if let ([message], false) = (messages, self.trigger.many) {
+            return Ok(invocation::message(binding, &view(message), self.trigger.data_type, &client, &sys));
+        }
+        let views: Vec<Message<'_>> = messages.iter().map(view).collect();
+        invocation::messages(binding, &views, self.trigger.data_type, &client, &sys)
+    }
+}
+
+/// The envelope of a message that was never in a queue: a manual run through `/admin/functions/{name}`.
+pub(crate) fn manual_envelope(function: &Callable, input: &str, invocation: &Invocation) -> Option<Vec<u8>> {
+    let Trigger::Queue { name, data_type, .. } = &function.trigger else { return None };
+    let now = moment(now());
+    let received = Received {
+        sequence_number: 0,
+        lock_token: Uuid::nil(),
+        delivery_count: 1,
+        enqueued_at: now,
+        expires_at: None,
+        body: input.as_bytes().to_vec(),
+        properties: Properties::default(),
+    };
+    let client = Client { fully_qualified_namespace: NAMESPACE, identifier: NAMESPACE };
+    Some(invocation::message(name, &view(&received), data_type_of(*data_type), &client, &invocation.sys(&function.name)))
+}
+
+fn view(received: &Received) -> Message<'_> {
+    let properties = &received.properties;
+    let expires_at = received.expires_at.unwrap_or_else(|| after(received.enqueued_at, DEFAULT_LIFE));
+    Message {
+        body: &received.body,
+        message_id: &properties.message_id,
+        content_type: properties.content_type.as_deref(),
+        delivery_count: received.delivery_count,
+        dead_letter_source: properties.dead_letter_source.as_deref(),
+        lock_token: received.lock_token,
+        enqueued_at: received.enqueued_at,
+        expires_at,
+        sequence_number: u64::try_from(received.sequence_number).unwrap_or(0),
+        correlation_id: properties.correlation_id.as_deref(),
+        subject: properties.subject.as_deref(),
+        reply_to: properties.reply_to.as_deref(),
+        to: properties.to.as_deref(),
+        session_id: None,
+        reply_to_session_id: None,
+        partition_key: None,
+        transaction_partition_key: None,
+        application_properties: &properties.application_properties,
+    }
+}
+
+fn data_type_of(data_type: Option<function::DataType>) -> DataType {
+    match data_type {
+        None => DataType::Unset,
+        Some(function::DataType::String) => DataType::String,
+        Some(function::DataType::Binary | function::DataType::Stream) => DataType::Binary,
+    }
+}

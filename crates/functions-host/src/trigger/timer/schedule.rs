@@ -1,0 +1,394 @@
+//! When a timer trigger fires: an NCRONTAB expression or a fixed period.
+//!
+//! The host hands the text to `NCrontab` first and to `TimeSpan.TryParse` second
+//! (`TimerSchedule.cs` and `CronSchedule.cs` of azure-webjobs-sdk-extensions), so this reads both in that order.
+//! NCRONTAB is not Vixie cron: day of month and day of week must *both* match, Sunday is only `0`, a range
+//! written backwards is turned round, and there is no `L`, `W`, `#` or `?`.
+//! General cron crates differ in each of these, which is why the fields are read here.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+
+/// When a timer trigger fires, in UTC.
+///
+/// The host uses UTC unless `WEBSITE_TIME_ZONE` is set, which this host does not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Cron(Cron),
+    Every(Duration),
+}
+
+/// One set of allowed values for each field; bit `n` is the value `n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cron {
+    seconds: u64,
+    minutes: u64,
+    hours: u64,
+    days: u64,
+    months: u64,
+    weekdays: u64,
+}
+
+impl Schedule {
+    /// Reads the `schedule` of a `timerTrigger`, its `%Setting%` already replaced.
+    ///
+    /// Six fields are `{second} {minute} {hour} {day} {month} {day-of-week}`; with five the second is 0.
+    /// Anything else must be a time span such as `00:05:00`, and then the timer fires once in each such period.
+    /// The error is one sentence that names the field and the value at fault.
+    pub fn parse(text: &str) -> Result<Schedule, String> {
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        match fields[..] {
+            [minute, hour, day, month, weekday] => cron(["0", minute, hour, day, month, weekday]),
+            [second, minute, hour, day, month, weekday] => cron([second, minute, hour, day, month, weekday]),
+            _ => match time_span(text) {
+                Some(period) if period.is_zero() => Err("a period must be longer than 00:00:00".to_owned()),
+                Some(period) => Ok(Kind::Every(period)),
+                None => Err("it is neither six NCRONTAB fields such as 0 */5 * * * * nor a time span such as 00:05:00".to_owned()),
+            },
+        }
+        .map(Schedule)
+        .map_err(|reason| format!("\"{text}\" is not a schedule: {reason}"))
+    }
+
+    /// The first time strictly after `after` at which the timer fires.
+    ///
+    /// `None` when there is none, as for 30 February.
+    pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        match &self.0 {
+            Kind::Cron(cron) => cron.next(after),
+            Kind::Every(period) => after.checked_add(*period).ok(),
+        }
+    }
+
+    /// Whether the timer can fire more than once in a minute.
+    ///
+    /// The host then keeps no schedule status, whatever `useMonitor` says (`TimerSchedule.cs`).
+    /// It decides by counting the occurrences in the minute after it starts; this looks at the seconds field instead,
+    /// so that the answer does not depend on when it is asked.
+    pub fn is_sub_minute(&self) -> bool {
+        match &self.0 {
+            Kind::Cron(cron) => cron.seconds.count_ones() > 1,
+            Kind::Every(period) => *period < Duration::from_mins(1),
+        }
+    }
+}
+
+/// The Gregorian calendar, weekdays included, repeats after this many days: a day not found by then never comes.
+const CALENDAR_CYCLE_DAYS: usize = 146_097;
+
+impl Cron {
+    fn next(&self, after: Timestamp) -> Option<Timestamp> {
+        // Whole seconds are cut towards 1970: before it, a fraction leaves them already later than `after`.
+        let second = after.as_second() + i64::from(after.subsec_nanosecond() >= 0);
+        let earliest = Timestamp::from_second(second).ok()?;
+        let start = TimeZone::UTC.to_datetime(earliest);
+        let mut date = start.date();
+        for day in 0..CALENDAR_CYCLE_DAYS {
+            let weekday = date.weekday().to_sunday_zero_offset();
+            if has(self.months, date.month()) && has(self.days, date.day()) && has(self.weekdays, weekday) {
+                let from = if day == 0 { (start.hour(), start.minute(), start.second()) } else { (0, 0, 0) };
+                if let Some((hour, minute, second)) = self.time_from(from) {
+                    let next = DateTime::from_parts(date, jiff::civil::time(hour, minute, second, 0));
+                    return TimeZone::UTC.to_timestamp(next).ok();
+                }
+            }
+            date = date.tomorrow().ok()?;
+        }
+        None
+    }
+
+    /// The first time of day at or after `from`, as (hour, minute, second).
+    fn time_from(&self, from: (i8, i8, i8)) -> Option<(i8, i8, i8)> {
+        for hour in (from.0..24).filter(|hour| has(self.hours, *hour)) {
+            let first_minute = if hour == from.0 { from.1 } else { 0 };
+            for minute in (first_minute..60).filter(|minute| has(self.minutes, *minute)) {
+                let first_second = if (hour, minute) == (from.0, from.1) { from.2 } else { 0 };
+                if let Some(second) = (first_second..60).find(|second| has(self.seconds, *second)) {
+                    return Some((hour, minute, second));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn has(field: u64, value: i8) -> bool {
+    field & (1 << value) != 0
+}
+
+/// The noun, smallest value, largest value and names of one field (`CrontabFieldImpl.cs` of `NCrontab`).
+struct Field {
+    noun: &'static str,
+    min: u32,
+    max: u32,
+    names: &'static [&'static str],
+}
+
+const FIELDS: [Field; 6] = [
+    Field { noun: "second", min: 0, max: 59, names: &[] },
+    Field { noun: "minute", min: 0, max: 59, names: &[] },
+    Field { noun: "hour", min: 0, max: 23, names: &[] },
+    Field { noun: "day of month", min: 1, max: 31, names: &[] },
+    Field {
+        noun: "month",
+        min: 1,
+        max: 12,
+        names: &["january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december"],
+    },
+    Field { noun: "day of week", min: 0, max: 6, names: &["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"] },
+];
+
+fn cron(texts: [&str; 6]) -> Result<Kind, String> {
+    let mut fields = [0; 6];
+    for ((field, text), values) in FIELDS.iter().zip(texts).zip(&mut fields) {
+        *values = field.parse(text)?;
+    }
+    let [seconds, minutes, hours, days, months, weekdays] = fields;
+    Ok(Kind::Cron(Cron { seconds, minutes, hours, days, months, weekdays }))
+}
+
+impl Field {
+    fn parse(&self, text: &str) -> Result<u64, String> {
+        text.split(',').try_fold(0, |values, item| Ok(values | self.item(item)?))
+    }
+
+    /// One item of a list: `*`, `5`, `1-5`, each with an optional `/step`.
+    fn item(&self, text: &str) -> Result<u64, String> {
+        let (range, step) = match text.split_once('/') {
+            None => (text, None),
+            Some((range, step)) => {
+                let count: usize = step.parse().map_err(|_| format!("{} step \"{step}\" is not a number", self.noun))?;
+                // NCrontab reads a step of 0 as 1.
+                (range, Some(count.max(1)))
+            }
+        };
+        let (first, last) = if range == "*" {
+            (self.min, self.max)
+        } else if let Some((first, last)) = range.split_once('-') {
+            let (first, last) = (self.value(first)?, self.value(last)?);
+            (first.min(last), first.max(last))
+        } else {
+            let value = self.value(range)?;
+            (value, if step.is_some() { self.max } else { value })
+        };
+        Ok((first..=last).step_by(step.unwrap_or(1)).fold(0, |values, value| values | 1 << value))
+    }
+
+    /// A number or the beginning of a name: `1`, `Mon` and `monday` are the same day.
+    fn value(&self, text: &str) -> Result<u32, String> {
+        let (noun, min, max) = (self.noun, self.min, self.max);
+        let lower = text.to_ascii_lowercase();
+        let named = (min..=max).zip(self.names).find(|(_, name)| !lower.is_empty() && name.starts_with(&lower));
+        let value = match named {
+            Some((value, _)) => value,
+            None => text.parse().map_err(|_| format!("{noun} \"{text}\" is not a value from {min} to {max}"))?,
+        };
+        if (min..=max).contains(&value) { Ok(value) } else { Err(format!("{noun} {value} is not a value from {min} to {max}")) }
+    }
+}
+
+/// Reads a time span as .NET's `TimeSpan.Parse` does, without the sign.
+///
+/// `hh:mm`, `hh:mm:ss`, `hh:mm:ss.fffffff`, `d.hh:mm:ss`, `d:hh:mm:ss` and a bare `d`, which is *days*.
+/// Three numbers whose first is above 23 are `d:hh:mm`: the documented surprise that `24:00:00` is 24 days.
+/// Left out is `hh:mm:.f`, which .NET still reads for old programs.
+pub fn time_span(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (days, clock) = match text.split_once('.') {
+        Some((days, clock)) if !days.contains(':') => (Some(digits(days, u32::MAX)?), clock),
+        _ => (None, text),
+    };
+    let (clock, ticks) = match clock.split_once('.') {
+        Some((clock, fraction)) => (clock, Some(fraction_ticks(fraction)?)),
+        None => (clock, None),
+    };
+    let parts: Vec<&str> = clock.split(':').collect();
+    let (days, hours, minutes, seconds) = match (days, &parts[..]) {
+        (None, [days]) => (digits(days, u32::MAX)?, 0, 0, 0),
+        (days, [hours, minutes]) => (days.unwrap_or(0), digits(hours, 23)?, digits(minutes, 59)?, 0),
+        (None, [days, hours, minutes]) if ticks.is_none() && digits(days, u32::MAX)? > 23 => {
+            (digits(days, u32::MAX)?, digits(hours, 23)?, digits(minutes, 59)?, 0)
+        }
+        (days, [hours, minutes, seconds]) => (days.unwrap_or(0), digits(hours, 23)?, digits(minutes, 59)?, digits(seconds, 59)?),
+        (None, [days, hours, minutes, seconds]) => {
+            (digits(days, u32::MAX)?, digits(hours, 23)?, digits(minutes, 59)?, digits(seconds, 59)?)
+        }
+        _ => return None,
+    };
+    if ticks.is_some() && parts.len() < 3 {
+        return None;
+    }
+    let seconds = u64::from(days) * 86_400 + u64::from(hours) * 3_600 + u64::from(minutes) * 60 + u64::from(seconds);
+    let ticks = ticks.unwrap_or(0);
+    // A `TimeSpan` is an `i64` of ticks.
+    let all = seconds.checked_mul(TICKS_PER_SECOND)?.checked_add(ticks.into())?;
+    i64::try_from(all).ok().map(|_| Duration::new(seconds, ticks * NANOSECONDS_PER_TICK))
+}
+
+const TICKS_PER_SECOND: u64 = 10_000_000;
+const NANOSECONDS_PER_TICK: u32 = 100;
+/// Digits after the point that are whole ticks.
+const TICK_DIGITS: u32 = 7;
+/// The largest number that .NET's reader holds, leading zeros aside.
+const MAX_NUMBER: u32 = 0x0FFF_FFFF;
+
+fn digits(text: &str, max: u32) -> Option<u32> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|value| plain && *value <= max)
+}
+
+/// Digits after the point. More than seven are rounded, and then the first must be a zero (`NormalizeAndValidateFraction` in
+/// .NET's `TimeSpanParse.cs`).
+fn fraction_ticks(text: &str) -> Option<u32> {
+    let significant = text.trim_start_matches('0');
+    if significant.is_empty() && !text.is_empty() {
+        return Some(0);
+    }
+    let number = digits(significant, MAX_NUMBER)?;
+    let length = u32::try_from(text.len()).ok()?;
+    if length <= TICK_DIGITS {
+        return Some(number * 10_u32.pow(TICK_DIGITS - length));
+    }
+    if significant.len() == text.len() {
+        return None;
+    }
+    // No tick is left of what has so many zeros before it.
+    let divisor = 10_u32.checked_pow(length - TICK_DIGITS);
+    Some(divisor.map_or(0, |divisor| (number + divisor / 2) / divisor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(expression: &str, after: &str) -> Option<String> {
+        let schedule = Schedule::parse(expression).unwrap();
+        schedule.next(after.parse().unwrap()).map(|time| time.to_string())
+    }
+
+    #[test]
+    fn an_expression_fires_when_ncrontab_fires() {
+        // 2026-11-23 is a Monday.
+        for (expression, after, expected) in [
+            ("0 */5 * * * *", "2026-11-23T10:02:30Z", "2026-11-23T10:05:00Z"),
+            ("0 */5 * * * *", "2026-11-23T10:05:00Z", "2026-11-23T10:10:00Z"),
+            ("0 */5 * * * *", "2026-11-23T10:04:59.999Z", "2026-11-23T10:05:00Z"),
+            ("0 */5 * * * *", "2026-12-31T23:57:00Z", "2027-01-01T00:00:00Z"),
+            ("0 0 * * * *", "2026-11-23T10:00:01Z", "2026-11-23T11:00:00Z"),
+            ("0 0 */2 * * *", "2026-11-23T10:00:00Z", "2026-11-23T12:00:00Z"),
+            ("0 0 */2 * * *", "2026-11-23T23:00:00Z", "2026-11-24T00:00:00Z"),
+            ("0 0 9-17 * * *", "2026-11-23T17:00:00Z", "2026-11-24T09:00:00Z"),
+            ("0 0 9-17 * * *", "2026-11-23T08:59:59Z", "2026-11-23T09:00:00Z"),
+            ("0 30 9 * * *", "2026-11-23T09:30:00Z", "2026-11-24T09:30:00Z"),
+            ("0 30 9 * * 1-5", "2026-11-27T09:30:00Z", "2026-11-30T09:30:00Z"),
+            ("0 30 9 * * Mon-Fri", "2026-11-27T09:30:00Z", "2026-11-30T09:30:00Z"),
+            ("0 30 9 * Jan Mon", "2026-11-23T00:00:00Z", "2027-01-04T09:30:00Z"),
+            ("0 30 9 * january MONDAY", "2027-01-25T09:30:00Z", "2028-01-03T09:30:00Z"),
+            ("*/15 * * * * *", "2026-11-23T10:00:50Z", "2026-11-23T10:01:00Z"),
+            ("5/20 * * * * *", "2026-11-23T10:00:05Z", "2026-11-23T10:00:25Z"),
+            ("0 10-30/10,45 * * * *", "2026-11-23T10:30:00Z", "2026-11-23T10:45:00Z"),
+            ("0 0 0 29 2 *", "2026-11-23T00:00:00Z", "2028-02-29T00:00:00Z"),
+            ("0 0 0 * * 0", "2026-11-23T00:00:00Z", "2026-11-29T00:00:00Z"),
+        ] {
+            assert_eq!(next(expression, after).as_deref(), Some(expected), "{expression} after {after}");
+        }
+    }
+
+    #[test]
+    fn day_of_month_and_day_of_week_must_both_match() {
+        assert_eq!(next("0 0 0 13 * 5", "2026-11-23T00:00:00Z").as_deref(), Some("2027-08-13T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_range_written_backwards_is_turned_round() {
+        assert_eq!(next("0 0 17-9 * * *", "2026-11-23T18:00:00Z").as_deref(), Some("2026-11-24T09:00:00Z"));
+    }
+
+    #[test]
+    fn five_fields_fire_at_second_zero() {
+        assert_eq!(next("*/5 * * * *", "2026-11-23T10:02:30Z").as_deref(), Some("2026-11-23T10:05:00Z"));
+    }
+
+    #[test]
+    fn a_day_that_never_comes_has_no_next_time() {
+        assert_eq!(next("0 0 0 30 2 *", "2026-11-23T00:00:00Z"), None);
+    }
+
+    #[test]
+    fn a_time_before_1970_with_a_fraction_is_rounded_the_right_way() {
+        assert_eq!(next("* * * * * *", "1969-12-31T23:59:58.5Z").as_deref(), Some("1969-12-31T23:59:59Z"));
+    }
+
+    #[test]
+    fn a_period_fires_one_period_later() {
+        assert_eq!(next("00:00:30", "2026-11-23T10:00:05Z").as_deref(), Some("2026-11-23T10:00:35Z"));
+        assert_eq!(next("1.00:00:00", "2026-11-23T10:00:05Z").as_deref(), Some("2026-11-24T10:00:05Z"));
+    }
+
+    #[test]
+    fn a_refused_expression_is_told_why() {
+        for (expression, reason) in [
+            ("0 60 * * * *", "minute 60 is not a value from 0 to 59"),
+            ("0 0 0 * * 7", "day of week 7 is not a value from 0 to 6"),
+            ("0 0 0 0 * *", "day of month 0 is not a value from 1 to 31"),
+            ("0 0 0 L * *", "day of month \"L\" is not a value from 1 to 31"),
+            ("0 1,,2 * * * *", "minute \"\" is not a value from 0 to 59"),
+            ("0 */x * * * *", "minute step \"x\" is not a number"),
+            ("00:00:00", "a period must be longer than 00:00:00"),
+            ("hourly", "it is neither six NCRONTAB fields such as 0 */5 * * * * nor a time span such as 00:05:00"),
+        ] {
+            let error = Schedule::parse(expression).unwrap_err();
+            assert_eq!(error, format!("\"{expression}\" is not a schedule: {reason}"));
+        }
+    }
+
+    #[test]
+    fn only_a_schedule_with_several_runs_a_minute_is_sub_minute() {
+        for (expression, expected) in [("*/30 * * * * *", true), ("0 * * * * *", false), ("00:00:59", true), ("00:01:00", false)] {
+            assert_eq!(Schedule::parse(expression).unwrap().is_sub_minute(), expected, "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_time_span_reads_as_dotnet_reads_it() {
+        for (text, expected) in [
+            ("00:05:00", Some(Duration::from_mins(5))),
+            ("00:00:00.5", Some(Duration::from_millis(500))),
+            ("00:00:01.0000001", Some(Duration::new(1, 100))),
+            ("00:00:01.9999999", Some(Duration::new(1, 999_999_900))),
+            ("00:00:01.99999999", None),
+            ("00:00:01.000000000000", Some(Duration::new(1, 0))),
+            ("00:00:01.00000004", Some(Duration::new(1, 0))),
+            ("00:00:01.00000005", Some(Duration::new(1, 100))),
+            ("00:00:01.099999999", Some(Duration::new(1, 100_000_000))),
+            ("00:00:01.0268435455", Some(Duration::new(1, 26_843_500))),
+            ("00:00:01.0268435456", None),
+            ("00:00:01.00000000000000000009", Some(Duration::new(1, 0))),
+            ("1.02:03:04", Some(Duration::from_secs(93_784))),
+            ("1:02:03:04", Some(Duration::from_secs(93_784))),
+            ("1.02:03:04.25", Some(Duration::from_millis(93_784_250))),
+            ("01:30", Some(Duration::from_mins(90))),
+            ("2", Some(Duration::from_hours(48))),
+            ("24:00:00", Some(Duration::from_hours(24 * 24))),
+            ("24:00:00.5", None),
+            ("5m", None),
+            ("", None),
+            ("00:60:00", None),
+            ("00:00:60", None),
+            ("+1:00:00", None),
+            ("1.5", None),
+            ("1.2:3.5", None),
+            ("00:00:00.", None),
+            ("10675199.02:48:05.4775807", Some(Duration::new(922_337_203_685, 477_580_700))),
+            ("10675199.02:48:05.4775808", None),
+            ("10675199.02:48:06", None),
+            ("99999999", None),
+        ] {
+            assert_eq!(time_span(text), expected, "{text}");
+        }
+    }
+}

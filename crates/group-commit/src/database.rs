@@ -1,0 +1,294 @@
+//! `SQLite` with group commit: many writers share one fsync, and none waits for a timer to join a group.
+//!
+//! One thread owns the writing connection. It takes whatever has queued up while the last commit was on its way to the disk,
+//! runs it all in one transaction, commits, and only then answers. A second thread answers reads.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::oneshot;
+use tracing::error;
+
+/// Operations that share a commit at most; with more the first of them would wait for the last.
+const MAX_BATCH: usize = 256;
+/// How long another process may hold the write lock before an operation fails.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Kept prepared, per connection; more than the statements of any one user of this module.
+const STATEMENTS: usize = 32;
+
+/// Why an operation failed.
+#[derive(Debug)]
+pub enum Error {
+    /// The database could not be opened or prepared.
+    Open(PathBuf, String),
+    /// Nothing was written.
+    NotApplied,
+    /// The commit failed; whether it reached the disk is not known.
+    Unknown,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(path, reason) => write!(f, "cannot open the database {}: {reason}", path.display()),
+            Self::NotApplied => f.write_str("the database did not take the operation"),
+            Self::Unknown => f.write_str("the database did not confirm the operation"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A database file, opened by this process. Dropping the last handle ends both threads after what was queued.
+#[derive(Clone)]
+pub struct Database {
+    writer: mpsc::Sender<Write>,
+    reader: mpsc::Sender<Read>,
+    counts: Arc<Counts>,
+}
+
+/// Runs several statements of one operation: all of them, or none.
+pub fn together<T>(connection: &Connection, statements: impl FnOnce() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let run = |sql| connection.prepare_cached(sql)?.execute([]).map(drop);
+    run("SAVEPOINT together")?;
+    let done = statements();
+    // A full disk may have undone the whole transaction; then there is nothing to go back to, and nothing will be committed.
+    if done.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK TO together")?;
+    }
+    if !connection.is_autocommit() {
+        run("RELEASE together")?;
+    }
+    done
+}
+
+/// How the work was grouped so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Operations that wrote.
+    pub operations: AtomicU64,
+    /// Commits, synced or not.
+    pub commits: AtomicU64,
+    /// Commits with an fsync.
+    pub synced: AtomicU64,
+}
+
+/// One operation that waits for its group.
+struct Write {
+    durability: Durability,
+    /// Runs inside a transaction; what it returns runs once that is committed. `None`: there is no transaction, answer so.
+    run: Box<Run>,
+}
+
+type Run = dyn FnOnce(Option<&Connection>) -> Done + Send;
+
+/// What must be true when a write returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    /// It is on disk: the caller is told so.
+    Synced,
+    /// It is with the operating system, which outlives this process; a power failure may undo it, and then only the latest.
+    Committed,
+}
+
+type Done = Box<dyn FnOnce() + Send>;
+type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+impl Database {
+    /// Opens or creates the file, private to the user, and brings it to `schema` (idempotent statements).
+    /// Every directory on the way must exist.
+    pub fn open(path: &Path, schema: &str) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        create_private(path).map_err(|error| failed(&error))?;
+        let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+        let prepared = writer
+            .pragma_update(None, "journal_mode", "WAL")
+            // FULL: a commit is on disk before anyone hears of it. In WAL mode that is one fsync a commit.
+            .and_then(|()| writer.pragma_update(None, "synchronous", "FULL"))
+            .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 1000))
+            .and_then(|()| {
+                let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                transaction.execute_batch(schema)?;
+                transaction.commit()
+            });
+        prepared.map_err(|error| failed(&error))?;
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
+
+        let counts = Arc::new(Counts::default());
+        let (write_queue, pending_writes) = mpsc::channel::<Write>();
+        let (read_queue, pending_reads) = mpsc::channel::<Read>();
+        let shared = Arc::clone(&counts);
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
+        let file = File::open(path).map_err(|error| failed(&error))?;
+        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &file, &pending_writes, &shared)))
+            .map_err(|error| failed(&error))?;
+        spawn("sqlite-read", Box::new(move || pending_reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
+        Ok(Self { writer: write_queue, reader: read_queue, counts })
+    }
+
+    /// How the work was grouped so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Runs one operation in the next group; returns once its commit is on disk.
+    /// An operation is a single statement, or runs [`together`], or fails before it changes anything: a group is not undone for
+    /// one member.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.enqueue(Durability::Synced, operation).await
+    }
+
+    /// Like [`Database::write`], for what is promised to no caller: survives the end of this process, not a power failure. Costs no
+    /// fsync of its own; the next one covers it.
+    pub async fn write_unsynced<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.enqueue(Durability::Committed, operation).await
+    }
+
+    async fn enqueue<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let run = Box::new(move |connection: Option<&Connection>| -> Done {
+            let result = match connection.map(operation) {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(error)) => {
+                    error!(error = %error, "a database operation failed");
+                    Err(Error::NotApplied)
+                }
+                None => Err(Error::NotApplied),
+            };
+            // A caller that was cancelled does not wait any more; the write stands all the same.
+            Box::new(move || drop(sender.send(result)))
+        });
+        self.writer.send(Write { durability, run }).map_err(|_| Error::NotApplied)?;
+        receiver.await.map_err(|_| Error::Unknown)?
+    }
+
+    /// Reads what is committed.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (sender, receiver) = oneshot::channel();
+        let read: Read = Box::new(move |connection| {
+            let result = query(connection).map_err(|error| {
+                error!(error = %error, "a database query failed");
+                Error::NotApplied
+            });
+            drop(sender.send(result));
+        });
+        self.reader.send(read).map_err(|_| Error::NotApplied)?;
+        receiver.await.map_err(|_| Error::NotApplied)?
+    }
+}
+
+fn write_in_groups(connection: &Connection, file: &File, writes: &mpsc::Receiver<Write>, counts: &Counts) {
+    let mut group = Vec::new();
+    let mut done = Vec::new();
+    let mut level = Durability::Synced;
+    while let Ok(first) = writes.recv() {
+        group.push(first);
+        group.extend(writes.try_iter().take(MAX_BATCH - 1));
+        let needed = group.iter().map(|write| write.durability).find(|durability| *durability == Durability::Synced);
+        if is_deleted(file) {
+            error!("the database file was deleted: nothing can be recorded; stop, and start again");
+            group.drain(..).for_each(|write| (write.run)(None)());
+            continue;
+        }
+        let begun = set_level(connection, &mut level, needed.unwrap_or(Durability::Committed))
+            .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
+        if let Err(error) = begun {
+            error!(error = %error, "the database cannot be written");
+            group.drain(..).for_each(|write| (write.run)(None)());
+            continue;
+        }
+        counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
+        done.extend(group.drain(..).map(|write| (write.run)(Some(connection))));
+        match connection.execute_batch("COMMIT") {
+            Ok(()) => {
+                counts.commits.fetch_add(1, Ordering::Relaxed);
+                if level == Durability::Synced {
+                    counts.synced.fetch_add(1, Ordering::Relaxed);
+                }
+                done.drain(..).for_each(|done| done());
+            }
+            Err(error) => {
+                error!(error = %error, "a database commit failed");
+                done.clear();
+                // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
+                if !connection.is_autocommit() {
+                    drop(connection.execute_batch("ROLLBACK"));
+                }
+            }
+        }
+    }
+}
+
+/// A file without a name takes writes that no reader will ever see.
+fn is_deleted(file: &File) -> bool {
+    #[cfg(unix)]
+    return file.metadata().is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) == 0);
+    #[cfg(not(unix))]
+    false
+}
+
+/// FULL syncs the log at each commit; NORMAL only when it is checkpointed (`SQLite`, "PRAGMA synchronous", in WAL mode).
+fn set_level(connection: &Connection, level: &mut Durability, needed: Durability) -> rusqlite::Result<()> {
+    if *level != needed {
+        connection.execute_batch(match needed {
+            Durability::Synced => "PRAGMA synchronous = FULL",
+            Durability::Committed => "PRAGMA synchronous = NORMAL",
+        })?;
+        *level = needed;
+    }
+    Ok(())
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(connection)
+}
+
+/// Only its user may read the file; `SQLite` gives its side files the mode of the main one.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_together_are_done_all_or_none() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (n INTEGER NOT NULL); BEGIN").unwrap();
+        let insert = |n: Option<i64>| connection.execute("INSERT INTO t (n) VALUES (?1)", [n]);
+
+        assert!(together(&connection, || insert(Some(1)).and_then(|_| insert(None))).is_err());
+        together(&connection, || insert(Some(2)).and_then(|_| insert(Some(3)))).unwrap();
+        connection.execute_batch("COMMIT").unwrap();
+
+        let sum: i64 = connection.query_row("SELECT sum(n) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(sum, 5, "the group goes on without the one that failed");
+    }
+}

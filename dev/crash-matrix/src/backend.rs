@@ -1,0 +1,108 @@
+//! The work: an HTTP service that honours idempotency keys, and writes down every call before it looks at the key.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use serde_json::json;
+use serving::server::{self, Limits};
+
+use waybill::store::sqlite;
+
+/// One call, as it arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// `trackingId/life`.
+    pub(super) key: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub(super) at: i64,
+}
+
+/// Everything it remembers.
+#[derive(Debug, Default)]
+pub(super) struct Backend {
+    seed: u64,
+    calls: Mutex<Vec<Call>>,
+    /// The effect of each key; applied once.
+    effects: Mutex<HashMap<String, usize>>,
+}
+
+impl Backend {
+    pub(super) fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self { seed, ..Self::default() })
+    }
+
+    pub(super) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn effects(&self) -> HashMap<String, usize> {
+        self.effects.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves until it is dropped.
+    pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener) -> Infallible {
+        let limits = Limits { header_timeout: Duration::from_mins(10), max_connections: 1024, drain_timeout: Duration::ZERO };
+        let service = move |request| Arc::clone(&self).answer(request);
+        server::serve(listener, service, limits, std::future::pending()).await;
+        std::future::pending().await
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default().to_owned();
+        let earlier = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = calls.iter().filter(|call| call.key == key).count();
+            calls.push(Call { key: key.clone(), at: sqlite::now().as_milliseconds() });
+            earlier
+        };
+        // The order itself does not matter here.
+        drop(request.into_body().collect().await);
+        let mut hasher = DefaultHasher::new();
+        (self.seed, &key).hash(&mut hasher);
+        let lot = hasher.finish();
+        let fails = match lot % 100 {
+            0..5 => 2,
+            5..20 => 1,
+            _ => 0,
+        };
+        let pause = match (lot >> 16) % 100 {
+            // Longer than a lease, which is renewed meanwhile; or at least one renewal. Slow tries that fail would take longer than the
+            // bound of a recovery by themselves.
+            0..4 if fails == 0 => 1_300,
+            4..12 => 400,
+            _ => 2 + (lot >> 32) % 20,
+        };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if earlier < fails {
+            return answer(StatusCode::SERVICE_UNAVAILABLE, "{}".into());
+        }
+        let effect = {
+            let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+            let next = effects.len() + 1;
+            *effects.entry(key).or_insert(next)
+        };
+        answer(StatusCode::OK, json!({ "effect": effect }).to_string())
+    }
+}
+
+/// A port for it, and its URL.
+pub(super) fn listen() -> std::io::Result<(tokio::net::TcpListener, String)> {
+    let listener = server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let url = format!("http://{}/work", listener.local_addr()?);
+    Ok((listener, url))
+}
+
+fn answer(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,84 @@
+//! The steps at which something is killed, and what it takes to reach them.
+
+use serving::failpoints::Victim;
+
+/// A place in handler or host.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Of the failpoint; [`RANDOM`] has none.
+    pub(super) name: &'static str,
+    /// Kills before, which bring about what the step needs.
+    pub(super) fed_by: &'static [(&'static str, Victim)],
+    /// Deliveries before a message is dead-lettered.
+    pub(super) max_delivery_count: u32,
+    /// Its share of orders and kills.
+    pub(super) weight: usize,
+    /// So many kills at most.
+    pub(super) most_kills: usize,
+    /// One order in so many is given up at the first trouble, so that only the sweeper can save it.
+    pub(super) giving_up: usize,
+}
+
+/// No place: a moment.
+pub(super) const RANDOM: &str = "random";
+
+const fn step(name: &'static str) -> Step {
+    Step { name, fed_by: &[], max_delivery_count: 10, weight: 1, most_kills: usize::MAX, giving_up: 2 }
+}
+
+/// Orders that were recorded and never sent, and that nobody asks for again. Each message that a killed sweeper loses doubles the
+/// pause until the next: after three it would be four seconds and a sweep, and with a retry more than the bound.
+const fn sweep(name: &'static str) -> Step {
+    Step { fed_by: &[("after-record", Victim::Handler)], most_kills: 2, giving_up: 1, ..step(name) }
+}
+
+/// In the order in which an order passes them.
+pub(super) const STEPS: [Step; 21] = [
+    // In the handler: OrderIngress.
+    step("before-record"),
+    step("after-record"),
+    step("before-answer"),
+    // In the host: the outputs of an invocation.
+    step("before-send"),
+    step("after-send"),
+    // In the handler: OrderProcessor.
+    step("before-claim"),
+    step("after-claim"),
+    step("after-renewal"),
+    step("mid-work"),
+    step("before-finish"),
+    step("after-finish"),
+    step("before-retry-record"),
+    step("after-retry-record"),
+    step("after-schedule"),
+    step("before-settle"),
+    // In the host: settling the message.
+    step("before-complete"),
+    step("after-complete"),
+    // In the handler: OrderSweeper and OrderDeadLetter.
+    sweep("mid-sweep-after-record"),
+    sweep("mid-sweep-before-answer"),
+    // A single delivery: whatever runs when the handler dies is dead-lettered, unclaimed orders among it.
+    Step { fed_by: &[("before-claim", Victim::Handler)], max_delivery_count: 1, ..step("mid-dead-letter-after-record") },
+    Step { weight: 4, giving_up: 4, ..step(RANDOM) },
+];
+
+/// A sequence that can be walked again.
+#[derive(Debug)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Self(seed);
+        // Small seeds are alike at first.
+        random.below(1);
+        random.below(1);
+        random
+    }
+
+    /// Less than `limit`.
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}

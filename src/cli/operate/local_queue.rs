@@ -1,0 +1,87 @@
+//! The queue of `waybill local`: an operator looks into it, and sends to it, beside the host that owns it.
+
+use std::path::Path;
+
+/// What a queue holds.
+pub(super) struct Held {
+    /// The bodies of its messages.
+    pub(super) messages: Vec<Vec<u8>>,
+    /// The number of its dead letters.
+    pub(super) dead: usize,
+}
+
+#[cfg(feature = "local")]
+pub(super) use present::LocalQueue;
+
+#[cfg(not(feature = "local"))]
+pub(super) use absent::LocalQueue;
+
+#[cfg(feature = "local")]
+mod present {
+    use std::time::Duration;
+
+    use functions_host::service_bus::broker::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
+
+    use super::{Held, Path};
+
+    pub(in crate::cli::operate) struct LocalQueue {
+        broker: Broker,
+        name: String,
+    }
+
+    impl LocalQueue {
+        /// The queue of this name in a data directory, if there are queues.
+        pub(in crate::cli::operate) fn open(data: &Path, name: String) -> Result<Option<Self>, String> {
+            if !data.join("queue.db").exists() {
+                return Ok(None);
+            }
+            // The host decides about locks and deliveries; nothing is received here.
+            let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 };
+            Broker::open(data, rules).map(|broker| Some(Self { broker, name })).map_err(|error| error.to_string())
+        }
+
+        pub(in crate::cli::operate) async fn send(&self, text: String) -> Result<(), String> {
+            let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
+            let message = Outgoing { body: text.into_bytes(), properties, ..Outgoing::default() };
+            self.broker.send(&self.name, vec![message]).await.map_err(|error| error.to_string())
+        }
+
+        /// Looks without touching a message.
+        pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
+            let mut held = Held { messages: Vec::new(), dead: 0 };
+            for (name, body) in self.broker.peek().await.map_err(|error| error.to_string())? {
+                if name.eq_ignore_ascii_case(&format!("{}{DEAD_LETTER_SUFFIX}", self.name)) {
+                    held.dead += 1;
+                } else if name.eq_ignore_ascii_case(&self.name) {
+                    held.messages.push(body);
+                }
+            }
+            Ok(held)
+        }
+    }
+}
+
+/// What is deployed has no queue of its own.
+#[cfg(not(feature = "local"))]
+mod absent {
+    use super::{Held, Path};
+
+    pub(in crate::cli::operate) enum LocalQueue {}
+
+    impl LocalQueue {
+        #[expect(clippy::unnecessary_wraps, reason = "with the feature `local` a queue may be there, and may not open")]
+        pub(in crate::cli::operate) fn open(_data: &Path, _name: String) -> Result<Option<Self>, String> {
+            Ok(None)
+        }
+
+        #[expect(clippy::unused_async, reason = "with the feature `local` a queue is asked")]
+        pub(in crate::cli::operate) async fn send(&self, _text: String) -> Result<(), String> {
+            match *self {}
+        }
+
+        #[expect(clippy::unused_async, reason = "with the feature `local` a queue is asked")]
+        pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
+            match *self {}
+        }
+    }
+}
