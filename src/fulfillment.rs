@@ -4,14 +4,13 @@ pub mod http;
 pub mod pricing;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::domain::json::Json;
-use crate::domain::lifecycle::{Failure, Record};
+use crate::domain::lifecycle::{Failure, Record, Verdict};
 use crate::domain::order::Order;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
@@ -29,16 +28,10 @@ pub struct Step {
 /// What came of a try.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// Done, with this result.
-    Completed(Arc<RawValue>),
-    /// It will never be done, by the work's own word.
-    Refused(Failure),
-    /// It will never be done, as far as this try can tell; but it may have been.
-    Failed(Failure),
-    /// It may be done at another try, not before this pause if one is named.
+    /// The order ends with this verdict.
+    Ended(Verdict),
+    /// The try failed, and another may succeed; not before this pause if one is named.
     Again(Failure, Option<Duration>),
-    /// It was broken off, before it had any effect.
-    BrokenOff,
 }
 
 /// The right to try once; dropped unused, it goes back.
@@ -66,7 +59,7 @@ impl Fulfillment {
     }
 
     /// What the work gives at once, where it is pure and needs no time: claim and end may then be one write.
-    pub fn at_once(&self, order: &RawValue) -> Option<Outcome> {
+    pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
         match self {
             Self::Pricing(pricing, pause) => pause.is_zero().then(|| price(pricing, order)),
             Self::Http(_) => None,
@@ -99,17 +92,17 @@ impl Fulfillment {
                     }
                     tokio::time::sleep(*pause).await;
                 }
-                price(pricing, &record.order)
+                Outcome::Ended(price(pricing, &record.order))
             }
             Self::Http(backend) => backend.run(permit, record, steps).await,
         }
     }
 }
 
-fn price(pricing: &Pricing, order: &RawValue) -> Outcome {
+fn price(pricing: &Pricing, order: &RawValue) -> Verdict {
     match read(order).and_then(|order| pricing.price(&order)) {
-        Ok(result) => Outcome::Completed(result),
-        Err(failure) => Outcome::Refused(failure),
+        Ok(result) => Verdict::Completed(result),
+        Err(failure) => Verdict::Refused(failure),
     }
 }
 

@@ -25,23 +25,25 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use crate::domain::lifecycle::{Record, Status};
+use crate::outbound::backoff::Backoff;
 use crate::store::StoreError;
 
-/// First and longest pause between two questions to a store that does not answer.
-const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Pauses between two questions to a store that does not answer.
+const STORE_PAUSE: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(2) };
 
 /// Asks the store again with growing pauses until it answers or `wait` has passed. An invocation that failed at once would be
 /// redelivered at once, and spend all ten deliveries of its message within a second of an outage; or of a deployment, whose
 /// older instances cannot read what newer ones wrote.
-async fn hold<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
+async fn retry_store<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
     let until = Instant::now() + wait;
-    let (mut pause, longest) = STORE_PAUSE;
+    let mut repetitions = 0;
     loop {
+        let pause = STORE_PAUSE.pause(repetitions);
         match ask().await {
             Err(error) if Instant::now() + pause < until => {
                 tracing::warn!(%error, "the store does not answer; asking again");
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(longest);
+                repetitions += 1;
             }
             answer => return answer,
         }

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::domain::lifecycle::{
     self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, FencingToken, Holder, Lease, Metadata, Record, Resubmission,
-    Retried, Status, Submission, Sweep, Verdict,
+    Status, Submission, Sweep, Verdict,
 };
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
@@ -485,7 +485,7 @@ impl Rules {
 
     fn wake(&self, found: &Record, until: Timestamp) -> Option<Record> {
         let wake_at = found.wake_at.filter(|_| !self.lacks(Mutant::WakeAlwaysSchedules));
-        lifecycle::wake(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
+        lifecycle::wake_up(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
     }
 
     /// Lives are told apart by fences as well, as long as the record is kept.
@@ -520,8 +520,7 @@ impl Rules {
                 if self.lacks(Mutant::RetryIgnoresTheBudget) {
                     own.attempts_before = own.attempt;
                 }
-                let (Retried::Waits(record, _) | Retried::Ended(record)) =
-                    lifecycle::retry(&own, Self::token(found, fence), failure(), None, 1.0, NOW, &self.budgets)?;
+                let record = lifecycle::retry(&own, Self::token(found, fence), failure(), None, 1.0, NOW, &self.budgets)?;
                 return Ok(Record { attempts_before: found.attempts_before, fence: found.fence, ..record });
             }
         };
@@ -851,7 +850,7 @@ impl<'a> World<'a> {
                     Ok(())
                 });
                 // Written only over the version that tells of the copy.
-                let change = worker.fresh.then(|| self.sketch(&lifecycle::not_scheduled(record)));
+                let change = worker.fresh.then(|| self.sketch(&lifecycle::take_back_wake_up(record)));
                 steps.fault(Fault::NotScheduled, ("cannot schedule a copy:", k), |state| {
                     state.workers[k].at = At::Write(Purpose::NotScheduled(until), change);
                     Ok(())

@@ -12,8 +12,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::domain::json::Json;
 use waybill::domain::lifecycle::{
-    self, Budgets, Claim, Claimant, Event, Failure, Fenced, FencingToken, Holder, MAX_HISTORY, Metadata, Record, Retried, Submission,
-    Sweep, Verdict,
+    self, Budgets, Claim, Claimant, Event, Failure, Fenced, FencingToken, Holder, MAX_HISTORY, Metadata, Record, Submission, Sweep, Verdict,
 };
 use waybill::domain::order::Order;
 use waybill::domain::timestamp::Timestamp;
@@ -488,11 +487,12 @@ fn a_retry_whose_answer_was_lost_is_not_applied_twice() {
     let now = Timestamp::from_milliseconds(0);
     let claimed = claimed(&accepted(), now);
     let retry = |found: &Record| lifecycle::retry(found, claimed.token(), Failure::new("c", "m"), None, 1.0, now, &budgets()).unwrap();
-    let Retried::Waits(first, due) = retry(&claimed) else { panic!("there are tries left") };
+    let first = retry(&claimed);
+    assert!(first.retry_at.is_some(), "there are tries left");
 
-    let Retried::Waits(second, again) = retry(&first) else { panic!("it waits") };
+    let second = retry(&first);
 
-    assert_eq!((second.history.len(), again), (first.history.len(), due));
+    assert_eq!((second.history.len(), second.retry_at), (first.history.len(), first.retry_at));
 }
 
 #[test]
@@ -570,8 +570,8 @@ fn an_order_that_waits_for_its_next_try_is_not_expected_before_it() {
     let now = Timestamp::from_milliseconds(0);
     let claimed = claimed(&accepted(), now);
     let after = Some(Duration::from_mins(5));
-    let retried = lifecycle::retry(&claimed, claimed.token(), Failure::new("c", "m"), after, 0.0, now, &budgets()).unwrap();
-    let Retried::Waits(waits, due) = retried else { panic!("there are tries left") };
+    let waits = lifecycle::retry(&claimed, claimed.token(), Failure::new("c", "m"), after, 0.0, now, &budgets()).unwrap();
+    let due = waits.retry_at.expect("there are tries left");
 
     assert_eq!(expected.completion(&waits, now), due.after(Duration::from_secs(1)));
 }
@@ -594,11 +594,11 @@ fn a_wake_up_that_is_nearly_due_may_be_the_message_that_asks_and_counts_for_none
     let until = now.after(Duration::from_secs(20));
     let waits = |wake_at| Record { wake_at: Some(wake_at), ..accepted() };
 
-    assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(10))), until, now, &budgets).is_none());
-    assert!(lifecycle::wake(&waits(now.after(Duration::from_secs(1))), until, now, &budgets).is_some());
+    assert!(lifecycle::wake_up(&waits(now.after(Duration::from_secs(10))), until, now, &budgets).is_none());
+    assert!(lifecycle::wake_up(&waits(now.after(Duration::from_secs(1))), until, now, &budgets).is_some());
     // What is written stands for others who ask at the same time, however soon somebody wants to be woken.
     for wish in [0, 1, 2, 3, 20].map(Duration::from_secs) {
-        let written = lifecycle::wake(&accepted(), now.after(wish), now, &budgets).unwrap();
-        assert!(lifecycle::wake(&written, now.after(wish), now, &budgets).is_none(), "{wish:?}");
+        let written = lifecycle::wake_up(&accepted(), now.after(wish), now, &budgets).unwrap();
+        assert!(lifecycle::wake_up(&written, now.after(wish), now, &budgets).is_none(), "{wish:?}");
     }
 }

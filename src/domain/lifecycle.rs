@@ -16,7 +16,7 @@ use crate::domain::tracking::TrackingId;
 /// The version this program writes. It reads this one and every older one.
 /// 1: without retries and re-emissions, which are absent then.
 pub const SCHEMA_VERSION: u32 = 2;
-/// So many transitions are kept: the first, and the latest of the others. The counters say what is no longer shown.
+/// Transitions that a record keeps: the first, and the latest of the others. The counters still count those that were dropped.
 pub const MAX_HISTORY: usize = 16;
 /// Longest message of a failure, in bytes: a record is small beside its order.
 pub const MAX_FAILURE: usize = 500;
@@ -27,17 +27,18 @@ pub const MAX_FAILURE: usize = 500;
 pub struct Record {
     /// Form of this record; see [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// Its id.
+    /// The order's id, which clients know.
     pub tracking_id: TrackingId,
-    /// Who may see it.
+    /// The caller that submitted the order. No other may see it.
     pub owner: String,
-    /// Random, made with the record and renewed by a re-drive; a message of another life is completed unread.
+    /// Random id of the order's life, which begins with the record and anew with each re-drive. A message of another life is completed
+    /// without an effect.
     pub life: Uuid,
-    /// The life under whose key the work is asked for, where it is an earlier one: it failed without the work's own verdict, and
-    /// what may have been done unseen must not be done again.
+    /// Life under whose idempotency key the work is asked for, where that is an earlier life. The earlier life failed without the work's
+    /// own verdict, so its work may have been done unseen, and must not be done twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_life: Option<Uuid>,
-    /// The order as it was accepted, to the letter.
+    /// The order as it was accepted, byte for byte.
     pub order: Arc<RawValue>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
@@ -50,57 +51,57 @@ pub struct Record {
     /// What the work is doing, or did last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
-    /// Raised by every claim and by every finish by someone who does not hold the lease; never reset while the record is kept.
+    /// Raised by every claim, and by every end that is written without the lease; never reset while the record is kept.
     pub fence: u64,
-    /// Tries that reached the work and gave a verdict or are running.
+    /// Tries that gave a verdict or are running.
     pub attempt: u32,
     /// Claims that ended without a verdict: a crash, a lost lease.
     pub interruptions: u32,
-    /// Tries before the last re-drive, which the budget does not count.
+    /// Tries before the last re-drive. The budget of tries does not count them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts_before: u32,
-    /// How often its message was sent again since somebody last claimed it.
+    /// How often the message was sent again since the last claim.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub emissions: u32,
-    /// Copies of its message that were scheduled by those who met a live lease, in this life; see [`MAX_WAKE_UPS`].
+    /// Copies of the message that deliveries which met a live lease have scheduled in this life; see [`MAX_WAKE_UPS`].
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wake_ups: u32,
-    /// Who works on it.
+    /// The worker's right to the order; absent while no worker holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
-    /// Its owner wishes it cancelled, and somebody still works on it.
+    /// The owner asked to cancel the order while a worker held it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel_requested: bool,
     /// When the next try may begin; present while a retry waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
-    /// When a copy of its message arrives that was scheduled; one that has passed says nothing.
+    /// When the scheduled copy of the message arrives. A moment that has passed says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_at: Option<Timestamp>,
-    /// When to look whether it is stuck; absent once terminal.
+    /// When the sweeper looks whether the order is stuck; absent once terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
-    /// After this moment it fails, waits included.
+    /// After this moment the order fails, even while it waits.
     pub deadline: Timestamp,
-    /// What the work made of it.
+    /// What the work made of the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Arc<RawValue>>,
-    /// Why it failed, or why its last try did.
+    /// Why the order failed, or why its last try did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    /// When it was recorded, which is before its 202.
+    /// When the order was recorded, which is before its 202.
     pub submitted_at: Timestamp,
-    /// When it was first claimed.
+    /// When the order was first claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When this record last changed.
     pub updated_at: Timestamp,
-    /// When it reached its end.
+    /// When the order ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
     /// What happened, oldest first; see [`MAX_HISTORY`].
     pub history: Vec<Transition>,
-    /// Seconds the store keeps it after its last change; set when terminal.
+    /// Seconds for which the store keeps the record after its last change; set when terminal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
 }
@@ -111,35 +112,35 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl Record {
-    /// A moment to write down: two instances may disagree by a second, and yet no order ends before it began. Leases and the
-    /// like follow the clock as it is.
+    /// The moment to write down for a change. Clocks of two instances may differ by a second, and yet no order may end before it
+    /// began. Leases follow the clock as it is.
     fn not_before(&self, now: Timestamp) -> Timestamp {
         now.max(self.updated_at)
     }
 
-    /// What the latest claim may write with.
+    /// The latest claim's right to write.
     pub fn token(&self) -> FencingToken {
         FencingToken { life: self.life, fence: self.fence }
     }
 
-    /// The life whose key goes with every request for the work.
+    /// The life under whose idempotency key the work is asked for.
     pub fn key_life(&self) -> Uuid {
         self.key_life.unwrap_or(self.life)
     }
 
-    /// A moment to look at it, or the end of its time if that comes before.
+    /// `moment`, or the order's deadline if that comes first: no look at an order that no worker holds is later than its deadline.
     fn due(&self, moment: Timestamp) -> Timestamp {
         moment.min(self.deadline)
     }
 }
 
-/// A claim's right to write. Without the life, fences would begin again with an order that is sent once more after its record
+/// A claim's right to write. The life belongs to it, since fences begin again at 0 when an order is sent once more after its record
 /// has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FencingToken {
-    /// Of the record.
+    /// The record's life at the claim.
     pub life: Uuid,
-    /// Of the claim.
+    /// The fence that the claim raised.
     pub fence: u64,
 }
 
@@ -147,7 +148,7 @@ pub struct FencingToken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Recorded; its message is on its way.
+    /// Recorded, not claimed yet; the message is on its way.
     Accepted,
     /// Claimed at least once, not ended.
     Processing,
@@ -155,19 +156,19 @@ pub enum Status {
     Completed,
     /// Ended with an error.
     Failed,
-    /// Ended by its owner's wish.
+    /// Ended because the owner asked for it.
     Cancelled,
 }
 
 impl Status {
-    /// Whether nothing more happens to it by itself.
+    /// Whether the order has ended. Only an operator can put it back on its way.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
     const ALL: [Self; 5] = [Self::Accepted, Self::Processing, Self::Completed, Self::Failed, Self::Cancelled];
 
-    /// As clients and logs see it.
+    /// The name that clients and logs see.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -188,23 +189,23 @@ impl std::str::FromStr for Status {
     }
 }
 
-/// Where a request came from; travels in the message too.
+/// Where a request came from. The message carries it too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
-    /// The API that took it.
+    /// The API that took the request.
     pub api_name: String,
-    /// Its operation.
+    /// The operation of that API.
     pub operation_name: String,
-    /// The caller's subscription at a gateway, where there is one.
+    /// The caller's subscription at a gateway, if there is a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription_id: Option<String>,
-    /// When it arrived.
+    /// When the request arrived.
     pub received_at: Timestamp,
     /// W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// Who asked.
+    /// The caller.
     pub owner: String,
 }
 
@@ -212,35 +213,35 @@ pub struct Metadata {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lease {
-    /// Who holds it.
+    /// The process that holds the lease.
     pub holder: Holder,
-    /// The invocation that claimed: one process runs many.
+    /// The invocation that claimed the order: one process runs many.
     pub invocation: String,
-    /// When it runs out unless renewed.
+    /// When the lease runs out unless it is renewed.
     pub expires_at: Timestamp,
 }
 
-/// A process, told apart from every other that ever was.
+/// A process, told apart from every other process, earlier ones included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
     /// Name of the instance.
     pub instance: String,
-    /// Boot of its machine, with the process namespace; absent where the system does not tell.
+    /// Boot of the machine and process namespace; absent where the system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
     /// Process id.
     pub process: u32,
-    /// When the process started, in the system's own ticks: process ids are used again.
+    /// When the process started, in the system's own ticks. Process ids are used again.
     pub started: u64,
 }
 
-/// Why an order failed, as its customer may see it.
+/// Why an order failed, as its owner may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Stable, for machines.
+    /// Stable code, for programs.
     pub code: String,
-    /// For people.
+    /// Explanation, for people.
     pub message: String,
 }
 
@@ -253,14 +254,14 @@ impl Failure {
     }
 }
 
-/// One step of an order's way.
+/// One thing that happened to an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
-    /// The attempt it belongs to; 0 before the first.
+    /// Number of the attempt in which it happened; 0 before the first.
     pub attempt: u32,
     /// Why a try failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,19 +274,19 @@ pub struct Transition {
 pub enum Event {
     /// Recorded.
     Accepted,
-    /// A worker took it.
+    /// A worker took the order.
     Claimed,
-    /// A worker took it from one that vanished.
+    /// A worker took the order from one that vanished.
     Interrupted,
     /// A try failed, and another is to follow.
     Retrying,
-    /// An operator put it back on its way after it had failed.
+    /// An operator put the order back on its way after it had failed.
     Redriven,
-    /// Ended.
+    /// Ended with a result.
     Completed,
-    /// Ended.
+    /// Ended with an error.
     Failed,
-    /// Ended.
+    /// Ended because the owner asked for it.
     Cancelled,
 }
 
@@ -293,7 +294,7 @@ impl Event {
     const ALL: [Self; 8] =
         [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Retrying, Self::Redriven, Self::Completed, Self::Failed, Self::Cancelled];
 
-    /// As records and clients see it.
+    /// The name that records and clients see.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -312,7 +313,7 @@ impl Event {
         Self::ALL.into_iter().find(|event| event.as_str() == text)
     }
 
-    /// Whether the order has ended with it.
+    /// Whether this event ends the order.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
@@ -325,17 +326,17 @@ pub struct Budgets {
     pub lease: Duration,
     /// Tries that may fail before the order does.
     pub max_attempts: u32,
-    /// The longest pause before the second try; doubled for each later one, up to `retry_cap`.
+    /// Longest pause before the second try. It doubles with each later try, up to `retry_cap`.
     pub retry_base: Duration,
-    /// The longest pause there is.
+    /// Longest pause before any try.
     pub retry_cap: Duration,
-    /// The claim that would be interrupted for the so-manieth time fails the order instead.
+    /// Interruptions after which the order fails (`interrupted`).
     pub max_interruptions: u32,
-    /// From submission to the end, waits included.
+    /// From submission, or from a re-drive, to the moment after which the order fails.
     pub order_deadline: Duration,
-    /// How long a terminal record is kept.
+    /// How long the record of an ended order is kept.
     pub retention: Duration,
-    /// When the first look at an order that nobody claimed is due.
+    /// How long after its submission an order that no worker has claimed is overdue.
     pub first_look: Duration,
 }
 
@@ -344,17 +345,17 @@ pub struct Budgets {
 pub struct Submission {
     /// Derived from the request; see [`crate::domain::tracking`].
     pub tracking_id: TrackingId,
-    /// Random.
+    /// Random id of the life that begins.
     pub life: Uuid,
-    /// The body as sent.
+    /// The order as sent.
     pub order: Arc<RawValue>,
-    /// Of the body.
+    /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
-    /// Of the request.
+    /// Where the request came from.
     pub metadata: Metadata,
 }
 
-/// The record of an order nobody has worked on. `wait` is how long orders have lately waited for their first claim.
+/// The record of a new order. `wait` is how long orders have lately waited for their first claim.
 pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
     Record {
         schema_version: SCHEMA_VERSION,
@@ -394,10 +395,10 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
 /// What a request means whose record already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resubmission {
-    /// The same order, not yet claimed, or overdue: the same answer, and the message once more, since the first may never have
-    /// left, or have been dead-lettered.
+    /// The same order, not yet claimed, or overdue: the same answer, and the message once more. The first message may never have left,
+    /// or may have been dead-lettered.
     EmitAgain,
-    /// The same order, on its way or at its end: the same answer.
+    /// The same order, being worked on or ended: the same answer.
     Repeat,
     /// Another order under the same key.
     Conflict,
@@ -415,38 +416,38 @@ pub fn resubmit(found: &Record, fingerprint: &str, now: Timestamp) -> Resubmissi
     }
 }
 
-/// A worker that holds a message and asks for its order.
+/// A delivery that asks for its order.
 #[derive(Debug)]
 pub struct Claimant<'a> {
-    /// Of the message.
+    /// The life that the message names.
     pub life: Uuid,
-    /// The asking process.
+    /// The process that asks.
     pub holder: &'a Holder,
-    /// The asking invocation.
+    /// The invocation that asks.
     pub invocation: &'a str,
-    /// By the store's clock.
+    /// This moment by the store's clock.
     pub now: Timestamp,
-    /// Whether the process named in the record's lease is known to be gone (same instance, same boot, no such process).
+    /// Whether the process that the record's lease names is known to be gone: same instance, same boot, no such process.
     pub holder_gone: bool,
 }
 
 /// What a claimant does next.
 #[derive(Debug)]
 pub enum Claim {
-    /// The order is at its end, or the message is of another life: complete the message, change nothing.
+    /// The order has ended, or the message belongs to another life: complete the message, change nothing.
     NothingToDo,
-    /// Somebody else holds it, or a retry waits, at least until this moment. Where copies of messages can be scheduled: write
-    /// the record, schedule one for its `wakeAt`, and complete this one; without a record one is on its way already, or the
-    /// sweeper sends one.
+    /// Another worker holds the order, or a retry waits, until this moment. Where copies of messages can be scheduled: write the record,
+    /// schedule a copy for its `wakeAt`, and complete this message. Without a record, a copy is on its way already, or the sweeper sends
+    /// one.
     Wait(Timestamp, Option<Record>),
-    /// Write this; then the order is ours. Also when this invocation's own claim already stands, the answer to whose write was
-    /// lost: then its lease is renewed.
+    /// Write this record; then the order belongs to this invocation. If its own claim stands already, since only the answer to that write
+    /// was lost, the record renews the lease.
     Take(Record),
-    /// A budget is spent, or its owner wished it cancelled: write this end.
+    /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides who may work on an order: one that is accepted, or whose lease has run out or whose worker is gone, with budget left.
+/// Decides whether an order may be claimed: it is accepted, its lease has run out, or its worker is gone; and no budget is spent.
 pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Claim {
     let now = claimant.now;
     if found.status.is_terminal() || found.life != claimant.life {
@@ -465,7 +466,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
         return Claim::GiveUp(record);
     }
     if let Some(retry_at) = found.retry_at.filter(|retry_at| *retry_at > now.after(TOLERANCE)) {
-        return Claim::Wait(retry_at, wake(found, retry_at, now, budgets));
+        return Claim::Wait(retry_at, wake_up(found, retry_at, now, budgets));
     }
     let interruptions = found.interruptions + u32::from(interrupted);
     let mut record = found.clone();
@@ -473,7 +474,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     record.fence += 1;
     record.status = Status::Processing;
     record.interruptions = interruptions;
-    // A try that was cut off is still the same try: it gave no verdict.
+    // An interrupted try gave no verdict, so it is still the same try.
     record.attempt += u32::from(!interrupted);
     record.lease = Some(Lease { holder: claimant.holder.clone(), invocation: claimant.invocation.into(), expires_at });
     record.due_at = Some(expires_at);
@@ -487,29 +488,29 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
 
 /// A scheduled message may come this much early, by the store's clock.
 const TOLERANCE: Duration = Duration::from_secs(2);
-/// So many copies of its message those who meet a live lease schedule in one life of an order, however many of them there are and
-/// however long the work takes: a broker that delivers everything three times would otherwise have one more for every try. They
-/// save time only: the sweeper looks when the lease has run out.
+/// Copies of the message that deliveries which meet a live lease may schedule in one life of an order. Without the limit, a broker that
+/// delivers every message three times would gain one more copy with every try. Such a copy only saves time: the sweeper looks when the
+/// lease has run out.
 pub const MAX_WAKE_UPS: u32 = 2;
 
-/// The record under which one who meets a live lease schedules a copy of his message for when it has run out. It comes a little
-/// later: one that comes early, by the store's clock, would find the lease alive.
+/// The record under which a delivery that meets a live lease schedules a copy of its message for the end of that lease, or rather a
+/// little later: a copy that comes early, by the store's clock, would find the lease alive.
 fn step_aside(found: &Record, expires_at: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     let until = expires_at.after(TOLERANCE.min(budgets.lease / 2));
-    let record = wake(found, until, now, budgets).filter(|_| found.wake_ups < MAX_WAKE_UPS)?;
+    let record = wake_up(found, until, now, budgets).filter(|_| found.wake_ups < MAX_WAKE_UPS)?;
     Some(Record { wake_ups: found.wake_ups + 1, ..record })
 }
 
-/// The copy of the message under whose `wakeAt` this record was written could not be scheduled: nobody may rely on it.
-pub fn not_scheduled(found: &Record) -> Record {
+/// Takes a wake-up back: the copy that this record's `wakeAt` announces could not be scheduled, and no delivery may rely on it.
+pub fn take_back_wake_up(found: &Record) -> Record {
     Record { wake_at: None, ..found.clone() }
 }
 
-/// Nobody can work on an order before `until`: the record under which a copy of its message is scheduled for then, or for a moment
-/// later if that is soon. None when one is on its way already: wake-ups do not multiply.
-pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    // One that is nearly due may be the very message that asks, which came early; and one that is written now is to stand for those
-    // who ask at the same time.
+/// The record under which a copy of the message is scheduled for `until`, before which no worker can work on the order, or for a little
+/// later if `until` is near. None when a copy is on its way already: wake-ups do not multiply.
+pub fn wake_up(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    // A copy that is nearly due may be the very message that asks, which came early. One that is recorded now must be further away
+    // than that, so that other deliveries which ask at the same time rely on it.
     let stands = found.wake_at.is_some_and(|wake_at| wake_at > now.after(TOLERANCE));
     let until = until.max(now.after(TOLERANCE * 2));
     // Should the copy be lost, the sweeper sends one.
@@ -517,7 +518,7 @@ pub fn wake(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets)
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
-/// The end of an order that nobody works on and that has spent a budget, or is to be cancelled.
+/// The end of an order that no worker holds, if a budget is spent or the owner asked to cancel it.
 fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     let interruptions = found.interruptions + u32::from(found.lease.is_some());
     let verdict = if found.cancel_requested {
@@ -536,22 +537,23 @@ fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> 
     Some(record)
 }
 
-/// What a wish to cancel comes to.
+/// What a request to cancel comes to.
 #[derive(Debug)]
 pub enum Cancel {
-    /// It is cancelled already.
+    /// The order is cancelled already.
     Cancelled,
-    /// It has ended otherwise, and stays so.
+    /// The order has ended otherwise, and stays so.
     Ended,
-    /// The wish stands already: its worker is to see it.
+    /// The request is recorded already, and the worker has yet to see it.
     Requested,
-    /// Nobody works on it: write this end, retry waits included.
+    /// No worker holds the order, though a retry may wait: write this end.
     End(Record),
-    /// Somebody works on it: write this wish, which he sees at his next renewal, and whoever comes after him first of all.
+    /// A worker holds the order: write this request. The worker sees it at its next renewal, and every later claim, sweep or dead letter
+    /// ends the order before anything else.
     Request(Record),
 }
 
-/// Decides about its owner's wish to cancel an order.
+/// Decides about the owner's request to cancel an order.
 pub fn cancel(found: &Record, now: Timestamp, budgets: &Budgets) -> Cancel {
     let wish = || Record { cancel_requested: true, updated_at: found.not_before(now), ..found.clone() };
     if found.status == Status::Cancelled {
@@ -570,18 +572,19 @@ pub fn cancel(found: &Record, now: Timestamp, budgets: &Budgets) -> Cancel {
 /// What the sweeper does about an order that is due.
 #[derive(Debug)]
 pub enum Sweep {
-    /// It is at its end, or not due any more.
+    /// The order has ended, or is not due any more.
     Nothing,
     /// Write this, which moves `dueAt` ahead: the order waits, and is not overdue.
     Postpone(Record),
     /// Write this, which moves `dueAt` ahead, and only then send the message again.
     Emit(Record),
-    /// A budget is spent, or its owner wished it cancelled: write this end.
+    /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides about an order whose `dueAt` has passed. `wait` is how long orders have lately waited for their first claim: whether
-/// an `accepted` order was never sent or merely waits behind others cannot be known, and sending it again would feed the queue.
+/// Decides about an order whose `dueAt` has passed. `wait` is how long orders have lately waited for their first claim. Whether the
+/// message of an `accepted` order was lost or merely waits behind others cannot be known, and sending it again makes a long queue
+/// longer.
 pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Sweep {
     if found.status.is_terminal() || found.due_at.is_none_or(|due_at| due_at > now) {
         return Sweep::Nothing;
@@ -595,7 +598,7 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
     if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
         return Sweep::Postpone(Record { due_at: Some(found.due(wake_at.after(budgets.first_look))), ..found.clone() });
     }
-    // A re-driven order has waited since its re-drive, which is when it last changed.
+    // A re-driven order has waited since its re-drive, which was its last change.
     let patient_until = found.updated_at.after(patience(wait, budgets));
     if found.status == Status::Accepted && patient_until > now {
         return Sweep::Postpone(Record { due_at: Some(found.due(patient_until.max(now.after(budgets.first_look)))), ..found.clone() });
@@ -603,38 +606,39 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
     Sweep::Emit(emit_again(found, wait, now, budgets))
 }
 
-/// An order that waits longer than so many times the usual wait is overdue,
+/// Usual waits after which an order that still waits is overdue.
 const PATIENCE: u32 = 3;
-/// or longer than this part of its time: after a day's queue nobody may wait for days before he looks whether a message was lost.
+/// The share of `order_deadline`, one in this many, after which an order that still waits is overdue all the same. After a day's queue,
+/// three usual waits would be three days.
 const MOST_PATIENCE: u32 = 8;
-/// `dueAt` doubles with each re-emission up to this many times.
+/// The pause to the next look doubles with each re-emission, this many times at most.
 const MAX_DOUBLINGS: u32 = 8;
 
-/// How long an order may wait for its first claim before it is overdue, where orders usually wait so long.
+/// How long an order may wait for its first claim before it is overdue, where the usual wait is `wait`.
 fn patience(wait: Duration, budgets: &Budgets) -> Duration {
     wait.saturating_mul(PATIENCE).min(budgets.order_deadline / MOST_PATIENCE)
 }
 
-/// The record of an order whose message is about to be sent again.
+/// The record to write before a message is sent again.
 fn emit_again(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
     let pause = budgets.first_look.max(patience(wait, budgets)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
     Record { due_at: Some(found.due(now.after(pause))), emissions: found.emissions + 1, ..found.clone() }
 }
 
-/// What a dead letter is followed by.
+/// What follows a dead letter.
 #[derive(Debug)]
 pub enum DeadLetter {
-    /// Its order needs it no more: it is at its end, in another life, held, or comes up by itself.
+    /// The order does not need the message: it has ended, is in another life, is held, or a copy of its message is scheduled.
     Nothing,
     /// Write this, and only then send the message again.
     Emit(Record),
-    /// A budget is spent, or its owner wished it cancelled: write this end.
+    /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides about a message that the queue gave up. It is a lost delivery, not a verdict. The first is made good at once; an order
-/// whose messages die again and again waits for the sweeper, whose pauses grow: no dead letter may cause the next without a pause.
-/// `holder_gone`: as in [`Claimant::holder_gone`].
+/// Decides about a message that the queue gave up. A dead letter is a lost delivery, not a verdict. The first one is sent again at once.
+/// An order whose messages die again and again waits for the sweeper, whose pauses grow, since no dead letter may cause the next one
+/// without a pause. `holder_gone`: as in [`Claimant::holder_gone`].
 pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration, now: Timestamp, budgets: &Budgets) -> DeadLetter {
     let held = !holder_gone && found.lease.as_ref().is_some_and(|lease| lease.expires_at > now);
     let comes_up = [found.wake_at, found.retry_at].into_iter().flatten().any(|moment| moment > now);
@@ -651,26 +655,26 @@ pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration
 /// Why a writer must not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
-    /// Its own finishing write already stands: go on as if it had been answered.
+    /// The writer's own end of the order stands already: go on as if that write had been answered.
     AlreadyEnded,
-    /// Somebody else took the order: stop without a trace.
+    /// Another worker took the order: stop without a trace.
     Superseded,
 }
 
-/// Checks that the writer whose claim gave him `token` still owns the order. After a refused write the record is read again and
-/// the same change applied to the new version; this says whether it may be.
+/// Checks that the writer whose claim gave it `token` still owns the order. After a refused write the record is read again, and the same
+/// change is applied to the new version if this check allows it.
 pub fn owned(found: &Record, token: FencingToken) -> Result<(), Fenced> {
     if found.token() != token {
         Err(Fenced::Superseded)
     } else if found.status.is_terminal() {
-        // Everyone who ends an order without its lease raises the fence, so this end is the writer's own.
+        // Every end without the lease raises the fence, so this end is the writer's own.
         Err(Fenced::AlreadyEnded)
     } else {
         Ok(())
     }
 }
 
-/// The worker is alive and so far: renews its lease, and moves progress forwards.
+/// The worker is alive, and this far: renews its lease, and moves the progress forwards.
 pub fn advance(
     found: &Record,
     token: FencingToken,
@@ -702,28 +706,20 @@ fn renewed(found: &Record, now: Timestamp, budgets: &Budgets) -> Record {
 /// How the work ended.
 #[derive(Debug, Clone)]
 pub enum Verdict {
-    /// With this result.
+    /// Done, with this result.
     Completed(Arc<RawValue>),
-    /// For good, whatever has been done for it.
+    /// Failed, as far as this program can tell. The work may have been done unseen, so a re-drive asks for it under the same key.
     Failed(Failure),
-    /// For good, by the work's own word: asked once more, it must not give the same answer unasked.
+    /// Failed by the work's own word. A re-drive asks under a new key, since the old one would only bring this answer back.
     Refused(Failure),
-    /// By its owner's wish, and without an effect.
+    /// Ended because the owner asked for it.
     Cancelled,
 }
 
-/// What a failed try is followed by.
-#[derive(Debug)]
-pub enum Retried {
-    /// Write this, schedule a copy of the message for that moment, and only then complete this one.
-    Waits(Record, Timestamp),
-    /// It was the last try, or the next would come too late, or its owner wished it cancelled: write this end.
-    Ended(Record),
-}
-
-/// A try of the worker whose claim gave him `token` failed, and another may succeed: after a pause of `jitter` (0 to 1) times an
-/// exponentially growing one, or what the backend asked for if that is longer. What stands already, the answer to whose write was
-/// lost, stays as it is.
+/// A try of the worker whose claim gave it `token` failed, and another may succeed. The record to write either waits for its next
+/// try (`retryAt`) or has ended: this was the last try, the next would begin after the deadline, or its owner asked to cancel it.
+/// The pause before the next try is `jitter` (0 to 1) times one that doubles with each try, or `after` if that is longer.
+/// A record that waits already, since only the answer to its write was lost, stays as it is.
 pub fn retry(
     found: &Record,
     token: FencingToken,
@@ -732,11 +728,11 @@ pub fn retry(
     jitter: f64,
     now: Timestamp,
     budgets: &Budgets,
-) -> Result<Retried, Fenced> {
+) -> Result<Record, Fenced> {
     owned(found, token)?;
-    // Nobody else lets go of the lease without raising the fence.
-    if let (None, Some(retry_at)) = (&found.lease, found.retry_at) {
-        return Ok(Retried::Waits(found.clone(), retry_at));
+    // Everyone else who removes the lease raises the fence, so this wait is the writer's own.
+    if found.lease.is_none() && found.retry_at.is_some() {
+        return Ok(found.clone());
     }
     let mut record = found.clone();
     let tries = found.attempt - found.attempts_before.min(found.attempt);
@@ -745,11 +741,11 @@ pub fn retry(
     let retry_at = now.after(pause);
     if found.cancel_requested {
         end(&mut record, Verdict::Cancelled, now, budgets);
-        return Ok(Retried::Ended(record));
+        return Ok(record);
     }
     if tries >= budgets.max_attempts || retry_at >= found.deadline {
         end(&mut record, Verdict::Failed(failure), now, budgets);
-        return Ok(Retried::Ended(record));
+        return Ok(record);
     }
     note(&mut record, Event::Retrying, Some(failure.code.clone()), now);
     record.error = Some(failure);
@@ -758,13 +754,13 @@ pub fn retry(
     record.wake_at = Some(retry_at);
     // Should the copy be lost, the sweeper sends one.
     record.due_at = Some(found.due(retry_at.after(budgets.first_look)));
-    Ok(Retried::Waits(record, retry_at))
+    Ok(record)
 }
 
-/// An operator puts a failed order back on its way, in a new life, with a fresh budget. Where the work said itself that it failed,
-/// it is asked for under a new key, which has no answer yet; otherwise under the old one, since it may have been done unseen. Tries
-/// made stay counted, and whoever still works in the old life is fenced off. None when it has not failed.
-/// To be written before its message is sent; should that not happen, the sweeper sends it.
+/// An operator puts a failed order back on its way, in a new life, with a fresh budget. If the work itself said that it failed
+/// ([`Verdict::Refused`]), it is asked for under a new key, which has no answer yet; otherwise under the old key, since it may have been
+/// done unseen. Tries made stay counted, and a worker of the old life is fenced off. None when the order has not failed.
+/// Write the record before its message is sent; if the message is lost, the sweeper sends it.
 pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     if found.status != Status::Failed {
         return None;
@@ -789,7 +785,7 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     Some(record)
 }
 
-/// The worker's own end of an order.
+/// The end of an order by the worker that holds it.
 pub fn finish(found: &Record, token: FencingToken, verdict: Verdict, now: Timestamp, budgets: &Budgets) -> Result<Record, Fenced> {
     owned(found, token)?;
     let mut record = found.clone();

@@ -10,6 +10,7 @@ use crate::config::limits::Limits;
 use crate::domain::problem::{Outcome, Problem};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
+use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 use crate::store::{StatusStore, StoreError};
 
@@ -27,9 +28,11 @@ const IGNORED_OLDEST: usize = 10;
 const CLAIMS_NEEDED: usize = 3;
 /// What claims tell of is over soon: when no more come, all that waited may have been claimed.
 const RECENT: Duration = Duration::from_secs(1);
-/// Shortest and longest pause that a client is asked for: sooner nobody looks again, and later nobody can foresee.
-const PAUSE: (Duration, Duration) = (LOOK_EVERY, Duration::from_mins(5));
-/// The pause between two probes of a store that is away grows to this: customers wait for its return.
+/// Shortest pause that a client is asked for: the backlog is not looked at again before.
+const MIN_PAUSE: Duration = LOOK_EVERY;
+/// Longest pause that a client is asked for: a backlog cannot be foreseen further than that.
+const MAX_PAUSE: Duration = Duration::from_mins(5);
+/// Longest pause between two probes of a store that is away, unless the first pause is set to more: customers wait for its return.
 const MAX_BREAKER_PAUSE: Duration = Duration::from_secs(15);
 
 /// Decides whether new orders are accepted, on this instance.
@@ -62,9 +65,10 @@ struct Reading {
 impl Admission {
     /// Everybody is let in at first.
     pub fn new(limits: &Limits) -> Self {
+        let pauses = Backoff { first: limits.store_breaker_pause, longest: MAX_BREAKER_PAUSE };
         Self {
             max_age: limits.admission_max_age,
-            breaker: Arc::new(Breaker::new("the store", limits.store_breaker_failures, limits.store_breaker_pause, MAX_BREAKER_PAUSE)),
+            breaker: Arc::new(Breaker::new("the store", limits.store_breaker_failures, pauses)),
             backlog: Arc::default(),
             looking: Arc::default(),
         }
@@ -181,7 +185,7 @@ impl Backlog {
             (elapsed > 0.0 && shrunk > 0.0).then(|| shrunk / elapsed)
         });
         let seconds = excess.as_secs_f64() / shrinks.unwrap_or(1.0);
-        Duration::from_secs_f64(seconds.clamp(PAUSE.0.as_secs_f64(), PAUSE.1.as_secs_f64()))
+        Duration::from_secs_f64(seconds.clamp(MIN_PAUSE.as_secs_f64(), MAX_PAUSE.as_secs_f64()))
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::config;
 use crate::door::token::Refused;
 use crate::outbound;
+use crate::outbound::backoff::Backoff;
 
 /// For both documents of the issuer together.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -23,8 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 256 * 1024;
 /// Keys are read again so often: one that the issuer has withdrawn is good for no longer than this.
 const PERIOD: Duration = Duration::from_mins(10);
-/// First and longest pause before an issuer that did not answer is asked again.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Pauses before an issuer that did not answer is asked again.
+const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 /// Tokens with unknown keys cause one reading in this time at most: anybody can make up such tokens.
 const DEMAND_PAUSE: Duration = Duration::from_secs(5);
 /// How long a request waits for the first reading, as for a store that is just being opened.
@@ -99,8 +100,7 @@ impl Keys {
 
     /// Reads the keys at once, then whenever they are old or wanted. All readings happen here, one after the other.
     pub(super) async fn keep(&self) -> Infallible {
-        let (first, longest) = AGAIN;
-        let mut pause = first;
+        let mut failures = 0;
         loop {
             self.demand().begun += 1;
             let read = tokio::time::timeout(DEADLINE, self.read()).await.unwrap_or_else(|_| Err("it did not answer in time".into()));
@@ -108,15 +108,15 @@ impl Keys {
                 Ok(keys) => {
                     info!(auth.keys = keys.0.len(), "the issuer's keys are read");
                     self.known.send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), failed: false });
-                    pause = first;
+                    failures = 0;
                     PERIOD
                 }
                 Err(reason) => {
                     warn!(reason, "the issuer's keys could not be read; asking again");
                     self.known.send_modify(|known| (known.round, known.failed) = (known.round + 1, true));
-                    let next = pause;
-                    pause = (pause * 2).min(longest);
-                    next
+                    let pause = AGAIN.pause(failures);
+                    failures += 1;
+                    pause
                 }
             };
             tokio::select! {

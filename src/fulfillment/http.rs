@@ -19,12 +19,13 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::domain::json::Json;
-use crate::domain::lifecycle::{Failure, Record};
+use crate::domain::lifecycle::{Failure, Record, Verdict};
 use crate::fulfillment::{Outcome, Step};
 use crate::outbound;
+use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 
-/// The pause between two probes of a backend that is down grows to this.
+/// Longest pause between two probes of a backend that is down, unless the first pause is set to more.
 const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
 /// Until a connection stands: within a data centre that is milliseconds, and who is not there at all is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,10 +38,12 @@ const MAX_RESULT: usize = 512 * 1024;
 const MAX_PROBLEM: usize = 16 * 1024;
 /// Longest piece of the backend's text that is shown, in characters.
 const MAX_TEXT: usize = 200;
-/// First and longest pause between two polls where the backend names none.
-const POLL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// Bounds of a pause between two polls that it names.
-const ASKED_POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Pauses between two polls where the backend names none.
+const POLL: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
+/// Shortest pause between two polls, where the backend names a shorter one.
+const MIN_ASKED_POLL: Duration = Duration::from_millis(200);
+/// Longest pause between two polls, where the backend names a longer one.
+const MAX_ASKED_POLL: Duration = Duration::from_secs(30);
 /// Longest pause before another try that it may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// A call weighs one in so many in the mean.
@@ -85,6 +88,7 @@ impl Backend {
     /// redirects (an order and its `Authorization` go where the setting says, and nowhere else), and asks no proxy, whatever the
     /// environment says: proxies there are meant for the way out, and a backend is usually within.
     pub fn new(config: &config::fulfillment::Http) -> Result<Self, String> {
+        let pauses = Backoff { first: config.breaker_pause, longest: MAX_BREAKER_PAUSE };
         info!(backend.origin = config.url.origin().ascii_serialization(), "orders are worked on by an HTTP backend");
         let client = outbound::http::client().connect_timeout(CONNECT_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build();
         let client = client.map_err(|error| error.to_string())?;
@@ -93,7 +97,7 @@ impl Backend {
             url: config.url.clone(),
             timeout: config.timeout,
             authorization: config.authorization.clone(),
-            breaker: Arc::new(Breaker::new("the backend", config.breaker_failures, config.breaker_pause, MAX_BREAKER_PAUSE)),
+            breaker: Arc::new(Breaker::new("the backend", config.breaker_failures, pauses)),
             mean: Mutex::default(),
         })
     }
@@ -127,9 +131,9 @@ impl Backend {
             *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
         }
         match ended {
-            Ok(result) => Outcome::Completed(result),
-            Err(Trouble::Refused(failure)) => Outcome::Refused(failure),
-            Err(Trouble::Final(failure)) => Outcome::Failed(failure),
+            Ok(result) => Outcome::Ended(Verdict::Completed(result)),
+            Err(Trouble::Refused(failure)) => Outcome::Ended(Verdict::Refused(failure)),
+            Err(Trouble::Final(failure)) => Outcome::Ended(Verdict::Failed(failure)),
             Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
             Err(Trouble::Broken(error)) => {
                 let reason = outbound::http::reason(&error);
@@ -202,15 +206,15 @@ impl Call<'_> {
     async fn poll(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
         let nowhere = || Trouble::Final(invalid("the backend took the order and did not say where to ask for it"));
         let mut url = location(&response, self.url).ok_or_else(nowhere)??;
-        let mut usual = POLL.0;
+        let mut polls = 0;
         // What a 202 says about progress is welcome; it need not say anything.
         if let Some(members) = read(&mut response, MAX_RESULT).await.ok().as_deref().and_then(members) {
             self.tell(&members);
         }
         loop {
             let asked = retry_after(&response);
-            tokio::time::sleep(asked.map_or(usual, |asked| asked.clamp(ASKED_POLL.0, ASKED_POLL.1))).await;
-            usual = (usual * 2).min(POLL.1);
+            tokio::time::sleep(asked.map_or(POLL.pause(polls), |asked| asked.clamp(MIN_ASKED_POLL, MAX_ASKED_POLL))).await;
+            polls += 1;
             response = self.send(self.client.get(url.clone())).await?;
             let status = response.status();
             if status == StatusCode::SEE_OTHER {

@@ -17,8 +17,10 @@ const PER_DOUBLING: f64 = 4.0;
 const BUCKETS: usize = 120;
 /// Weights are scaled down before they grow out of a float.
 const LARGEST_WEIGHT: f64 = 1e100;
-/// Shortest and longest pause between two looks at a status.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
+/// Shortest pause between two looks at a status.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between two looks at a status.
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// The next look at an order that takes longer than others comes after this share of its time so far.
 const OVERTIME: u32 = 10;
 
@@ -79,7 +81,7 @@ impl Expected {
     /// once when it has ended.
     pub fn next_look(&self, record: &Record, now: Timestamp) -> Duration {
         if record.status.is_terminal() {
-            return PAUSE.0;
+            return MIN_PAUSE;
         }
         let left = self.left(record, now);
         let pause = if left.is_zero() {
@@ -88,7 +90,7 @@ impl Expected {
         } else {
             left / 2
         };
-        pause.clamp(PAUSE.0, PAUSE.1)
+        pause.clamp(MIN_PAUSE, MAX_PAUSE)
     }
 
     /// What is left of the work by what it says itself, if it has said anything.
@@ -116,7 +118,7 @@ impl Expected {
 /// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know, in
 /// steps: the same request a moment later is to get the same answer.
 pub fn retry_after(pause: Duration) -> [(&'static str, String); 2] {
-    let step = PAUSE.0.as_millis();
+    let step = MIN_PAUSE.as_millis();
     [("Retry-After", whole_seconds(pause).to_string()), ("retry-after-ms", (pause.as_millis().div_ceil(step) * step).to_string())]
 }
 

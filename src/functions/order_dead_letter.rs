@@ -46,7 +46,7 @@ fn wait(app: &App) -> Duration {
 async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &message::Message) -> Result<Answer, StoreError> {
     let wait = wait(app);
     loop {
-        let found = match functions::hold(wait, || store.read_latest(message.tracking_id)).await {
+        let found = match functions::retry_store(wait, || store.read_latest(message.tracking_id)).await {
             Ok(Some(found)) => found,
             Ok(None) => return keep(app, store, dead, "no order has its tracking id".into()).await,
             Err(StoreError::Unreadable(reason)) => return keep(app, store, dead, format!("its order cannot be read: {reason}")).await,
@@ -59,7 +59,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             DeadLetter::Nothing => return Ok(Answer::done()),
             DeadLetter::Emit(record) | DeadLetter::GiveUp(record) => record,
         };
-        if functions::hold(wait, || store.replace(&record, &found.etag)).await? == Replaced::Stale {
+        if functions::retry_store(wait, || store.replace(&record, &found.etag)).await? == Replaced::Stale {
             continue;
         }
         failpoint!("mid-dead-letter-after-record");
@@ -76,7 +76,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
 async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: String) -> Result<Answer, StoreError> {
     let wait = wait(app);
     let quarantined = Quarantined::new(store.tracking_key(), dead.text.clone(), reason, dead.dead_letter_reason.as_deref(), store.now());
-    functions::hold(wait, || store.quarantine(&quarantined)).await?;
+    functions::retry_store(wait, || store.quarantine(&quarantined)).await?;
     error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: nobody can act on it");
     Ok(Answer::done())
 }

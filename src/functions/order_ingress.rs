@@ -32,8 +32,10 @@ use crate::functions::shown;
 use crate::outbound::breaker::Permit;
 use crate::store::{Created, StatusStore, StoreError};
 
-/// How long a request that is to be refused may look for its record: usually, and while the store is known not to take new ones.
-const LOOK_BEFORE_REFUSAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(250));
+/// Before a refusal, the store is asked for this long whether the order exists.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// The same while the store breaker is open.
+const SHORT_REFUSAL_WAIT: Duration = Duration::from_millis(250);
 
 /// Takes an order, records it, answers 202 with the message beside it.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
@@ -175,7 +177,7 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
 /// The record of a request that is to be refused, if the order was accepted before. Only after a look that finds nothing, and while
 /// nobody else may be recording it, is the order not accepted; a store that takes long does not hold up a refusal.
 async fn refuse_unless_recorded(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
-    let patience = if app.admission.store_answers() { LOOK_BEFORE_REFUSAL.0 } else { LOOK_BEFORE_REFUSAL.1 };
+    let patience = if app.admission.store_answers() { REFUSAL_WAIT } else { SHORT_REFUSAL_WAIT };
     match tokio::time::timeout(patience, store.read_latest_once(entry.tracking_id())).await {
         Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
         Ok(Ok(None)) if entry.no_other_may_record(Instant::now()) => Err(refusal.not_accepted()),

@@ -19,8 +19,10 @@ use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::store::Place;
 
-/// Orders of a page, unless asked for otherwise, and at most.
-const LIMIT: (usize, usize) = (20, 100);
+/// Orders of a page, where the request names no `limit`.
+const DEFAULT_LIMIT: usize = 20;
+/// Orders of a page at most.
+const MAX_LIMIT: usize = 100;
 /// Bytes of a cursor's seal.
 const SEAL: usize = 8;
 
@@ -39,10 +41,10 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
 
 async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Response, Problem> {
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
-    let limit = request.query("limit").map_or(Ok(LIMIT.0), |text| {
+    let limit = request.query("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
         let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let limit = digits.and_then(|digits| digits.parse().ok()).filter(|limit| (1..=LIMIT.1).contains(limit));
-        limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {}", LIMIT.1)))
+        let limit = digits.and_then(|digits| digits.parse().ok()).filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        limit.ok_or_else(|| Problem::invalid_query(format!("limit must be a whole number from 1 to {MAX_LIMIT}")))
     })?;
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let key = store.tracking_key();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::outbound::backoff;
+use crate::outbound::backoff::{Backoff, jittered};
 
 /// Counts what calls came to, and says whether there may be another.
 #[derive(Debug)]
@@ -14,10 +14,8 @@ pub struct Breaker {
     what: &'static str,
     /// So many failures in a row open it.
     failures: u32,
-    /// For so long at first.
-    pause: Duration,
-    /// And for so long at most, however many probes fail.
-    max_pause: Duration,
+    /// Before each probe, by how many failed before it.
+    pauses: Backoff,
     state: Mutex<State>,
 }
 
@@ -26,9 +24,9 @@ enum State {
     /// Everybody may call; so many failed in a row.
     Closed { failures: u32 },
     /// Nobody may call before that moment; then one may.
-    Open { until: Instant, pause: Duration },
+    Open { until: Instant, failed_probes: u32 },
     /// That one calls, or is about to, since that moment.
-    HalfOpen { since: Instant, pause: Duration },
+    HalfOpen { since: Instant, failed_probes: u32 },
 }
 
 /// The right to call once. Dropped without an [`end`](Permit::end), it was not used: where it was the only one there is, another
@@ -42,8 +40,8 @@ pub struct Permit {
 
 impl Breaker {
     /// Closed at first.
-    pub fn new(what: &'static str, failures: u32, pause: Duration, max_pause: Duration) -> Self {
-        Self { what, failures, pause, max_pause: max_pause.max(pause), state: Mutex::new(State::Closed { failures: 0 }) }
+    pub fn new(what: &'static str, failures: u32, pauses: Backoff) -> Self {
+        Self { what, failures, pauses, state: Mutex::new(State::Closed { failures: 0 }) }
     }
 
     /// Whether everybody may call.
@@ -66,13 +64,13 @@ impl Breaker {
         let probe = match *state {
             State::Closed { .. } => false,
             State::Open { until, .. } if now < until => return Err(until - now),
-            State::Open { pause, .. } => {
+            State::Open { failed_probes, .. } => {
                 info!("asking {} whether it is back", self.what);
-                *state = State::HalfOpen { since: now, pause };
+                *state = State::HalfOpen { since: now, failed_probes };
                 true
             }
             // What it finds may take a while; those who wait are not to come back all at once.
-            State::HalfOpen { .. } => return Err(longer(self.pause)),
+            State::HalfOpen { .. } => return Err(longer(self.pauses.first)),
         };
         Ok(Permit { breaker: Some(Arc::clone(self)), probe })
     }
@@ -90,26 +88,26 @@ impl Breaker {
 
     fn fail(&self, probe: bool, now: Instant) {
         let mut state = self.state();
-        let pause = match &mut *state {
-            State::HalfOpen { pause, .. } if probe => (*pause * 2).min(self.max_pause),
+        let failed_probes = match &mut *state {
+            State::HalfOpen { failed_probes, .. } if probe => failed_probes.saturating_add(1),
             State::Closed { failures } => {
                 *failures += 1;
                 if *failures < self.failures {
                     return;
                 }
-                self.pause
+                0
             }
             _ => return,
         };
-        let jittered = longer(pause);
-        warn!(breaker.pause_ms = jittered.as_millis(), "{} is down; it is left alone for a while", self.what);
-        *state = State::Open { until: now + jittered, pause };
+        let pause = longer(self.pauses.pause(failed_probes));
+        warn!(breaker.pause_ms = pause.as_millis(), "{} is down; it is left alone for a while", self.what);
+        *state = State::Open { until: now + pause, failed_probes };
     }
 
     fn give_back(&self) {
         let mut state = self.state();
-        if let State::HalfOpen { since, pause } = *state {
-            *state = State::Open { until: since, pause };
+        if let State::HalfOpen { since, failed_probes } = *state {
+            *state = State::Open { until: since, failed_probes };
         }
     }
 
@@ -145,7 +143,7 @@ impl Drop for Permit {
 
 /// Up to a quarter: instances that lost it together do not come back together.
 fn longer(pause: Duration) -> Duration {
-    backoff::jittered(pause, 1.0, 1.25)
+    jittered(pause, 1.0, 1.25)
 }
 
 #[cfg(test)]
@@ -155,7 +153,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(10);
 
     fn breaker(now: Instant, failures: u32) -> Arc<Breaker> {
-        let breaker = Arc::new(Breaker::new("it", 5, PAUSE, Duration::from_mins(2)));
+        let breaker = Arc::new(Breaker::new("it", 5, Backoff { first: PAUSE, longest: Duration::from_mins(2) }));
         for _ in 0..failures {
             breaker.admit(now).unwrap().end(false, now);
         }

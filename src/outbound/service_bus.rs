@@ -31,6 +31,7 @@ use crate::config::identity::Identity;
 use crate::config::service_bus::{Access, ServiceBus};
 use crate::domain::timestamp::Timestamp;
 use crate::outbound;
+use crate::outbound::backoff::Backoff;
 use crate::outbound::backoff::jittered;
 
 /// From a call to its answer, token and repetitions included: an invocation waits for it.
@@ -39,8 +40,8 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A message is tried once more, and once more.
 const REPETITIONS: u32 = 2;
-/// Mean pause before the first repetition; it doubles.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Mean pauses before the repetitions.
+const PAUSE: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_millis(400) };
 /// Life of a signature: clocks may differ by minutes.
 const SIGNATURE_LIFE: Duration = Duration::from_hours(1);
 /// Longest description of a queue.
@@ -204,7 +205,7 @@ impl HttpClient for Transport {
             };
             // One try that may have reached the queue is enough.
             maybe_sent |= failure.maybe_sent;
-            let pause = failure.again.map(|least| least.max(jittered(PAUSE * 2_u32.pow(repetitions), 0.5, 1.5)));
+            let pause = failure.again.map(|least| least.max(jittered(PAUSE.pause(repetitions), 0.5, 1.5)));
             let Some(pause) = pause.filter(|pause| repetitions < REPETITIONS && Instant::now() + *pause < deadline) else {
                 let kind = if maybe_sent { SendError::Unknown } else { SendError::NotSent };
                 return Err(azure_core_021::Error::new(ErrorKind::Other, kind(failure.reason)));

@@ -30,6 +30,7 @@ use crate::domain::lifecycle::{Record, Status};
 use crate::domain::quarantine::Quarantined;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
+use crate::outbound::backoff::Backoff;
 use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
@@ -41,8 +42,8 @@ const RECENT: Duration = Duration::from_secs(1);
 const RECENT_BYTES: u64 = 32 * 1024 * 1024;
 /// How long a record that does not show is looked for, where replicas may lag, before it counts as absent.
 const VISIBILITY: Duration = Duration::from_secs(2);
-/// First and longest pause between two looks.
-const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// Pauses between two such looks.
+const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(500) };
 /// The account's clock and the charges are looked at this often; the clock also shortly after the start, to know it better.
 const KEEP: [Duration; 4] = [Duration::from_millis(370), Duration::from_millis(370), Duration::from_millis(370), Duration::from_mins(1)];
 /// No record has this id: what is derived always has version 8.
@@ -486,7 +487,7 @@ impl CosmosStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Seen>, StoreError> {
         let end = Instant::now() + VISIBILITY;
-        let mut pause = LOOK_PAUSE.0;
+        let mut better_looks = 0;
         loop {
             let found = self.point_read(tracking_id, &freshness).await?;
             if found.is_some() || !self.may_lag() {
@@ -494,11 +495,12 @@ impl CosmosStore {
             }
             // The first better look needs no pause.
             if !matches!(freshness, Freshness::Usual) {
+                let pause = LOOK_PAUSE.pause(better_looks);
                 if Instant::now() + pause > end {
                     return Ok(None);
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOK_PAUSE.1);
+                better_looks += 1;
             }
             // A bookmark that nobody reaches any more, after a failover, is no reason to look for it only.
             let was_bookmarked = matches!(freshness, Freshness::Bookmarked(_));

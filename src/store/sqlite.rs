@@ -51,9 +51,10 @@ const SCHEMA: &str = concat!(
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 "
 );
-/// Expired records are deleted this often, in milliseconds, and as long as there are more of them that often; until then they are only
-/// invisible.
-const PURGE_PERIOD: (i64, i64) = (600_000, 250);
+/// Milliseconds between two deletions of expired records; until deleted they are only invisible.
+const PURGE_PERIOD: i64 = 600_000;
+/// Milliseconds until the next deletion, if the last one left some.
+const NEXT_PURGE: i64 = 250;
 /// So many expired records are deleted in one go: a client's order waits behind them.
 const PURGE_LIMIT: u32 = 100;
 /// So many orders are looked through for one page: everyone who reads waits behind it.
@@ -234,7 +235,7 @@ impl SqliteStore {
     pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         let row = Row::of(record)?;
         let now = now().as_milliseconds();
-        let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD.0, Ordering::Relaxed) <= now;
+        let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD, Ordering::Relaxed) <= now;
         let purge_due = purge.then(|| Arc::clone(&self.purge_due));
         let found: Option<(i64, String)> = self
             .database
@@ -242,7 +243,7 @@ impl SqliteStore {
                 if let Some(purge_due) = &purge_due {
                     let expired = "expires_at <= ?1 ORDER BY expires_at LIMIT ?2";
                     match together(connection, || delete(connection, expired, params![now, PURGE_LIMIT])) {
-                        Ok(deleted) if deleted == PURGE_LIMIT as usize => purge_due.store(now + PURGE_PERIOD.1, Ordering::Relaxed),
+                        Ok(deleted) if deleted == PURGE_LIMIT as usize => purge_due.store(now + NEXT_PURGE, Ordering::Relaxed),
                         Ok(_) => {}
                         Err(error) => warn!(%error, "expired records could not be deleted"),
                     }

@@ -15,14 +15,16 @@ use azure_data_cosmos::{CosmosError, CosmosStatus};
 use serde_json::{Map, Value, json};
 use tracing::debug;
 
-use crate::outbound::backoff::jittered;
+use crate::outbound::backoff::{Backoff, jittered};
 
-/// Repetitions of a question that the service refuses with 429, and how long they may wait altogether.
-const THROTTLED: (u32, Duration) = (3, Duration::from_secs(3));
+/// Repetitions of a question that the service refuses with 429.
+const THROTTLED_REPETITIONS: u32 = 3;
+/// How long those repetitions may wait altogether.
+const THROTTLED_WAIT: Duration = Duration::from_secs(3);
 /// So many repetitions are ours: after that whoever asked decides, with longer pauses.
 const REPETITIONS: u32 = 2;
-/// First pause before a repetition of ours; doubled each time, and a random half of it is left out.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pauses before repetitions of ours, of each of which up to a random half is left out.
+const PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(200) };
 /// The SDK ends a question at its deadline by itself; should it not, we do so this much later.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -124,7 +126,7 @@ where
                 CosmosStatus::new(azure_core::http::StatusCode::RequestTimeout)
             }
         };
-        let pause = jittered(PAUSE * 2_u32.pow(repetitions), 0.5, 1.0);
+        let pause = jittered(PAUSE.pause(repetitions), 0.5, 1.0);
         if repetitions == REPETITIONS || !is_worth_repeating(status) || Instant::now() + pause >= deadline {
             break Err(status);
         }
@@ -148,7 +150,8 @@ where
 
 /// How the SDK is to try once.
 fn options(left: Duration) -> OperationOptionsBuilder {
-    let throttling = ThrottlingRetryOptionsBuilder::new().with_max_retry_count(THROTTLED.0).with_max_retry_wait_time(THROTTLED.1).build();
+    let throttling =
+        ThrottlingRetryOptionsBuilder::new().with_max_retry_count(THROTTLED_REPETITIONS).with_max_retry_wait_time(THROTTLED_WAIT).build();
     OperationOptionsBuilder::new()
         .with_end_to_end_latency_policy(EndToEndOperationLatencyPolicy::new(left.max(Duration::from_millis(1))))
         .with_content_response_on_write(ContentResponseOnWrite::Disabled)

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::config::cosmos::{Access, Cosmos};
 use crate::domain::tracking::TrackingKey;
-use crate::outbound::backoff::jittered;
+use crate::outbound::backoff::{Backoff, jittered};
 use crate::store::cosmos::CosmosStore;
 use crate::store::cosmos::account::{Account, AccountError, Clock, Key, Level, Properties};
 
@@ -20,8 +20,8 @@ use crate::store::cosmos::account::{Account, AccountError, Clock, Key, Level, Pr
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
 /// Where it stands, for whoever has to make one.
 const DEFINITION_FILE: &str = "deploy/cosmos-container.json";
-/// First and longest pause between two tries.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Pauses between two tries.
+const PAUSE: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 /// On top of a question's deadline: the SDK asks the platform about this machine when it starts, for up to five seconds.
 const START: Duration = Duration::from_secs(6);
 /// A connection that takes longer is tried anew.
@@ -46,7 +46,7 @@ enum ConnectError {
 
 /// Connects, however long it takes.
 pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> CosmosStore {
-    let mut pause = PAUSE.0;
+    let mut failures = 0;
     // Both made once: they keep connections and tokens.
     let (mut key, mut runtime) = (None, None);
     loop {
@@ -55,8 +55,8 @@ pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Cosm
             Err(ConnectError::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
             Err(ConnectError::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
         }
-        tokio::time::sleep(jittered(pause, 0.5, 1.0)).await;
-        pause = (pause * 2).min(PAUSE.1);
+        tokio::time::sleep(jittered(PAUSE.pause(failures), 0.5, 1.0)).await;
+        failures += 1;
     }
 }
 

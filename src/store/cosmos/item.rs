@@ -366,7 +366,7 @@ mod tests {
         let failed = lifecycle::finish(&interrupted, token, Verdict::Failed(Failure::new("c", "m")), now, &budgets()).unwrap();
 
         let retried = lifecycle::retry(&interrupted, token, Failure::new("busy now", "m"), None, 0.5, now, &budgets()).unwrap();
-        let lifecycle::Retried::Waits(retried, _) = retried else { panic!("{retried:?}") };
+        assert!(retried.retry_at.is_some(), "{retried:?}");
         let redriven = lifecycle::redrive(&failed, Uuid::max(), now, &budgets()).unwrap();
 
         for record in [accepted, working, interrupted, completed, failed, retried, redriven] {
@@ -397,9 +397,8 @@ mod tests {
             let failure = Failure::new("backend_unavailable", "m".repeat(MAX_FAILURE));
             let claimed = claimed(&retried, number);
             let patient = Record { deadline: claimed.updated_at.after(Duration::from_hours(1_000)), ..claimed };
-            let outcome = lifecycle::retry(&patient, patient.token(), failure, None, 1.0, patient.updated_at, &many).unwrap();
-            let lifecycle::Retried::Waits(record, _) = outcome else { panic!("{outcome:?}") };
-            retried = record;
+            retried = lifecycle::retry(&patient, patient.token(), failure, None, 1.0, patient.updated_at, &many).unwrap();
+            assert!(retried.retry_at.is_some(), "{retried:?}");
         }
         let failed = lifecycle::finish(
             &record,

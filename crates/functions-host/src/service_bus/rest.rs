@@ -34,8 +34,10 @@ use crate::service_bus::connection::ConnectionString;
 const MAX_MESSAGE: usize = 256 * 1024;
 /// Until a client's body has arrived.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a receiver waits who does not say, and at most.
-const WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(300));
+/// How long a receiver waits that names no timeout.
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+/// How long a receiver waits at most.
+const MAX_WAIT: Duration = Duration::from_secs(300);
 /// Life of a message in a queue that sets none (Service Bus: 14 days).
 const DEFAULT_LIFE: Duration = Duration::from_hours(336);
 
@@ -182,8 +184,8 @@ impl Rest {
     async fn receive(&self, queue: &str, query: Option<&str>) -> Result<Option<Received>, Refusal> {
         let mut pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
         let patience = match pairs.find(|(name, _)| name.eq_ignore_ascii_case("timeout")).map(|(_, seconds)| seconds.parse()) {
-            None => WAIT.0,
-            Some(Ok(seconds)) => Duration::from_secs(seconds).min(WAIT.1),
+            None => DEFAULT_WAIT,
+            Some(Ok(seconds)) => Duration::from_secs(seconds).min(MAX_WAIT),
             Some(Err(_)) => return Err(Refusal(StatusCode::BAD_REQUEST, "timeout is no number of seconds")),
         };
         let received = self.broker.receive_within(queue, 1, patience).await;

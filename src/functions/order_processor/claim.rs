@@ -1,0 +1,124 @@
+//! Claiming an order: its record decides what this delivery may do, and every decision is written down before it is acted on.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serving::failpoint;
+
+use crate::domain::lifecycle::{self, Claim, Claimant, Record, Verdict};
+use crate::domain::timestamp::Timestamp;
+use crate::fulfillment::Permit;
+use crate::functions;
+use crate::functions::order_processor::{Delivery, Next, Reason, too_late, wake_up};
+use crate::functions::reply::Refusal;
+use crate::functions::waits;
+use crate::process;
+use crate::store::{StoreError, Versioned};
+
+/// A delivery that asks for its order, as the order was found.
+pub(super) struct ClaimAttempt<'a, 'd> {
+    pub(super) delivery: &'a mut Delivery<'d>,
+    pub(super) found: &'a Versioned,
+}
+
+impl ClaimAttempt<'_, '_> {
+    /// The order as this delivery has claimed it, and the right to do its work. What needs no work of this delivery is done here.
+    pub(super) async fn claim(mut self) -> Result<(Versioned, Permit), Next> {
+        let app = self.delivery.app;
+        match self.decide() {
+            Claim::NothingToDo => self.ignore()?,
+            Claim::Wait(until, wake) => self.step_aside(until, wake).await?,
+            Claim::GiveUp(record) => self.give_up(record).await?,
+            Claim::Take(record) => match (app.fulfillment.at_once(&record.order), app.fulfillment.admit()) {
+                (Some(verdict), _) => self.take_and_end(record, verdict).await?,
+                (None, Ok(permit)) => return Ok((self.take(record).await?, permit)),
+                (None, Err(pause)) => self.wait_for_backend(pause).await?,
+            },
+        }
+        Err(Next::Complete)
+    }
+
+    fn decide(&self) -> Claim {
+        let app = self.delivery.app;
+        let holder = self.found.record.lease.as_ref().map(|lease| &lease.holder);
+        let claimant = Claimant {
+            life: self.delivery.message.life,
+            holder: &app.holder,
+            invocation: self.delivery.invocation,
+            now: self.delivery.store.now(),
+            holder_gone: holder.is_some_and(|holder| process::is_gone(holder, &app.holder)),
+        };
+        lifecycle::claim(&self.found.record, &claimant, &app.config.budgets)
+    }
+
+    /// The order has ended, or the message belongs to another life of it. An old version may show an earlier life.
+    fn ignore(&self) -> Result<(), Next> {
+        if self.found.record.life == self.delivery.message.life { Ok(()) } else { self.delivery.confirm_latest() }
+    }
+
+    /// Another worker holds the order, or its next try is not due: a later copy of the message takes over. Where none can be scheduled,
+    /// this delivery waits.
+    async fn step_aside(&mut self, until: Timestamp, wake: Option<Record>) -> Result<(), Next> {
+        if self.delivery.app.queue.is_none() {
+            return Err(Next::LookAgain(Reason::Held(until)));
+        }
+        wake_up::record_and_schedule(self.delivery, self.found, wake, until).await
+    }
+
+    /// The backend is known to be away: waiting for it is no try.
+    async fn wait_for_backend(&mut self, pause: Duration) -> Result<(), Next> {
+        let now = self.delivery.store.now();
+        let until = now.after(pause);
+        let wake = lifecycle::wake_up(&self.found.record, until, now, &self.delivery.app.config.budgets);
+        self.step_aside(until, wake).await
+    }
+
+    /// A budget is spent, or the owner asked to cancel the order: writes its end.
+    async fn give_up(&self, record: Record) -> Result<(), Next> {
+        self.delivery.replace(&record, &self.found.etag).await?;
+        functions::log_transition(&record, functions::ended_text(&record));
+        Ok(())
+    }
+
+    /// Writes claim and end at once, where the work is pure: nothing outside can have happened if the write is lost.
+    async fn take_and_end(&self, claimed: Record, verdict: Verdict) -> Result<(), Next> {
+        let (app, now) = (self.delivery.app, self.delivery.store.now());
+        let Ok(ended) = lifecycle::finish(&claimed, claimed.token(), verdict, now, &app.config.budgets) else {
+            return Err(Next::Abandon(Refusal::abandon("a claim does not own its order: this is a bug")));
+        };
+        self.delivery.replace(&ended, &self.found.etag).await?;
+        self.observe(&claimed);
+        app.durations.observe_end(&ended);
+        functions::log_transition(&ended, functions::ended_text(&ended));
+        Ok(())
+    }
+
+    /// Writes the claim.
+    async fn take(&self, record: Record) -> Result<Versioned, Next> {
+        let config = &self.delivery.app.config;
+        // At `functionTimeout` the host ends the whole handler, and every other order in it. The message comes back at once, with all
+        // of its time.
+        if Instant::now() + config.longest_try() > self.delivery.deadline {
+            return Err(too_late());
+        }
+        failpoint!("before-claim");
+        let (decided, decided_at) = (Instant::now(), SystemTime::now());
+        let etag = self.delivery.replace(&record, &self.found.etag).await?;
+        // The answer came late, or this machine slept: the lease may have run out, and another delivery may have ended the order
+        // since. The claim is renewed before the work begins.
+        if decided.elapsed().max(decided_at.elapsed().unwrap_or_default()) > config.budgets.lease / 2 {
+            return Err(Next::LookAgain(Reason::Unwritten(StoreError::Unknown)));
+        }
+        failpoint!("after-claim");
+        self.observe(&record);
+        Ok(Versioned { record, etag })
+    }
+
+    /// A claim is recorded. The wait of its order tells how long the queue is.
+    fn observe(&self, claimed: &Record) {
+        if let Some(wait) = waits::first_wait(&self.found.record, claimed, self.delivery.is_first) {
+            self.delivery.app.waits.observe(wait);
+            self.delivery.app.admission.observe_claim(wait);
+        }
+        functions::log_transition(claimed, "order claimed");
+    }
+}
