@@ -1,4 +1,4 @@
-//! Records with compare-and-set; nothing outside knows which engine keeps them.
+//! Records with compare-and-set. No caller knows which engine keeps them.
 
 pub mod cosmos;
 pub mod sqlite;
@@ -16,45 +16,45 @@ use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 
-/// The version of a record as the store names it.
+/// The version of a record, in the store's own form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Etag(pub String);
 
-/// A record, and the version it was read at.
+/// A record and its version.
 #[derive(Debug, Clone)]
 pub struct Versioned {
     /// The record.
     pub record: Record,
-    /// Its version.
+    /// The version that was read.
     pub etag: Etag,
 }
 
-/// What became of a create.
+/// The result of a create.
 #[derive(Debug)]
 pub enum Created {
-    /// It is recorded. A reader elsewhere may need the bookmark to see it at once; none where every reader does.
+    /// The record is written. The bookmark lets another instance see the record at once; `None`: every instance sees it at once.
     Created(Option<Bookmark>),
-    /// A record of this id is there already.
+    /// A record with this id exists.
     Exists(Versioned, Option<Bookmark>),
 }
 
-/// What became of a replace.
+/// The result of a replace.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Replaced {
-    /// It is recorded, under this version.
+    /// The record is written; this is its new version.
     Replaced(Etag),
-    /// The record changed, or is gone, since it was read.
+    /// The record changed or expired since it was read.
     Stale,
 }
 
-/// Why the store did not answer.
+/// Why a call to the store failed.
 #[derive(Debug, Clone)]
 pub enum StoreError {
     /// Nothing was written.
     NotApplied,
     /// A write may or may not have been applied.
     Unknown,
-    /// A record is there that this program cannot read.
+    /// A record exists, but this program cannot read it.
     Unreadable(String),
 }
 
@@ -70,49 +70,49 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// A page of a customer's orders ends when so many bytes of records were read, if not before: they hold whole orders and results.
+/// Bytes of records after which a page of a customer's orders ends: a record holds the whole order and its result.
 const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// Which orders an operator asks for.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// In this status.
+    /// Orders in this status.
     pub status: Option<Status>,
-    /// Submitted before this moment.
+    /// Orders submitted before this moment.
     pub submitted_before: Option<Timestamp>,
-    /// Of this owner.
+    /// Orders of this owner.
     pub owner: Option<String>,
 }
 
-/// A place in an owner's orders, newest first: behind this one.
+/// A place in the list of an owner's orders, newest first: the order after which a page begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// When that order was submitted.
+    /// When the order was submitted.
     pub submitted_at: Timestamp,
-    /// Orders of the same moment are told apart by their ids, the largest first.
+    /// The order's id: orders submitted at the same moment are sorted by id, largest first.
     pub tracking_id: TrackingId,
 }
 
-/// Some orders of one owner, newest first.
+/// One page of an owner's orders, newest first.
 #[derive(Debug)]
 pub struct Page {
-    /// No more than were asked for; fewer say nothing about what follows.
+    /// At most `limit` records. A short page does not mean that it is the last one.
     pub records: Vec<Record>,
-    /// Where the next page begins; none when this is the last.
+    /// Where the next page begins; `None` on the last page.
     pub next: Option<Place>,
 }
 
 /// Where records are kept.
 #[derive(Clone)]
 pub enum StatusStore {
-    /// One file on this machine.
+    /// A file on this machine.
     Sqlite(SqliteStore),
-    /// A container of an Azure account.
+    /// A container in an Azure Cosmos DB account.
     Cosmos(CosmosStore),
 }
 
 impl StatusStore {
-    /// The record of this id, unless it has expired.
+    /// The record with this id, unless it has expired. May be an older version where [`Self::may_lag`].
     pub async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
             Self::Sqlite(store) => store.read(tracking_id).await,
@@ -120,7 +120,7 @@ impl StatusStore {
         }
     }
 
-    /// The record as it stands, to be asked after a refused write: what lags behind would be refused again.
+    /// The latest version of the record. Read it after a refused write: a write based on an older version is refused again.
     pub async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
             Self::Sqlite(store) => store.read(tracking_id).await,
@@ -128,7 +128,7 @@ impl StatusStore {
         }
     }
 
-    /// Whether a read may give an older version than the latest.
+    /// Whether a read may return an older version than the latest.
     pub fn may_lag(&self) -> bool {
         match self {
             Self::Sqlite(_) => false,
@@ -136,8 +136,8 @@ impl StatusStore {
         }
     }
 
-    /// The record as it was at most a second ago: many who ask for one order share an answer. Where reads may lag it may be there
-    /// all the same when this finds nothing; [`Self::read_until_visible`] tells.
+    /// The record as it was at most one second ago: concurrent requests for one order share a read. `None` does not prove that there
+    /// is no record where [`Self::may_lag`]; [`Self::read_until_visible`] does.
     pub async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
@@ -145,7 +145,7 @@ impl StatusStore {
         }
     }
 
-    /// The record, or the certainty that there is none: where reads may lag, after a while of better looks.
+    /// The record, or `None` if there certainly is none. Where [`Self::may_lag`], a miss is followed by stronger reads for two seconds.
     pub async fn read_until_visible(
         &self,
         tracking_id: TrackingId,
@@ -157,7 +157,7 @@ impl StatusStore {
         }
     }
 
-    /// The record as it stands, by one look and no second: whoever is to be refused anyway is not worth more.
+    /// The latest version of the record, by a single read without repetition: enough before a request is refused.
     pub async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         match self {
             Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(|found| (found, None))),
@@ -165,7 +165,7 @@ impl StatusStore {
         }
     }
 
-    /// Records a new order, unless its id is taken. Kept for good when this returns.
+    /// Writes a new record, unless its id is taken. The write is durable when this returns.
     pub async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         match self {
             Self::Sqlite(store) => store.create(record).await,
@@ -173,7 +173,7 @@ impl StatusStore {
         }
     }
 
-    /// Replaces the record that was read at `etag`. Kept for good when this returns.
+    /// Replaces the record that was read at `etag`. The write is durable when this returns.
     pub async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         match self {
             Self::Sqlite(store) => store.replace(record, etag).await,
@@ -181,7 +181,7 @@ impl StatusStore {
         }
     }
 
-    /// Orders whose `dueAt` has passed, longest due first, at most `limit`, of this status if one is given.
+    /// At most `limit` orders whose `dueAt` has passed, earliest `dueAt` first; only those in `status` if it is given.
     pub async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         match self {
             Self::Sqlite(store) => store.overdue(limit, status).await,
@@ -189,8 +189,8 @@ impl StatusStore {
         }
     }
 
-    /// When orders were submitted that nobody has claimed yet, at most `limit`: those whose `dueAt` comes first, which are the
-    /// oldest as long as none was sent again.
+    /// Submission times of at most `limit` orders that were never claimed, earliest `dueAt` first. That is oldest first, except for
+    /// orders whose message was sent again.
     pub async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
         match self {
             Self::Sqlite(store) => store.waiting(limit).await,
@@ -198,7 +198,8 @@ impl StatusStore {
         }
     }
 
-    /// Keeps a message that nobody can act on; once, however often it comes, as it came last. Kept for good when this returns.
+    /// Keeps a message that cannot be processed. A message that comes again replaces its earlier copy. The write is durable when this
+    /// returns.
     pub async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.quarantine(quarantined).await,
@@ -206,7 +207,7 @@ impl StatusStore {
         }
     }
 
-    /// Orders for an operator, newest first, at most `limit`. Reads whole records; not for customers' requests.
+    /// At most `limit` orders for an operator, newest first. Too expensive for customers' requests.
     pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
         match self {
             Self::Sqlite(store) => store.list(filter, limit).await,
@@ -214,7 +215,7 @@ impl StatusStore {
         }
     }
 
-    /// An owner's orders behind a place, newest first, at most `limit`, of this status if one is given.
+    /// At most `limit` orders of an owner after the place `behind`, newest first; only those in `status` if it is given.
     pub async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
         match self {
             Self::Sqlite(store) => store.page(owner, status, behind, limit).await,
@@ -222,7 +223,7 @@ impl StatusStore {
         }
     }
 
-    /// What is in quarantine, at most `limit`.
+    /// At most `limit` messages in quarantine.
     pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
         match self {
             Self::Sqlite(store) => store.quarantined(limit).await,
@@ -230,8 +231,8 @@ impl StatusStore {
         }
     }
 
-    /// A message leaves quarantine; it must be on its way by then. `false`: it is not there as it was read, perhaps because it came
-    /// back meanwhile, and stays.
+    /// Removes a message from quarantine; call it after the message was sent. `false`: the message in quarantine is not the one that
+    /// was read, e.g. because it came back meanwhile, and stays.
     pub async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite(store) => store.release(quarantined).await,
@@ -239,7 +240,7 @@ impl StatusStore {
         }
     }
 
-    /// Asks one cheap question.
+    /// Whether the store answers, by one cheap read.
     pub async fn answers(&self) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.answers().await,
@@ -247,7 +248,7 @@ impl StatusStore {
         }
     }
 
-    /// The store's clock: leases are judged by it.
+    /// The store's clock, which decides whether a lease has run out.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::Sqlite(_) => sqlite::now(),
@@ -255,8 +256,8 @@ impl StatusStore {
         }
     }
 
-    /// How long progress may wait for a write that is due anyway: writes of its own cost nothing here, or they are paid for.
-    /// `renewal` is when the next one is due.
+    /// How long progress is held back to be written together with the next renewal of the lease: zero where a write costs nothing,
+    /// `renewal` where each write is paid for.
     pub fn progress_pause(&self, renewal: Duration) -> Duration {
         match self {
             Self::Sqlite(_) => Duration::ZERO,
@@ -264,7 +265,7 @@ impl StatusStore {
         }
     }
 
-    /// The secret of the deployment under which tracking ids are derived.
+    /// The deployment's secret from which tracking ids are derived.
     pub fn tracking_key(&self) -> &TrackingKey {
         match self {
             Self::Sqlite(store) => store.tracking_key(),

@@ -1,7 +1,7 @@
-//! Records in a container of Azure Cosmos DB: what instances that come and go share.
+//! Records in a container of Azure Cosmos DB, shared by all instances.
 //!
-//! One item an order; every write but the first is conditional on the `ETag` that was read. Nothing outside `store` knows that
-//! this is Cosmos DB, and nothing but this directory knows its SDK.
+//! One item per order; every write after the first is conditional on the `ETag` that was read. Only `store` knows that this is
+//! Cosmos DB, and only this module and its submodules use the SDK.
 
 mod account;
 mod ask;
@@ -36,18 +36,20 @@ use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 
-/// How old an answer may be that many share.
+/// Longest age of a record that requests share.
 const RECENT: Duration = Duration::from_secs(1);
-/// Bytes of orders and results kept for that.
+/// Bytes of records kept to be shared.
 const RECENT_BYTES: u64 = 32 * 1024 * 1024;
-/// How long a record that does not show is looked for, where replicas may lag, before it counts as absent.
+/// How long a missing record is read again where replicas may lag, before it counts as absent.
 const VISIBILITY: Duration = Duration::from_secs(2);
-/// Pauses between two such looks.
+/// Pauses between two reads of a missing record.
 const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(500) };
-/// The account's clock and the charges are looked at this often; the clock also shortly after the start, to know it better.
-const KEEP: [Duration; 4] = [Duration::from_millis(370), Duration::from_millis(370), Duration::from_millis(370), Duration::from_mins(1)];
-/// No record has this id: what is derived always has version 8.
-const NOBODY: TrackingId = TrackingId::from_bytes([0; 16]);
+/// Pauses between two reads of the account, the last one repeated. The first ones are short: each answer narrows the clock's error.
+/// Charges are logged after the long pauses only.
+const KEEP_PAUSES: [Duration; 4] =
+    [Duration::from_millis(370), Duration::from_millis(370), Duration::from_millis(370), Duration::from_mins(1)];
+/// An id that no record has: a tracking id is a UUID of version 8.
+const NO_ORDER: TrackingId = TrackingId::from_bytes([0; 16]);
 
 /// Records in Cosmos DB.
 #[derive(Clone)]
@@ -57,10 +59,10 @@ struct Inner {
     container: ContainerClient,
     account: Account,
     clock: Clock,
-    /// As it was when we connected.
+    /// The account's properties at the start.
     properties: Properties,
-    /// Whether it is otherwise now.
-    moved: AtomicBool,
+    /// Whether the account's properties have changed since the start.
+    account_changed: AtomicBool,
     tracking_key: TrackingKey,
     timeout: Duration,
     config: Cosmos,
@@ -68,7 +70,7 @@ struct Inner {
     recent: Cache<TrackingId, Recent>,
 }
 
-/// A record, and when the look at it began.
+/// A shared record, and when its read began.
 #[derive(Clone)]
 struct Recent {
     begun: Instant,
@@ -82,11 +84,11 @@ impl Recent {
     }
 }
 
-/// A record that stands, and where in history it was seen.
+/// A record that was read, and the store's position in its history at that moment.
 struct Seen {
     versioned: Versioned,
     bookmark: Option<Bookmark>,
-    /// Of the write that made it so.
+    /// Id of the write that made this version.
     write_id: i64,
 }
 
@@ -101,19 +103,19 @@ fn quarantine_id(quarantined: &Quarantined) -> String {
     format!("quarantine-{}", quarantined.id)
 }
 
-/// How fresh a read must be.
+/// How recent a version a read must return.
 #[derive(Clone)]
 enum Freshness {
-    /// As the account gives it.
+    /// What the account's consistency level gives.
     Usual,
-    /// At least as new as this moment.
+    /// At least as recent as this bookmark.
     Bookmarked(Bookmark),
-    /// What most replicas of the region have.
+    /// The latest version that a majority of the region's replicas has.
     Latest,
 }
 
 impl CosmosStore {
-    /// Connects, however long it takes; says in the log what it waits for.
+    /// Connects, and tries again until it succeeds; each failure is logged.
     pub async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Self {
         connect::connect(config, tracking_key).await
     }
@@ -128,35 +130,36 @@ impl CosmosStore {
     ) -> Self {
         let recent = Cache::builder().time_to_live(RECENT).weigher(|_, recent: &Recent| recent.weight()).max_capacity(RECENT_BYTES).build();
         let timeout = config.timeout;
-        let (moved, charges) = (AtomicBool::new(false), Charges::default());
-        Self(Arc::new(Inner { container, account, clock, properties, moved, tracking_key, timeout, config, charges, recent }))
+        let (account_changed, charges) = (AtomicBool::new(false), Charges::default());
+        Self(Arc::new(Inner { container, account, clock, properties, account_changed, tracking_key, timeout, config, charges, recent }))
     }
 
-    /// Keeps the account's clock, and tells what was spent. Never returns.
+    /// Reads the account's clock and properties at intervals, and logs the charges. Never returns.
     pub async fn keep(&self) -> ! {
-        let [soon @ .., usual] = KEEP;
+        let [soon @ .., usual] = KEEP_PAUSES;
         let mut pauses = soon.into_iter();
-        let mut told = 0;
+        let mut logged_calls = 0;
         loop {
             tokio::time::sleep(pauses.next().unwrap_or(usual)).await;
             match self.0.account.look(&self.0.clock).await {
                 Ok(properties) => self.compare(&properties),
-                Err(silent) => connect::tell_trouble(&self.0.config, &silent),
+                Err(error) => connect::log_account_error(&self.0.config, &error),
             }
             let calls = self.0.charges.calls();
-            if pauses.len() == 0 && calls > told {
-                told = calls;
-                info!(cosmos.charges = %self.0.charges.figures(), "what Cosmos DB was asked since the start");
+            if pauses.len() == 0 && calls > logged_calls {
+                logged_calls = calls;
+                info!(cosmos.charges = %self.0.charges.figures(), "calls to Cosmos DB and their charges since the start");
             }
         }
     }
 
-    /// An account that is not as it was at the start: reads may lag from now on that did not.
+    /// Notes a change of the account's properties since the start. From then on reads count as lagging.
     fn compare(&self, properties: &Properties) {
-        if *properties != self.0.properties && !self.0.moved.swap(true, Ordering::Relaxed) {
+        if *properties != self.0.properties && !self.0.account_changed.swap(true, Ordering::Relaxed) {
             let (before, now) = (&self.0.properties, properties);
             error!(
-                "the account has changed since the start, from {before:?} to {now:?}: start the app again, which then goes by it, or says what is wrong with it"
+                "the Cosmos DB account has changed from {before:?} to {now:?} since this app started: restart the app, which checks the \
+                 account at the start"
             );
         }
     }
@@ -174,7 +177,7 @@ impl CosmosStore {
     }
 
     pub(super) async fn answers(&self) -> Result<(), StoreError> {
-        self.point_read(NOBODY, &Freshness::Usual).await.map(drop)
+        self.point_read(NO_ORDER, &Freshness::Usual).await.map(drop)
     }
 
     pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
@@ -182,28 +185,28 @@ impl CosmosStore {
     }
 
     pub(super) fn may_lag(&self) -> bool {
-        self.0.properties.level().may_lag() || self.0.moved.load(Ordering::Relaxed)
+        self.0.properties.level().may_lag() || self.0.account_changed.load(Ordering::Relaxed)
     }
 
     pub(super) async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         let Some(seen) = self.look_for(tracking_id, Freshness::Latest, None).await? else { return Ok(None) };
-        self.told(&seen.versioned).await;
+        self.share(&seen.versioned).await;
         Ok(Some(seen.versioned))
     }
 
-    /// Somebody is told of this version: whoever asks next must not be told of an older one.
-    async fn told(&self, versioned: &Versioned) {
+    /// Shares a version that a client may learn of: no later answer may hold an older one.
+    async fn share(&self, versioned: &Versioned) {
         let recent = Recent { begun: Instant::now(), found: Arc::new(versioned.clone()) };
         self.0.recent.insert(versioned.record.tracking_id, recent).await;
     }
 
     pub(super) async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         let Some(seen) = self.point_read(tracking_id, &Freshness::Latest).await? else { return Ok(None) };
-        self.told(&seen.versioned).await;
+        self.share(&seen.versioned).await;
         Ok(Some((seen.versioned, seen.bookmark)))
     }
 
-    /// Many who ask at the same time, or within a second, share one look.
+    /// Requests for one order within [`RECENT`] share one read.
     pub(super) async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         enum Miss {
             Absent(Instant),
@@ -220,12 +223,12 @@ impl CosmosStore {
                 }
             };
             match self.0.recent.try_get_with(tracking_id, Box::pin(look)).await {
-                // A look that took long tells of a moment long ago.
+                // A read that took long returns an old version.
                 Ok(recent) if recent.begun + RECENT < asked => self.0.recent.invalidate(&tracking_id).await,
                 Ok(recent) => return Ok(Some(recent.found)),
                 Err(miss) => match &*miss {
                     Miss::Failed(error) => return Err(error.clone()),
-                    // Whoever looked began before we were asked: it may be there by now.
+                    // The shared read began before this request: the record may have been written since.
                     Miss::Absent(begun) if *begun < asked => {}
                     Miss::Absent(_) => return Ok(None),
                 },
@@ -246,7 +249,7 @@ impl CosmosStore {
     pub(super) async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         let item = Item::of(record);
         let id = item.id.to_string();
-        // A record that is in the way may expire while it is read.
+        // Twice: the record that holds the id may expire before it is read.
         for _ in 0..2 {
             let create = self.ask(Operation::Create, |options| {
                 let options = ItemWriteOptions::default().with_operation_options(options.build());
@@ -255,18 +258,18 @@ impl CosmosStore {
             match create.await {
                 Ok(response) => return Ok(Created::Created(self.bookmark(&response))),
                 Err(failed) if failed.status.is_conflict() => {}
-                Err(failed) => return Err(unwritten(&failed)),
+                Err(failed) => return Err(write_error(&failed)),
             }
-            // The record is there, whoever wrote it; who cannot read it now must not say that there is none.
+            // A record with this id exists. When it cannot be read now, the outcome is unknown rather than "not applied".
             let look = tokio::time::timeout(self.0.timeout, self.look_for(record.tracking_id, Freshness::Usual, None));
             let seen = look.await.map_err(|_| StoreError::Unknown)?.map_err(|error| match error {
                 StoreError::NotApplied => StoreError::Unknown,
                 error => error,
             })?;
             if let Some(seen) = seen {
-                // The life is random: this is our own write, whose answer was lost.
+                // The life is random: the same life means that an earlier request of this create wrote the record.
                 let own = seen.versioned.record.life == record.life;
-                self.told(&seen.versioned).await;
+                self.share(&seen.versioned).await;
                 return Ok(if own { Created::Created(seen.bookmark) } else { Created::Exists(seen.versioned, seen.bookmark) });
             }
         }
@@ -291,14 +294,14 @@ impl CosmosStore {
             },
             Err(failed) if failed.status.is_not_found() => Ok(Replaced::Stale),
             Err(failed) if failed.status.is_precondition_failed() && !failed.may_be_applied => Ok(Replaced::Stale),
-            // An earlier try of ours may be what changed it.
+            // An earlier request of this replace may have changed the record.
             Err(failed) if failed.status.is_precondition_failed() => {
                 match self.look_for(record.tracking_id, Freshness::Latest, None).await.map_err(|_| StoreError::Unknown)? {
                     Some(seen) if seen.write_id == write_id => Ok(Replaced::Replaced(seen.versioned.etag)),
                     _ => Ok(Replaced::Stale),
                 }
             }
-            Err(failed) => Err(unwritten(&failed)),
+            Err(failed) => Err(write_error(&failed)),
         }
     }
 
@@ -308,7 +311,7 @@ impl CosmosStore {
             let options = ItemWriteOptions::default().with_operation_options(options.build());
             answer(self.0.container.upsert_item(item.id.clone(), &item.id, &item, Some(options)))
         });
-        keep.await.map(drop).map_err(|failed| unwritten(&failed))
+        keep.await.map(drop).map_err(|failed| write_error(&failed))
     }
 
     pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
@@ -336,7 +339,7 @@ impl CosmosStore {
         Ok(self.listed(filter, limit, usize::MAX).await?.0)
     }
 
-    /// So many, or fewer once there are more than so many bytes of them; then there may be more.
+    /// At most `limit` records, newest first. Ends early, with `true`, once the records have more than `bytes` bytes.
     async fn listed(&self, filter: &Filter, limit: u32, bytes: usize) -> Result<(Vec<Record>, bool), StoreError> {
         let mut conditions = vec!["IS_DEFINED(c.record)".to_owned()];
         let mut query = Query::from("").with_parameter("@limit", limit);
@@ -368,12 +371,12 @@ impl CosmosStore {
             None => Vec::new(),
         };
         let mut cut = false;
-        // One more tells whether there is more.
+        // One record more than `limit` shows whether there is a next page.
         if let Some(left) = (limit + 1).checked_sub(records.len()).filter(|left| *left > 0) {
             let before = behind.map(|place| place.submitted_at);
             let mut older;
             (older, cut) = self.owned(owner, status, before, left).await?;
-            // Where it was cut off, orders of the same moment may be missing: any of them, since only moments are sorted there.
+            // The query sorts by moment only, so it may omit any of the orders submitted at the last moment: read them all.
             if let Some(last) = older.last().map(|record| record.submitted_at).filter(|_| cut || older.len() == left) {
                 older.retain(|record| record.submitted_at > last);
                 older.extend(self.submitted_at(owner, status, last).await?);
@@ -387,7 +390,7 @@ impl CosmosStore {
         Ok(Page { records, next: last.filter(|_| more) })
     }
 
-    /// An owner's orders submitted before a moment, newest first; and whether there may be more of them.
+    /// An owner's orders submitted before a moment, newest first, and whether [`PAGE_BYTES`] cut them off.
     async fn owned(
         &self,
         owner: &str,
@@ -399,7 +402,7 @@ impl CosmosStore {
         self.listed(&filter, u32::try_from(limit).unwrap_or(u32::MAX), PAGE_BYTES).await
     }
 
-    /// An owner's orders of one moment.
+    /// An owner's orders submitted at one moment.
     async fn submitted_at(&self, owner: &str, status: Option<Status>, moment: Timestamp) -> Result<Vec<Record>, StoreError> {
         let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
         let query = Query::from(format!("SELECT * FROM c WHERE c.record.owner = @owner AND c.record.submittedAt = @moment {also}"))
@@ -426,9 +429,9 @@ impl CosmosStore {
         let response = match read.await {
             Ok(response) => response,
             Err(failed) if failed.status.is_not_found() => return Ok(false),
-            Err(failed) => return Err(unread(failed.status)),
+            Err(failed) => return Err(read_error(failed.status)),
         };
-        let etag = etag_of(&response).ok_or_else(|| StoreError::Unreadable("it came without an ETag".into()))?;
+        let etag = etag_of(&response).ok_or_else(|| StoreError::Unreadable("the answer has no ETag".into()))?;
         let item: QuarantineItem = response.into_model().map_err(|_| StoreError::Unreadable("a quarantined message".into()))?;
         if item.quarantined != *quarantined {
             return Ok(false);
@@ -441,10 +444,10 @@ impl CosmosStore {
         });
         match release.await {
             Ok(_) => Ok(true),
-            // By an earlier try of this question, or by somebody else.
+            // Deleted by an earlier request of this call, or by another operator.
             Err(failed) if failed.status.is_not_found() => Ok(true),
             Err(failed) if failed.status.is_precondition_failed() => Ok(false),
-            Err(failed) => Err(unwritten(&failed)),
+            Err(failed) => Err(write_error(&failed)),
         }
     }
 
@@ -452,7 +455,7 @@ impl CosmosStore {
         Ok(self.query_until(query, |_| false).await?.0)
     }
 
-    /// Asks for pages until there is enough; whether that was before the last.
+    /// Reads pages of a query until the rows are `enough`, or to the end. `true`: stopped because they were enough.
     async fn query_until<T: DeserializeOwned + Send + 'static>(
         &self,
         query: Query,
@@ -476,10 +479,11 @@ impl CosmosStore {
                 Ok(answer)
             }
         });
-        rows.await.map_err(|failed| unread(failed.status))
+        rows.await.map_err(|failed| read_error(failed.status))
     }
 
-    /// The record, or the certainty that there is none: where replicas may lag, a miss is followed by better looks.
+    /// The record, or `None` if there certainly is none. Where replicas may lag, a miss is followed by stronger reads for
+    /// [`VISIBILITY`].
     async fn look_for(
         &self,
         tracking_id: TrackingId,
@@ -487,22 +491,22 @@ impl CosmosStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Seen>, StoreError> {
         let end = Instant::now() + VISIBILITY;
-        let mut better_looks = 0;
+        let mut stronger_reads = 0;
         loop {
             let found = self.point_read(tracking_id, &freshness).await?;
             if found.is_some() || !self.may_lag() {
                 return Ok(found);
             }
-            // The first better look needs no pause.
+            // No pause before the first stronger read.
             if !matches!(freshness, Freshness::Usual) {
-                let pause = LOOK_PAUSE.pause(better_looks);
+                let pause = LOOK_PAUSE.pause(stronger_reads);
                 if Instant::now() + pause > end {
                     return Ok(None);
                 }
                 tokio::time::sleep(pause).await;
-                better_looks += 1;
+                stronger_reads += 1;
             }
-            // A bookmark that nobody reaches any more, after a failover, is no reason to look for it only.
+            // After a failover no replica may ever reach the bookmark, so every second read goes without it.
             let was_bookmarked = matches!(freshness, Freshness::Bookmarked(_));
             freshness = match &bookmark {
                 Some(bookmark) if !was_bookmarked => Freshness::Bookmarked(bookmark.clone()),
@@ -519,14 +523,14 @@ impl CosmosStore {
         });
         let response = match read.await {
             Ok(response) => response,
-            // The second: no replica that was asked has come as far as the bookmark.
+            // "Read session not available": no replica that was asked has reached the bookmark.
             Err(failed) if failed.status.is_not_found() || failed.status.is_read_session_not_available() => return Ok(None),
-            Err(failed) => return Err(unread(failed.status)),
+            Err(failed) => return Err(read_error(failed.status)),
         };
         let (etag, bookmark) = (etag_of(&response), self.bookmark(&response));
-        let etag = etag.ok_or_else(|| StoreError::Unreadable("it came without an ETag".into()))?;
-        // Not the parser's own text, which may quote the order.
-        let item: Item = response.into_model().map_err(|_| StoreError::Unreadable("it is no order that this program knows".into()))?;
+        let etag = etag.ok_or_else(|| StoreError::Unreadable("the answer has no ETag".into()))?;
+        // Without the parser's text, which may quote the order.
+        let item: Item = response.into_model().map_err(|_| StoreError::Unreadable("the item is not an order this program knows".into()))?;
         let write_id = item.write_id;
         Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, write_id }))
     }
@@ -554,7 +558,7 @@ impl CosmosStore {
         answer
     }
 
-    /// Where a reader must be to see what this answer tells of; nothing where every reader is.
+    /// The bookmark with which another instance sees what this answer shows; `None` where every instance sees it anyway.
     fn bookmark(&self, response: &ItemResponse) -> Option<Bookmark> {
         let token = response.headers().session_token().filter(|_| self.may_lag())?;
         Some(Bookmark(token.as_str().to_owned()))
@@ -569,12 +573,12 @@ fn etag_of(response: &ItemResponse) -> Option<Etag> {
     response.headers().etag().map(|etag| Etag(etag.to_string()))
 }
 
-fn unwritten(failed: &Failed) -> StoreError {
+fn write_error(failed: &Failed) -> StoreError {
     warn!(cosmos.status = %failed.status, applied = if failed.may_be_applied { "perhaps" } else { "no" }, "Cosmos DB did not confirm a write");
     if failed.may_be_applied { StoreError::Unknown } else { StoreError::NotApplied }
 }
 
-fn unread(status: CosmosStatus) -> StoreError {
+fn read_error(status: CosmosStatus) -> StoreError {
     warn!(cosmos.status = %status, "Cosmos DB did not answer a read");
     StoreError::NotApplied
 }

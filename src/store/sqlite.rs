@@ -1,4 +1,4 @@
-//! Records in a file of this machine: the embedded default.
+//! Records in an `SQLite` file on this machine: the default store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,15 +18,16 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 
-/// What stands in `owned` about each order.
+/// The columns of `owned`, selected from `orders`.
 macro_rules! owned {
     () => {
         "record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders"
     };
 }
 
-/// Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages. `owned` is written once
-/// an order: an index on what stands in the record would be written with each of its versions. Databases from before it are filled in.
+/// The tables. Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages. `owned` is
+/// written once per order: an index on fields of the record would be written with each version. A database made before `owned`
+/// existed is filled in.
 const SCHEMA: &str = concat!(
     "
     CREATE TABLE IF NOT EXISTS orders (
@@ -51,13 +52,13 @@ const SCHEMA: &str = concat!(
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 "
 );
-/// Milliseconds between two deletions of expired records; until deleted they are only invisible.
+/// Milliseconds between two deletions of expired records. An expired record that is not yet deleted is invisible.
 const PURGE_PERIOD: i64 = 600_000;
-/// Milliseconds until the next deletion, if the last one left some.
+/// Milliseconds until the next deletion if the last one left expired records.
 const NEXT_PURGE: i64 = 250;
-/// So many expired records are deleted in one go: a client's order waits behind them.
+/// Expired records deleted at once: a client's order waits for the deletion.
 const PURGE_LIMIT: u32 = 100;
-/// So many orders are looked through for one page: everyone who reads waits behind it.
+/// Orders scanned for one page: all other reads wait for the scan.
 const PAGE_SCAN: u32 = 1000;
 
 /// Records in `SQLite`.
@@ -75,8 +76,8 @@ pub fn now() -> Timestamp {
 }
 
 impl SqliteStore {
-    /// Opens `DIRECTORY/records.db`, made when it does not exist. Blocks: call it off the runtime.
-    /// `tracking_key` overrides the secret kept beside the records, which is made at random at the first start.
+    /// Opens `DIRECTORY/records.db`, and creates it if it does not exist. Blocks: call it off the runtime.
+    /// `tracking_key` overrides the secret kept beside the records, which is drawn at random at the first start.
     pub fn open(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
         let path = directory.join("records.db");
         let failed = |reason: String| Error::Open(path.clone(), reason);
@@ -287,8 +288,8 @@ impl SqliteStore {
     }
 }
 
-/// Deletes chosen records, and what tells whose they were; how many. One by one: `SQLite` finds several values of a key with three
-/// columns by the first of them only, and everybody may be one owner.
+/// Deletes the `chosen` records and their rows in `owned`; returns how many. One row at a time: for several values of a three-column
+/// key `SQLite` uses only the first column, the owner, and all orders may have one owner.
 fn delete(connection: &Connection, chosen: &str, parameters: impl Params) -> rusqlite::Result<usize> {
     let rows = connection
         .prepare_cached(&format!("SELECT rowid, {} WHERE {chosen}", owned!()))?
@@ -309,7 +310,7 @@ struct Row {
     tracking_id: TrackingId,
     owner: String,
     submitted_at: i64,
-    /// Random, so that a record made anew after its expiry never has the version of the old one.
+    /// Random, so that a record that is created again after it expired never has the version of the old one.
     etag: i64,
     due_at: Option<i64>,
     expires_at: Option<i64>,
@@ -330,7 +331,7 @@ impl Row {
         })
     }
 
-    /// False: there is one with this id.
+    /// Inserts the row; `false` if a row with this id exists.
     fn insert(&self, connection: &Connection) -> rusqlite::Result<bool> {
         let inserted = connection
             .prepare_cached(
@@ -347,7 +348,7 @@ impl Row {
     }
 }
 
-/// The order of an entry, if it is of this status and was not made anew since.
+/// The order at a place in `owned`, if it is in `status` and was not created again since that place was written.
 fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Result<Versioned, StoreError>> {
     let found = versioned(etag, text);
     let is_wanted = found
@@ -357,14 +358,14 @@ fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
-    // The kind and place of a mistake, not serde's own text, which may quote the order.
+    // Kind and position of the error only: serde's text may quote the order.
     let mut record: Record = serde_json::from_str(text).map_err(|error| {
         StoreError::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
     })?;
     if record.schema_version > SCHEMA_VERSION {
         return Err(StoreError::Unreadable(format!("its schema version {} is newer than {SCHEMA_VERSION}", record.schema_version)));
     }
-    // Older forms are read as this one, and written as this one.
+    // An older form is read as the current one, and written as the current one.
     record.schema_version = SCHEMA_VERSION;
     Ok(Versioned { record, etag: Etag(etag.to_string()) })
 }
@@ -378,7 +379,7 @@ impl From<Error> for StoreError {
     }
 }
 
-/// Made once, by whoever comes first: two handlers may start at the same time.
+/// The secret kept beside the records; made if there is none. Two handlers that start at the same time get the same secret.
 fn kept_secret(path: &Path) -> Result<TrackingKey, String> {
     let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
     let mut fresh = [0; 32];

@@ -462,7 +462,9 @@ fn a_container_that_breaks_promises_is_refused_and_one_that_only_costs_is_not() 
     let hourly = definition("hourly.json", &|definition| definition["defaultTtl"] = json!(3600));
     let indexes = definition("index.json", &|definition| definition["indexingPolicy"]["includedPaths"] = json!([{ "path": "/*" }]));
 
-    for (file, told) in [(&other_key, "is /customerId; make it anew with /id"), (&no_ttl, "time to live"), (&hourly, "time to live")] {
+    for (file, told) in
+        [(&other_key, "is /customerId; create the container again with /id"), (&no_ttl, "time to live"), (&hourly, "time to live")]
+    {
         let emulator = Emulator::start(&["--definition", file]);
         let mut handler = Handler::begin(&emulator.with(&[]));
         handler.program.line(told);

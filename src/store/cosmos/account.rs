@@ -1,4 +1,4 @@
-//! The account itself: how consistent its reads are, and what time it is there. The SDK tells neither.
+//! The account's consistency level and clock, read without the SDK, which offers neither.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,40 +19,40 @@ use crate::outbound;
 use crate::outbound::identity::{self, Tokens};
 use crate::store::sqlite;
 
-/// The REST version whose answers are read here.
+/// The REST version of these requests.
 const API_VERSION: &str = "2020-07-15";
-/// Longest reason that is shown, in bytes.
+/// Longest reason in an error, in bytes.
 const MAX_REASON: usize = 300;
-/// What tokens for Cosmos DB are asked for.
+/// The scope of tokens for Cosmos DB.
 const SCOPE: &str = "https://cosmos.azure.com/.default";
 
-/// An account, asked without the SDK.
+/// A client for the account's REST API.
 pub(super) struct Account {
     client: reqwest::Client,
     endpoint: Url,
     key: Key,
 }
 
-/// What lets us in.
+/// The key or token source that authorizes requests.
 #[derive(Clone)]
 pub(super) enum Key {
     Account(Secret),
     Token(Arc<Tokens>),
 }
 
-/// Why an account did not answer.
+/// Why the account could not be read.
 #[derive(Debug)]
 pub(super) enum AccountError {
-    /// Nobody gave us a token; whether that was refused.
+    /// No token: the reason, and whether the token endpoint refused the request.
     NoToken(String, bool),
-    /// It did not answer as an account does.
+    /// No answer, or not the answer of a Cosmos DB account.
     Away(String),
-    /// It answered with this status.
+    /// An answer with this error status.
     Refused(u16),
 }
 
 impl fmt::Display for AccountError {
-    /// One line, not too long: a library's error may go on for many.
+    /// One line of at most [`MAX_REASON`] bytes: a library's error may have many lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoToken(reason, _) | Self::Away(reason) => {
@@ -64,7 +64,7 @@ impl fmt::Display for AccountError {
     }
 }
 
-/// How consistent reads are where the account does not say otherwise.
+/// The account's default consistency level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum Level {
     Strong,
@@ -75,13 +75,13 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// Whether a read may miss what another instance was told is written.
+    /// Whether a read may miss a write that Cosmos DB has confirmed to another instance.
     pub(super) const fn may_lag(self) -> bool {
         !matches!(self, Self::Strong | Self::BoundedStaleness)
     }
 }
 
-/// What an account is like.
+/// The account's properties.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Properties {
@@ -105,7 +105,7 @@ struct Location {
 }
 
 impl Properties {
-    /// The consistency of its reads.
+    /// The consistency level of reads.
     pub(super) const fn level(&self) -> Level {
         self.user_consistency_policy.default_consistency_level
     }
@@ -117,13 +117,13 @@ impl Properties {
 }
 
 impl Account {
-    /// `emulator`: its certificate is not checked, since nobody signed it.
+    /// Makes a client. `emulator`: the certificate is not checked, since it is self-signed.
     pub(super) fn new(endpoint: Url, key: Key, timeout: Duration, emulator: bool) -> Result<Self, reqwest::Error> {
         let client = outbound::http::client().timeout(timeout).tls_danger_accept_invalid_certs(emulator).build()?;
         Ok(Self { client, endpoint, key })
     }
 
-    /// Reads the account: what it is like, and its clock at about `clock`'s now.
+    /// Reads the account's properties, and sets `clock` by the `Date` of the answer.
     pub(super) async fn look(&self, clock: &Clock) -> Result<Properties, AccountError> {
         let request = self.request("", "", "").await?;
         let sent = Instant::now();
@@ -137,20 +137,20 @@ impl Account {
         }
         let date = response.headers().get("date").and_then(|date| date.to_str().ok());
         if let Some(date) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) {
-            clock.hears(date.timestamp().as_second(), sent, answered);
+            clock.observe(date.timestamp().as_second(), sent, answered);
         }
         let body = response.bytes().await.map_err(away)?;
-        serde_json::from_slice(&body).map_err(|_| AccountError::Away("what answers there is no Cosmos DB account".into()))
+        serde_json::from_slice(&body).map_err(|_| AccountError::Away("the answer is not that of a Cosmos DB account".into()))
     }
 
-    /// The account did not take the token at hand: it may have expired, should this machine's clock be slow.
+    /// Drops the cached token after the account refused it: the token may have expired unnoticed if this machine's clock is slow.
     pub(super) fn forget_token(&self) {
         if let Key::Token(tokens) = &self.key {
             tokens.forget();
         }
     }
 
-    /// Whether it has this database. `None` when it does not say.
+    /// Whether the account has this database. `None`: the answer does not say.
     pub(super) async fn has_database(&self, name: &str) -> Option<bool> {
         let link = format!("dbs/{name}");
         let request = self.request("dbs", &link, &link).await.ok()?;
@@ -191,17 +191,17 @@ fn sign(key: &Secret, resource: &str, link: &str, date: &str) -> String {
     STANDARD.encode(mac.finalize().into_bytes())
 }
 
-/// The account's clock, told by its answers and carried on by the monotonic clock of this machine, whose wall clock may be wrong.
+/// The account's clock: set by its answers, carried on by this machine's monotonic clock. The machine's wall clock may be wrong.
 pub(super) struct Clock {
     origin: Instant,
-    /// Milliseconds from `origin` to the Unix epoch, counted backwards: what to add to the time since `origin`.
+    /// The account's time at `origin`, in milliseconds since the Unix epoch.
     offset: AtomicI64,
-    /// Where the offset must lie by all answers so far.
+    /// Lowest and highest `offset` that agree with all answers so far.
     bounds: Mutex<Option<(i64, i64)>>,
 }
 
 impl Clock {
-    /// Until the account is heard it is as this machine's.
+    /// A clock that shows this machine's time until the account's first answer.
     pub(super) fn new() -> Self {
         Self { origin: Instant::now(), offset: AtomicI64::new(sqlite::now().as_milliseconds()), bounds: Mutex::new(None) }
     }
@@ -210,13 +210,13 @@ impl Clock {
         Timestamp::from_milliseconds(self.offset.load(Ordering::Relaxed).saturating_add(self.since_origin(Instant::now())))
     }
 
-    /// An answer that was asked for at `sent` and came at `answered` says `date`, in whole seconds. Each answer narrows the
-    /// bounds; one that contradicts the earlier ones (a machine that slept, an account that moved) begins anew.
-    fn hears(&self, date: i64, sent: Instant, answered: Instant) {
-        let heard = (date * 1000 - self.since_origin(answered), date * 1000 + 999 - self.since_origin(sent));
+    /// Sets the clock by an answer with this `date`, in whole seconds, to a request sent at `sent` and answered at `answered`. Each
+    /// answer narrows the bounds; one that contradicts them (the machine slept, the account failed over) replaces them.
+    fn observe(&self, date: i64, sent: Instant, answered: Instant) {
+        let observed = (date * 1000 - self.since_origin(answered), date * 1000 + 999 - self.since_origin(sent));
         let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let narrowed = bounds.map(|(low, high)| (low.max(heard.0), high.min(heard.1))).filter(|(low, high)| low <= high);
-        let (low, high) = narrowed.unwrap_or(heard);
+        let narrowed = bounds.map(|(low, high)| (low.max(observed.0), high.min(observed.1))).filter(|(low, high)| low <= high);
+        let (low, high) = narrowed.unwrap_or(observed);
         *bounds = Some((low, high));
         self.offset.store(low.midpoint(high), Ordering::Relaxed);
     }
@@ -231,18 +231,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_answer_narrows_the_clock_and_a_contradiction_begins_anew() {
+    fn each_answer_narrows_the_bounds_and_a_contradiction_replaces_them() {
         let clock = Clock::new();
         let at = |milliseconds| clock.origin + Duration::from_millis(milliseconds);
         let error = |real: i64| clock.offset.load(Ordering::Relaxed) - real;
 
         // The account's clock shows 1,000.700 s at the origin.
-        clock.hears(1_000, at(0), at(100));
+        clock.observe(1_000, at(0), at(100));
         assert!(error(1_000_700).abs() <= 500, "{}", error(1_000_700));
-        clock.hears(1_001, at(350), at(360));
+        clock.observe(1_001, at(350), at(360));
         assert!(error(1_000_700).abs() <= 200, "{}", error(1_000_700));
 
-        clock.hears(5_000, at(400), at(410));
+        clock.observe(5_000, at(400), at(410));
         assert!(error(4_999_900).abs() <= 700, "{}", error(4_999_900));
     }
 }

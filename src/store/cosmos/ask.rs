@@ -1,7 +1,7 @@
-//! One question to Cosmos DB: its deadline, its repetitions, what it cost, and whether a failed write may stand all the same.
+//! One call to Cosmos DB: its deadline, its repetitions, its charge, and whether a failed write may have been applied.
 //!
-//! The SDK repeats a 429 as the service asks, and knows about regions. It repeats a 5xx without a pause, so it does that once,
-//! and all later repetitions are ours, with pauses.
+//! The SDK repeats a 429 after the pause that the service names, and fails over between regions. It repeats a 5xx without a pause, so
+//! it may do that once; later repetitions are made here, with pauses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,18 +17,18 @@ use tracing::debug;
 
 use crate::outbound::backoff::{Backoff, jittered};
 
-/// Repetitions of a question that the service refuses with 429.
+/// Repetitions by the SDK after a 429.
 const THROTTLED_REPETITIONS: u32 = 3;
-/// How long those repetitions may wait altogether.
+/// Longest total wait of the SDK before those repetitions.
 const THROTTLED_WAIT: Duration = Duration::from_secs(3);
-/// So many repetitions are ours: after that whoever asked decides, with longer pauses.
+/// Repetitions made here. After them the call fails, and the caller may try again with longer pauses.
 const REPETITIONS: u32 = 2;
-/// Pauses before repetitions of ours, of each of which up to a random half is left out.
+/// Pauses before the repetitions made here; each is shortened to a random 50 to 100 %.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(200) };
-/// The SDK ends a question at its deadline by itself; should it not, we do so this much later.
+/// How long after its deadline a call that the SDK has not ended is ended here.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// The kinds of questions.
+/// The kinds of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Create,
@@ -39,7 +39,7 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// In the order of their numbers.
+    /// All kinds, indexed by their discriminants.
     const ALL: [Self; 5] = [Self::Create, Self::Read, Self::Replace, Self::Delete, Self::Query];
 
     const fn as_str(self) -> &'static str {
@@ -53,16 +53,16 @@ impl Operation {
     }
 }
 
-/// A question that was not answered as wished.
+/// A call that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
-    /// The last answer, or what the SDK made of none.
+    /// The status of the last answer, or the SDK's status for no answer.
     pub(super) status: CosmosStatus,
-    /// Whether a write may have been applied: some request left whose own answer does not refuse it.
+    /// Whether a write may have been applied: a request was sent, and no answer refused that request.
     pub(super) may_be_applied: bool,
 }
 
-/// An answer, and what it took.
+/// An answer, with the number of its requests and their charge.
 pub(super) struct Answer<T> {
     pub(super) value: T,
     requests: usize,
@@ -70,7 +70,7 @@ pub(super) struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// Adds what a part of the answer took.
+    /// Adds the requests and the charge of a part of the answer.
     pub(super) fn counting(mut self, diagnostics: &DiagnosticsContext) -> Self {
         self.requests += diagnostics.request_count();
         self.charge += diagnostics.total_request_charge().value();
@@ -89,8 +89,8 @@ impl From<ItemResponse> for Answer<ItemResponse> {
     }
 }
 
-/// Asks until there is an answer that settles it, or `timeout` has passed. `call` is given the options of one try; the future it
-/// gives is large, and boxed here.
+/// Calls until there is a final answer or `timeout` has passed. `call` gets the options of one attempt; its future is large, so it is
+/// boxed here.
 pub(super) async fn ask<T, F>(
     charges: &Charges,
     operation: Operation,
@@ -134,7 +134,7 @@ where
         tokio::time::sleep(pause).await;
     };
     let status = outcome.as_ref().err();
-    // What is not there, there already, or changed meanwhile is an answer.
+    // Not found, conflict and precondition failed are answers, not failures.
     let answered = status.is_none_or(|status| matches!(u16::from(status.status_code()), 404 | 409 | 412));
     charges.add(operation, requests, charge, !answered);
     debug!(
@@ -148,7 +148,7 @@ where
     outcome.map_err(|status| Failed { status, may_be_applied })
 }
 
-/// How the SDK is to try once.
+/// The SDK's options for one attempt.
 fn options(left: Duration) -> OperationOptionsBuilder {
     let throttling =
         ThrottlingRetryOptionsBuilder::new().with_max_retry_count(THROTTLED_REPETITIONS).with_max_retry_wait_time(THROTTLED_WAIT).build();
@@ -156,17 +156,17 @@ fn options(left: Duration) -> OperationOptionsBuilder {
         .with_end_to_end_latency_policy(EndToEndOperationLatencyPolicy::new(left.max(Duration::from_millis(1))))
         .with_content_response_on_write(ContentResponseOnWrite::Disabled)
         .with_throttling_retry_options(throttling)
-        // Another region, or the same once more.
+        // One repetition, in another region or in the same one.
         .with_max_failover_retry_count(1)
 }
 
-/// Nobody processed it, or nobody knows.
+/// Whether the service did not process the request, or may not have.
 fn is_worth_repeating(status: CosmosStatus) -> bool {
     matches!(u16::from(status.status_code()), 408 | 410 | 449 | 500..)
 }
 
-/// Whether some request of a failed write left here and was not itself refused. The SDK repeats by itself, so the last answer
-/// alone (a 409, a 412) does not tell.
+/// Whether any request of a failed write was sent and not refused. The SDK repeats requests, so the status of the last one (a 409, a
+/// 412) is not enough.
 fn may_have_been_applied(error: &CosmosError) -> bool {
     let refuses = |status: CosmosStatus| matches!(u16::from(status.status_code()), 400 | 401 | 403 | 404 | 409 | 412 | 413 | 429);
     match error.diagnostics() {
@@ -178,7 +178,7 @@ fn may_have_been_applied(error: &CosmosError) -> bool {
     }
 }
 
-/// What was asked since the start, by operation.
+/// Calls and charges since the start, by operation.
 #[derive(Debug, Default)]
 pub(super) struct Charges([Count; Operation::ALL.len()]);
 
@@ -201,12 +201,12 @@ impl Charges {
         count.charge.fetch_add((charge * 1e3).round() as u64, Ordering::Relaxed);
     }
 
-    /// Questions of all kinds.
+    /// Calls of all kinds.
     pub(super) fn calls(&self) -> u64 {
         self.0.iter().map(|count| count.calls.load(Ordering::Relaxed)).sum()
     }
 
-    /// For operators: calls, requests on the wire, failures, and request units, by operation.
+    /// Calls, requests on the wire, failures and request units by operation, for operators.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub(super) fn figures(&self) -> Value {
         let figures = Operation::ALL.map(|operation| {

@@ -1,6 +1,6 @@
-//! Finding the container: who we are, whether it is there, and whether it is as it must be.
+//! Connects to the container, and checks that it is as the definition says.
 //!
-//! Nothing is ever created here. What is missing or different is said in the log, and asked for again until it is right.
+//! Creates nothing: whatever is missing or different is logged, and the check is repeated until it succeeds.
 
 use std::time::Duration;
 
@@ -16,18 +16,19 @@ use crate::outbound::backoff::{Backoff, jittered};
 use crate::store::cosmos::CosmosStore;
 use crate::store::cosmos::account::{Account, AccountError, Clock, Key, Level, Properties};
 
-/// What the container must be; deployments make it from the same file.
+/// The definition of the container; deployments create it from the same file.
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
-/// Where it stands, for whoever has to make one.
+/// The definition's path in the repository, for log lines.
 const DEFINITION_FILE: &str = "deploy/cosmos-container.json";
-/// Pauses between two tries.
+/// Pauses between two attempts to connect.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
-/// On top of a question's deadline: the SDK asks the platform about this machine when it starts, for up to five seconds.
+/// Added to the store timeout when the container is first read: at its start the SDK queries the platform about this machine for up to
+/// 5 s.
 const START: Duration = Duration::from_secs(6);
-/// A connection that takes longer is tried anew.
+/// Longest time to open a connection; then the SDK opens another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The definition, as far as it matters to us.
+/// The parts of the definition that are compared.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Definition {
@@ -36,18 +37,18 @@ struct Definition {
     indexing_policy: IndexingPolicy,
 }
 
-/// Why there is no container yet.
+/// Why the connection attempt failed.
 enum ConnectError {
-    /// It may answer by itself.
+    /// The cause may pass without help.
     Away(String),
-    /// Somebody has to do something.
+    /// The cause needs a person's action.
     Wrong(String),
 }
 
-/// Connects, however long it takes.
+/// Connects, and tries again until it succeeds.
 pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> CosmosStore {
     let mut failures = 0;
-    // Both made once: they keep connections and tokens.
+    // Made once and kept across attempts: they hold connections and tokens.
     let (mut key, mut runtime) = (None, None);
     loop {
         match once(config, tracking_key, &mut key, &mut runtime).await {
@@ -78,9 +79,9 @@ async fn once(
     let account = Account::new(config.endpoint.clone(), key.clone(), config.timeout, config.emulator);
     let account = account.map_err(|error| ConnectError::Wrong(error.to_string()))?;
     let clock = Clock::new();
-    let properties = account.look(&clock).await.map_err(|silent| explain(config, &silent))?;
+    let properties = account.look(&clock).await.map_err(|error| explain(config, &error))?;
     if properties.enable_multiple_write_locations {
-        // Two regions would both grant a claim, and one of two ends would vanish.
+        // Two regions would each grant a claim, and one of the two recorded ends would be lost.
         let advice = "the account takes writes in several regions, each of which compares ETags with its own versions only, so that two \
                       workers could claim one order; turn its multi-region writes off, or use another account";
         return Err(ConnectError::Wrong(advice.into()));
@@ -93,12 +94,12 @@ async fn once(
     });
     let (container, found) = match found.await {
         Ok(Ok(found)) => found,
-        Ok(Err(error)) if error.status().is_not_found() => return Err(not_there(config, &account).await),
+        Ok(Err(error)) if error.status().is_not_found() => return Err(missing_container(config, &account).await),
         Ok(Err(error)) => return Err(failed(config, &error)),
         Err(_) => return Err(ConnectError::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
     check(config, &found)?;
-    tell(config, properties.level());
+    log_connected(config, properties.level());
     Ok(CosmosStore::new(container, account, clock, properties, tracking_key.clone(), config.clone()))
 }
 
@@ -117,8 +118,8 @@ async fn container(
         Key::Account(key) => AccountReference::with_authentication_key(endpoint, key),
         Key::Token(credential) => AccountReference::with_credential(endpoint, credential),
     };
-    // Where the writes go, however near another region may be: replicas there lag behind even where the account's level says that
-    // reads do not, and what is decided by them is refused.
+    // The write region, even if another one is nearer: replicas in other regions lag even where the account's consistency level
+    // promises that reads do not, and a write based on an old version is refused.
     let region = properties.write_region().map(|name| Region::new(name.to_owned()));
     let client =
         CosmosClient::builder().with_runtime(runtime).build(account, RoutingStrategy::PreferredRegions(region.into_iter().collect()));
@@ -135,7 +136,7 @@ async fn start(emulator: bool) -> Result<CosmosRuntime, CosmosError> {
     CosmosRuntime::builder().with_connection_pool(pool).build().await
 }
 
-/// Compares the container with the definition. A partition key or a `ttl` that differ break promises; an index only costs.
+/// Compares the container with the definition. A different partition key or `ttl` is an error; a different index only costs more.
 fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectError> {
     let wanted: Definition = serde_json::from_str(DEFINITION).expect("the definition is part of this program and tested");
     let name = format!("container {:?} of database {:?}", config.container, config.database);
@@ -143,18 +144,18 @@ fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectErro
     if found.partition_key.paths() != wanted.partition_key.paths() {
         let (found, wanted) = (paths(&found.partition_key), paths(&wanted.partition_key));
         return Err(ConnectError::Wrong(format!(
-            "the partition key of {name} is {found}; make it anew with {wanted}, as in {DEFINITION_FILE}"
+            "the partition key of {name} is {found}; create the container again with {wanted}, as in {DEFINITION_FILE}"
         )));
     }
     if found.default_ttl != wanted.default_ttl {
         return Err(ConnectError::Wrong(format!(
-            "the time to live of {name} must be on without a default (defaultTtl -1), or ended orders stay for ever, or open ones vanish; \
-             see {DEFINITION_FILE}"
+            "the time to live of {name} must be on without a default (defaultTtl -1): otherwise ended orders are never deleted, or open \
+             orders are; see {DEFINITION_FILE}"
         )));
     }
     let indexed = |policy: &IndexingPolicy| {
         let paths = [&policy.included_paths, &policy.excluded_paths].map(|paths| {
-            // Cosmos DB adds this exclusion by itself.
+            // Cosmos DB adds this exclusion to every policy.
             let mut paths: Vec<_> = paths.iter().map(|path| path.path.clone()).filter(|path| path != "/\"_etag\"/?").collect();
             paths.sort();
             paths
@@ -163,13 +164,13 @@ fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectErro
     };
     if found.indexing_policy.as_ref().map(indexed) != Some(indexed(&wanted.indexing_policy)) {
         warn!(
-            "the indexing policy of {name} differs from {DEFINITION_FILE}: every write costs more than it must, or finding overdue orders does"
+            "the indexing policy of {name} differs from {DEFINITION_FILE}: writes, or queries for overdue orders, cost more than necessary"
         );
     }
     Ok(())
 }
 
-fn tell(config: &Cosmos, level: Level) {
+fn log_connected(config: &Cosmos, level: Level) {
     let visible = if level.may_lag() {
         "an order is visible to every instance within 2 s, and at once by the status URL of its 202"
     } else {
@@ -188,35 +189,35 @@ fn tell(config: &Cosmos, level: Level) {
     );
 }
 
-/// Says what is wrong with an account that answered before.
-pub(super) fn tell_trouble(config: &Cosmos, silent: &AccountError) {
-    match explain(config, silent) {
+/// Logs why an account that was connected cannot be read.
+pub(super) fn log_account_error(config: &Cosmos, error: &AccountError) {
+    match explain(config, error) {
         ConnectError::Away(reason) => warn!("Cosmos DB does not answer: {reason}"),
         ConnectError::Wrong(reason) => error!("orders cannot be kept in Cosmos DB any more: {reason}"),
     }
 }
 
-/// What an account that does not answer as it should means for whoever set us up.
-fn explain(config: &Cosmos, silent: &AccountError) -> ConnectError {
-    match (silent, &config.access) {
+/// An account's error, with advice for an operator.
+fn explain(config: &Cosmos, error: &AccountError) -> ConnectError {
+    match (error, &config.access) {
         (AccountError::NoToken(_, true), Access::Identity(identity)) => {
-            ConnectError::Wrong(format!("no token for {identity} ({silent}); {}", identity.advice()))
+            ConnectError::Wrong(format!("no token for {identity} ({error}); {}", identity.advice()))
         }
         (AccountError::NoToken(_, false), Access::Identity(identity)) => {
-            ConnectError::Away(format!("no token for {identity} yet ({silent}); should that stay so: {}", identity.advice()))
+            ConnectError::Away(format!("no token for {identity} yet ({error}); if this persists: {}", identity.advice()))
         }
         (AccountError::Refused(401), Access::Key(_)) => {
-            ConnectError::Wrong("the account refuses the key of CosmosConnection (401); copy its primary or secondary key anew".into())
+            ConnectError::Wrong("the account refuses the key in CosmosConnection (401); copy its primary or secondary key again".into())
         }
         (AccountError::Refused(status @ (401 | 403)), Access::Identity(identity)) => ConnectError::Wrong(format!(
             "the account does not let {identity} in ({status}); assign it the role \"Cosmos DB Built-in Data Contributor\" there"
         )),
         (AccountError::Refused(403), Access::Key(_)) => ConnectError::Wrong(
-            "the account refuses us (403): its firewall may not know this machine, keys may be turned off there, or this machine's clock is \
-             wrong by more than 15 minutes"
+            "the account refuses this handler (403): its firewall may exclude this machine, its keys may be disabled, or this machine's \
+             clock may be wrong by more than 15 minutes"
                 .into(),
         ),
-        _ => ConnectError::Away(format!("{} ({silent})", config.endpoint)),
+        _ => ConnectError::Away(format!("{} ({error})", config.endpoint)),
     }
 }
 
@@ -227,16 +228,16 @@ fn failed(config: &Cosmos, error: &CosmosError) -> ConnectError {
     }
 }
 
-async fn not_there(config: &Cosmos, account: &Account) -> ConnectError {
+async fn missing_container(config: &Cosmos, account: &Account) -> ConnectError {
     let Cosmos { database, container, .. } = config;
     ConnectError::Wrong(match account.has_database(database).await {
         Some(true) => {
-            format!("database {database:?} has no container {container:?}; make it as {DEFINITION_FILE} says, or correct CosmosContainer")
+            format!("database {database:?} has no container {container:?}; create it as {DEFINITION_FILE} says, or correct CosmosContainer")
         }
         Some(false) => format!(
-            "the account has no database {database:?}; make it and container {container:?} as {DEFINITION_FILE} says, or correct CosmosDatabase"
+            "the account has no database {database:?}; create it and container {container:?} as {DEFINITION_FILE} says, or correct CosmosDatabase"
         ),
-        None => format!("there is no container {container:?} in database {database:?}; make it as {DEFINITION_FILE} says"),
+        None => format!("there is no container {container:?} in database {database:?}; create it as {DEFINITION_FILE} says"),
     })
 }
 

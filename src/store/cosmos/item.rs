@@ -1,9 +1,9 @@
 //! A record as an item of Cosmos DB.
 //!
-//! At the top stands what the engine itself looks at: `id`, which is the partition key too, `ttl`, and `dueAt`. Below `record`
-//! is the order. Cosmos DB keeps numbers as floats and charges for bytes, so the order and its result are text, to the letter;
-//! moments are milliseconds; and what follows from the rest is left out. Without order and result an item stays below 2 KB; a
-//! usual order stays below 1 KB with both, which is the unit of charging.
+//! The top level holds what Cosmos DB uses: `id` (also the partition key), `ttl` and `dueAt`. The order is in `record`. Cosmos DB
+//! keeps numbers as floats and charges by size, so order and result are stored as text, exactly as they came; moments are
+//! milliseconds; and values that follow from others are left out. Without order and result an item stays below 2 KB. A usual order
+//! stays below 1 KB with both; charges are counted in units of 1 KB.
 
 use std::sync::Arc;
 
@@ -16,10 +16,10 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::store::StoreError;
 
-/// The form this program writes. It reads this one and every older one.
+/// The item version that this program writes. It reads every version up to this one.
 const VERSION: u32 = 1;
 
-/// An item.
+/// A record as Cosmos DB stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Item {
@@ -28,7 +28,7 @@ pub(super) struct Item {
     due_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u32>,
-    /// Id of the write, random: a write whose answer was lost is recognised by it. 52 bits, which a float keeps. Stored as `mark`.
+    /// Random id of the write, by which a write whose answer was lost is recognised. 52 bits, which a float holds. Stored as `mark`.
     #[serde(rename = "mark")]
     pub(super) write_id: i64,
     record: Body,
@@ -46,14 +46,14 @@ struct Body {
     fingerprint: String,
     request: Request,
     status: Status,
-    /// Absent when it follows from the status.
+    /// Absent when it is the usual progress of the status: 100 for `completed`, else 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     progress: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stage: Option<String>,
     fence: u64,
     attempt: u32,
-    /// Absent when there was none.
+    /// Absent when zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     interruptions: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ struct Body {
     history: Vec<Step>,
 }
 
-/// Where the order came from; the rest of its metadata stands elsewhere.
+/// The order's metadata, except its owner, which is in [`Body`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Request {
@@ -90,7 +90,7 @@ struct Request {
     operation: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subscription_id: Option<String>,
-    /// Absent when that is when it was submitted.
+    /// Absent when equal to `submittedAt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     received_at: Option<Milliseconds>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,11 +149,11 @@ impl Item {
         weight(&self.record.order.0, self.record.result.as_ref().map(|result| &*result.0))
     }
 
-    /// The record it keeps.
+    /// The record that the item holds.
     pub(super) fn into_record(self) -> Result<Record, StoreError> {
         let Self { id, due_at, ttl, write_id: _, record: body } = self;
         if body.version > VERSION {
-            return Err(StoreError::Unreadable(format!("its version {} is newer than {VERSION}", body.version)));
+            return Err(StoreError::Unreadable(format!("its item version {} is newer than {VERSION}", body.version)));
         }
         let submitted_at = body.submitted_at.0;
         let history: Vec<Transition> = body.history.into_iter().map(|step| step.into_transition(submitted_at)).collect();
@@ -201,7 +201,7 @@ impl Item {
     }
 }
 
-/// About how many bytes an item has.
+/// The approximate size of an item in bytes.
 pub(super) fn weight(order: &RawValue, result: Option<&RawValue>) -> usize {
     2048 + order.get().len() + result.map_or(0, |result| result.get().len())
 }
@@ -335,7 +335,7 @@ mod tests {
         lifecycle::accept(submission, Duration::ZERO, now, &budgets())
     }
 
-    /// As a worker of another process each time, its lease run out.
+    /// Claims the record by a new process, after the last lease has run out.
     fn claimed(found: &Record, number: u32) -> Record {
         let holder = Holder { instance: "i".repeat(64), boot: Some("b".repeat(56)), process: u32::MAX, started: u64::from(number) << 40 };
         let invocation = Uuid::max().to_string();
@@ -390,14 +390,14 @@ mod tests {
             &budgets(),
         )
         .unwrap();
-        // Every try fails, under the longest code there is.
+        // Every attempt fails with the longest code there is.
         let mut retried = accepted("{}");
         for number in 0..u32::try_from(MAX_HISTORY).unwrap() {
             let many = Budgets { max_attempts: 1000, ..budgets() };
             let failure = Failure::new("backend_unavailable", "m".repeat(MAX_FAILURE));
             let claimed = claimed(&retried, number);
-            let patient = Record { deadline: claimed.updated_at.after(Duration::from_hours(1_000)), ..claimed };
-            retried = lifecycle::retry(&patient, patient.token(), failure, None, 1.0, patient.updated_at, &many).unwrap();
+            let claimed = Record { deadline: claimed.updated_at.after(Duration::from_hours(1_000)), ..claimed };
+            retried = lifecycle::retry(&claimed, claimed.token(), failure, None, 1.0, claimed.updated_at, &many).unwrap();
             assert!(retried.retry_at.is_some(), "{retried:?}");
         }
         let failed = lifecycle::finish(
