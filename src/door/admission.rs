@@ -1,4 +1,4 @@
-//! Whether new orders are accepted at all: not while too much waits already, nor while the store is away.
+//! Whether new orders are accepted: not while the backlog is too old, nor while the store does not answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,25 +14,25 @@ use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 use crate::store::{StatusStore, StoreError};
 
-/// The backlog is looked at this often, at most.
+/// Shortest time between two readings of the backlog.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// What was seen longer ago says nothing: nobody is refused for what may be over, nor let in by it.
+/// Age after which a reading no longer counts.
 const STALE: Duration = Duration::from_secs(15);
-/// How long a look is waited for while nothing is known.
+/// How long a request waits for a reading while there is none that counts.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// So many waiting orders are looked at.
+/// Waiting orders in one reading.
 const SAMPLE: u32 = 50;
-/// So many of the oldest do not count: a few orders that are stuck, and which nobody can work on, are not a backlog.
+/// Oldest orders of a reading that do not count: a few orders that are stuck are not a backlog.
 const IGNORED_OLDEST: usize = 10;
-/// So many orders in a row must have waited long when they were claimed: one that was stuck is not a backlog.
+/// Consecutive claims whose shortest wait counts: one order that was stuck is not a backlog.
 const CLAIMS_NEEDED: usize = 3;
-/// What claims tell of is over soon: when no more come, all that waited may have been claimed.
+/// Age after which claims no longer count: when no more claims come, the backlog may be gone.
 const RECENT: Duration = Duration::from_secs(1);
-/// Shortest pause that a client is asked for: the backlog is not looked at again before.
+/// Shortest `Retry-After`: no new reading comes sooner.
 const MIN_PAUSE: Duration = LOOK_EVERY;
-/// Longest pause that a client is asked for: a backlog cannot be foreseen further than that.
+/// Longest `Retry-After`: an estimate is not good for longer.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
-/// Longest pause between two probes of a store that is away, unless the first pause is set to more: customers wait for its return.
+/// Longest pause between two probes of a store that does not answer, unless the first pause is set to more.
 const MAX_BREAKER_PAUSE: Duration = Duration::from_secs(15);
 
 /// Decides whether new orders are accepted, on this instance.
@@ -40,22 +40,22 @@ pub struct Admission {
     max_age: Duration,
     breaker: Arc<Breaker>,
     backlog: Arc<Mutex<Backlog>>,
-    /// Held by the one who looks.
-    looking: Arc<tokio::sync::Mutex<()>>,
+    /// The task that reads the backlog holds this lock until it has the answer.
+    reading: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What was seen of the orders that wait.
+/// The last readings of the backlog, and the last claims.
 #[derive(Debug, Default, Clone, Copy)]
 struct Backlog {
-    /// Whether or not there was an answer.
+    /// When the last reading began, with or without an answer.
     asked: Option<Instant>,
     latest: Option<Reading>,
     before: Option<Reading>,
-    /// When this instance claimed the last orders, and how long they had waited; the very last first.
+    /// When this instance claimed its last orders, and how long they had waited; latest first.
     claims: [Option<(Instant, Duration)>; CLAIMS_NEEDED],
 }
 
-/// How long orders had waited at a moment, by the oldest of them.
+/// How long the oldest orders had waited at a moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     at: Instant,
@@ -63,19 +63,19 @@ struct Reading {
 }
 
 impl Admission {
-    /// Everybody is let in at first.
+    /// Accepts all orders until the first reading.
     pub fn new(limits: &Limits) -> Self {
         let pauses = Backoff { first: limits.store_breaker_pause, longest: MAX_BREAKER_PAUSE };
         Self {
             max_age: limits.admission_max_age,
             breaker: Arc::new(Breaker::new("the store", limits.store_breaker_failures, pauses)),
             backlog: Arc::default(),
-            looking: Arc::default(),
+            reading: Arc::default(),
         }
     }
 
-    /// Has the backlog looked at, if the last look was long enough ago and nobody is looking. What is decided meanwhile goes by the
-    /// last look; where that says nothing any more, this one is waited for.
+    /// Starts a reading of the backlog, unless the last one is recent or one is under way. Waits for the reading only if no earlier
+    /// one counts.
     pub async fn look(&self, store: &StatusStore) {
         if self.max_age.is_zero() || !self.breaker.is_closed() {
             return;
@@ -90,35 +90,34 @@ impl Admission {
             self.begin_look(store, now);
         }
         if !is_known && (is_due || since.is_some_and(|since| since < FIRST_LOOK)) {
-            // Who looks holds it until he has seen.
-            let _ = tokio::time::timeout(FIRST_LOOK, self.looking.lock()).await;
+            let _ = tokio::time::timeout(FIRST_LOOK, self.reading.lock()).await;
         }
     }
 
     fn begin_look(&self, store: &StatusStore, now: Instant) {
-        let Ok(turn) = Arc::clone(&self.looking).try_lock_owned() else { return };
+        let Ok(turn) = Arc::clone(&self.reading).try_lock_owned() else { return };
         lock(&self.backlog).asked = Some(now);
         let (store, backlog) = (store.clone(), Arc::clone(&self.backlog));
         tokio::spawn(async move {
             let _turn = turn;
             match store.waiting(SAMPLE).await {
-                Ok(submitted) => lock(&backlog).see(Reading { at: Instant::now(), age: age(submitted, store.now()) }),
-                Err(error) => warn!(%error, "the backlog could not be looked at; nobody is refused for it"),
+                Ok(submitted) => lock(&backlog).add(Reading { at: Instant::now(), age: age(submitted, store.now()) }),
+                Err(error) => warn!(%error, "the backlog could not be read; orders are accepted"),
             }
         });
     }
 
-    /// This instance claimed an order: how long that had waited tells of the backlog at once, and costs nothing.
+    /// Notes how long an order had waited when this instance claimed it: this measures the backlog without a query.
     pub fn observe_claim(&self, wait: Duration) {
-        lock(&self.backlog).see_claim(Instant::now(), wait);
+        lock(&self.backlog).add_claim(Instant::now(), wait);
     }
 
-    /// How long the oldest waiting orders have waited; zero if that is not known.
+    /// How long the oldest waiting orders have waited; zero if unknown.
     pub fn backlog(&self) -> Duration {
         lock(&self.backlog).age(Instant::now()).unwrap_or_default()
     }
 
-    /// Why no new order is accepted while so much waits.
+    /// The problem for a new order while the backlog is too old.
     pub fn refusal(&self) -> Option<Problem> {
         let now = Instant::now();
         let backlog = *lock(&self.backlog);
@@ -128,42 +127,42 @@ impl Admission {
         Some(Problem { outcome: Some(Outcome::Unknown), retry_after: Some(whole_seconds(pause)), ..Problem::too_many_waiting(detail) })
     }
 
-    /// The right to ask the store once; or what a customer is told while it is left alone.
+    /// A permit for one call to the store, or the problem while the breaker is open.
     pub fn admit(&self) -> Result<Permit, Problem> {
         self.breaker
             .admit(Instant::now())
             .map_err(|pause| Problem { retry_after: Some(whole_seconds(pause)), ..Problem::nothing_recorded() })
     }
 
-    /// Whether the store is known to answer, or at least not known to be away.
+    /// Whether the store's breaker is closed.
     pub fn store_answers(&self) -> bool {
         self.breaker.is_closed()
     }
 
-    /// For operators.
+    /// Figures for operators.
     pub fn figures(&self) -> Value {
         let age = lock(&self.backlog).age(Instant::now());
         json!({ "storeBreaker": self.breaker.as_str(), "backlogSeconds": age.map(|age| age.as_secs()), "accepting": self.refusal().is_none() && self.store_answers() })
     }
 }
 
-/// Tells what came of a question to the store. A record that cannot be read is an answer.
+/// Ends a call to the store. A record that cannot be read counts as an answer.
 pub fn end<T>(permit: Permit, answer: &Result<T, StoreError>) {
     permit.end(!matches!(answer, Err(StoreError::NotApplied | StoreError::Unknown)), Instant::now());
 }
 
 impl Backlog {
-    fn see(&mut self, reading: Reading) {
+    fn add(&mut self, reading: Reading) {
         self.before = self.latest.filter(|before| reading.at.duration_since(before.at) < STALE);
         self.latest = Some(reading);
     }
 
-    fn see_claim(&mut self, now: Instant, wait: Duration) {
+    fn add_claim(&mut self, now: Instant, wait: Duration) {
         self.claims.rotate_right(1);
         self.claims[0] = Some((now, wait));
     }
 
-    /// By whatever was seen last.
+    /// How long orders wait, by the last claims or the last reading, whichever is later. `None` if neither counts.
     fn age(&self, now: Instant) -> Option<Duration> {
         let latest = self.latest.filter(|latest| now.duration_since(latest.at) < STALE);
         if let (Some((newest, _)), Some((oldest, _))) = (self.claims[0], self.claims[CLAIMS_NEEDED - 1])
@@ -176,8 +175,8 @@ impl Backlog {
         latest.map(|latest| latest.age)
     }
 
-    /// When it may be worth asking again: as soon as the `excess` is gone, if it goes on as it did between the last
-    /// two looks; where it does not shrink nobody knows, and what there is too much of is the best guess.
+    /// The pause before a new try: when the `excess` is gone at the rate between the last two readings, or `excess` itself if the
+    /// backlog does not shrink.
     fn pause(&self, excess: Duration) -> Duration {
         let shrinks = self.latest.zip(self.before).and_then(|(latest, before)| {
             let elapsed = latest.at.duration_since(before.at).as_secs_f64();
@@ -189,14 +188,14 @@ impl Backlog {
     }
 }
 
-/// How long the oldest of these have waited, the very oldest aside.
+/// How long the oldest of these orders has waited, without the [`IGNORED_OLDEST`].
 fn age(mut submitted: Vec<Timestamp>, now: Timestamp) -> Duration {
     submitted.sort_unstable();
     submitted.get(IGNORED_OLDEST).map_or(Duration::ZERO, |oldest| oldest.until(now))
 }
 
 fn lock(backlog: &Mutex<Backlog>) -> MutexGuard<'_, Backlog> {
-    // Whatever was written there is whole.
+    // A panic cannot leave a backlog half written.
     backlog.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_stuck_orders_are_no_backlog() {
+    fn a_few_stuck_orders_are_not_a_backlog() {
         let now = Timestamp::from_milliseconds(0);
 
         assert_eq!(age(Vec::new(), now), Duration::ZERO);
@@ -223,61 +222,61 @@ mod tests {
         let pause = |ages: &[u64]| {
             let mut backlog = Backlog::default();
             for (number, age) in (0..).zip(ages) {
-                backlog.see(Reading { at: start + LOOK_EVERY * number, age: Duration::from_secs(*age) });
+                backlog.add(Reading { at: start + LOOK_EVERY * number, age: Duration::from_secs(*age) });
             }
             let excess = Duration::from_secs(ages.last().unwrap() - 600);
             backlog.pause(excess).as_secs()
         };
 
-        assert_eq!(pause(&[640]), 40, "what there is too much of");
+        assert_eq!(pause(&[640]), 40, "one reading: the excess");
         assert_eq!(pause(&[650, 640]), 20, "it shrinks by two seconds a second");
         assert_eq!(pause(&[630, 640]), 40, "it grows");
-        assert_eq!((pause(&[601]), pause(&[86_400])), (5, 300), "never at once, and never for ever");
+        assert_eq!((pause(&[601]), pause(&[86_400])), (5, 300), "at least 5 s, at most 5 min");
     }
 
     #[test]
-    fn what_was_seen_long_ago_says_nothing() {
+    fn an_old_reading_does_not_count() {
         let now = Instant::now();
         let mut backlog = Backlog::default();
-        backlog.see(Reading { at: now, age: Duration::from_hours(1) });
+        backlog.add(Reading { at: now, age: Duration::from_hours(1) });
 
         assert_eq!(backlog.age(now + LOOK_EVERY), Some(Duration::from_hours(1)));
         assert_eq!(backlog.age(now + STALE), None);
     }
 
     #[test]
-    fn claims_tell_at_once_and_not_for_long_and_one_late_order_tells_nothing() {
+    fn three_recent_claims_count_until_the_next_reading() {
         let now = Instant::now();
         let later = now + LOOK_EVERY / 2;
         let mut backlog = Backlog::default();
-        backlog.see(Reading { at: now, age: Duration::ZERO });
+        backlog.add(Reading { at: now, age: Duration::ZERO });
         let mut claims = [7, 8].into_iter();
-        let mut claim = |backlog: &mut Backlog| backlog.see_claim(later, Duration::from_secs(claims.next().unwrap_or(9)));
+        let mut claim = |backlog: &mut Backlog| backlog.add_claim(later, Duration::from_secs(claims.next().unwrap_or(9)));
 
         claim(&mut backlog);
         claim(&mut backlog);
-        assert_eq!(backlog.age(later), Some(Duration::ZERO), "what was seen of the others");
+        assert_eq!(backlog.age(later), Some(Duration::ZERO), "two claims are too few");
         claim(&mut backlog);
         assert_eq!(backlog.age(later), Some(Duration::from_secs(7)));
         assert_eq!(backlog.age(later + RECENT), Some(Duration::ZERO));
-        backlog.see(Reading { at: later + RECENT / 2, age: Duration::from_secs(1) });
-        assert_eq!(backlog.age(later + RECENT / 2), Some(Duration::from_secs(1)), "what was seen last counts");
+        backlog.add(Reading { at: later + RECENT / 2, age: Duration::from_secs(1) });
+        assert_eq!(backlog.age(later + RECENT / 2), Some(Duration::from_secs(1)), "the later reading counts");
     }
 
     #[test]
-    fn a_first_claim_does_not_hide_what_was_seen() {
+    fn a_single_claim_does_not_replace_a_reading() {
         let now = Instant::now();
         let hour = Duration::from_hours(1);
         let mut backlog = Backlog::default();
-        backlog.see(Reading { at: now, age: hour });
+        backlog.add(Reading { at: now, age: hour });
 
-        backlog.see_claim(now + RECENT / 2, hour);
+        backlog.add_claim(now + RECENT / 2, hour);
         assert_eq!(backlog.age(now + RECENT / 2), Some(hour));
         for _ in 0..CLAIMS_NEEDED {
-            backlog.see_claim(now, Duration::ZERO);
+            backlog.add_claim(now, Duration::ZERO);
         }
-        backlog.see(Reading { at: now + STALE, age: hour });
-        backlog.see_claim(now + STALE + RECENT / 2, hour);
-        assert_eq!(backlog.age(now + STALE + RECENT / 2), Some(hour), "claims of long ago say nothing");
+        backlog.add(Reading { at: now + STALE, age: hour });
+        backlog.add_claim(now + STALE + RECENT / 2, hour);
+        assert_eq!(backlog.age(now + STALE + RECENT / 2), Some(hour), "old claims do not count");
     }
 }

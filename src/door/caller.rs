@@ -1,4 +1,4 @@
-//! Who calls: by a token, by what the platform says, or nobody in particular.
+//! The caller of a request: identified by a token, the platform's login or a function key, or anonymous.
 
 use tracing::{info, warn};
 
@@ -6,40 +6,40 @@ use crate::domain::problem::{Outcome, Problem};
 use crate::door::token::{Auth, Claims, Refused};
 use crate::envelope::HttpRequest;
 
-/// The owner of every order as long as nobody has to log in.
+/// The owner of orders whose caller is not identified.
 pub const ANONYMOUS: &str = "anonymous";
-/// Longest name of a principal that is taken, in bytes: it stands in every record and message.
+/// Longest name of a principal or a function key, in bytes: the name is part of every record and message.
 const MAX_NAME: usize = 255;
-/// Function keys that everybody shares who was given none of his own.
+/// Function keys that every app has and many callers share: they identify no caller.
 const SHARED_KEYS: [&str; 3] = ["default", "master", "_master"];
-/// What a refusal asks for (RFC 6750 section 3).
+/// The `WWW-Authenticate` challenge of a refusal (RFC 6750 section 3).
 const CHALLENGE: &str = "Bearer realm=\"waybill\"";
 
-/// How a request's caller is known: by the first of these that is there, else by function key.
+/// The ways to identify a caller: the first of these that is set, else the function key.
 #[derive(Debug)]
 pub struct Callers {
-    /// Checks bearer tokens (`AUTH_ISSUER`).
+    /// Verification of bearer tokens (`AUTH_ISSUER`).
     pub auth: Option<Auth>,
-    /// Whether the platform logs callers in (`WEBSITE_AUTH_ENABLED`).
+    /// Whether App Service authentication logs callers in (`WEBSITE_AUTH_ENABLED`).
     pub easy_auth: bool,
 }
 
-/// Somebody who may do what he asks for.
+/// A caller that may do what the request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// Whose orders are his: `ISSUER SUBJECT`, `easyauth:PROVIDER ID`, `key:NAME` or [`ANONYMOUS`]. No two callers share one:
-    /// an issuer has a scheme before its colon that none of the others is, and neither issuer nor provider contains a space.
+    /// The owner of the caller's orders: `ISSUER SUBJECT`, `easyauth:PROVIDER ID`, `key:NAME` or [`ANONYMOUS`]. No two callers have
+    /// the same owner: an issuer is a URL that begins with `http`, and neither issuer nor provider contains a space.
     pub owner: String,
-    /// Whether he sees the orders of others too.
+    /// Whether the caller may also see the orders of other owners.
     pub operator: bool,
 }
 
-/// What a caller asks for.
+/// The right that a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// To submit an order, or to change one.
+    /// To submit or change an order.
     Submit,
-    /// To read.
+    /// To read orders.
     Read,
 }
 
@@ -48,13 +48,13 @@ impl Caller {
         Self { owner, operator: false }
     }
 
-    /// Whether he may know of an order of this owner.
+    /// Whether the caller may see orders of this owner.
     pub fn may_see(&self, owner: &str) -> bool {
         self.operator || self.owner == owner
     }
 }
 
-/// Finds out who calls and whether he may; asked before anything else about a request.
+/// The caller of a request, or the problem if the caller lacks the right. Called before anything else about a request is read.
 pub async fn identify(callers: &Callers, request: &HttpRequest<'_>, right: Right) -> Result<Caller, Problem> {
     if let Some(auth) = &callers.auth {
         return by_token(auth, request, right).await;
@@ -74,14 +74,14 @@ async fn by_token(auth: &Auth, request: &HttpRequest<'_>, right: Right) -> Resul
         Bearer::None => return Err(unauthorized(CHALLENGE)),
         Bearer::Several => return Err(invalid_token("several Authorization headers")),
     };
-    // The machine's own clock; who is in which order of time matters elsewhere, and there the store's counts.
+    // This machine's clock, not the store's: the store may not be open yet, and a token needs no exact clock.
     let now = jiff::Timestamp::now().as_duration().as_secs_f64();
     match auth.verify(token, now).await {
         Ok(claims) => allowed(auth, &claims, right),
         Err(Refused::Invalid(reason)) => Err(invalid_token(reason)),
         Err(Refused::Unavailable) => {
-            warn!("a request was refused, since the issuer's keys are not known");
-            // Whose order it is, and so which, is not known.
+            warn!("a request was refused: the issuer's keys are not known");
+            // Without an owner there is no tracking id, so whether the order was accepted before cannot be looked up.
             Err(Problem::issuer_away((right == Right::Submit).then_some(Outcome::Unknown)))
         }
     }
@@ -92,7 +92,7 @@ fn allowed(auth: &Auth, claims: &Claims, right: Right) -> Result<Caller, Problem
     let operator = settings.operator_role.as_ref().is_some_and(|role| claims.has_role(role));
     let needed = match right {
         Right::Submit => settings.submit_scope.as_deref(),
-        // The role says so already.
+        // The operator role includes the right to read.
         Right::Read if operator => None,
         Right::Read => settings.read_scope.as_deref(),
     };
@@ -104,9 +104,9 @@ fn allowed(auth: &Auth, claims: &Claims, right: Right) -> Result<Caller, Problem
 
 enum Bearer<'r> {
     Token(&'r str),
-    /// No token at all: another scheme is none.
+    /// No token, or an `Authorization` header of another scheme.
     None,
-    /// Who reads the first and who reads the last would see different callers.
+    /// Several headers: a proxy that reads the first and a handler that reads the last would see different callers.
     Several,
 }
 
@@ -122,8 +122,8 @@ fn bearer<'r>(request: &'r HttpRequest<'_>) -> Bearer<'r> {
     }
 }
 
-/// Whom the platform logged in ("Work with user identities in Azure App Service authentication"). It removes what a client writes
-/// into these headers, but only where it logs callers in at all.
+/// The caller that the platform logged in ("Work with user identities in Azure App Service authentication"). The platform removes
+/// these headers from a client's request, but only where it logs callers in.
 fn by_principal(request: &HttpRequest<'_>) -> Result<Option<Caller>, Problem> {
     let ids: Vec<_> = request.header("x-ms-client-principal-id").collect();
     let providers: Vec<_> = request.header("x-ms-client-principal-idp").collect();
@@ -133,7 +133,7 @@ fn by_principal(request: &HttpRequest<'_>) -> Result<Option<Caller>, Problem> {
             Ok(Some(Caller::named(format!("easyauth:{provider} {id}"))))
         }
         _ => {
-            info!("a request was refused: the platform's headers name no principal, or several");
+            info!("a request was refused: the platform's headers name no principal, or more than one");
             Err(unauthorized(CHALLENGE))
         }
     }
@@ -144,7 +144,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn unauthorized(challenge: &str) -> Problem {
-    // The same text whatever is missing or wrong.
+    // The same text for every reason: it must not tell which part of a token is wrong.
     let problem = Problem::unauthorized("send one header Authorization: Bearer TOKEN, with a valid token for this service");
     Problem { headers: vec![("WWW-Authenticate", challenge.to_owned())], ..problem }
 }

@@ -1,4 +1,4 @@
-//! How often a caller may ask for what costs something: a quota that fills up again evenly.
+//! The rate limit: each caller has a quota of requests, refilled evenly.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use crate::domain::problem::{Outcome, Problem};
 use crate::domain::timestamp::whole_seconds;
 use crate::door::rate_key::RateKey;
 
-/// So many callers are remembered, those who asked last. Whoever is forgotten starts afresh: more callers than this within a
-/// period are no single caller's doing, and admission is there for them all.
+/// Callers whose quota is kept, most recent first. A caller beyond this number gets a full quota again; a load of more callers than
+/// this within one period is limited by admission.
 const MAX_CALLERS: u64 = 50_000;
-/// Shortest time between two requests that the limiter can count.
+/// Shortest interval between two requests that the limiter can represent.
 const LEAST_INTERVAL: Duration = Duration::from_nanos(1);
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, StateInformationMiddleware>;
 
-/// Counts what each caller asks for, on this instance.
+/// The quotas of all callers, on this instance.
 pub struct Rate {
-    /// None: everybody may ask as often as he likes.
+    /// Requests per period; `None`: no limit.
     quota: Option<(NonZeroU32, Duration)>,
     callers: Cache<[u8; 16], Arc<Limiter>>,
 }
 
-/// Where a caller stands after a request.
+/// A caller's quota after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     limit: u32,
     period: Duration,
-    /// So many more may follow at once; none if this one was too many.
+    /// Requests that may follow at once; 0 if this one exceeded the quota.
     remaining: u32,
-    /// Until then no more than that.
+    /// Time until one more request is allowed.
     wait: Duration,
     exceeded: bool,
 }
 
 impl Rate {
-    /// `limit` requests in a `period`; no limit where it is zero.
+    /// `limit` requests per `period`; a `limit` of zero means none.
     pub fn new(limit: u32, period: Duration) -> Self {
-        // Whoever has not asked for a period has his whole quota again, and so may be forgotten.
+        // After a period without requests a quota is full again, so it need not be kept.
         let callers = Cache::builder().max_capacity(MAX_CALLERS).time_to_idle(period).eviction_policy(EvictionPolicy::lru());
         Self { quota: NonZeroU32::new(limit).map(|limit| (limit, period)), callers: callers.build() }
     }
@@ -68,7 +68,7 @@ impl Rate {
 }
 
 impl Quota {
-    /// What a caller is told who asked too often.
+    /// The problem for a request beyond the quota; `None` within it.
     pub fn refusal(&self) -> Option<Problem> {
         let (limit, period, wait) = (self.limit, self.period.as_secs(), whole_seconds(self.wait));
         self.exceeded.then(|| Problem {
@@ -81,8 +81,8 @@ impl Quota {
         })
     }
 
-    /// The header fields of draft-ietf-httpapi-ratelimit-headers-11. `t` is when one more request is let in, so that no more than
-    /// `r` are until then; `Retry-After` of a refusal never lies before it.
+    /// The header fields of draft-ietf-httpapi-ratelimit-headers-11. At most `r` requests are allowed within the next `t` seconds;
+    /// `Retry-After` of a refusal is never shorter than `t`.
     pub fn headers(&self) -> [(&'static str, String); 2] {
         let (limit, period) = (self.limit, self.period.as_secs());
         [
@@ -121,13 +121,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_limit_of_zero_is_none_and_the_highest_there_is_can_be_counted() {
+    async fn a_limit_of_zero_means_no_limit_and_the_largest_limit_can_be_counted() {
         assert_eq!(Rate::new(0, HOUR).take(RateKey::Unknown).await, None);
         assert!(!asked(&Rate::new(u32::MAX, Duration::from_secs(1)), RateKey::Unknown, 1000).await.exceeded);
     }
 
     #[tokio::test]
-    async fn not_all_callers_are_remembered_but_who_asked_last_is() {
+    async fn the_quotas_of_the_most_recent_callers_are_kept() {
         let rate = Rate::new(1, HOUR);
         let last = RateKey::Owner("last");
         for number in 0..120_000_u32 {

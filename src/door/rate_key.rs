@@ -1,4 +1,4 @@
-//! Who counts as one caller: a subscription, an owner, or a network address, whichever is known first.
+//! What counts as one caller for the rate limit: a subscription, else an owner, else a network address.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,24 +8,24 @@ use crate::config::limits::Limits;
 use crate::door::caller::ANONYMOUS;
 use crate::envelope::HttpRequest;
 
-/// Longest name of a subscription that is believed.
+/// Longest name of a subscription, in bytes.
 const MAX_SUBSCRIPTION: usize = 128;
 
-/// One caller, as limits count.
+/// One caller, as the rate limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateKey<'a> {
-    /// A subscription at a gateway that we trust.
+    /// A subscription that a trusted gateway names.
     Subscription(&'a str),
-    /// Whoever proved to be this owner.
+    /// An identified owner.
     Owner(&'a str),
-    /// An address; of IPv6 the network that one customer gets.
+    /// An IPv4 address, or the /64 network of an IPv6 address.
     Address(IpAddr),
-    /// Nothing is known. All of these together are one caller.
+    /// Nothing is known. All such requests count as one caller.
     Unknown,
 }
 
 impl<'a> RateKey<'a> {
-    /// Whose request this is.
+    /// The key of a request.
     pub fn of(request: &'a HttpRequest<'_>, owner: &'a str, limits: &'a Limits) -> Self {
         if let Some(subscription) = subscription(request, limits) {
             return Self::Subscription(subscription);
@@ -36,7 +36,7 @@ impl<'a> RateKey<'a> {
         forwarded_for(request.header("x-forwarded-for"), limits.trusted_proxies).map_or(Self::Unknown, Self::Address)
     }
 
-    /// The same for the same caller, and short however long his name is.
+    /// A hash of the key: 16 bytes, however long a name is.
     pub fn digest(self) -> [u8; 16] {
         let mut digest = Sha256::new();
         match self {
@@ -51,8 +51,8 @@ impl<'a> RateKey<'a> {
     }
 }
 
-/// The subscription that a trusted gateway names, in the one header that a setting says it writes. Two values, on lines of their
-/// own or joined by a comma, mean that somebody else wrote one of them, and then nobody is believed.
+/// The subscription that a trusted gateway names in the header set by `subscription_header`. Two values, in two headers or joined by
+/// a comma, mean that the client wrote one of them; then neither counts.
 pub fn subscription<'a>(request: &'a HttpRequest<'_>, limits: &'a Limits) -> Option<&'a str> {
     let mut values = request.header(limits.subscription_header.as_ref()?.as_str());
     let value = values.next().filter(|_| values.next().is_none())?.trim();
@@ -60,22 +60,22 @@ pub fn subscription<'a>(request: &'a HttpRequest<'_>, limits: &'a Limits) -> Opt
     fits.then_some(value)
 }
 
-/// The address that the outermost of our proxies saw. Each proxy appends whom it was called by, so what stands further left was
-/// written by whoever called that one, and may be invented.
+/// The client address that the outermost of our proxies saw. Each proxy appends the address that called it, so everything further
+/// left was sent by that caller and may be invented.
 fn forwarded_for<'a>(values: impl Iterator<Item = &'a str>, trusted_proxies: usize) -> Option<IpAddr> {
     let hops: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-    // Fewer hops than proxies: the request came past the outer ones, and the first hop is still one of ours.
+    // Fewer hops than proxies: the request bypassed the outer proxies, and the first hop was still written by one of ours.
     let hop = hops.len() - trusted_proxies.min(hops.len());
     hops.get(hop).and_then(|hop| address(hop)).map(network)
 }
 
-/// Reads `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` and `[2001:db8::1]:4711`.
+/// Parses `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` and `[2001:db8::1]:4711`.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// One customer has at least a /64 of IPv6 and can use any address of it.
+/// The address, or the /64 network of an IPv6 address: one customer has at least a /64 and can use every address in it.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_our_own_proxies_appended_is_believed() {
+    fn only_addresses_appended_by_trusted_proxies_count() {
         for (values, trusted_proxies, expected) in [
             (&["192.0.2.1"] as &[_], 1, Some("192.0.2.1")),
             (&["192.0.2.1:4711"], 1, Some("192.0.2.1")),
