@@ -1,10 +1,10 @@
-//! What our own HTTP clients have in common: whom they listen to, how much they read, what is told of what broke.
+//! What all HTTP clients of the handler share: no proxy and no redirects, a limit for bodies, and the reason of an error.
 
 use std::error::Error;
 
 use reqwest::{ClientBuilder, Response};
 
-/// A client that follows no redirects and asks no proxy: what it sends, tokens among it, is for whom the settings name.
+/// A client without redirects and proxies: its requests, which may carry tokens, go only to the host in the settings.
 pub fn client() -> ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
@@ -12,7 +12,7 @@ pub fn client() -> ClientBuilder {
         .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
 }
 
-/// A body of at most `limit` bytes. `None`: it is longer.
+/// The response's body. `None` if it is longer than `limit` bytes.
 pub async fn body(response: &mut Response, limit: usize) -> Result<Option<Vec<u8>>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -24,7 +24,7 @@ pub async fn body(response: &mut Response, limit: usize) -> Result<Option<Vec<u8
     Ok(Some(body))
 }
 
-/// What broke. The last of the sources tells most; the first one may name a URL, and that a key.
+/// The deepest source of an error, which is the most exact one. The outer errors may quote a URL with a key in it.
 pub fn reason(error: &reqwest::Error) -> String {
     let mut deepest: &dyn Error = error;
     while let Some(source) = deepest.source() {

@@ -1,4 +1,4 @@
-//! Who this process is towards Azure, and how it proves that.
+//! The handler's identity at Azure services, and its tokens.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,19 +17,19 @@ use tracing::warn;
 
 use crate::config::identity::Identity;
 
-/// A token with less left is fetched anew, beside those who still use it.
+/// Remaining life below which the next token is fetched, while the old one is still used.
 const EARLY: Duration = Duration::from_mins(5);
-/// A token with less left is not used any more: it may expire on its way.
+/// Remaining life below which a token is no longer used: it may expire before the request arrives.
 const LATE: Duration = Duration::from_secs(5);
-/// Who gives tokens and fails is asked again after this.
+/// Shortest time between two requests for a token.
 const PAUSE: Duration = Duration::from_secs(5);
-/// A token takes no longer for those who wait for it. Whoever gives it may go on.
+/// Longest wait of a call for its token.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Whoever gives tokens is not waited for any longer, by nobody.
+/// Longest duration of a request for a token.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What proves it. `Err`: why there is nothing.
+/// The tokens of this identity.
 pub fn credential(identity: &Identity) -> Result<Arc<Tokens>, azure_core::Error> {
     let source = Mutex::new(source(identity)?);
     Ok(Arc::new(Tokens(Arc::new(Held { identity: identity.clone(), source, fetched: Mutex::new(Vec::new()), fetching: Arc::default() }))))
@@ -49,7 +49,7 @@ fn source(identity: &Identity) -> Result<Arc<dyn TokenCredential>, azure_core::E
     })
 }
 
-/// Whether whoever gives tokens refused, rather than failed to answer: then somebody has to do something.
+/// Whether the token endpoint refused the request, rather than failed to answer: then the setup needs a correction.
 pub fn is_refused(error: &azure_core::Error) -> bool {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -61,8 +61,8 @@ pub fn is_refused(error: &azure_core::Error) -> bool {
     false
 }
 
-/// Tokens that are used as long as they last. `azure_identity` keeps them too, but throws one away five minutes early when it
-/// cannot get the next, and lets everybody wait for that.
+/// A cache of tokens, each used until it expires. The cache in `azure_identity` drops a token five minutes before its expiry even if
+/// the next one cannot be fetched, and every caller waits for that fetch.
 #[derive(Debug)]
 pub struct Tokens(Arc<Held>);
 
@@ -70,7 +70,7 @@ struct Held {
     identity: Identity,
     source: Mutex<Arc<dyn TokenCredential>>,
     fetched: Mutex<Vec<Fetched>>,
-    /// Held by the one who fetches.
+    /// The task that fetches a token holds this lock.
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -78,7 +78,7 @@ struct Fetched {
     scope: String,
     token: AccessToken,
     at: Instant,
-    /// When a better one may be asked for: who gives short ones is not asked each time.
+    /// When the next token may be requested: an endpoint that issues short-lived tokens is not called on every use.
     next: Instant,
 }
 
@@ -88,39 +88,39 @@ impl fmt::Debug for Held {
     }
 }
 
-/// What is at hand.
-enum AtHand {
+/// The state of the cached token.
+enum Cached {
     Fresh(AccessToken),
-    /// Good, but not for long; whether it is time to ask for the next.
+    /// Valid, but close to its expiry; whether the next one is due.
     Ageing(AccessToken, bool),
-    Nothing,
+    Missing,
 }
 
 #[async_trait]
 impl TokenCredential for Tokens {
     async fn get_token(&self, scopes: &[&str], _: Option<TokenRequestOptions<'_>>) -> azure_core::Result<AccessToken> {
         let scope = *scopes.first().unwrap_or(&"");
-        match self.0.at_hand(scope) {
-            AtHand::Fresh(token) | AtHand::Ageing(token, false) => Ok(token),
-            AtHand::Ageing(token, true) => {
+        match self.0.cached(scope) {
+            Cached::Fresh(token) | Cached::Ageing(token, false) => Ok(token),
+            Cached::Ageing(token, true) => {
                 if let Ok(place) = Arc::clone(&self.0.fetching).try_lock_owned() {
                     let (held, scope) = (Arc::clone(&self.0), scope.to_owned());
-                    // Ends with its answer; who uses the old token does not wait for it.
+                    // Callers use the old token meanwhile. The task ends within [`LONGEST`].
                     tokio::spawn(async move {
                         let _place = place;
                         if let Err(error) = held.fetch(&scope).await {
-                            warn!("no new token yet ({error}); going on with the old one");
+                            warn!("the next token could not be fetched ({error}); the old one is still used");
                         }
                     });
                 }
                 Ok(token)
             }
-            AtHand::Nothing => {
+            Cached::Missing => {
                 let wait = async {
                     let _place = self.0.fetching.lock().await;
-                    match self.0.at_hand(scope) {
-                        AtHand::Fresh(token) | AtHand::Ageing(token, _) => Ok(token),
-                        AtHand::Nothing => self.0.fetch(scope).await,
+                    match self.0.cached(scope) {
+                        Cached::Fresh(token) | Cached::Ageing(token, _) => Ok(token),
+                        Cached::Missing => self.0.fetch(scope).await,
                     }
                 };
                 let late = |_| azure_core::Error::with_message(ErrorKind::Credential, "no token came in time");
@@ -131,9 +131,9 @@ impl TokenCredential for Tokens {
 }
 
 impl Tokens {
-    /// Whoever was shown the token at hand refused it. Whether it has expired is told by this machine's clock, which may be slow;
-    /// so it is fetched anew, and `azure_identity`'s own cache, which goes by the same clock, is left behind. Not more often
-    /// than each few seconds: an identity without a role is refused with any token.
+    /// Drops tokens after a service refused one. A token may have expired unnoticed if this machine's clock is slow; the credential
+    /// is replaced too, since the cache in `azure_identity` uses the same clock. Tokens younger than [`PAUSE`] stay: an identity
+    /// without a role is refused with every token.
     pub fn forget(&self) {
         let mut fetched = self.0.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         let before = fetched.len();
@@ -147,21 +147,21 @@ impl Tokens {
 }
 
 impl Held {
-    fn at_hand(&self, scope: &str) -> AtHand {
+    fn cached(&self, scope: &str) -> Cached {
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(fetched) = fetched.iter_mut().find(|fetched| fetched.scope == scope) else { return AtHand::Nothing };
+        let Some(fetched) = fetched.iter_mut().find(|fetched| fetched.scope == scope) else { return Cached::Missing };
         let left = fetched.token.expires_on - OffsetDateTime::now_utc();
         if left > EARLY {
-            AtHand::Fresh(fetched.token.clone())
+            Cached::Fresh(fetched.token.clone())
         } else if left > LATE {
             let now = Instant::now();
             let is_time = fetched.next <= now;
             if is_time {
                 fetched.next = now + PAUSE;
             }
-            AtHand::Ageing(fetched.token.clone(), is_time)
+            Cached::Ageing(fetched.token.clone(), is_time)
         } else {
-            AtHand::Nothing
+            Cached::Missing
         }
     }
 

@@ -1,8 +1,8 @@
-//! Sends messages to the orders' queue; the only module that knows a Service Bus client.
+//! Sends messages to the orders' queue; the only module that uses the Service Bus client.
 //!
-//! The client is `azure_messaging_servicebus` 0.21 (2024, no longer maintained): the last official one that was published, for
-//! the REST protocol. It has neither an HTTP client nor a key here: both are ours.
-//! What replaces it: the official crate of the same name, which speaks AMQP, once it is published and can schedule (today
+//! The client is `azure_messaging_servicebus` 0.21 (2024, no longer maintained), the last official crate that was published. It uses
+//! the REST protocol; HTTP client and authorization are our own.
+//! Possible replacements: the official crate of the same name for AMQP, once it is published and can schedule messages (today
 //! `publish = false` and a stub, Azure/azure-sdk-for-rust #4934), or our own sender on `azure_core_amqp` 1.2 (rustls, still beta).
 
 use std::collections::HashMap;
@@ -34,22 +34,22 @@ use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::backoff::jittered;
 
-/// From a call to its answer, token and repetitions included: an invocation waits for it.
+/// Longest time to send a message, token and repetitions included: an invocation waits for it.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// Until a connection stands. Less than the deadline, so that a namespace out of reach is known to have got nothing.
+/// Longest time to connect. Shorter than [`DEADLINE`], so that an unreachable namespace is known not to have the message.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A message is tried once more, and once more.
+/// Repetitions after a failed attempt to send.
 const REPETITIONS: u32 = 2;
 /// Mean pauses before the repetitions.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_millis(400) };
-/// Life of a signature: clocks may differ by minutes.
+/// Life of a signature. Long, since the clocks of this machine and of Service Bus may differ by minutes.
 const SIGNATURE_LIFE: Duration = Duration::from_hours(1);
-/// Longest description of a queue.
+/// Longest description of a queue, in bytes.
 const MAX_DESCRIPTION: usize = 1024 * 1024;
-/// What tokens are asked for.
+/// The scope of tokens for Service Bus.
 const SCOPE: &str = "https://servicebus.azure.net/.default";
 
-/// The orders' queue, as we send to it.
+/// A client that sends to the orders' queue.
 #[derive(Debug, Clone)]
 pub struct Queue {
     client: QueueClient,
@@ -60,20 +60,20 @@ pub struct Queue {
 /// How many messages a queue holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// To be delivered, or just being worked on.
+    /// Messages to be delivered, or locked by a receiver.
     pub active: u64,
-    /// For later.
+    /// Messages scheduled for later.
     pub scheduled: u64,
-    /// Given up.
+    /// Messages in the dead-letter queue.
     pub dead: u64,
 }
 
-/// Why a message is not known to be sent.
+/// Why a send failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendError {
-    /// It was not sent.
+    /// The message was not sent.
     NotSent(String),
-    /// It may have been sent.
+    /// The message may have been sent.
     Unknown(String),
 }
 
@@ -89,10 +89,10 @@ impl fmt::Display for SendError {
 impl std::error::Error for SendError {}
 
 impl Queue {
-    /// Prepares everything; connects to nothing. `Err`: why there can be no client.
+    /// Makes a client; does not connect. `Err`: the setting that cannot be used.
     pub fn new(config: &ServiceBus) -> Result<Self, String> {
         let transport = Arc::new(Transport::new(config)?);
-        // Namespace and key of the crate's own are never used: the transport knows better.
+        // The crate's namespace and key are placeholders: the transport sets the real ones.
         let client = QueueClient::new(Arc::<Transport>::clone(&transport), "namespace", config.queue.as_str(), "policy", String::new());
         Ok(Self { client: client.map_err(|error| error.to_string())?, transport, name: config.queue.clone() })
     }
@@ -102,18 +102,18 @@ impl Queue {
         &self.name
     }
 
-    /// Sends a message for now.
+    /// Sends a message.
     pub async fn send(&self, text: &str) -> Result<(), SendError> {
         self.put(text, None).await
     }
 
-    /// Sends a message that is delivered at `at`, or up to a second later: Service Bus is told whole seconds.
+    /// Sends a message that is delivered at `at`, or up to one second later: Service Bus schedules by whole seconds.
     pub async fn send_at(&self, text: &str, at: Timestamp) -> Result<(), SendError> {
         self.put(text, Some(at)).await
     }
 
-    /// How many messages there are, without a look at any of them ("Get Queue" of the Service Bus management REST reference). Needs
-    /// the claim Manage, or the role Azure Service Bus Data Owner.
+    /// The queue's message counts ("Get Queue" in the Service Bus management REST reference). Needs the claim Manage, or the role
+    /// Azure Service Bus Data Owner.
     pub async fn counts(&self) -> Result<Counts, String> {
         let text = self.transport.get(&format!("/{}", self.name), "api-version=2021-05").await.map_err(|failure| failure.reason)?;
         let count = |name: &str| {
@@ -127,29 +127,30 @@ impl Queue {
                 dead: count("DeadLetterMessageCount")?,
             })
         };
-        counts().ok_or_else(|| "Service Bus describes the queue without its counts".to_owned())
+        counts().ok_or_else(|| "the queue's description from Service Bus has no counts".to_owned())
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
-        // One id for all repetitions: a queue with duplicate detection keeps one of them.
+        // One id for all repetitions: a queue with duplicate detection keeps only one copy.
         let mut properties = json!({ "MessageId": Uuid::new_v4().simple().to_string() });
         if let Some(at) = at {
             properties["ScheduledEnqueueTimeUtc"] = http_date(at).into();
         }
         let options = SendMessageOptions {
-            // As the host's output binding has it, so that the trigger reads both alike.
+            // The content type that the host's output binding sets, so that the trigger reads both the same way.
             content_type: Some("text/plain".into()),
-            // The crate's own form of these writes `+0000` where Service Bus documents `GMT`.
+            // Set here, since the crate's own broker properties write `+0000` where Service Bus documents `GMT`.
             custom_properties: Some(HashMap::from([("brokerproperties".into(), properties.to_string())])),
             ..SendMessageOptions::default()
         };
         let sent = self.client.send_message(text, Some(options)).await;
-        // Whatever is not the transport's own error came before it.
+        // An error that is not from the transport occurred before anything was sent.
         sent.map_err(|error| error.into_downcast().unwrap_or_else(|error| SendError::NotSent(error.to_string())))
     }
 }
 
-/// RFC 1123, as HTTP has it ("Message Headers and Properties" of the Service Bus REST reference); never earlier than `at`.
+/// The HTTP date (RFC 1123; "Message Headers and Properties" in the Service Bus REST reference) of the first whole second not before
+/// `at`.
 fn http_date(at: Timestamp) -> String {
     let milliseconds = at.as_milliseconds();
     let seconds = milliseconds.div_euclid(1000) + i64::from(milliseconds.rem_euclid(1000) > 0);
@@ -157,7 +158,7 @@ fn http_date(at: Timestamp) -> String {
     moment.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
-/// The crate's way to Service Bus: one namespace, whatever URL it asks for; our own proof of who we are; a deadline.
+/// The HTTP client that the crate uses: pins every URL to one namespace, authorizes requests, repeats them, and keeps the deadline.
 struct Transport {
     client: reqwest::Client,
     endpoint: Url,
@@ -165,7 +166,7 @@ struct Transport {
 }
 
 enum Key {
-    /// Of a policy, either the namespace's or the queue's own; both sign for the queue.
+    /// The key of a policy of the namespace or of the queue; both sign for the queue.
     Shared {
         name: String,
         key: Secret,
@@ -180,11 +181,11 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Why one try failed.
+/// Why one attempt failed.
 struct Failure {
     reason: String,
     maybe_sent: bool,
-    /// Whether another try makes sense, and the shortest pause before it.
+    /// The shortest pause before another attempt; `None`: another attempt is useless.
     again: Option<Duration>,
 }
 
@@ -203,7 +204,7 @@ impl HttpClient for Transport {
             let Err(failure) = self.try_once(request, deadline).await else {
                 return Ok(Response::new(StatusCode::Created, Headers::new(), Box::pin(futures_util::stream::empty())));
             };
-            // One try that may have reached the queue is enough.
+            // One attempt that may have reached the queue makes the outcome unknown.
             maybe_sent |= failure.maybe_sent;
             let pause = failure.again.map(|least| least.max(jittered(PAUSE.pause(repetitions), 0.5, 1.5)));
             let Some(pause) = pause.filter(|pause| repetitions < REPETITIONS && Instant::now() + *pause < deadline) else {
@@ -232,25 +233,25 @@ impl Transport {
         Ok(Self { client, endpoint: config.endpoint.clone(), key })
     }
 
-    /// Sends once; `Ok` is 201, the one answer that says that Service Bus has the message.
+    /// Sends once. `Ok` is 201, the only status that confirms the message.
     async fn try_once(&self, request: &Request, deadline: Instant) -> Result<(), Failure> {
         let mut response = self.prepare(request, deadline).await?.send().await.map_err(|error| broken(&error))?;
         let status = response.status().as_u16();
         let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|text| text.to_str().ok()?.parse().ok());
-        // Read to its end, the connection is used again; what it says may repeat what was sent.
+        // Read to the end so that the connection is reused; not logged, since it may quote the message.
         while let Ok(Some(_)) = response.chunk().await {}
         let reason = format!("Service Bus answers {status}{}", self.advice(status));
         match status {
             201 => Ok(()),
             429 => Err(Failure { reason, maybe_sent: false, again: Some(Duration::from_secs(retry_after.unwrap_or(0))) }),
             408 | 500.. => Err(Failure { reason, maybe_sent: true, again: Some(Duration::from_secs(retry_after.unwrap_or(0))) }),
-            // Whoever that was.
+            // Another success status is not from Service Bus: the outcome is unknown.
             ..300 => Err(Failure { reason, maybe_sent: true, again: None }),
             _ => Err(Failure::not_sent(reason)),
         }
     }
 
-    /// Reads what stands at a path of the namespace; at most a mebibyte.
+    /// Reads a path of the namespace, at most [`MAX_DESCRIPTION`].
     async fn get(&self, path: &str, query: &str) -> Result<String, Failure> {
         let deadline = Instant::now() + DEADLINE;
         let mut url = self.endpoint.clone();
@@ -273,13 +274,13 @@ impl Transport {
 
     async fn header(&self, deadline: Instant) -> Result<HeaderValue, Failure> {
         let authorization = HeaderValue::from_str(&self.authorization(deadline).await?);
-        let mut authorization = authorization.map_err(|_| Failure::not_sent("the token is none for HTTP".into()))?;
+        let mut authorization = authorization.map_err(|_| Failure::not_sent("the token is not a valid header value".into()))?;
         authorization.set_sensitive(true);
         Ok(authorization)
     }
 
     async fn prepare(&self, request: &Request, deadline: Instant) -> Result<reqwest::RequestBuilder, Failure> {
-        let Body::Bytes(body) = request.body() else { return Err(Failure::not_sent("its body is a stream".into())) };
+        let Body::Bytes(body) = request.body() else { return Err(Failure::not_sent("the request's body is a stream".into())) };
         let method = Method::from_bytes(request.method().as_ref().as_bytes()).unwrap_or_default();
         let mut prepared = self.client.request(method, self.pinned(request.url())).body(body.clone());
         for (name, value) in request.headers().iter().filter(|(name, _)| name.as_str() != header::AUTHORIZATION.as_str()) {
@@ -290,7 +291,7 @@ impl Transport {
         Ok(prepared.header(header::AUTHORIZATION, authorization).timeout(left))
     }
 
-    /// The same path at our namespace. URLs also come from servers (`Location`), and none of them is to get our token.
+    /// The same path in our namespace. A URL may come from a server (`Location`), which must not get our token.
     fn pinned(&self, url: &Url) -> Url {
         let mut pinned = self.endpoint.clone();
         pinned.set_path(url.path());
@@ -304,36 +305,36 @@ impl Transport {
             Key::Token(identity, credential) => {
                 let refused = |reason: &dyn fmt::Display| Failure::not_sent(format!("no token for {identity}: {reason}"));
                 let token = tokio::time::timeout_at(deadline, credential.get_token(&[SCOPE], None)).await;
-                let token = token.map_err(|_| refused(&"none came in time"))?.map_err(|error| refused(&error))?;
+                let token = token.map_err(|_| refused(&"it did not come in time"))?.map_err(|error| refused(&error))?;
                 Ok(format!("Bearer {}", token.token.secret()))
             }
         }
     }
 
-    /// What to do about an answer.
+    /// Advice for an operator about an error status.
     fn advice(&self, status: u16) -> String {
         match (status, &self.key) {
             (401 | 403, Key::Token(identity, _)) => format!(": give {identity} the role Azure Service Bus Data Sender"),
-            (401 | 403, Key::Shared { name, .. }) => format!(": the policy {name} must exist, have this key and allow to send"),
-            (404 | 410, _) => ": there must be a queue with the name that OrdersQueue has".into(),
+            (401 | 403, Key::Shared { name, .. }) => format!(": the policy {name} must exist, have this key and include the claim Send"),
+            (404 | 410, _) => ": the queue that OrdersQueue names does not exist".into(),
             _ => String::new(),
         }
     }
 }
 
-/// What broke before there was an answer.
+/// The failure of an attempt without an answer.
 fn broken(error: &reqwest::Error) -> Failure {
     let reason = if error.is_timeout() { "no answer came in time".into() } else { outbound::http::reason(error) };
     Failure { reason, maybe_sent: !error.is_connect() && !error.is_builder(), again: (!error.is_builder()).then_some(Duration::ZERO) }
 }
 
-/// A shared access signature ("Service Bus access control with Shared Access Signatures"). The crate's own names a host that
-/// neither national clouds nor local ones have.
+/// A shared access signature ("Service Bus access control with Shared Access Signatures"). The crate's own function signs for a
+/// fixed host name, which is wrong in national clouds and locally.
 fn sign(resource: &str, name: &str, key: &Secret) -> String {
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (resource, expiry) = (encoded(resource), (now + SIGNATURE_LIFE).as_secs());
-    // The key is its text; it is not decoded.
+    // The key is used as text, not decoded from base64.
     let mut mac = Hmac::<Sha256>::new_from_slice(key.secret().as_bytes()).expect("HMAC takes a key of any length");
     mac.update(format!("{resource}\n{expiry}").as_bytes());
     let signature = encoded(&STANDARD.encode(mac.finalize().into_bytes()));
@@ -345,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_told_in_whole_seconds_and_never_early() {
+    fn a_moment_is_rounded_up_to_whole_seconds() {
         let date = |milliseconds| http_date(Timestamp::from_milliseconds(milliseconds));
 
         assert_eq!(date(784_111_777_000), "Sun, 06 Nov 1994 08:49:37 GMT");
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_url_is_asked_for_the_namespace_is_asked() {
+    fn every_url_is_pinned_to_the_namespace() {
         let endpoint = Url::parse("https://shop.servicebus.windows.net/").unwrap();
         let access = Access::Key { name: "send".into(), key: Secret::new("key") };
         let transport = Transport::new(&ServiceBus { endpoint, access, queue: "orders".into() }).unwrap();
