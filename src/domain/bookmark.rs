@@ -1,31 +1,31 @@
-//! Where in the store's history a record became visible, as it travels in a status URL.
+//! Bookmarks: the position in the store's history at which a record became visible, sent in a status URL.
 //!
-//! A store with lagging replicas can show a record on one instance before another. Its bookmark makes any reader wait for at
-//! least that moment. It is sealed, so that nobody makes us ask for a moment that never was.
+//! With lagging replicas one instance may see a record before another. A bookmark makes every reader wait for at least that
+//! position. A bookmark is sealed, so that a client cannot make the handler wait for a position that does not exist.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::domain::tracking::{TrackingId, TrackingKey};
 
-/// Longest sealed form that is looked at.
+/// Longest sealed bookmark that is read, in bytes.
 const MAX_SEALED: usize = 1024;
-/// Bytes of the seal: nobody gets to guess often enough.
+/// Bytes of the seal: too many to guess.
 const SEAL: usize = 16;
 
-/// A moment in the history of a store, in the store's own words.
+/// A position in the store's history, in the store's own form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bookmark(pub String);
 
 impl Bookmark {
-    /// As it is handed out: letters, digits, `-` and `_`.
+    /// The sealed form for a URL: letters, digits, `-` and `_`.
     pub fn seal(&self, key: &TrackingKey, tracking_id: TrackingId) -> String {
         let mut bytes = key.authenticate(&parts(tracking_id, self.0.as_bytes()))[..SEAL].to_vec();
         bytes.extend_from_slice(self.0.as_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads what was handed out for this order; anything else is no bookmark.
+    /// Opens a bookmark that was sealed for this order; `None` for any other text.
     pub fn open(sealed: &str, key: &TrackingKey, tracking_id: TrackingId) -> Option<Self> {
         if sealed.len() > MAX_SEALED {
             return None;
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_handed_out_for_this_order_is_opened() {
+    fn only_a_bookmark_sealed_for_this_order_is_opened() {
         let key = TrackingKey::new(vec![7; 32]).unwrap();
         let [one, other] =
             ["0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "1d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10"].map(|id| TrackingId::parse(id).unwrap());

@@ -1,4 +1,4 @@
-//! What travels through the queue: which order, and in which life.
+//! The queue's messages: each names an order and the life of its record.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -7,14 +7,14 @@ use uuid::Uuid;
 use crate::domain::lifecycle::{Metadata, Record};
 use crate::domain::tracking::TrackingId;
 
-/// The version this program writes. It reads this one and every older one, for ever: messages outlive deployments.
+/// The message version that this program writes. It must read every version up to this one, for ever: messages outlive deployments.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// A Standard queue takes 256 KB, header included (Service Bus quotas); the host adds a few properties of its own.
+/// Longest message, in bytes. A Standard queue takes 256 KB, header included (Service Bus quotas), and the host adds properties.
 pub const MAX_BYTES: usize = 256_000;
 
-/// A message as it is written. No property has a name that the host uses in its trigger metadata: a body's own top-level
-/// properties replace those (azure-functions-host #7119).
+/// A message as it is written. Its properties must not have names that the host uses in its trigger metadata: top-level properties
+/// of the body replace those (azure-functions-host #7119).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<'a> {
@@ -25,23 +25,23 @@ struct Written<'a> {
     metadata: &'a Metadata,
 }
 
-/// What the processor needs of a message; the order itself is in the record.
+/// The parts of a message that the processor reads; the order itself is in the record.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
     schema_version: u32,
-    /// Which order.
+    /// The order's tracking id.
     pub tracking_id: TrackingId,
-    /// In which life.
+    /// The life of the order's record.
     pub life: Uuid,
 }
 
 /// Why a message cannot be read.
 #[derive(Debug)]
 pub enum Unreadable {
-    /// Not our JSON; with the parser's reason, which holds no content.
+    /// Not the JSON of a message; the reason holds no content of it.
     Malformed(String),
-    /// Written by a newer program.
+    /// Written by a newer version of this program.
     Newer(u32),
 }
 
@@ -80,7 +80,7 @@ pub fn read(text: &str) -> Result<Message, Unreadable> {
         Ok(message) => Err(Unreadable::Newer(message.schema_version)),
         Err(error) => match serde_json::from_str::<Version>(text) {
             Ok(version) if version.schema_version > SCHEMA_VERSION => Err(Unreadable::Newer(version.schema_version)),
-            // The category and the place, never the content: serde's own text may quote what was sent.
+            // Kind and position of the error only: serde's text may quote the message.
             _ => Err(Unreadable::Malformed(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))),
         },
     }

@@ -1,4 +1,4 @@
-//! A message that nobody can act on, kept whole for a person to look at.
+//! Quarantine: messages that cannot be processed, kept whole for an operator.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -6,28 +6,28 @@ use uuid::Uuid;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingKey;
 
-/// Longest description of the queue that is kept, in bytes.
+/// Longest dead-letter reason that is kept, in bytes.
 const MAX_DESCRIPTION: usize = 1000;
 
-/// What is kept.
+/// A message in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quarantined {
-    /// Derived from the text: a message that comes twice is kept once.
+    /// Id derived from the text: a message that comes twice is kept once.
     pub id: Uuid,
-    /// Why nobody can act on it.
+    /// Why the message cannot be processed.
     pub reason: String,
-    /// Why the queue gave it up, in the queue's words, as far as it told.
+    /// The dead-letter reason that the queue gave, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter_reason: Option<String>,
-    /// When it was last kept: one that was sent again and came back was kept anew.
+    /// When the message was put in quarantine; for one that was sent again and came back, the last time.
     pub kept_at: Timestamp,
     /// The whole message.
     pub text: String,
 }
 
 impl Quarantined {
-    /// A message to be kept.
+    /// A message to be put in quarantine.
     pub fn new(key: &TrackingKey, text: String, reason: String, dead_letter_reason: Option<&str>, kept_at: Timestamp) -> Self {
         let mut id = [0; 16];
         id.copy_from_slice(&key.authenticate(&[b"quarantine".as_slice(), text.as_bytes()])[..16]);

@@ -20,13 +20,13 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment `duration` later; stops at the end of representable time.
+    /// The moment `duration` later, at most the latest one that can be represented.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// How long from `self` until `later`; zero when `later` has passed.
+    /// The time from `self` until `later`; zero if `later` is earlier.
     pub fn until(self, later: Self) -> Duration {
         Duration::from_millis(u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0))
     }
@@ -53,7 +53,7 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// As `Retry-After` has it (RFC 9110 section 10.2.3): whole seconds, rounded up, at least one.
+/// Whole seconds for `Retry-After` (RFC 9110 section 10.2.3): rounded up, at least one.
 pub fn whole_seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis().div_ceil(1000).max(1)).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! Which record a request means: the same request finds the same one, and nobody can guess it.
+//! Tracking ids: derived from a request, so that the same request finds the same record, and not guessable.
 
 use std::fmt;
 
@@ -12,13 +12,13 @@ use crate::domain::order::Order;
 /// Longest `Idempotency-Key` header, in bytes.
 pub const MAX_KEY: usize = 255;
 
-/// The id of an order's record; whoever holds it may read the status where nobody has to log in.
+/// The id of an order's record. Where no login is required, the id is enough to read the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TrackingId(Uuid);
 
 impl TrackingId {
-    /// Reads the form we hand out: a hyphenated `UUIDv8`, any case. Anything else was never ours.
+    /// Parses a hyphenated `UUIDv8`, in any case: the only form of a tracking id.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {
             return None;
@@ -26,19 +26,20 @@ impl TrackingId {
         Uuid::try_parse(text).ok().filter(|id| id.get_version_num() == 8).map(Self)
     }
 
-    /// The id that [`TrackingId::as_bytes`] gave.
+    /// The id with these bytes.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// An id of the same form that no order has, since none is derived so: to look for, where a miss must take its usual time.
+    /// An id of the same form that no order has. Reading it takes as long as a miss, so that an order of another owner and no order
+    /// cannot be told apart by time.
     #[must_use]
     pub fn unused(self) -> Self {
         let bytes = self.0.into_bytes().map(|byte| !byte);
         Self(Uuid::new_v8(bytes))
     }
 
-    /// The id itself.
+    /// The bytes of the id.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -50,22 +51,22 @@ impl fmt::Display for TrackingId {
     }
 }
 
-/// The secret of a deployment under which tracking ids are derived. Never printed.
+/// The deployment's secret from which tracking ids are derived. Never printed.
 #[derive(Clone)]
 pub struct TrackingKey(Vec<u8>);
 
 impl TrackingKey {
-    /// At least 32 bytes, so that nobody can try them all.
+    /// A key of at least 32 bytes; `None` for fewer, which could be guessed.
     pub fn new(secret: Vec<u8>) -> Option<Self> {
         (secret.len() >= 32).then_some(Self(secret))
     }
 
-    /// HMAC-SHA-256 over the parts, each with its length before it.
+    /// HMAC-SHA-256 over the parts, each preceded by its length.
     pub fn authenticate(&self, parts: &[impl AsRef<[u8]>]) -> [u8; 32] {
         self.mac(parts).finalize().into_bytes().into()
     }
 
-    /// Whether `code` begins what [`TrackingKey::authenticate`] gives, in a time that does not tell where it differs.
+    /// Whether `code` is a prefix of [`TrackingKey::authenticate`], compared in constant time.
     pub fn confirms(&self, parts: &[impl AsRef<[u8]>], code: &[u8]) -> bool {
         self.mac(parts).verify_truncated_left(code).is_ok()
     }
@@ -86,17 +87,17 @@ impl fmt::Debug for TrackingKey {
     }
 }
 
-/// What makes two requests the same request.
+/// The key that makes two requests the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdempotencyKey<'a> {
     /// The header `Idempotency-Key`.
     Header(&'a str),
-    /// `customerId` and `orderId` of the order itself.
+    /// `customerId` and `orderId` of the order.
     Order(&'a str, &'a str),
 }
 
 impl<'a> IdempotencyKey<'a> {
-    /// The header when there is one, else the order's own names.
+    /// The header if there is one, else the ids in the order.
     pub fn of(header: Option<&'a str>, order: &'a Order) -> Self {
         header.map_or(Self::Order(&order.customer_id, &order.order_id), Self::Header)
     }
@@ -114,10 +115,10 @@ impl<'a> IdempotencyKey<'a> {
     }
 }
 
-/// Checks an `Idempotency-Key` header: 1 to [`MAX_KEY`] visible ASCII characters, no spaces. One pair of quotes around it is dropped,
-/// since the IETF draft writes the key as a quoted string and most clients send it bare.
+/// The key in an `Idempotency-Key` header: 1 to [`MAX_KEY`] visible ASCII characters, no spaces. One pair of quotes around the key is
+/// dropped: the IETF draft defines a quoted string, but most clients send the key bare.
 pub fn header_key(value: &str) -> Option<&str> {
-    // Spaces and tabs alone surround the value of a header; other white space is part of it.
+    // Only spaces and tabs around a header's value are not part of it (RFC 9110 section 5.6.3).
     let value = value.trim_matches([' ', '\t']);
     let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
     let visible = value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_form_we_hand_out_is_a_tracking_id() {
+    fn only_a_hyphenated_uuid_of_version_8_is_a_tracking_id() {
         for text in
             ["", "x", "0d6f2f1e7c514a0e9a553f3b6a1d2c10", "{0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2c1}", "0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2cZZ"]
         {
