@@ -1,4 +1,4 @@
-//! What every function works with.
+//! The state that all functions share.
 
 use std::time::Duration;
 
@@ -28,18 +28,18 @@ use crate::outbound::service_bus::Queue;
 use crate::process;
 use crate::store::StatusStore;
 
-/// How long a customer's request waits for a store that is just being opened.
+/// How long a customer's request waits while the store is being opened.
 const OPENING: Duration = Duration::from_secs(2);
 
-/// What every function works with.
+/// The state that all functions share.
 pub struct App {
     /// The settings.
     pub config: Config,
-    /// Set once the store is open; the port is bound before that.
+    /// The store, set once it is open; requests arrive before that.
     pub store: SetOnce<StatusStore>,
-    /// Where copies of messages can be scheduled, if anywhere; without it an invocation waits with its message.
+    /// The queue in which copies of messages are scheduled; without it an invocation waits and keeps its message.
     pub queue: Option<Queue>,
-    /// Invocations that go on when their connection breaks; a stop waits for them.
+    /// Running invocations that outlive their connection; a stop waits for them.
     pub running: Running,
     /// Status requests that wait for an order to change.
     pub watchers: Watchers,
@@ -49,24 +49,24 @@ pub struct App {
     pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.
     pub waits: Waits,
-    /// How a request's caller is known.
+    /// The ways to identify a caller.
     pub callers: Callers,
-    /// How long they take.
+    /// How long orders take.
     pub durations: Durations,
-    /// How often a caller may ask.
+    /// The rate limit.
     pub rate: Rate,
-    /// Whether new orders are accepted.
+    /// The decision whether new orders are accepted.
     pub admission: Admission,
     /// The requests that may be recording an order now.
     pub in_flight: InFlight,
-    /// The work.
+    /// The work on an order.
     pub fulfillment: Fulfillment,
-    /// This process, as leases name it.
+    /// This process, as a lease names it.
     pub holder: Holder,
 }
 
 impl App {
-    /// Everything but the store, which is opened beside the requests that already arrive. `Err`: the setting that cannot be used.
+    /// Makes everything but the store, which is opened while requests already arrive. `Err`: the setting that cannot be used.
     pub fn new(config: Config) -> Result<Self, String> {
         let auth = config.auth.as_ref().map(Auth::new).transpose()?;
         Ok(Self {
@@ -79,7 +79,7 @@ impl App {
             },
             store: SetOnce::new(),
             watchers: Watchers::new(config.max_waiters),
-            // Half of the connections that are not for waiting are left for work.
+            // Half of the connections that are not reserved for waiting; the other half is left for work.
             visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters) / 2).max(1)),
             stopping: SetOnce::new(),
             waits: Waits::default(),
@@ -92,12 +92,12 @@ impl App {
         })
     }
 
-    /// The store for a customer's request, which must not wait long.
+    /// The store for a customer's request, which waits at most [`OPENING`].
     pub async fn store_for_customer(&self) -> Option<&StatusStore> {
         tokio::time::timeout(OPENING, self.store.wait()).await.ok()
     }
 
-    /// Asks the store one question; its figures when it answers.
+    /// The store's figures, if the store answers.
     pub async fn probe_store(&self) -> Option<Value> {
         let store = self.store.get()?;
         store.answers().await.ok().map(|()| store.figures())
@@ -108,7 +108,7 @@ impl App {
         self.rate.take(RateKey::of(request, owner, &self.config.limits)).await
     }
 
-    /// Answers a request of this owner unless the rate limit refuses it. Either answer carries the quota that is left.
+    /// Answers a request of this owner unless the rate limit refuses it. Both answers carry the quota headers.
     pub async fn limited(
         &self,
         request: &HttpRequest<'_>,
@@ -117,7 +117,7 @@ impl App {
     ) -> Response {
         let quota = self.quota(request, owner).await;
         let answer = match quota.as_ref().and_then(Quota::refusal) {
-            // Such a request records nothing, so the problem says nothing about an order.
+            // These requests submit no order, so the problem has no `outcome`.
             Some(refusal) => Err(Problem { outcome: None, ..refusal }),
             None => answer.await,
         };
@@ -126,7 +126,7 @@ impl App {
         response
     }
 
-    /// How long an order takes that is submitted now.
+    /// The estimated time to completion of an order that is submitted now.
     pub fn estimate(&self) -> Expected {
         self.durations.expected(self.fulfillment.estimate(), self.admission.backlog())
     }

@@ -1,5 +1,5 @@
-//! Requests for the same order at the same time: one that is refused must not say that the order is not accepted while another may
-//! be about to record it.
+//! Requests for the same order at the same time. A refused request must not say that the order is not accepted while another request
+//! may be recording it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,34 +7,35 @@ use std::time::{Duration, Instant};
 
 use crate::domain::tracking::TrackingId;
 
-/// A write whose answer was not waited for may arrive this much later: a connection that broke tries again for a while.
+/// How long after its timeout a write may still reach the store: a broken connection is tried again for a while.
 const LATE: Duration = Duration::from_mins(1);
-/// So many of these are remembered. Each is there because the store did not answer, and before that often happens in a row it is left
-/// alone.
+/// Late writes that are kept by order. Each is the result of a store that did not answer; the store's breaker usually opens long before
+/// this number.
 const MAX_LATE: usize = 10_000;
 
-/// The requests of this instance that may record an order.
+/// The requests on this instance that may record an order.
 #[derive(Debug, Default)]
 pub struct InFlight(Mutex<Requests>);
 
 #[derive(Debug, Default)]
 struct Requests {
-    /// By the order they mean: how many there are, and how many there were since there was none.
+    /// Requests by order.
     orders: HashMap<TrackingId, Count>,
-    /// Orders whose write may still arrive, and until when; soonest first.
+    /// Orders whose write may still reach the store, and until when; soonest first.
     late: VecDeque<(Instant, TrackingId)>,
-    /// Until then there is one that had to be forgotten, and it may be any.
+    /// Until when a late write that was dropped from the list may reach the store; it may be of any order.
     forgotten: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Count {
     now: usize,
+    /// Requests since there was none.
     ever: usize,
 }
 
 impl InFlight {
-    /// Before anything is asked that may refuse it: whoever is refused because of another then sees that other.
+    /// Enters a request. Called before every check that may refuse the request, so that concurrent requests see each other.
     pub fn enter(&self, tracking_id: TrackingId) -> Entry<'_> {
         let mut requests = self.lock();
         let count = requests.orders.entry(tracking_id).or_default();
@@ -44,12 +45,12 @@ impl InFlight {
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
-        // Whatever stands there is whole.
+        // A panic cannot leave the requests half written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request that is under way until this is dropped.
+/// A request in flight; it leaves when this is dropped.
 #[derive(Debug)]
 pub struct Entry<'u> {
     in_flight: &'u InFlight,
@@ -57,13 +58,13 @@ pub struct Entry<'u> {
 }
 
 impl Entry<'_> {
-    /// The order that it means.
+    /// The order of the request.
     pub fn tracking_id(&self) -> TrackingId {
         self.tracking_id
     }
 
-    /// Whether no other request was under way since this one entered, and no write may come late. To be asked after a look at the
-    /// record: that saw what those wrote who had left before.
+    /// Whether no other request for the order was in flight since this one entered, and no late write may still arrive. Call it after
+    /// the record was read: that read shows the writes of all requests that left earlier.
     pub fn no_other_may_record(&self, now: Instant) -> bool {
         let mut requests = self.in_flight.lock();
         let late = requests.late.partition_point(|(until, _)| *until <= now);
@@ -74,7 +75,7 @@ impl Entry<'_> {
             && !requests.late.iter().any(|(_, tracking_id)| *tracking_id == self.tracking_id)
     }
 
-    /// What came of its write is not known.
+    /// Notes that the store did not confirm the request's write.
     pub fn outcome_unknown(&self, now: Instant) {
         let mut requests = self.in_flight.lock();
         if requests.late.len() == MAX_LATE {
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_met_another_was_not_alone_though_that_has_left() {
+    fn another_request_counts_even_after_it_has_left() {
         let in_flight = InFlight::default();
         let now = Instant::now();
         let first = in_flight.enter(id(1));
@@ -116,13 +117,13 @@ mod tests {
 
         assert!(!first.no_other_may_record(now), "it may have recorded the order");
         drop(first);
-        assert!(in_flight.enter(id(1)).no_other_may_record(now), "who looks now sees what it recorded");
+        assert!(in_flight.enter(id(1)).no_other_may_record(now), "a read after it left shows its record");
         drop(other);
         assert!(in_flight.lock().orders.is_empty());
     }
 
     #[test]
-    fn a_write_may_come_late_for_a_minute_and_of_too_many_none_is_denied() {
+    fn an_unconfirmed_write_counts_for_a_minute_and_a_dropped_one_counts_for_every_order() {
         let in_flight = InFlight::default();
         let now = Instant::now();
         in_flight.enter(id(1)).outcome_unknown(now);
@@ -135,7 +136,7 @@ mod tests {
 
         in_flight.enter(id(MAX_LATE + 1)).outcome_unknown(now + Duration::from_secs(1));
 
-        assert!(!other.no_other_may_record(now) && !again.no_other_may_record(now), "the oldest was forgotten");
+        assert!(!other.no_other_may_record(now) && !again.no_other_may_record(now), "the oldest was dropped");
         let later = now + LATE;
         assert!(other.no_other_may_record(later) && again.no_other_may_record(later) && !in_flight.enter(id(2)).no_other_may_record(later));
         assert!(in_flight.enter(id(2)).no_other_may_record(later + Duration::from_secs(1)));

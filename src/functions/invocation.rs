@@ -1,4 +1,4 @@
-//! One call of a function by the host, read once.
+//! An invocation: one call of a function by the host.
 
 use std::time::{Duration, Instant};
 
@@ -9,31 +9,31 @@ use crate::domain::problem::Problem;
 use crate::envelope::{self, Answer, HttpRequest};
 use crate::functions::reply::{self, Conclusion, Refusal};
 
-/// An invocation larger than this is read to its end and thrown away: an order that fits the queue is far smaller, even
-/// escaped inside the envelope and promoted into its metadata.
+/// Largest invocation, in bytes; the body of a larger one is read to its end and dropped. An order that fits the queue is far
+/// smaller, even escaped inside the envelope and copied into the metadata.
 pub const MAX_INVOCATION: usize = 4 * 1024 * 1024;
-/// Until the body of an invocation has arrived; it comes from the same machine.
+/// Longest time to receive a body, which comes from the same machine.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One call of a function by the host.
 #[derive(Debug)]
 pub struct Invocation {
-    /// `X-Azure-Functions-InvocationId`: what the host's own log calls it.
+    /// `X-Azure-Functions-InvocationId`: the id in the host's log.
     pub id: String,
-    /// When its head arrived.
+    /// When the request's head arrived.
     pub started: Instant,
     /// The envelope.
     pub body: InvocationBody,
 }
 
-/// What came with an invocation.
+/// The body of an invocation.
 #[derive(Debug)]
 pub enum InvocationBody {
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// More than [`MAX_INVOCATION`]; it was thrown away.
+    /// A body larger than [`MAX_INVOCATION`], which was dropped.
     TooLarge,
-    /// It broke off.
+    /// A body that ended early or came too late.
     Broken,
 }
 
@@ -41,13 +41,13 @@ impl Invocation {
     /// Reads an invocation whose body is still arriving.
     pub async fn receive(id: Option<String>, body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Self {
         let started = Instant::now();
-        // Only tools that are not the host leave the id out.
+        // The host always sends the id; other tools may not.
         let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let body = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.unwrap_or(InvocationBody::Broken);
         Self { id, started, body }
     }
 
-    /// The request of a client that has nothing to send but its line and its headers.
+    /// The client's request to a function that needs no body.
     pub fn http_request(&self) -> Result<HttpRequest<'_>, Conclusion> {
         if matches!(self.body, InvocationBody::TooLarge) {
             let too_large = Problem::body_too_large("send the request without a body");
@@ -59,18 +59,18 @@ impl Invocation {
 }
 
 impl InvocationBody {
-    /// The envelope, if it came whole.
+    /// The envelope, if the body is whole.
     pub fn whole(&self) -> Result<&Bytes, Refusal> {
         match self {
             Self::Whole(body) => Ok(body),
-            Self::TooLarge => Err(Refusal::malformed("it is too large")),
-            Self::Broken => Err(Refusal::malformed("its body broke off")),
+            Self::TooLarge => Err(Refusal::malformed("the body is too large")),
+            Self::Broken => Err(Refusal::malformed("the body ended early or came too late")),
         }
     }
 }
 
-/// The body, chunked or not, capped while it is read. The rest of one that is too large is read all the same: an answer before
-/// the end of a request is lost when the host is still sending.
+/// Reads a body, chunked or not, and keeps at most [`MAX_INVOCATION`]. A body that is too large is still read to its end: an answer
+/// that is sent while the host is still sending is lost.
 async fn collect(body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> InvocationBody {
     let mut body = std::pin::pin!(body);
     let mut first = Bytes::new();

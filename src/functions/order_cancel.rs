@@ -1,4 +1,4 @@
-//! `OrderCancel`: its owner does not want an order any more.
+//! `OrderCancel`: cancels an order for its owner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use crate::functions::shown;
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
-/// So often somebody else may have written in between; its worker writes a few times a minute.
-const LOOKS: u32 = 20;
-/// After each of them, once more.
+/// Attempts to write, each after another request changed the record; an order's worker writes a few times a minute.
+const ATTEMPTS: u32 = 20;
+/// Pause before the second attempt; it grows by the same amount each time.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Takes a tracking id, writes the end or the wish, answers with the order as it is then.
+/// Takes a tracking id, records the end or the request to cancel, answers with the order's status.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let request = match invocation.http_request() {
         Ok(request) => request,
@@ -48,13 +48,13 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
             StoreError::Unknown | StoreError::Unreadable(_) => Problem::unavailable(NOT_KNOWN),
         }
     };
-    for look in 0..LOOKS {
-        tokio::time::sleep(PAUSE * look).await;
+    for attempt in 0..ATTEMPTS {
+        tokio::time::sleep(PAUSE * attempt).await;
         let found = store.read_latest(tracking_id).await.map_err(failed)?;
-        // An operator sees the orders of others, and leaves them alone.
+        // Only the owner: an operator's token may read the orders of other owners, but not change them.
         let Some(found) = found else { return Err(missing()) };
         if found.record.owner != owner {
-            // Answered as one that is not there, and as late.
+            // Answered like a missing order, and after the same time.
             drop(store.read_latest(tracking_id.unused()).await);
             return Err(missing());
         }
@@ -75,20 +75,20 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         functions::log_transition(&record, text);
         return Ok(requested(app, request, &record));
     }
-    Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order changes too often at the moment; send the request again") })
+    Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order is changing too fast; send the request again") })
 }
 
-/// What is told when the answer of the store is lost.
+/// The detail of a problem when the store did not confirm the write.
 const NOT_KNOWN: &str = "it is not known whether the order was cancelled; send the same request again to find out";
 
-/// Its worker is to see the wish.
+/// The answer while the order's worker has not yet seen the request to cancel.
 fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response {
     let orders = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 1);
     let mut response = shown::status(202, record);
     reply::set_header(&mut response, "Location", format!("{orders}/{}/status", record.tracking_id));
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let next_look = app.estimate().next_look(record, now);
-    // Work that can be broken off ends when its worker sees the wish.
+    // Work that can be interrupted ends at the worker's next renewal of the lease, which sees the request.
     let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal } else { next_look };
     response.headers.extend(durations::retry_after(next_look.min(seen)));
     response

@@ -1,5 +1,5 @@
-//! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence. Its order goes on its way again, or ends visibly; what
-//! nobody can act on is kept whole.
+//! `OrderDeadLetter`: sends the order of a dead letter again, or ends the order visibly; a dead letter that belongs to no order is
+//! kept in quarantine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::functions::{self};
 use crate::process;
 use crate::store::{Replaced, StatusStore, StoreError};
 
-/// Takes a dead letter, looks at its order, records what follows, and only then sends or forgets the message.
+/// Takes a dead letter, reads its order, records the decision, and only then sends a message or completes the dead letter.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let read = |body| envelope::queue_message(body).map_err(|error| Refusal::unreadable(&error));
     let dead = match invocation.body.whole().and_then(|body| read(body)) {
@@ -37,12 +37,13 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
 }
 
-/// For the store, up to three times in an invocation, which must end in time.
+/// Longest wait for the store. An invocation waits up to three times, and must end within its time limit.
 fn wait(app: &App) -> Duration {
     app.config.store_wait.min(app.config.working_time() / 3)
 }
 
-/// Nothing is given up here: a dead-letter queue has none of its own, and what fails here comes back for ever.
+/// Applies the decision about the order. An error abandons the dead letter, which is delivered again without limit: a dead-letter
+/// queue has no dead-letter queue.
 async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &message::Message) -> Result<Answer, StoreError> {
     let wait = wait(app);
     loop {
@@ -63,7 +64,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             continue;
         }
         failpoint!("mid-dead-letter-after-record");
-        let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason told");
+        let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason given");
         if record.status.is_terminal() {
             functions::log_transition(&record, functions::ended_text(&record));
             return Ok(Answer::done());
@@ -77,6 +78,6 @@ async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: Strin
     let wait = wait(app);
     let quarantined = Quarantined::new(store.tracking_key(), dead.text.clone(), reason, dead.dead_letter_reason.as_deref(), store.now());
     functions::retry_store(wait, || store.quarantine(&quarantined)).await?;
-    error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: nobody can act on it");
+    error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: it cannot be processed");
     Ok(Answer::done())
 }

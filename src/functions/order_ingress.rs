@@ -1,4 +1,4 @@
-//! `OrderIngress`: an order comes in, is recorded, and only then promised.
+//! `OrderIngress`: records a new order, and only then accepts it.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -32,12 +32,12 @@ use crate::functions::shown;
 use crate::outbound::breaker::Permit;
 use crate::store::{Created, StatusStore, StoreError};
 
-/// Before a refusal, the store is asked for this long whether the order exists.
+/// Longest read of the record before a refusal: the order may have been accepted before.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
-/// The same while the store breaker is open.
+/// The same while the store's breaker is open.
 const SHORT_REFUSAL_WAIT: Duration = Duration::from_millis(250);
 
-/// Takes an order, records it, answers 202 with the message beside it.
+/// Takes an order, records it, answers 202 together with the message.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     if matches!(invocation.body, InvocationBody::TooLarge) {
         return Conclusion::new(Ok(Answer::respond(reply::problem(&too_large()))));
@@ -55,7 +55,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let too_often = quota.as_ref().and_then(Quota::refusal);
     let submitted = match (read, too_often) {
         (Ok((entry, read)), too_often) => record(&app, &entry, read, too_often).await,
-        // Whoever asks too often is not told what is wrong with an order.
+        // The rate limit comes first: a request beyond it is not told what is wrong with the order.
         (Err(problem), too_often) => Err(too_often.unwrap_or(problem)),
     };
     let headers = quota.iter().flat_map(Quota::headers);
@@ -77,23 +77,23 @@ struct Read<'a> {
     store: &'a StatusStore,
     record: Record,
     message: String,
-    /// Whether a header made it the same request as another.
+    /// Whether the tracking id comes from an `Idempotency-Key` header.
     by_header: bool,
 }
 
 struct Submitted {
     record: Record,
-    /// The message, when it is to be sent.
+    /// The message, if it is to be sent.
     message: Option<String>,
-    /// Sealed, for the status URL.
+    /// The sealed bookmark for the status URL.
     bookmark: Option<String>,
 }
 
-/// Checks a request, and makes the record and the message that it comes to.
+/// Checks a request, and makes its record and its message.
 async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Result<Read<'a>, Problem> {
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
-    // Before it is taken apart: a tree of many small values is far larger than its text.
+    // Before parsing: a tree of many small values is far larger than its text.
     if text.len() > message::MAX_BYTES {
         return Err(too_large());
     }
@@ -123,12 +123,12 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     Ok(Read { store, record, message, by_header })
 }
 
-/// Records an order. With a `refusal` nothing is recorded; but one whose record exists is answered as always.
+/// Records an order. With a `refusal` nothing is recorded, but an order that was accepted before is still answered with 202.
 async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
     let Read { store, record, message, by_header } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store).await;
-    // With what a gateway adds to it, e.g. `traceparent`, an order may be too large that was accepted before.
+    // Checked only now: an order that was accepted before may be too large today, since a gateway adds e.g. `traceparent`.
     let refusal = refusal.or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
@@ -144,8 +144,8 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
         }
         Created::Exists(found, bookmark) => {
             let message = match lifecycle::resubmit(&found.record, &record.fingerprint, record.submitted_at) {
-                // Who asks too often, or while too much waits, costs nothing more than the answer; should the first message be lost,
-                // the sweeper sees to it. After an outage of the store it may well be lost, and whoever asks again should not wait.
+                // A repeated request sends the message again, since the first one may have been lost in an outage. A refused request
+                // does not: a request beyond a limit must not add work, and the sweeper sends a lost message.
                 Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
                 Resubmission::EmitAgain | Resubmission::Repeat => None,
                 Resubmission::Conflict => return Err(conflict(by_header)),
@@ -155,7 +155,7 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
     }
 }
 
-/// Writes the record. A write that failed says nothing of the order before it was looked for.
+/// Writes the record. After a failed write the record is read before the order is refused.
 async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Record, permit: Permit) -> Result<Created, Problem> {
     failpoint!("before-record");
     let created = store.create(record).await;
@@ -174,11 +174,11 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
     }
 }
 
-/// The record of a request that is to be refused, if the order was accepted before. Only after a look that finds nothing, and while
-/// nobody else may be recording it, is the order not accepted; a store that takes long does not hold up a refusal.
+/// The record of an order that was accepted before, or the `refusal`. The refusal says "not accepted" only if the latest version of
+/// the record is missing and no other request may be recording the order. A slow store does not delay the refusal.
 async fn refuse_unless_recorded(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
-    let patience = if app.admission.store_answers() { REFUSAL_WAIT } else { SHORT_REFUSAL_WAIT };
-    match tokio::time::timeout(patience, store.read_latest_once(entry.tracking_id())).await {
+    let wait = if app.admission.store_answers() { REFUSAL_WAIT } else { SHORT_REFUSAL_WAIT };
+    match tokio::time::timeout(wait, store.read_latest_once(entry.tracking_id())).await {
         Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
         Ok(Ok(None)) if entry.no_other_may_record(Instant::now()) => Err(refusal.not_accepted()),
         Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal),
@@ -210,7 +210,7 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
     let mut values = request.header("idempotency-key");
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Problem::invalid_idempotency_key("the header stands there more than once; send it once"));
+        return Err(Problem::invalid_idempotency_key("the request has more than one Idempotency-Key header; send one"));
     }
     let limit = tracking::MAX_KEY;
     tracking::header_key(value).map(Some).ok_or_else(|| {
@@ -221,7 +221,7 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
 fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {
     let content_type = request.header("content-type").next().unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // None at all is taken for JSON. Anything a web page may send without asking is not: forms and plain text.
+    // No Content-Type counts as JSON. Forms and plain text do not: any web page may send them without a CORS preflight.
     if !(media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json")) {
         return Err(Problem::unsupported_media_type("send the order as Content-Type: application/json"));
     }
@@ -249,7 +249,7 @@ fn too_large() -> Problem {
     Problem::order_too_large(format!("an order with its metadata takes at most {} bytes; split it", message::MAX_BYTES))
 }
 
-/// Never names the order it collides with: its id is what lets one read it.
+/// The problem of a conflict. Does not name the tracking id of the other order, which would allow reading that order.
 fn conflict(by_header: bool) -> Problem {
     if by_header {
         Problem::idempotency_key_reused("send another order under another Idempotency-Key")

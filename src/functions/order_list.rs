@@ -19,9 +19,9 @@ use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::store::Place;
 
-/// Orders of a page, where the request names no `limit`.
+/// Orders in a page if the request names no `limit`.
 const DEFAULT_LIMIT: usize = 20;
-/// Orders of a page at most.
+/// Most orders in a page.
 const MAX_LIMIT: usize = 100;
 /// Bytes of a cursor's seal.
 const SEAL: usize = 8;
@@ -71,10 +71,10 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
     Ok(reply::json(200, Vec::new(), &OrderList { orders, next }))
 }
 
-/// What `status` may be.
+/// The detail of a problem with `status`.
 const STATUSES: &str = "status must be accepted, processing, completed, failed or cancelled";
 
-/// A place as it is handed out: it leads through the orders of this owner only, and says nothing about them.
+/// The cursor of a place: sealed for one owner.
 fn seal(place: Place, key: &TrackingKey, owner: &str) -> String {
     let mut bytes = place.submitted_at.as_milliseconds().to_be_bytes().to_vec();
     bytes.extend_from_slice(place.tracking_id.as_bytes());
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_leads_through_its_owners_orders_only() {
+    fn a_cursor_opens_for_its_owner_only() {
         let key = TrackingKey::new(vec![7; 32]).unwrap();
         let id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
         let place = Place { submitted_at: Timestamp::from_milliseconds(1_234_567_890_123), tracking_id: id };

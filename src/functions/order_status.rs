@@ -1,4 +1,4 @@
-//! `OrderStatus`: the record as its owner may see it; at once, or when it changes.
+//! `OrderStatus`: answers an order's status, at once or when it changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::store::{StatusStore, StoreError, Versioned};
 
-/// Longest wait for a change, in seconds: proxies cut off what is silent for long.
+/// Longest wait for a change, in seconds: proxies close connections that are silent for longer.
 const MAX_WAIT: u64 = 30;
 
-/// Takes a tracking id, reads its record, answers with what its owner may see.
+/// Takes a tracking id, reads its record, answers with the parts that its owner may see.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let request = match invocation.http_request() {
         Ok(request) => request,
@@ -39,10 +39,10 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
 }
 
-/// The order, after the wait that was asked for.
+/// The order's status, after the wait that the client asked for.
 async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Versioned>) -> Response {
     let known: Vec<&str> = request.header("if-none-match").collect();
-    // Whoever knows every version is told of none.
+    // `If-None-Match: *` matches every version, so there is no change to wait for.
     let knows_all = known.iter().any(|tags| tags.trim() == "*");
     let wait = preferred_wait(request.header("prefer")).filter(|_| !found.record.status.is_terminal() && !knows_all);
     let mut response = shown::status(200, &found.record);
@@ -53,7 +53,7 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
         && (known.is_empty() || knows(&known, &response))
     {
         let end = Instant::now() + Duration::from_secs(seconds);
-        // Who knows a version waits for another; who knows nothing waits for what comes next, not for each percent.
+        // With an ETag the request waits for any other version; without one for another status or attempt, not for each percent.
         let (status, attempt) = (found.record.status, found.record.attempt);
         let matters = |now: &Versioned| {
             if known.is_empty() {
@@ -85,14 +85,14 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
     response
 }
 
-/// Whether `If-None-Match` names this version (RFC 9110 section 13.1.2); weak forms count, since proxies make them.
+/// Whether `If-None-Match` matches this response (RFC 9110 section 13.1.2). Weak tags match too, since proxies weaken tags.
 fn knows(known: &[&str], response: &Response) -> bool {
     let etag = response.headers.iter().find(|(name, _)| *name == "ETag").map(|(_, value)| value.as_str());
     let mut tags = known.iter().flat_map(|value| value.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || Some(tag.strip_prefix("W/").unwrap_or(tag)) == etag)
 }
 
-/// Seconds of `Prefer: wait=N` (RFC 7240 section 4.3), at most [`MAX_WAIT`]. The first counts; what cannot be read is no preference.
+/// The seconds of `Prefer: wait=N` (RFC 7240 section 4.3), at most [`MAX_WAIT`]. The first `wait` counts; a malformed one is ignored.
 fn preferred_wait<'r>(values: impl Iterator<Item = &'r str>) -> Option<u64> {
     let mut preferences = values.flat_map(list_members).filter_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
@@ -103,7 +103,7 @@ fn preferred_wait<'r>(values: impl Iterator<Item = &'r str>) -> Option<u64> {
     Some(digits.parse().unwrap_or(MAX_WAIT).min(MAX_WAIT)).filter(|seconds| *seconds > 0)
 }
 
-/// The members of a list: what commas separate, those within quoted strings aside (RFC 9110 section 5.6).
+/// The members of a list header: separated by commas outside quoted strings (RFC 9110 section 5.6).
 fn list_members(value: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     value.split(move |letter| {
@@ -128,14 +128,14 @@ async fn look_up(
     let find = |tracking_id, bookmark| find(app, store, caller_key, tracking_id, bookmark);
     match find(tracking_id, bookmark).await? {
         Some(found) if caller.may_see(&found.record.owner) => Ok(found),
-        // Another owner's order is answered as one that is not there, and as late.
+        // Another owner's order is answered like a missing one, and after the same time.
         Some(_) => Err(find(tracking_id.unused(), None).await.err().unwrap_or_else(missing)),
         None => Err(missing()),
     }
 }
 
-/// The record. Where reads may lag one that is not found is looked for again, for a while. Each who waits for that holds a
-/// connection, and anybody can make up tracking ids: when too many do, the next is told to ask again.
+/// The record. Where reads may lag, a missing record is read again until it is visible or certainly absent. Each such request holds
+/// a connection, and any client can invent tracking ids, so without a free slot the request is answered 503.
 async fn find(
     app: &App,
     store: &StatusStore,
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_wait_that_can_be_read_counts() {
+    fn the_first_wait_preference_counts_and_a_malformed_one_is_ignored() {
         for (values, expected) in [
             (&["wait=10"][..], Some(10)),
             (&["respond-async, Wait = 5; x=y"], Some(5)),

@@ -1,4 +1,4 @@
-//! `OrderSweeper`: looks for orders that are overdue, moves their `dueAt` ahead, and only then sends their messages again.
+//! `OrderSweeper`: finds overdue orders, moves their `dueAt` ahead, and only then sends their messages again.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -19,54 +19,55 @@ use crate::functions::reply::{Conclusion, Refusal};
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
-/// So many orders are looked at in one run, oldest first.
-const LOOKED_AT: u32 = 500;
-/// So many messages leave with one run at most, and so many bytes of them: what is found later is found again.
+/// Overdue orders found in one run, earliest `dueAt` first.
+const FOUND: u32 = 500;
+/// Messages sent by one run; the next run finds the other orders again.
 const EMITTED: usize = 100;
+/// Bytes of messages after which a run sends no more.
 const EMITTED_BYTES: usize = 4 * 1024 * 1024;
-/// Orders looked at side by side.
+/// Orders decided concurrently.
 const AT_ONCE: usize = 8;
-/// A run that takes longer leaves the rest to the next: runs are a minute apart.
+/// Time after which a run leaves the other orders to the next one; runs are one minute apart.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Looks, decides, records, and answers with the messages.
+/// Finds overdue orders, decides, records, and answers with the messages.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     if let Err(refusal) = invocation.body.whole() {
         return Conclusion::new(Err(refusal));
     }
     let Ok(store) = tokio::time::timeout(app.config.store_wait, app.store.wait()).await else {
-        return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run looks again")));
+        return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run tries again")));
     };
     match sweep(&app, store).await {
         Ok(messages) => Conclusion::new(Ok(Answer::emit(messages))),
-        Err(error) => Conclusion::new(Err(Refusal::abandon(format!("{error}; the next run looks again")))),
+        Err(error) => Conclusion::new(Err(Refusal::abandon(format!("{error}; the next run tries again")))),
     }
 }
 
 async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError> {
     let started = Instant::now();
-    let mut due = store.overdue(LOOKED_AT, None).await?;
-    if due.len() >= LOOKED_AT as usize {
-        // A long queue of accepted orders must not hide those whose worker is gone.
-        due.splice(0..0, store.overdue(LOOKED_AT, Some(Status::Processing)).await?);
+    let mut due = store.overdue(FOUND, None).await?;
+    if due.len() >= FOUND as usize {
+        // Orders in processing first: a long queue of accepted orders must not hide orders whose worker is gone.
+        due.splice(0..0, store.overdue(FOUND, Some(Status::Processing)).await?);
     }
     let mut messages = Vec::new();
     let mut bytes = 0;
-    // Whoever is being looked at is looked at to the end: his `dueAt` may have moved, and then his message must leave.
+    // Orders whose sweep has begun are always finished: once an order's `dueAt` has moved, its message must be sent.
     let enough = AtomicBool::new(false);
-    let mut looks = stream::iter(due)
+    let mut sweeps = stream::iter(due)
         .take_while(|_| ready(!enough.load(Ordering::Relaxed)))
-        .map(|tracking_id| look(app, store, tracking_id))
+        .map(|tracking_id| sweep_order(app, store, tracking_id))
         .buffer_unordered(AT_ONCE);
-    while let Some(message) = looks.next().await {
+    while let Some(message) = sweeps.next().await {
         match message {
             Ok(None) => {}
             Ok(Some(message)) => {
                 bytes += message.len();
                 messages.push(message);
             }
-            // What could not be written stays due.
-            Err(error) => warn!(%error, "an overdue order could not be looked at; the next run does"),
+            // An order that could not be written stays due.
+            Err(error) => warn!(%error, "an overdue order could not be swept; the next run tries again"),
         }
         enough.fetch_or(messages.len() >= EMITTED || bytes >= EMITTED_BYTES || started.elapsed() > LONGEST, Ordering::Relaxed);
     }
@@ -74,8 +75,8 @@ async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError
     Ok(messages)
 }
 
-/// The message of one order, when it is to be sent again.
-async fn look(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
+/// Decides and records about one order; returns its message if it is to be sent again.
+async fn sweep_order(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(None) };
     let decision = lifecycle::sweep(&found.record, app.waits.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
@@ -83,7 +84,7 @@ async fn look(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
         Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),
         Sweep::Emit(record) => (record, true),
     };
-    // Somebody else was faster: another sweeper, or a worker. Then the order is in good hands.
+    // Stale: another sweeper or a worker changed the order meanwhile, and takes care of it.
     let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(None) };
     failpoint!("mid-sweep-after-record" if emits);
     if record.status.is_terminal() {

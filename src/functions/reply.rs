@@ -1,4 +1,4 @@
-//! What the host is answered, and the client behind it.
+//! Answers to the host and, inside them, to the client.
 
 use std::time::Duration;
 
@@ -11,56 +11,56 @@ use crate::domain::tracking::TrackingId;
 use crate::envelope::{Answer, Response};
 use crate::functions::contract;
 
-/// How an invocation ended: what the host is answered, and what the log says.
+/// The end of an invocation: the answer to the host, and the fields of the log line.
 #[derive(Debug)]
 pub struct Conclusion {
     /// An answer, or a refusal that the host turns into an empty 500 or an abandoned message.
     pub answer: Result<Answer, Refusal>,
-    /// The order it was about, once known.
+    /// The order of the invocation, if known.
     pub tracking_id: Option<TrackingId>,
-    /// For messages.
+    /// The message's delivery count, for queue triggers.
     pub delivery_count: Option<u32>,
 }
 
 /// An invocation that fails on purpose.
 #[derive(Debug)]
 pub struct Refusal {
-    /// Never 2xx.
+    /// The HTTP status, never 2xx.
     pub status: StatusCode,
-    /// For the log.
+    /// The reason, for the log only.
     pub reason: String,
 }
 
 impl Refusal {
-    /// The host sent what is no invocation.
+    /// A refusal of a request that is not an invocation.
     pub fn malformed(reason: &str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, reason: format!("not an invocation of this function: {reason}") }
     }
 
-    /// The host sent an envelope that cannot be read. Names the kind of mistake and its place: serde's text may quote a body.
+    /// A refusal of an envelope that cannot be parsed. Names only the kind and position of the error: serde's text may quote a body.
     pub fn unreadable(error: &serde_json::Error) -> Self {
         Self::malformed(&format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
     }
 
-    /// The message is to be delivered again, and dead-lettered in the end.
+    /// A refusal that abandons the message: it is delivered again, and dead-lettered in the end.
     pub fn abandon(reason: impl Into<String>) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, reason: reason.into() }
     }
 }
 
 impl Conclusion {
-    /// An end that is about no order yet.
+    /// An end without an order.
     pub fn new(answer: Result<Answer, Refusal>) -> Self {
         Self { answer, tracking_id: None, delivery_count: None }
     }
 
-    /// The same, about this order.
+    /// The same end, of an invocation about this order.
     #[must_use]
     pub fn about(self, tracking_id: Option<TrackingId>) -> Self {
         Self { tracking_id, ..self }
     }
 
-    /// The one line of an invocation.
+    /// Writes the log line of the invocation.
     pub fn log(&self, function: &str, invocation: &str, duration: Duration) {
         let tracking_id = self.tracking_id.map(tracing::field::display);
         let duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3;
@@ -103,7 +103,7 @@ pub fn set_header(response: &mut Response, name: &'static str, value: String) {
     }
 }
 
-/// A problem for a client. A customer's mistake is a successful invocation: anything else becomes an empty 500.
+/// A problem for a client, inside a successful invocation: the host turns a failed invocation into an empty 500.
 pub fn problem(problem: &Problem) -> Response {
     let mut response = json(problem.status, Vec::new(), &contract::Problem::from(problem));
     response.headers[0].1 = "application/problem+json".into();

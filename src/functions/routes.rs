@@ -1,4 +1,4 @@
-//! The handler's routes: one warp filter a function, and what watches the handler itself.
+//! The handler's routes: one warp filter per function, and the probes.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use crate::functions::{
 
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    // warp asks one filter after the other: the functions that are called most stand first.
+    // warp tries the filters in this order: the functions called most are first.
     function("OrderStatus", &app, order_status::run)
         .or(lasting_function("OrderIngress", &app, order_ingress::run))
         .unify()
@@ -62,8 +62,8 @@ where
         .then(move |invocation| respond(name, Arc::clone(&app), invocation, run.clone()))
 }
 
-/// POST /`name`: a function that goes on when its connection breaks. Without that, hyper would drop the request: work cut off in
-/// the middle holds its lease, and a write in flight ends without a report.
+/// POST /`name`: a function that goes on when its connection breaks. Otherwise hyper drops its future: interrupted work would keep its
+/// lease, and the result of a write would be lost.
 fn lasting_function<F, A>(
     name: &'static str,
     app: &Arc<App>,
@@ -84,7 +84,7 @@ where
     })
 }
 
-/// What the host is answered, and the line of the log that says so.
+/// Runs a function, writes its log line, and makes the answer to the host.
 async fn respond<A: Future<Output = Conclusion>>(
     name: &'static str,
     app: Arc<App>,
@@ -104,14 +104,14 @@ async fn respond<A: Future<Output = Conclusion>>(
     }
 }
 
-/// An answer that is finished in a task of its own when its connection breaks.
+/// A future that continues in its own task when it is dropped with its connection.
 struct Lasting(Option<Pin<Box<dyn Future<Output = Response> + Send>>>);
 
 impl Future for Lasting {
     type Output = Response;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
-        // Taken out meanwhile: an answer that panics cannot go on.
+        // Taken out while polled, so that a future that panics is not continued.
         let Some(mut answer) = self.0.take() else { return Poll::Pending };
         let polled = answer.as_mut().poll(context);
         if polled.is_pending() {
@@ -129,7 +129,7 @@ impl Drop for Lasting {
     }
 }
 
-/// GET / — the host's readiness probe and its periodic ping; the answer is ignored (functions-host, readiness).
+/// GET / — the host's readiness probe and its periodic ping; the host ignores the answer (docs/functions-host.md, readiness).
 fn probe() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path::end().and(warp::get()).map(|| plain(StatusCode::OK, ""))
 }
@@ -167,8 +167,8 @@ async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
     } else {
         StatusCode::BAD_REQUEST
     };
-    warn!(http.status = status.as_u16(), "a request to no function; the host calls POST /{{Function}}");
-    Ok(json_response(status, &json!({ "title": "no such function here", "status": status.as_u16() })))
+    warn!(http.status = status.as_u16(), "a request to an unknown function; the host calls POST /{{Function}}");
+    Ok(json_response(status, &json!({ "title": "there is no such function", "status": status.as_u16() })))
 }
 
 fn plain(status: StatusCode, body: &'static str) -> Response {

@@ -1,4 +1,4 @@
-//! Answers about one order: its status, that there is none, and where orders are.
+//! Answers about one order: its status, the problem if there is none, and its URL.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ use crate::functions::reply;
 
 /// Name of the bookmark in the query of a status URL.
 pub const BOOKMARK: &str = "seen";
-/// Bytes of a hash that make an `ETag`: two versions of one order are never taken for the same.
+/// Bytes of the hash in an `ETag`: enough that no two versions of an order share one.
 const ETAG: usize = 16;
 
 /// The status of an order, in an answer that its owner may keep and ask for again with its `ETag` (RFC 9110 section 8.8.3).
@@ -25,7 +25,7 @@ pub fn status(status_code: u16, record: &Record) -> Response {
     response
 }
 
-/// There is no order of this id, or not for this caller.
+/// The problem when there is no order with this id, or not for this caller.
 pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Problem {
     let asked = request.param("trackingId").unwrap_or_default();
     Problem::order_not_found(if tracking_id.is_some() {
@@ -37,8 +37,8 @@ pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Pr
     })
 }
 
-/// Where the orders are, as the client knows it: below `PUBLIC_BASE_URL` when that is set, else the URL the client used, which is the
-/// public one in Azure, without its last `segments`. Its query is dropped: it may hold a function key.
+/// The client's URL of `/orders`: below `PUBLIC_BASE_URL` if it is set, else the requested URL without its last `segments`, which in
+/// Azure is the public one. The query is dropped: it may hold a function key.
 pub fn orders_url(public_base_url: Option<&str>, request_url: &str, segments: usize) -> String {
     if let Some(base) = public_base_url {
         return format!("{base}/orders");
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_where_the_client_found_them_and_no_query_is_kept() {
+    fn the_orders_url_is_the_one_the_client_used_without_its_query() {
         let cases = [
             (None, "https://shop.example.com/api/orders?code=SECRET", 0, "https://shop.example.com/api/orders"),
             (None, "http://localhost:7071/api/orders/", 0, "http://localhost:7071/api/orders"),

@@ -1,4 +1,4 @@
-//! Status requests that wait for an order to change: all that wait for one order share one read a second.
+//! Status requests that wait for an order to change. All requests that wait for one order share one read per second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::domain::tracking::TrackingId;
 use crate::functions::wait_slots::WaitSlots;
 use crate::store::{StatusStore, Versioned};
 
-/// Between two reads of an order.
+/// Time between two reads of an order.
 const PERIOD: Duration = Duration::from_secs(1);
 
 type Latest = Option<Arc<Versioned>>;
@@ -27,18 +27,18 @@ pub struct Watchers {
 struct Orders(Mutex<HashMap<TrackingId, watch::Sender<Latest>>>);
 
 impl Watchers {
-    /// At most this many requests wait at the same time, and half as many of one caller.
+    /// Room for `slots` waiting requests, half of them for one caller.
     pub fn new(slots: usize) -> Self {
         Self { slots: WaitSlots::new(slots), orders: Arc::default() }
     }
 
-    /// Requests that wait now.
+    /// The number of waiting requests.
     pub fn waiting(&self) -> usize {
         self.slots.taken()
     }
 
-    /// Waits until `matters` says so of a newer version than `seen`, until `end`, or until the handler is `stopping`; gives the
-    /// latest version that is known then. `None`: no slot is left.
+    /// Waits for a version that `matters`, until `end`, or until the handler is `stopping`; returns the latest version known then, at
+    /// first `seen`. `None`: no slot is free.
     pub async fn wait(
         &self,
         store: &StatusStore,
@@ -54,7 +54,7 @@ impl Watchers {
         let until_it_matters = async {
             loop {
                 if let Some(found) = changes.borrow_and_update().clone() {
-                    // A replica may lag, and nothing goes backwards.
+                    // A replica may lag: a version older than the last one is ignored.
                     if found.record.updated_at >= latest.record.updated_at {
                         latest = found;
                     }
@@ -103,7 +103,7 @@ async fn follow(orders: Arc<Orders>, store: StatusStore, tracking_id: TrackingId
                 return;
             }
         }
-        // A store that does not answer tells nothing; each request that waits has an end.
+        // Ignored if the store does not answer: each waiting request has its own end.
         if let Ok(Some(found)) = store.read_recent(tracking_id).await {
             sender.send_replace(Some(found));
         }

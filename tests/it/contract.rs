@@ -375,7 +375,7 @@ fn the_hosts_probe_is_answered_and_writes_no_line() {
     }
     request("GET", &handler.url("/nowhere"), &[], None);
 
-    handler.program.line("a request to no function");
+    handler.program.line("a request to an unknown function");
     assert_eq!(handler.program.lines().len(), before + 1, "{:?}", handler.program.lines());
 }
 
