@@ -1,8 +1,8 @@
-//! The JSON the Functions host and a custom handler exchange, with its quirks, and nowhere else.
+//! The JSON that the Functions host and a custom handler exchange; only this module knows it.
 //!
-//! Shapes: `POST /{Function}` with `{"Data":{"{binding}":..},"Metadata":{..}}`; the answer is
-//! `{"Outputs":{..},"Logs":[..],"ReturnValue":..}`. Nothing here reads `Metadata` for anything that matters: a message's own
-//! properties replace the host's of the same name (azure-functions-host #7119).
+//! The host sends `POST /{Function}` with `{"Data":{"{binding}":..},"Metadata":{..}}`; the answer is
+//! `{"Outputs":{..},"Logs":[..],"ReturnValue":..}`. No decision depends on `Metadata`: top-level properties of a message replace the
+//! host's of the same name (azure-functions-host #7119).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,23 +21,23 @@ pub struct HttpRequest<'a> {
     /// `scheme://host/path?query` as the client sent it; the query may hold a function key.
     #[serde(borrow)]
     pub url: Cow<'a, str>,
-    /// Names as the client wrote them; each an array of values.
+    /// Headers, with names as the client wrote them; each has an array of values.
     #[serde(borrow, default)]
     pub headers: Headers<'a>,
     /// Route parameters; an optional one that is absent is `null`.
     #[serde(borrow, default)]
     pub params: Params<'a>,
-    /// Who the host says the client is; looked into only by [`HttpRequest::function_key`].
+    /// The client's identities as the host sees them; read only by [`HttpRequest::function_key`].
     #[serde(borrow, default)]
     identities: Option<&'a RawValue>,
-    /// The body as text; base64 for `application/octet-stream` and `multipart/*`. Absent when the client sent none, or sent
-    /// it chunked: the host drops it then (azure-functions-host #4926).
+    /// The body as text; base64 for `application/octet-stream` and `multipart/*`. Absent if the client sent none or sent it chunked:
+    /// the host drops a chunked body (azure-functions-host #4926).
     #[serde(borrow, default)]
     pub body: Option<Cow<'a, str>>,
 }
 
 impl HttpRequest<'_> {
-    /// Every value of a header, whatever the case of its name.
+    /// Every value of a header; the case of the name does not matter.
     pub fn header<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s str> {
         self.headers
             .0
@@ -46,13 +46,14 @@ impl HttpRequest<'_> {
             .flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
     }
 
-    /// A value of the query, as it stands in the URL: for values of ours, which need no escapes.
+    /// A value of the query, not decoded: the handler's own query values need no escapes.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.url.split_once('?')?;
         query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
     }
 
-    /// The name of the function key that let the client in (functions-host §7). `func start` and the stand-in name none.
+    /// The name of the function key that authorized the request (docs/functions-host.md §7). `func start` and the stand-in host name
+    /// none.
     pub fn function_key(&self) -> Option<String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -69,7 +70,7 @@ impl HttpRequest<'_> {
             value: String,
         }
         let identities: Vec<Identity> = serde_json::from_str(self.identities?.get()).ok()?;
-        // Only the host's own: what other identities claim is their issuer's business.
+        // Only the host's own identity: another issuer could put any text into this claim.
         let own = |identity: &Identity| {
             identity.authentication_type.as_deref() == Some("WebJobsAuthLevel") && identity.is_authenticated == Some(true)
         };
@@ -91,7 +92,7 @@ pub struct Headers<'a>(Vec<(Cow<'a, str>, Vec<Cow<'a, str>>)>);
 #[derive(Debug, Default)]
 pub struct Params<'a>(Vec<(Cow<'a, str>, Option<Cow<'a, str>>)>);
 
-/// Text that borrows wherever the JSON has no escapes; serde's own `Cow` in a collection never does.
+/// Text that borrows if the JSON has no escapes; a `Cow` in a collection never borrows in serde.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -164,7 +165,7 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for Pairs<V> {
     }
 }
 
-/// Reads the envelope of a function whose HTTP trigger is named `req`.
+/// Parses the envelope of a function whose HTTP trigger is named `req`.
 pub fn http_request(body: &[u8]) -> Result<HttpRequest<'_>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Data<'a> {
@@ -183,15 +184,15 @@ pub fn http_request(body: &[u8]) -> Result<HttpRequest<'_>, serde_json::Error> {
 /// One message of a queue trigger named `orderMessage` or `deadLetter`.
 #[derive(Debug)]
 pub struct QueueMessage {
-    /// Its text.
+    /// The message's text.
     pub text: String,
-    /// Why the queue gave it up, for people only: whoever sent it can write what he likes there.
+    /// The dead-letter reason, for people only: the message's sender can set any text.
     pub dead_letter_reason: Option<String>,
-    /// How often it was delivered, for the log only: a message body can replace it.
+    /// The number of deliveries, for the log only: a message body can replace it.
     pub delivery_count: Option<u32>,
 }
 
-/// Reads the envelope of a function with a Service Bus trigger: the text is JSON-encoded twice.
+/// Parses the envelope of a function with a Service Bus trigger: the text is JSON-encoded twice.
 pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -230,7 +231,7 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     Ok(QueueMessage { text, dead_letter_reason, delivery_count })
 }
 
-/// What a function answers the host: an HTTP response, messages, both or nothing.
+/// A function's answer to the host: an HTTP response, messages, both or nothing.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Answer {
@@ -243,7 +244,7 @@ pub struct Answer {
 struct Outputs {
     #[serde(skip_serializing_if = "Option::is_none")]
     res: Option<Response>,
-    /// An array of texts: the only form the host sends on byte for byte, each as a message of its own.
+    /// Messages, as an array of strings: the only form that the host sends unchanged. Each string becomes one message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     order_message: Vec<String>,
 }
@@ -254,16 +255,16 @@ impl Outputs {
     }
 }
 
-/// The response the host gives the client.
+/// The host's response to the client.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Response {
-    /// `statusCode`: the host ignores `status`.
+    /// The HTTP status, named `statusCode`: the host ignores `status`.
     pub status_code: u16,
-    /// Values without CR, LF and anything beyond ASCII: the host answers 500 to those, after the message is sent.
+    /// Headers. A value must not contain CR, LF or non-ASCII characters: the host would answer 500 after the message is sent.
     #[serde(serialize_with = "as_map")]
     pub headers: Vec<(&'static str, String)>,
-    /// Always text that is already JSON: an object would be indented and its dates rewritten.
+    /// The body, JSON as a string: the host would indent an object and rewrite its dates.
     pub body: String,
 }
 
@@ -272,7 +273,7 @@ fn as_map<S: Serializer>(headers: &[(&'static str, String)], serializer: S) -> R
 }
 
 impl Answer {
-    /// Success without outputs: `{}`. An empty body would hang the host until its timeout.
+    /// Success without outputs: `{}`. After an empty body the host would hang until its timeout.
     pub fn done() -> Self {
         Self { outputs: Outputs::default() }
     }
@@ -282,17 +283,17 @@ impl Answer {
         Self { outputs: Outputs { res: Some(response), order_message: Vec::new() } }
     }
 
-    /// A message for the queue, sent before the response leaves.
+    /// A response for the client and a message for the queue; the host sends the message first.
     pub fn respond_and_emit(response: Response, message: String) -> Self {
         Self { outputs: Outputs { res: Some(response), order_message: vec![message] } }
     }
 
-    /// Messages for the queue, if any.
+    /// Messages for the queue; may be empty.
     pub fn emit(messages: Vec<String>) -> Self {
         Self { outputs: Outputs { res: None, order_message: messages } }
     }
 
-    /// The status the client will see, for the log.
+    /// The HTTP status for the client, for the log.
     pub fn status_code(&self) -> Option<u16> {
         self.outputs.res.as_ref().map(|response| response.status_code)
     }

@@ -1,4 +1,4 @@
-//! `waybill serve`: the handler the Functions host starts.
+//! `waybill serve`: the handler, as the Functions host starts it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,11 +21,11 @@ use crate::store::StatusStore;
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 
-/// Longer than the host keeps idle connections (.NET: one minute, two in older versions): a connection that we end while the
-/// host sends on it costs that client an empty 500.
+/// Longest wait for the next request on a connection. Longer than the host keeps idle connections (.NET: 1 min, in older versions
+/// 2 min): if the handler closes a connection while the host sends on it, the client gets an empty 500.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// Runs the handler until it is asked to stop. `Err`: why it could not start or go on, one line each.
+/// Runs the handler until it is asked to stop. `Err`: the reasons why it could not start or go on, one line each.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let config = Config::read(environment)?;
     serving::process::open_many_files();
@@ -52,7 +52,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     let app = Arc::new(App::new(config)?);
     let filters = warp::service(routes(Arc::clone(&app)));
     let service = move |request| {
-        // Cloning is cheap: filters are shared. Boxed, since the future of all routes together is large and would be moved about.
+        // Cloning is cheap, since filters are shared. Boxed, since the future of all routes is large to move.
         let answer = Box::pin(filters.clone().call(request));
         async move { answer.await.unwrap_or_else(|never| match never {}) }
     };
@@ -61,7 +61,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         never = keep_keys(&app) => match never {},
         drained = drain(listener, service, limits, &app) => {
             if drained == Drained::DeadlinePassed {
-                warn!("invocations were still running when the drain deadline passed; their messages come back");
+                warn!("invocations were still running when the drain deadline passed; their messages are delivered again");
             }
             info!("the handler has stopped");
             Ok(())
@@ -69,7 +69,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     }
 }
 
-/// Serves until asked to stop, then lets invocations end; one whose connection broke goes on too.
+/// Serves until asked to stop, then waits for running invocations, including those whose connection broke.
 async fn drain<F, A>(listener: TcpListener, service: F, limits: Limits, app: &App) -> Drained
 where
     F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
@@ -82,7 +82,7 @@ where
         signals.first().await;
         info!("stopping: running invocations may end");
         asked = Instant::now();
-        // Whoever only waits for a change is answered now.
+        // Requests that wait for a change are answered now.
         drop(app.stopping.set(()));
     };
     let drained = server::serve(listener, service, limits, stop).await;
@@ -93,7 +93,7 @@ where
     }
 }
 
-/// Reads the keys of the issuer of tokens, if there is one, beside the requests that already arrive.
+/// Reads and refreshes the token issuer's keys, if there is an issuer, while requests are served.
 async fn keep_keys(app: &App) -> Infallible {
     match &app.callers.auth {
         Some(auth) => auth.keep_keys().await,
@@ -101,7 +101,7 @@ async fn keep_keys(app: &App) -> Infallible {
     }
 }
 
-/// Opens the store beside the requests that already arrive, and keeps it; returns only if that fails.
+/// Opens the store while requests are served, and keeps it open; returns only the reason of a failure.
 async fn open_store(app: &App) -> String {
     match &app.config.records {
         Records::Embedded(data, key) => {
@@ -109,11 +109,11 @@ async fn open_store(app: &App) -> String {
             match tokio::task::spawn_blocking(move || SqliteStore::open(&directory, key)).await {
                 Ok(Ok(store)) => {
                     info!(store.path = %data.display(), "the embedded store is open");
-                    // Set only here, once.
+                    // Cannot fail: only this function sets the store, once.
                     drop(app.store.set(StatusStore::Sqlite(store)));
                     std::future::pending().await
                 }
-                Ok(Err(problem)) => format!("{problem}; mend it, or set WAYBILL_DATA to another directory"),
+                Ok(Err(problem)) => format!("{problem}; correct this, or set WAYBILL_DATA to another directory"),
                 Err(problem) => format!("the store could not be opened: {problem}"),
             }
         }
