@@ -1,36 +1,36 @@
-//! What a request asks for, as its method, its path and a few headers tell.
+//! The purpose of a request, derived from its method, its path and a few headers.
 
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-/// What figures are kept of and faults are chosen by.
+/// The kind of a request: figures are kept and faults are chosen by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Operation {
-    /// The account itself, which clients read at start and then from time to time.
+    /// A read of the account, which clients do at the start and then at intervals.
     Account,
-    /// Anything about a container but not inside it.
+    /// Any request for a container itself.
     Container,
-    /// Where its documents are.
+    /// A read of the container's partition key ranges.
     PartitionKeyRanges,
-    /// A create, or an upsert.
+    /// A create or an upsert.
     Create,
     /// A point read.
     Read,
-    /// A replace, or a patch.
+    /// A replace or a patch.
     Replace,
     /// A delete.
     Delete,
-    /// A query, its plan, or a feed of documents.
+    /// A query, a query plan, or a feed of documents.
     Query,
-    /// All the rest: databases, offers, batches.
+    /// Any other request: databases, offers, batches.
     Other,
 }
 
 impl Operation {
-    /// In the order of their numbers (`as usize`).
+    /// All kinds, indexed by their discriminants (`as usize`).
     pub(crate) const ALL: [Self; 9] = [
         Self::Account,
         Self::Container,
@@ -43,24 +43,24 @@ impl Operation {
         Self::Other,
     ];
 
-    /// It changes one document.
+    /// Whether the request changes one document.
     pub(crate) fn is_write(self) -> bool {
         matches!(self, Self::Create | Self::Replace | Self::Delete)
     }
 
-    /// It is about documents.
+    /// Whether the request is about documents.
     pub(crate) fn is_document(self) -> bool {
         self.is_write() || matches!(self, Self::Read | Self::Query)
     }
 }
 
-/// One document, as its requests name it.
+/// The address of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Document {
-    /// `dbs/waybill/colls/orders`, decoded.
+    /// The container's decoded link, e.g. `dbs/waybill/colls/orders`.
     pub(crate) container: String,
     pub(crate) id: String,
-    /// The partition key header as it came: every client writes it the same way each time.
+    /// The partition key header, not parsed: a client always writes the same key the same way.
     pub(crate) partition_key: String,
 }
 
@@ -68,9 +68,9 @@ pub(crate) struct Document {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) operation: Operation,
-    /// Decoded, without the slash it begins with.
+    /// The decoded path, without its first slash.
     pub(crate) path: String,
-    /// Whether a write is to be answered with the document.
+    /// Whether the answer to a write must contain the document.
     pub(crate) wants_content: bool,
 }
 
@@ -81,19 +81,19 @@ impl Asked {
         Self { operation, path, wants_content: wants_content(&head.headers) }
     }
 
-    /// `dbs/waybill/colls/orders` of a request about documents.
+    /// The container's link in a request about documents, e.g. `dbs/waybill/colls/orders`.
     pub(crate) fn container(&self) -> &str {
         let end = self.path.match_indices('/').nth(3).map_or(self.path.len(), |(at, _)| at);
         &self.path[..end]
     }
 
-    /// The id in the path; creates and queries have none.
+    /// The document's id in the path; creates and queries have none.
     pub(crate) fn id(&self) -> Option<&str> {
         self.path.splitn(6, '/').nth(5)
     }
 }
 
-/// A header as text, if it is there and is text.
+/// The text of a header; `None` if it is absent or not text.
 pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
@@ -117,7 +117,7 @@ fn operation(method: &Method, path: &str, headers: &HeaderMap) -> Operation {
     }
 }
 
-/// The emulator's own rule.
+/// Whether the answer to a write must contain the document, by the same rule as in the emulator.
 fn wants_content(headers: &HeaderMap) -> bool {
     match header(headers, "x-ms-cosmos-populate-content-response-on-write") {
         Some(value) => value.eq_ignore_ascii_case("true"),

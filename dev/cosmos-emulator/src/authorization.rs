@@ -1,4 +1,4 @@
-//! Who may ask: the account's key, or a token that the control port has named.
+//! Authorization of requests: by the account's key, or by a token that was set at the control port.
 
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
@@ -14,34 +14,34 @@ use sha2::Sha256;
 use crate::asked::{Asked, header};
 use crate::emulator::Answer;
 
-/// How far a signature's date may be from this machine's clock, as on Azure.
+/// Largest difference between a signature's date and this machine's clock, as in Azure.
 const TOLERANCE: Duration = Duration::from_secs(15 * 60);
 
-/// What is accepted.
+/// The accepted key and tokens.
 #[derive(Debug)]
 pub(crate) struct Authorization {
     key: Hmac<Sha256>,
     tokens: RwLock<HashSet<String>>,
 }
 
-/// Why a request is refused. Neither says what would have been accepted.
+/// Why a request is refused. No answer says what would have been accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Missing,
     Wrong,
-    /// A signature from another time.
+    /// A signature with a date beyond [`TOLERANCE`].
     Stale,
 }
 
 impl Authorization {
-    /// With the account's key, in base64.
+    /// Accepts the account's `key`, in base64.
     pub(crate) fn new(key: &str) -> Result<Self, String> {
         let key = STANDARD.decode(key).map_err(|error| format!("the key is not base64: {error}"))?;
         let key = Hmac::new_from_slice(&key).map_err(|error| format!("the key cannot be used: {error}"))?;
         Ok(Self { key, tokens: RwLock::default() })
     }
 
-    /// From now on these tokens are accepted, and no others.
+    /// Replaces the accepted tokens.
     pub(crate) fn accept_tokens(&self, tokens: HashSet<String>) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
@@ -57,7 +57,7 @@ impl Authorization {
         let signature = STANDARD.decode(signature).map_err(|_| Refusal::Wrong)?;
         let date = header(headers, "x-ms-date").or_else(|| header(headers, "date")).ok_or(Refusal::Wrong)?;
         let (kind, link) = signed_resource(&asked.path);
-        // Who addresses by resource id signs the last id alone, in lower case.
+        // A client that addresses by resource id signs only the last id, in lower case.
         let is_signed = self.is_signature(&signature, method, kind, link, date)
             || self.is_signature(&signature, method, kind, &last_segment(link).to_lowercase(), date);
         if !is_signed {
@@ -100,7 +100,7 @@ impl Refusal {
     }
 }
 
-/// The type and the link that a client signs: a feed is signed by its parent.
+/// The resource type and the link that a client signs: for a feed, the link of its parent.
 fn signed_resource(path: &str) -> (&str, &str) {
     let (parent, last) = path.rsplit_once('/').unwrap_or(("", path));
     let is_feed = path.split('/').count() % 2 == 1;
@@ -111,7 +111,7 @@ fn last_segment(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Whether a date is within the tolerance, if it is a date.
+/// Whether a date is within [`TOLERANCE`]; `None` if it is not a date.
 fn is_near(date: &str) -> Option<bool> {
     let date = httpdate::parse_http_date(&proper_case(date)).ok()?;
     let now = SystemTime::now();
@@ -119,7 +119,7 @@ fn is_near(date: &str) -> Option<bool> {
     Some(apart <= TOLERANCE)
 }
 
-/// `tue, 01 nov 1994 08:12:31 gmt` as some clients send it, in the case that the parser wants.
+/// The date in the case that the parser needs: some clients send `tue, 01 nov 1994 08:12:31 gmt`.
 fn proper_case(date: &str) -> String {
     let mut previous = ' ';
     let mut proper: String = date

@@ -17,12 +17,12 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Connections waiting to be accepted.
+/// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// Pause after a failed accept: the usual reason is that file descriptors ran out.
+/// Pause after a failed accept, which usually means that there are no free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers requests.
+/// A service that answers requests.
 pub(crate) trait Service: Send + Sync + 'static {
     fn connected(&self) {}
 
@@ -33,7 +33,7 @@ pub(crate) trait Service: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Connection(Arc<Notify>);
 
-/// An accept loop that runs.
+/// A running accept loop.
 #[derive(Debug)]
 pub(crate) struct Listening {
     stop: oneshot::Sender<()>,
@@ -41,7 +41,7 @@ pub(crate) struct Listening {
 }
 
 impl Connection {
-    /// Closes it. Nothing is answered any more, so this does not return.
+    /// Closes the connection. Never returns, since there is no answer to send.
     pub(crate) async fn close(&self) -> Infallible {
         self.0.notify_one();
         std::future::pending().await
@@ -55,14 +55,14 @@ impl Listening {
         Self { stop, accepting: tokio::spawn(accept(listener, service, stopped)) }
     }
 
-    /// Closes the listener and every connection, whatever they are doing.
+    /// Closes the listener and every connection, even in the middle of a request.
     pub(crate) async fn stop(self) {
-        let _ = self.stop.send(()); // it has ended by itself only if it panicked
+        let _ = self.stop.send(()); // fails only if the accept loop panicked
         let _ = self.accepting.await;
     }
 }
 
-/// With `SO_REUSEADDR`, since a port is closed and opened again at once.
+/// Listens on a port with `SO_REUSEADDR`, since the port is closed and opened again at once.
 pub(crate) fn bind(port: u16) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -89,9 +89,9 @@ async fn accept(listener: TcpListener, service: Arc<impl Service>, mut stopped: 
     connections.shutdown().await;
 }
 
-/// HTTP/1.1, or HTTP/2 when the client begins with it.
+/// Serves a connection by HTTP/1.1, or by HTTP/2 if the client begins with it.
 async fn serve(stream: TcpStream, service: Arc<impl Service>) {
-    let _ = stream.set_nodelay(true); // without it answers are only late
+    let _ = stream.set_nodelay(true); // a failure only delays answers
     let connection = Connection::default();
     let close = Arc::clone(&connection.0);
     let answer = service_fn(move |request| {

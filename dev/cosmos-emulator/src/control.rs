@@ -33,7 +33,7 @@ impl Service for Control {
                 host.figures.reset();
                 done()
             }
-            (&Method::GET, "/fault") => ok(&json!(host.faults.current().and_then(|active| active.told()))),
+            (&Method::GET, "/fault") => ok(&json!(host.faults.current().and_then(|active| active.remaining_fault()))),
             (&Method::PUT, "/fault") => match Fault::parse(&body) {
                 Ok(fault) => set_fault(host, Some(fault)).await,
                 Err(problem) => refusal(StatusCode::BAD_REQUEST, &problem),

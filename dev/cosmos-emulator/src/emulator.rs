@@ -1,4 +1,4 @@
-//! The SDK driver's in-memory emulator, and the requests that this process itself sends to it.
+//! The SDK driver's in-memory emulator, and the requests that this program itself sends to it.
 
 use azure_core::http::headers::{HeaderName, HeaderValue, Headers};
 use azure_core::http::{Method, Request, Url};
@@ -18,16 +18,16 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-ms-retry-after-ms"
 const SERIALIZATION_FORMATS: HeaderName = HeaderName::from_static("x-ms-cosmos-supported-serialization-formats");
 const IS_QUERY: HeaderName = HeaderName::from_static("x-ms-documentdb-isquery");
 
-/// What the account, the database and the container are like.
+/// The definition of the account, the database and the container.
 #[derive(Debug)]
 pub(crate) struct Definition {
     pub(crate) consistency: ConsistencyLevel,
     pub(crate) multi_write: bool,
     pub(crate) database: String,
     pub(crate) container: String,
-    /// Of the container: partition key, time to live, indexing policy.
+    /// The container's properties: partition key, time to live, indexing policy.
     pub(crate) properties: Map<String, Value>,
-    /// The container's throughput; without one nothing is throttled.
+    /// The container's throughput; `None`: nothing is throttled.
     pub(crate) ru_per_second: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Emulator {
     definition: Definition,
 }
 
-/// What it answers.
+/// An answer of the emulator.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -63,12 +63,12 @@ impl Emulator {
         Ok(Self { client, endpoint, definition })
     }
 
-    /// The only address it answers to.
+    /// The only address that the emulator answers to.
     pub(crate) fn endpoint(&self) -> &Url {
         &self.endpoint
     }
 
-    /// Whether no read of this account may be stale.
+    /// Whether the consistency level excludes stale reads.
     pub(crate) fn reads_are_fresh(&self) -> bool {
         matches!(self.definition.consistency, ConsistencyLevel::Strong | ConsistencyLevel::BoundedStaleness)
     }
@@ -106,12 +106,12 @@ impl Emulator {
         self.execute(&self.request(Method::Delete, &self.container())).await
     }
 
-    /// Whether a container is there, by its link.
+    /// Whether the container with this link exists.
     pub(crate) async fn exists(&self, container: &str) -> bool {
         self.execute(&self.request(Method::Get, container)).await.is_success()
     }
 
-    /// A point read as text, or as Cosmos' binary JSON.
+    /// Reads a document as text JSON or as Cosmos binary JSON.
     pub(crate) async fn read(&self, document: &Document, binary: bool) -> Answer {
         let mut request = self.document_request(Method::Get, document);
         if binary {
@@ -120,14 +120,14 @@ impl Emulator {
         self.execute(&request).await
     }
 
-    /// Deletes a document that is still as it was.
+    /// Deletes a document if it still has this etag.
     pub(crate) async fn delete(&self, document: &Document, etag: &str) -> Answer {
         let mut request = self.document_request(Method::Delete, document);
         request.insert_header(IF_MATCH, HeaderValue::from(etag.to_owned()));
         self.execute(&request).await
     }
 
-    /// The container's `defaultTtl`: absent when time to live is off.
+    /// The container's `defaultTtl`; `None` if time to live is off.
     pub(crate) async fn default_ttl(&self, container: &str) -> Option<i64> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -138,7 +138,7 @@ impl Emulator {
         serde_json::from_slice::<Properties>(&answer.body).ok()?.default_ttl
     }
 
-    /// How many documents the container holds, if there is one.
+    /// The number of documents in the container; `None` if there is no container.
     pub(crate) async fn documents(&self) -> Option<u64> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -162,7 +162,7 @@ impl Emulator {
         request
     }
 
-    /// `path` is not encoded.
+    /// A request for a `path` that is not percent-encoded.
     fn request(&self, method: Method, path: &str) -> Request {
         let mut url = self.endpoint.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -173,7 +173,7 @@ impl Emulator {
 }
 
 impl Answer {
-    /// A refusal in Cosmos' shape.
+    /// An error answer in the form of Cosmos DB.
     pub(crate) fn problem(status: u16, code: &str, message: &str) -> Self {
         let mut headers = Headers::new();
         headers.insert("content-type", "application/json");
@@ -194,7 +194,7 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
-    /// How long a throttled request is to wait.
+    /// The pause that a 429 asks for.
     pub(crate) fn retry_after_ms(&self) -> Option<u64> {
         if self.status == 429 { self.headers.get_optional_str(&RETRY_AFTER_MS)?.parse().ok() } else { None }
     }

@@ -1,6 +1,6 @@
-//! Time to live, which the emulator keeps but does not enforce.
+//! Time to live, which the emulator stores but does not enforce.
 //!
-//! The documents that are due are deleted before the next request is served, so nobody sees one.
+//! Expired documents are deleted before the next request is served, so no client sees one.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,15 +12,16 @@ use crate::asked::Document;
 use crate::emulator::Emulator;
 use crate::stored::Stored;
 
-/// What is going to expire.
+/// The documents that will expire.
 #[derive(Debug)]
 pub(crate) struct Expiry {
-    /// The second at which the next one is due, so that a request need not take the lock.
+    /// The second at which the next document expires, read without the lock.
     next: AtomicU64,
     waiting: Mutex<BinaryHeap<Reverse<Waiting>>>,
-    /// Held while the due ones are deleted: a request waits until they are gone, which is rare and short.
+    /// Held while expired documents are deleted: concurrent requests wait until they are gone.
     sweeping: tokio::sync::Mutex<()>,
-    /// By container, until one of them changes. Where time to live is off it is asked for each time: the container may just be made.
+    /// Known defaults by container, cleared when any container changes. A container without a default is read each time, since it may
+    /// not exist yet.
     default_ttls: RwLock<HashMap<String, i64>>,
 }
 
@@ -28,7 +29,7 @@ pub(crate) struct Expiry {
 struct Waiting {
     expires_at: u64,
     document: Document,
-    /// A document with another etag has been changed since, and waits under that one.
+    /// The version that expires. A changed document has another etag, and another entry.
     etag: String,
 }
 
@@ -42,7 +43,7 @@ impl Expiry {
         }
     }
 
-    /// Deletes what is due.
+    /// Deletes expired documents.
     pub(crate) async fn sweep(&self, emulator: &Emulator) {
         let now = now();
         if now < self.next.load(Ordering::Acquire) {
@@ -50,23 +51,23 @@ impl Expiry {
         }
         let _sweeping = self.sweeping.lock().await;
         while let Some(due) = self.due(now) {
-            // Only throttling stands in the way of a delete; a missing or changed document is just as gone.
+            // Repeated only after a 429: a missing or changed document needs no delete.
             while let Some(pause) = emulator.delete(&due.document, &due.etag).await.retry_after_ms() {
                 tokio::time::sleep(Duration::from_millis(pause)).await;
             }
         }
     }
 
-    /// Takes note of a document that was written.
+    /// Notes when a written document expires.
     pub(crate) fn learn(&self, document: &Document, stored: &Stored, default_ttl: i64) {
         let Some(expires_at) = stored.expires_at(default_ttl) else { return };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.push(Reverse(Waiting { expires_at, document: document.clone(), etag: stored.etag.clone() }));
-        // Never later than it was: a sweep may be at work on what was due.
+        // Only ever lowered here: a concurrent sweep raises the time itself.
         self.next.fetch_min(expires_at, Ordering::AcqRel);
     }
 
-    /// A container's default; `None` when time to live is off.
+    /// The container's default; `None` if time to live is off.
     pub(crate) async fn default_ttl(&self, emulator: &Emulator, container: &str) -> Option<i64> {
         if let Some(known) = self.default_ttls.read().unwrap_or_else(PoisonError::into_inner).get(container) {
             return Some(*known);
@@ -76,7 +77,7 @@ impl Expiry {
         Some(default_ttl)
     }
 
-    /// A container was created, changed or deleted.
+    /// Forgets the defaults, after a container was created, changed or deleted.
     pub(crate) fn forget_defaults(&self) {
         self.default_ttls.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -112,7 +113,7 @@ impl PartialEq for Waiting {
 
 impl Eq for Waiting {}
 
-/// In the unit of `_ts`.
+/// Seconds since the Unix epoch, like `_ts`.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -11,7 +11,7 @@ use crate::asked::Operation;
 use crate::emulator::Answer;
 use crate::stale::Replica;
 
-/// A fault as the control port is told it.
+/// A fault, in the form that the control port reads and shows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Fault {
@@ -27,49 +27,49 @@ pub(crate) struct Fault {
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    /// After these it is over by itself.
+    /// The fault's duration; without it the fault lasts until it is cleared.
     pub(crate) seconds: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Kind {
-    /// 429, with the time to wait.
+    /// Answer 429 with `retryAfterMs`.
     Throttle,
-    /// 503.
+    /// Answer 503.
     Unavailable,
-    /// 500.
+    /// Answer 500.
     Internal,
-    /// No answer until the fault is over; then the connection is closed. Nothing is applied.
+    /// Apply nothing and hold the request until the fault is over, then close the connection.
     Hang,
-    /// A write is applied, and the connection closed instead of an answer.
+    /// Apply a write, then close the connection instead of answering.
     DropAfterWrite,
-    /// The connection is closed; nothing is applied.
+    /// Close the connection and apply nothing.
     DropBefore,
-    /// Reads of a replica that lags.
+    /// Answer reads from a replica that lags by `lagMs`.
     Stale,
-    /// Nobody listens.
+    /// Close the public port.
     Refuse,
-    /// Applied at once, answered later.
+    /// Apply at once, and answer `ms` later.
     Delay,
 }
 
-/// The fault of the moment.
+/// The current fault, if any.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(RwLock<Option<Arc<Active>>>);
 
-/// A fault that was set.
+/// A fault in force.
 #[derive(Debug)]
 pub(crate) struct Active {
     pub(crate) fault: Fault,
     pub(crate) replica: Replica,
-    /// Requests that it still strikes.
+    /// Requests that the fault will still hit.
     remaining: AtomicU64,
     over: watch::Sender<bool>,
 }
 
 impl Fault {
-    /// Parses one; the text of a refusal says what to change.
+    /// Parses a fault; the error says what to change.
     pub(crate) fn parse(json: &[u8]) -> Result<Self, String> {
         let fault: Self = serde_json::from_slice(json).map_err(|error| format!("this is not a fault: {error}"))?;
         Duration::try_from_secs_f64(fault.seconds.unwrap_or_default()).map_err(|error| format!("seconds: {error}"))?;
@@ -91,12 +91,12 @@ impl Fault {
         Ok(fault)
     }
 
-    /// How much later answers are.
+    /// The delay of answers.
     pub(crate) fn delay(&self) -> Duration {
         Duration::from_millis(self.ms.unwrap_or_default())
     }
 
-    /// What is answered instead of asking the emulator, for the kinds that do so.
+    /// The answer that replaces the emulator's, for the kinds that have one.
     pub(crate) fn answer(&self) -> Option<Answer> {
         match self.kind {
             Kind::Throttle => Some(
@@ -110,7 +110,7 @@ impl Fault {
         }
     }
 
-    fn strikes(&self, operation: Operation) -> bool {
+    fn hits(&self, operation: Operation) -> bool {
         let chosen = match (&self.operations, self.kind) {
             (Some(operations), _) => operations.contains(&operation),
             (None, Kind::Hang | Kind::Unavailable | Kind::Internal | Kind::Throttle) => true,
@@ -125,12 +125,12 @@ impl Fault {
 }
 
 impl Faults {
-    /// The fault that strikes this request; a lagging replica strikes only when it answers.
-    pub(crate) fn strike(&self, operation: Operation) -> Option<Arc<Active>> {
-        self.current().filter(|active| active.fault.kind != Kind::Stale && active.fault.strikes(operation) && active.take())
+    /// The fault that hits this request, counted. A stale read counts only when the replica answers it.
+    pub(crate) fn hit(&self, operation: Operation) -> Option<Arc<Active>> {
+        self.current().filter(|active| active.fault.kind != Kind::Stale && active.fault.hits(operation) && active.take())
     }
 
-    /// The lagging replica, if there is one.
+    /// The current fault, if it is [`Kind::Stale`].
     pub(crate) fn stale(&self) -> Option<Arc<Active>> {
         self.current().filter(|active| active.fault.kind == Kind::Stale)
     }
@@ -139,7 +139,7 @@ impl Faults {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets another one, or none; the old one is over.
+    /// Replaces the fault, or clears it; the old fault is over.
     pub(crate) fn replace(&self, fault: Option<Fault>) -> Option<Arc<Active>> {
         let active = fault.map(|fault| {
             Arc::new(Active {
@@ -158,19 +158,19 @@ impl Faults {
 }
 
 impl Active {
-    /// Whether it strikes a read as well, and has not struck often enough.
+    /// Whether the fault hits a read; counts the read.
     pub(crate) fn takes_read(&self) -> bool {
-        self.fault.strikes(Operation::Read) && self.take()
+        self.fault.hits(Operation::Read) && self.take()
     }
 
-    /// Waits until it is cleared, replaced, or over by itself.
+    /// Waits until the fault is over: cleared, replaced, or past its duration.
     pub(crate) async fn over(&self) {
-        // Fails only without a sender, which is ours.
+        // Cannot fail: `self` holds the sender.
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// As the control port tells it, unless it has struck often enough.
-    pub(crate) fn told(&self) -> Option<Fault> {
+    /// The fault for the control port, with its remaining count; `None` once the count is used up.
+    pub(crate) fn remaining_fault(&self) -> Option<Fault> {
         let remaining = self.remaining.load(Ordering::Relaxed);
         (remaining > 0).then(|| Fault { count: self.fault.count.map(|_| remaining), ..self.fault.clone() })
     }

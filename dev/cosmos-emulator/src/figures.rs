@@ -1,4 +1,4 @@
-//! What has happened on the public port.
+//! Counters of requests, charges and connections at the public port.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +11,7 @@ use crate::emulator::Answer;
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     requests: [AtomicU64; Operation::ALL.len()],
-    /// In thousandths of a request unit, since there is no atomic float.
+    /// Charges in thousandths of a request unit, since there is no atomic float.
     charges: [AtomicU64; Operation::ALL.len()],
     refused: AtomicU64,
     faulted: AtomicU64,
@@ -49,7 +49,7 @@ impl Figures {
         }
     }
 
-    /// As the control port tells them.
+    /// The figures as JSON for the control port.
     pub(crate) fn to_json(&self, documents: Option<u64>) -> Value {
         let count = |counter: &AtomicU64| Value::from(counter.load(Ordering::Relaxed));
         #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -1,4 +1,4 @@
-//! The public port: the emulator as an account that checks who asks, lets documents expire and fails on demand.
+//! The public port: the emulator as an account with authorization, expiry and faults.
 
 use std::io;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::figures::Figures;
 use crate::stale::Before;
 use crate::stored::{Stored, id};
 
-/// More than the emulator takes, which refuses with the right status.
+/// Longest body, in bytes. More than the emulator accepts, so that the emulator refuses with the right status.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// The substatus of a 404 whose container is not there.
+/// The substatus of a 404 for a document in a missing container.
 const OWNER_NOT_FOUND: u64 = 1003;
 
 const CONTENT_RESPONSE: HeaderName = HeaderName::from_static("x-ms-cosmos-populate-content-response-on-write");
 const SERIALIZATION_FORMATS: HeaderName = HeaderName::from_static("x-ms-cosmos-supported-serialization-formats");
 
-/// Everything behind both ports.
+/// The state behind both ports.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) emulator: Emulator,
@@ -40,7 +40,7 @@ pub(crate) struct Host {
     pub(crate) figures: Figures,
     pub(crate) faults: Faults,
     pub(crate) expiry: Expiry,
-    /// `None` while connections are refused. Held while the fault is changed, so that changes come one after the other.
+    /// The accept loop; `None` while connections are refused. The lock is held while the fault changes, so that changes do not overlap.
     listening: Mutex<Option<Listening>>,
 }
 
@@ -56,12 +56,12 @@ impl Host {
         }
     }
 
-    /// From now on connections are accepted.
+    /// Starts to accept connections.
     pub(crate) async fn listen(self: &Arc<Self>, listener: TcpListener) {
         *self.listening.lock().await = Some(Listening::start(listener, Arc::clone(self)));
     }
 
-    /// Sets the fault, or none; it is in force when this returns.
+    /// Sets or clears the fault; the change is in force when this returns.
     pub(crate) async fn set_fault(self: &Arc<Self>, fault: Option<Fault>) -> io::Result<()> {
         let listening = self.listening.lock().await;
         let active = self.change_fault(fault, listening).await?;
@@ -73,21 +73,21 @@ impl Host {
         Ok(())
     }
 
-    /// Creates the container by its definition.
+    /// Creates the container as defined.
     pub(crate) async fn create_container(&self) -> Answer {
         let answer = self.emulator.create_container().await;
         self.expiry.forget_defaults();
         answer
     }
 
-    /// Deletes the container and all that is in it.
+    /// Deletes the container with its documents.
     pub(crate) async fn delete_container(&self) -> Answer {
         let answer = self.emulator.delete_container().await;
         self.expiry.forget_defaults();
         answer
     }
 
-    /// How many documents there are, if there is a container.
+    /// The number of documents; `None` if there is no container.
     pub(crate) async fn documents(&self) -> Option<u64> {
         self.expiry.sweep(&self.emulator).await;
         self.emulator.documents().await
@@ -110,7 +110,7 @@ impl Host {
         Ok(active)
     }
 
-    /// Ends a fault when its time has passed, unless it is over earlier.
+    /// Ends a fault after its duration, unless it is over earlier.
     async fn end(self: Arc<Self>, active: Arc<Active>, seconds: f64) {
         if tokio::time::timeout(Duration::from_secs_f64(seconds), active.over()).await.is_ok() {
             return;
@@ -135,8 +135,8 @@ impl Host {
             return refusal.answer();
         }
 
-        let struck = self.faults.strike(asked.operation);
-        if let Some(active) = &struck {
+        let hit = self.faults.hit(asked.operation);
+        if let Some(active) = &hit {
             self.figures.faulted();
             if let Some(answer) = active.fault.answer() {
                 return answer;
@@ -153,12 +153,12 @@ impl Host {
 
         let mut answer = self.apply(&head, &asked, body.to_bytes()).await;
         if answer.status == 404 && asked.operation.is_document() && !self.emulator.exists(asked.container()).await {
-            // Azure tells a missing container from a missing document; the emulator does not.
+            // Azure distinguishes a missing container from a missing document; the emulator does not.
             answer = answer.with_header("x-ms-substatus", OWNER_NOT_FOUND);
         }
         self.figures.charged(asked.operation, &answer);
 
-        match struck.map(|active| (active.fault.kind, active.fault.delay())) {
+        match hit.map(|active| (active.fault.kind, active.fault.delay())) {
             Some((Kind::DropAfterWrite, _)) => match connection.close().await {},
             Some((Kind::Delay, delay)) => tokio::time::sleep(delay).await,
             _ => {}
@@ -198,7 +198,8 @@ impl Host {
         self.emulator.execute(request).await
     }
 
-    /// A write has to tell its document, whether or not the client wants it: only so its time to live is known.
+    /// Applies a write. The document is always requested in the answer, since its expiry depends on its content; a client that did not
+    /// ask for it does not get it.
     async fn write(&self, head: &Parts, asked: &Asked, mut request: azure_core::http::Request) -> Answer {
         let default_ttl = self.expiry.default_ttl(&self.emulator, asked.container()).await;
         let active = self.faults.stale();
@@ -238,7 +239,7 @@ impl Host {
         answer
     }
 
-    /// The same request to the address that the emulator knows itself by; `None` for a method that it has no word for.
+    /// The same request at the emulator's own address; `None` for a method that the SDK does not support.
     fn to_request(&self, head: &Parts, body: Bytes) -> Option<azure_core::http::Request> {
         let mut url = self.emulator.endpoint().clone();
         url.set_path(head.uri.path());
@@ -264,7 +265,7 @@ impl Service for Host {
 }
 
 impl From<Answer> for Response<Full<Bytes>> {
-    /// A `Date` that is missing is added by hyper.
+    /// The HTTP response; hyper adds a missing `Date`.
     fn from(answer: Answer) -> Self {
         let mut response = Response::new(Full::new(answer.body));
         *response.status_mut() = answer.status.try_into().unwrap_or_default();

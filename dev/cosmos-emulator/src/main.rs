@@ -32,25 +32,25 @@ use crate::control::Control;
 use crate::emulator::{Answer, Definition, Emulator};
 use crate::host::Host;
 
-/// The container that Waybill is deployed with.
+/// The container definition that deployments of Waybill use.
 const DEFINITION: &str = include_str!("../../../deploy/cosmos-container.json");
-/// Known to everybody, as befits a key that opens only this.
+/// The default key: public, since it authorizes only requests to this emulator.
 const KEY: &str = "Zm9yLWRldmVsb3BtZW50LW9ubHktYW5kLWtub3duLXRvLWV2ZXJ5Ym9keS0wMTIzNDU2Nzg5YWJjZGVmLTAxMg==";
 
 /// A Cosmos DB endpoint on 127.0.0.1, in memory.
 #[derive(Debug, Parser)]
 #[command(version, after_help = "Exit codes: 0 stopped as asked, 1 could not start, 2 wrong arguments.")]
 struct Arguments {
-    /// Port of the account; 0 for any free one.
+    /// Port of the account; 0 for any free port.
     #[arg(long, value_name = "N", default_value_t = 8081)]
     port: u16,
-    /// Port for faults and figures; 0 for any free one.
+    /// Port for faults and figures; 0 for any free port.
     #[arg(long, value_name = "N", default_value_t = 0)]
     control_port: u16,
     /// The account's default consistency level.
     #[arg(long, value_name = "LEVEL", default_value = "session")]
     consistency: Consistency,
-    /// Say that every region takes writes.
+    /// Report that every region takes writes.
     #[arg(long)]
     multi_write: bool,
     /// The database to create.
@@ -62,7 +62,7 @@ struct Arguments {
     /// Create the database but no container.
     #[arg(long)]
     no_container: bool,
-    /// A JSON file whose properties replace those of the built-in container definition; null takes one away.
+    /// A JSON file whose properties replace those of the built-in container definition; null removes a property.
     #[arg(long, value_name = "FILE")]
     definition: Option<PathBuf>,
     /// The account's key.
@@ -95,8 +95,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// The emulator looks up headers by making an error of each that is absent, and with `RUST_BACKTRACE` set, as tests often run, each
-/// error walks the stack: that makes a request three times as dear. The setting is read once and early, hence a new beginning.
+/// Starts this program again without backtraces of errors. The emulator makes an error for each absent header; with `RUST_BACKTRACE`,
+/// which tests often set, each error walks the stack, and a request costs three times as much. The setting is read once, so a running
+/// process cannot change it.
 #[cfg(unix)]
 fn without_backtraces() {
     let is_set = |name| std::env::var_os(name).is_some();
@@ -104,14 +105,14 @@ fn without_backtraces() {
         && !is_set("RUST_LIB_BACKTRACE")
         && let Ok(program) = std::env::current_exe()
     {
-        // Returns only if it failed, and then we are slow.
+        // Returns only if it failed; then this process goes on, only slower.
         let _ = Command::new(program).args(std::env::args_os().skip(1)).env("RUST_LIB_BACKTRACE", "0").exec();
     }
 }
 
 #[tokio::main]
 async fn serve(arguments: Arguments) -> Result<(), String> {
-    let stop = stop_signal().map_err(|error| format!("cannot hear signals: {error}"))?;
+    let stop = stop_signal().map_err(|error| format!("cannot listen for signals: {error}"))?;
     let bind = |port| connections::bind(port).map_err(|error| format!("cannot listen on port {port}: {error}"));
     let listener = bind(arguments.port)?;
     let control_listener = bind(arguments.control_port)?;
@@ -143,7 +144,7 @@ async fn serve(arguments: Arguments) -> Result<(), String> {
     }
     host.listen(listener).await;
     let _control = Listening::start(control_listener, Arc::new(Control(host)));
-    // Who reads these lines may have gone; the ports are open all the same.
+    // A closed pipe is not an error: the ports are open all the same.
     let mut stdout = std::io::stdout();
     let _ = stdout.write_all(said.as_bytes()).and_then(|()| stdout.flush());
 
@@ -151,7 +152,7 @@ async fn serve(arguments: Arguments) -> Result<(), String> {
     Ok(())
 }
 
-/// The built-in definition with a file's properties over it.
+/// The built-in definition, with properties replaced by those in a file.
 fn properties(file: Option<PathBuf>) -> Result<Map<String, Value>, String> {
     let mut properties: Map<String, Value> =
         serde_json::from_str(DEFINITION).map_err(|error| format!("the built-in definition: {error}"))?;
@@ -171,7 +172,7 @@ fn created(what: &str, answer: &Answer) -> Result<(), String> {
     Err(format!("the {what} cannot be created: {}", String::from_utf8_lossy(&answer.body)))
 }
 
-/// Heard from now on, waited for later.
+/// Registers the stop signals now; the future waits for one.
 #[cfg(unix)]
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};

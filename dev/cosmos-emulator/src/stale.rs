@@ -1,4 +1,4 @@
-//! Stale reads: a replica that lags behind by a fixed time.
+//! Stale reads: a replica that lags by a fixed time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,15 +9,15 @@ use hyper::HeaderMap;
 use crate::asked::{Document, header};
 use crate::emulator::{Answer, Emulator};
 
-/// The documents' previous versions, while the fault lasts.
+/// The previous versions of documents, kept while the fault lasts.
 #[derive(Debug)]
 pub(crate) struct Replica {
     lag: Duration,
-    /// Oldest first.
+    /// Recent writes by document, oldest first.
     writes: Mutex<HashMap<Document, Vec<Write>>>,
 }
 
-/// A write that the replica has not seen yet.
+/// A write that the replica has not received yet.
 #[derive(Debug)]
 struct Write {
     at: Instant,
@@ -26,7 +26,7 @@ struct Write {
     before: Before,
 }
 
-/// What a read was answered with before a write.
+/// The answer to a read before a write, in both formats.
 #[derive(Debug, Clone)]
 pub(crate) struct Before {
     text: Answer,
@@ -44,7 +44,7 @@ impl Replica {
         Self { lag, writes: Mutex::default() }
     }
 
-    /// Takes note of a write by its answer.
+    /// Records a write by its answer.
     pub(crate) fn record(&self, document: Document, before: Before, answer: &Answer) {
         let Some((partition, lsn)) = answer.header("x-ms-session-token").and_then(progress) else { return };
         let write = Write { at: Instant::now(), partition: partition.to_owned(), lsn, before };
@@ -54,7 +54,7 @@ impl Replica {
         writes.push(write);
     }
 
-    /// The previous version, if the reader has to put up with it.
+    /// The previous version, if the request's consistency and session token allow a stale read.
     pub(crate) fn read(&self, document: &Document, headers: &HeaderMap) -> Option<Answer> {
         let strategy = header(headers, "x-ms-cosmos-read-consistency-strategy").unwrap_or_default();
         if ["LatestCommitted", "GlobalStrong"].iter().any(|fresh| fresh.eq_ignore_ascii_case(strategy)) {
@@ -77,7 +77,7 @@ impl Replica {
 }
 
 impl Write {
-    /// Whether a session token, which may be of several partitions, includes this write.
+    /// Whether a session token, which may cover several partitions, includes this write.
     fn is_in(&self, token: &str) -> bool {
         token.split(',').filter_map(progress).any(|(partition, lsn)| partition == self.partition && lsn >= self.lsn)
     }

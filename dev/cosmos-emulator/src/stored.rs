@@ -1,17 +1,17 @@
-//! What an answer or a body says about a document, in text or in Cosmos' binary JSON.
+//! The parts of a stored document that matter here, parsed from text JSON or Cosmos binary JSON.
 
 use azure_data_cosmos_driver::binary_json;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// A document as it is kept: the part that time to live needs.
+/// The parts of a stored document that decide its expiry.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Stored {
     pub(crate) id: String,
     #[serde(rename = "_etag")]
     pub(crate) etag: String,
-    /// Second of the last change.
+    /// The second of the last change.
     #[serde(rename = "_ts")]
     pub(crate) changed_at: u64,
     ttl: Option<Value>,
@@ -22,10 +22,10 @@ impl Stored {
         parse(body)
     }
 
-    /// The second from which on it is gone, in a container with this default.
+    /// The second at which the document expires, in a container with this default.
     pub(crate) fn expires_at(&self, default_ttl: i64) -> Option<u64> {
         let ttl = self.ttl.as_ref().and_then(Value::as_i64).unwrap_or(default_ttl);
-        let ttl = u64::try_from(ttl).ok()?; // -1 is never
+        let ttl = u64::try_from(ttl).ok()?; // -1: never
         Some(self.changed_at.saturating_add(ttl))
     }
 }
