@@ -1,8 +1,8 @@
-//! A backlog behind a worker that needs long: how many messages `OrderSweeper` adds to a queue that is merely long.
+//! A backlog behind slow work: how many extra messages `OrderSweeper` sends for orders that only wait in a long queue.
 //!
-//! `cargo bench --bench backlog`; `-- --help` for options. An order that waits in a long queue is not lost, and sending it again
-//! would make the queue longer still; but nobody can tell it from one whose message never left. The clocks are short, so that
-//! a run takes a minute: one second here is a minute as shipped, for the sweeper's schedule and for the first look.
+//! `cargo bench --bench backlog`; `-- --help` for options. An order in a long queue is not lost, and sending it again makes the queue
+//! longer; but the sweeper cannot tell it from an order whose message was lost. The sweeper's schedule and `OVERDUE_AFTER` are sixty
+//! times shorter than shipped, so that a run takes a minute.
 
 #![expect(unreachable_pub, dead_code, reason = "helpers are public to the modules of this binary, and not all are used by each")]
 
@@ -28,32 +28,32 @@ use tokio::task::JoinSet;
 use crate::client::{Connection, Failure, Payload, order};
 use crate::process::Directory;
 
-/// Connections that submit.
+/// Connections that submit orders.
 const SUBMITTERS: usize = 32;
-/// Between two looks at the queue.
+/// Pause between two reads of the queue's counts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Until the host answers.
+/// Longest wait for the host to start.
 const START: Duration = Duration::from_secs(20);
-/// Beyond what the work itself takes at least.
-const PATIENCE: Duration = Duration::from_mins(10);
-/// As shipped: `OVERDUE_AFTER` 2m and `SweepSchedule` each minute. Sixty times as fast here.
+/// Longest time until the queue is empty.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(10);
+/// Settings sixty times as fast as shipped: there `OVERDUE_AFTER` is 2m and `SweepSchedule` is each minute.
 const CLOCKS: [(&str, &str); 2] = [("OVERDUE_AFTER", "2s"), ("SweepSchedule", "* * * * * *")];
-/// Share of the orders that may be sent again, in percent.
+/// Percentage of orders that may be sent again.
 const TARGET: f64 = 5.0;
 
 /// A backlog that drains.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Orders.
+    /// Number of orders.
     #[arg(long, default_value_t = 20_000)]
     n: usize,
-    /// Slept before each of the four stages of the work, which runs for 32 orders at once.
+    /// Delay of each of the four stages of the work; 32 orders are worked on at once.
     #[arg(long, default_value = "20ms")]
     delay: String,
     /// Where the data directory is made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Cargo says so.
+    /// Passed by Cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -83,11 +83,11 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let drained = started.elapsed();
     drop(host);
 
-    let told = Told::read(&log)?;
-    if told.completed != arguments.n {
-        return Err(format!("{} orders were completed, not {}", told.completed, arguments.n).into());
+    let counts = LogCounts::read(&log)?;
+    if counts.completed != arguments.n {
+        return Err(format!("{} orders were completed, not {}", counts.completed, arguments.n).into());
     }
-    let share = ratio(told.extra, arguments.n) * 100.0;
+    let share = ratio(counts.extra, arguments.n) * 100.0;
     println!("clocks: {CLOCKS:?}, sixty times as fast as shipped; each order needs four times {}", arguments.delay);
     println!(
         "{} orders submitted in {:.1} s, drained after {:.1} s; longest queue seen: {longest}",
@@ -95,7 +95,10 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
         submitted.as_secs_f64(),
         drained.as_secs_f64()
     );
-    println!("{} runs of OrderSweeper sent {} extra messages, {share:.2} % of the orders (target: <= {TARGET} %)", told.sweeps, told.extra);
+    println!(
+        "{} runs of OrderSweeper sent {} extra messages, {share:.2} % of the orders (target: <= {TARGET} %)",
+        counts.sweeps, counts.extra
+    );
     Ok(())
 }
 
@@ -104,7 +107,7 @@ fn ratio(count: usize, to: usize) -> f64 {
     count as f64 / to as f64
 }
 
-/// Sends every order; each is accepted.
+/// Submits all orders; each must be accepted.
 async fn submit(authority: &str, count: usize) -> Result<(), Failure> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -129,7 +132,7 @@ async fn submit(authority: &str, count: usize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `waybill local` on the repository's app, its log in a file; killed when dropped.
+/// `waybill local` on the repository's app, with its log in a file; killed when dropped.
 struct Host {
     authority: String,
     child: Child,
@@ -164,18 +167,18 @@ impl Host {
         Ok(serde_json::from_slice(&figures)?)
     }
 
-    /// Waits until no message is left; the most that were there at once.
+    /// Waits until the queue is empty; returns its largest length.
     async fn drained(&self, started: Instant) -> Result<u64, Failure> {
         let mut longest = 0;
         loop {
             let figures = self.figures().await?;
-            let queues = figures["serviceBus"]["queues"].as_object().ok_or("the host says nothing of its queues")?;
+            let queues = figures["serviceBus"]["queues"].as_object().ok_or("the host's status has no queues")?;
             let counts = queues.values().filter_map(Value::as_object).flat_map(|counts| counts.values().filter_map(Value::as_u64));
             match counts.sum() {
                 0 => return Ok(longest),
                 left => longest = longest.max(left),
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > DRAIN_TIMEOUT {
                 return Err(format!("the queue is not empty: {figures}").into());
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -185,29 +188,29 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // Its handler dies with it.
+        // The handler ends with its host.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 }
 
-/// What the handler's log says.
+/// Counts of lines in the handler's log.
 #[derive(Default)]
-struct Told {
+struct LogCounts {
     completed: usize,
     sweeps: usize,
     extra: usize,
 }
 
-impl Told {
+impl LogCounts {
     fn read(log: &Path) -> Result<Self, Failure> {
-        let mut told = Self::default();
+        let mut counts = Self::default();
         for line in BufReader::new(File::open(log)?).lines() {
             let line = line?;
-            told.completed += usize::from(line.contains("order completed"));
-            told.sweeps += usize::from(line.contains("OrderSweeper answered"));
-            told.extra += usize::from(line.contains("order overdue: its message is sent again"));
+            counts.completed += usize::from(line.contains("order completed"));
+            counts.sweeps += usize::from(line.contains("OrderSweeper answered"));
+            counts.extra += usize::from(line.contains("order overdue: its message is sent again"));
         }
-        Ok(told)
+        Ok(counts)
     }
 }

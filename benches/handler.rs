@@ -1,4 +1,4 @@
-//! The handler beside a bare hyper server that does the same parsing, validating, storing and serialising.
+//! The handler compared with a bare hyper server that does the same parsing, validating, storing and serialising.
 //!
 //! `cargo bench --bench handler`; `-- --help` for options. See `benches/README.md`.
 
@@ -43,47 +43,47 @@ use waybill::store::sqlite::SqliteStore;
 use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
 use crate::process::{Directory, Program, resident};
 
-/// Both sides allocate alike.
+/// The same allocator on both sides.
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Runs before each measurement, so that connections, caches and files are warm.
+/// Load before each measurement, so that connections, caches and files are warm.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Starts that are timed.
+/// Number of timed starts.
 const STARTS: usize = 10;
-/// Between two looks whether a program accepts connections: fine enough for milliseconds, and leaves it a processor.
-const LOOK_PAUSE: Duration = Duration::from_micros(100);
-/// Until a start has failed.
+/// Pause between two attempts to connect: short against milliseconds, long enough to leave the program a processor.
+const CONNECT_PAUSE: Duration = Duration::from_micros(100);
+/// Time after which a start has failed.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Stands for the order id in a prepared invocation; ids have the same length.
+/// Placeholder for the order id in a prepared invocation; all ids have its length.
 const PLACEHOLDER: &str = "ORDER-ID-000000000000";
 
-/// The handler beside a bare hyper server that does the same work.
+/// The handler compared with a bare hyper server that does the same work.
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch on the command line")]
 struct Arguments {
-    /// Pairs of rounds.
+    /// Number of pairs of rounds.
     #[arg(long, default_value_t = 6)]
     rounds: usize,
-    /// Seconds for each function in each round.
+    /// Seconds of load for each function in each round.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Keep-alive connections.
+    /// Number of keep-alive connections.
     #[arg(long, default_value_t = 32)]
     connections: usize,
     /// Send invocations with a Content-Length, as `func start` does, instead of chunked, as Azure does.
     #[arg(long)]
     content_length: bool,
-    /// Let the bare server write the handler's log line for each invocation, too.
+    /// Let the bare server also write the handler's log line for each invocation.
     #[arg(long)]
     same_log: bool,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Be the bare server.
+    /// Run as the bare server.
     #[arg(long, hide = true)]
     bare: bool,
-    /// Cargo says so.
+    /// Passed by Cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Result<(), Failure> {
-    // One thread: the client takes as little as it can of the processors it shares with the server.
+    // One thread, since the client shares the processors with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = StopSignals::listen();
@@ -129,7 +129,7 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
         "round", "function", "server", "req/s", "p50 ms", "p99 ms", "cpu us/req", "errors"
     );
     for round in 0..arguments.rounds {
-        // A B, B A, A B: neither gains from always being first.
+        // A B, B A, A B: neither side is always first.
         let (waybill, bare) = if round % 2 == 0 {
             let waybill = play(arguments, Side::Waybill, round).await?;
             (waybill, play(arguments, Side::Bare, round).await?)
@@ -170,18 +170,18 @@ enum Side {
     Bare,
 }
 
-/// What one server did in one round.
+/// One server's figures in one round.
 struct Round {
     ingress: Figures,
     status: Figures,
 }
 
-/// What one function did in one round.
+/// One function's figures in one round.
 struct Figures {
     requests_per_second: f64,
     p50: f64,
     p99: f64,
-    /// Microseconds of processor time for each request, the server's alone.
+    /// The server's processor time per request, in microseconds.
     processor: f64,
 }
 
@@ -215,7 +215,7 @@ async fn play(arguments: &Arguments, side: Side, round: usize) -> Result<Round, 
 
 /// A server with a data directory of its own.
 struct Running {
-    // Ends before its directory does.
+    // Dropped before its directory.
     program: Program,
     port: u16,
     _directory: Directory,
@@ -250,13 +250,13 @@ impl Running {
         Connection::open(&format!("127.0.0.1:{}", self.port)).await
     }
 
-    /// Takes an order through everything; its tracking id.
+    /// Submits and processes an order; returns its tracking id.
     async fn finished_order(&self) -> Result<String, Failure> {
         let mut connection = self.connect().await?;
         let (_, answer) = connection.post("/OrderIngress", Payload::chunked(ingress_envelope("FINISHED"))).await?;
         let answer: Value = serde_json::from_slice(&answer)?;
-        let message = answer["Outputs"]["orderMessage"][0].as_str().ok_or("an order brought no message")?;
-        // The text is encoded twice, as the host does it.
+        let message = answer["Outputs"]["orderMessage"][0].as_str().ok_or("the answer to an order has no message")?;
+        // The host encodes the text twice.
         let text = Value::from(message).to_string();
         let envelope = json!({ "Data": { "orderMessage": text }, "Metadata": { "DeliveryCount": "1" } });
         let (status, _) = connection.post("/OrderProcessor", Payload::chunked(envelope.to_string())).await?;
@@ -278,7 +278,7 @@ struct Load<'a> {
     running: &'a Running,
     arguments: &'a Arguments,
     path: &'static str,
-    /// Stands in the answer when all is well.
+    /// Text in every correct answer.
     expected: &'static str,
 }
 
@@ -354,7 +354,7 @@ impl Load<'_> {
     }
 }
 
-/// An invocation in which only the order id changes.
+/// An invocation with a placeholder for the order id.
 struct Template {
     bytes: Vec<u8>,
     places: Vec<usize>,
@@ -387,7 +387,7 @@ fn status_envelope(tracking_id: &str) -> Vec<u8> {
     envelope("OrderStatus", "GET", &url, &vec![("trackingId".to_owned(), Some(tracking_id.to_owned()))], None)
 }
 
-/// What the host makes of a client's request.
+/// The host's envelope of a client's request.
 fn envelope(function: &str, method: &str, url: &str, params: &Params, body: Option<&str>) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     headers.insert("accept", HeaderValue::from_static("*/*"));
@@ -426,18 +426,18 @@ fn start_time(data: &Path) -> Result<f64, Failure> {
             if !answer[..length].starts_with(b"HTTP/1.1 200 ") {
                 return Err("the handler does not answer its probe".into());
             }
-            // The store opens beside; ending the handler in the middle would leave the next start more to do.
+            // The store is still being opened; a handler that is ended before that would slow the next start.
             std::thread::sleep(Duration::from_millis(100));
             return Ok(milliseconds(took));
         }
         if started.elapsed() > START_TIMEOUT {
             return Err("the handler does not start".into());
         }
-        std::thread::sleep(LOOK_PAUSE);
+        std::thread::sleep(CONNECT_PAUSE);
     }
 }
 
-/// What a process has used of the processors, in steps of 10 ms.
+/// The processor time that a process has used, in steps of 10 ms.
 fn processor_time(process: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything; user and system time are fields 14 and 15 (proc_pid_stat(5)).
@@ -458,7 +458,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let app = App::new(config)?;
     drop(app.store.set(StatusStore::Sqlite(store)));
     let app = Arc::new(app);
-    // As many as `waybill serve`.
+    // As many threads as `waybill serve`.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;

@@ -1,8 +1,7 @@
-//! Three times as many orders as can be worked on: how long those take that are accepted, and how soon the others are refused.
+//! Overload by three times as many orders as the workers can do: how long accepted orders take, and how soon others are refused.
 //!
-//! `cargo bench --bench overload`; `-- --help` for options. First a load that the workers carry, and then, without a pause, three
-//! times what they can do. The work is long beside everything else, so that what makes an order take
-//! longer is its wait for a worker, and nothing of this machine.
+//! `cargo bench --bench overload`; `-- --help` for options. First a load below the workers' capacity; then, without a pause, three
+//! times the capacity. The work takes seconds, so that waiting for a worker dominates, not the speed of this machine.
 
 #![expect(unreachable_pub, dead_code, reason = "helpers are public to the modules of this binary, and not all are used by each")]
 
@@ -26,34 +25,34 @@ use crate::process::{Directory, Program};
 
 /// Stages of the built-in work.
 const STAGES: f64 = 4.0;
-/// Share of what the workers can do that is offered as the normal load.
+/// The normal load, as a share of the workers' capacity.
 const NORMAL: f64 = 0.7;
-/// Between two looks at an order.
+/// Pause between two reads of a status.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Until the host answers, and until the last order has ended.
-const PATIENCE: Duration = Duration::from_mins(3);
-/// Longest time to completion under overload, as a multiple of the normal one.
+/// Longest wait for the host to start, and for an order to end.
+const TIMEOUT: Duration = Duration::from_mins(3);
+/// Largest time to completion under overload, as a multiple of the normal one.
 const TARGET: f64 = 1.5;
 
-/// Overload, and what becomes of it.
+/// Overload: times to completion, and refusals.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Seconds that each load goes on.
+    /// Seconds of each load.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Seconds of each of the four stages of the work.
     #[arg(long, default_value_t = 2.0)]
     delay: f64,
-    /// Orders that are worked on at the same time, by `host.json`.
+    /// Orders that are worked on at the same time, as set in `host.json`.
     #[arg(long, default_value_t = 32.0)]
     workers: f64,
-    /// What is offered, as a multiple of what the workers can do.
+    /// The overload, as a multiple of the workers' capacity.
     #[arg(long, default_value_t = 3.0)]
     overload: f64,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Cargo says so.
+    /// Passed by Cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -82,8 +81,8 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     let normal = offer(arguments, &authority, "normal", capacity * NORMAL).await?;
     let overload = offer(arguments, &authority, "overload", capacity * arguments.overload).await?;
     let (normal, overload) = (followed(normal).await?, followed(overload).await?);
-    normal.tell("normal");
-    overload.tell("overload");
+    normal.print("normal");
+    overload.print("overload");
     let slowest = overload.share(0.95) / normal.share(0.95);
     println!(
         "time to completion under overload, to normal: p50 {:.2}x, p95 {slowest:.2}x (target: <= {TARGET}x)",
@@ -91,7 +90,7 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     );
     #[expect(clippy::cast_precision_loss, reason = "a few hundred")]
     let used = overload.took.len() as f64 / (capacity * seconds(arguments));
-    println!("accepted, to what the workers can do: {used:.2}x");
+    println!("accepted, to the workers' capacity: {used:.2}x");
     Ok(())
 }
 
@@ -100,12 +99,12 @@ fn seconds(arguments: &Arguments) -> f64 {
     arguments.seconds as f64
 }
 
-/// What became of a load.
+/// The outcome of a load.
 #[derive(Default)]
 struct Outcome {
-    /// Of accepted orders, from submission to end, in seconds.
+    /// Seconds from submission to end, of accepted orders.
     took: Vec<f64>,
-    /// Until a refusal, in milliseconds.
+    /// Milliseconds from request to answer, of refused orders.
     refused: Vec<f64>,
 }
 
@@ -114,7 +113,7 @@ impl Outcome {
         quantile(self.took.iter().copied(), share)
     }
 
-    fn tell(&self, name: &str) {
+    fn print(&self, name: &str) {
         println!(
             "{name}: {} accepted, to completion p50 {:.2} s, p95 {:.2} s; {} refused, p50 {:.1} ms, p99 {:.1} ms",
             self.took.len(),
@@ -130,7 +129,7 @@ impl Outcome {
 async fn is_ready(authority: &str) -> Result<(), Failure> {
     let started = Instant::now();
     while Connection::open(authority).await?.get("/admin/host/status").await?.0 != StatusCode::OK {
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             return Err("the host does not answer".into());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -140,7 +139,7 @@ async fn is_ready(authority: &str) -> Result<(), Failure> {
 
 type Orders = JoinSet<Result<Fate, Failure>>;
 
-/// Offers so many orders a second, evenly; each is followed to its end.
+/// Submits `rate` orders per second, evenly, and follows each to its end.
 async fn offer(arguments: &Arguments, authority: &str, name: &'static str, rate: f64) -> Result<Orders, Failure> {
     let mut orders = JoinSet::new();
     let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
@@ -151,7 +150,7 @@ async fn offer(arguments: &Arguments, authority: &str, name: &'static str, rate:
             break;
         }
         let authority = authority.to_owned();
-        orders.spawn(async move { tokio::time::timeout(PATIENCE, one(&authority, &format!("{name}-{number}"))).await? });
+        orders.spawn(async move { tokio::time::timeout(TIMEOUT, one(&authority, &format!("{name}-{number}"))).await? });
     }
     Ok(orders)
 }
@@ -169,7 +168,7 @@ async fn followed(mut orders: Orders) -> Result<Outcome, Failure> {
 
 fn start(arguments: &Arguments, data: &Path, port: u16) -> Result<Program, Failure> {
     let (port, delay) = (port.to_string(), format!("{}ms", arguments.delay * 1e3));
-    // A fortieth of what the work takes: while the door closes, several times that comes in.
+    // A fortieth of the work's duration: before a backlog is noticed, several times that much arrives.
     let max_age = format!("{}ms", (arguments.delay * STAGES * 1e3 / 40.0).round());
     let data = data.to_string_lossy();
     let command = ["local", "--app", env!("CARGO_MANIFEST_DIR"), "--port", &port, "--data", &data];
@@ -177,7 +176,7 @@ fn start(arguments: &Arguments, data: &Path, port: u16) -> Result<Program, Failu
     Ok(Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &command, &settings)?)
 }
 
-/// What became of one order.
+/// The outcome of one order: seconds to its end, or milliseconds to its refusal.
 enum Fate {
     Took(f64),
     Refused(f64),

@@ -1,4 +1,4 @@
-//! Orders through everything: `waybill local`, its queue, the handler and its records, driven from outside.
+//! Orders through the whole pipeline: `waybill local`, its queue, the handler and its records, driven from outside.
 //!
 //! `cargo bench --bench pipeline`; `-- --help` for options. See `benches/README.md`.
 
@@ -31,42 +31,42 @@ use uuid::Uuid;
 use crate::client::{Connection, Failure, Payload, median, milliseconds, order, quantile};
 use crate::process::{Directory, Program, resident};
 
-/// Connections that submit; once nothing is left to submit they follow, too.
+/// Connections that submit orders; once all are submitted these connections also follow orders.
 const SUBMITTERS: usize = 64;
-/// Connections that follow orders from the beginning.
+/// Connections that only follow orders.
 const FOLLOWERS: usize = 32;
-/// Orders that are asked about at the same time, oldest first: asking about all of them would be the load.
+/// Orders whose status is read at the same time, oldest first: reading all of them would be the main load.
 const WINDOW: usize = 64;
-/// Before an order that has not ended is asked about again.
+/// Pause before the status of an order is read again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
-/// Before a follower looks for an order to follow again.
+/// Pause of a follower that has no order to follow.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// Orders that warm a server up; they are not counted.
+/// Orders that warm up a server; they are not counted.
 const WARM_UP: usize = 500;
-/// No order takes longer, and no server is slower than [`SLOWEST`] orders a second.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// Orders a second.
+/// Longest time of a single order; a run may take this long plus the time at [`SLOWEST`] orders per second.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Slowest accepted server, in orders per second.
 const SLOWEST: u32 = 100;
-/// The settings of records in Cosmos DB.
+/// The settings for records in Cosmos DB.
 const COSMOS: [&str; 4] = ["CosmosConnection", "CosmosDatabase", "CosmosContainer", "TRACKING_ID_KEY"];
-/// Status reads for the host's added latency, through the host and directly each.
+/// Status reads to measure the latency that the host adds: this many through the host, and this many directly.
 const READS: usize = 2_000;
-/// Of these, the first do not count.
+/// Status reads before the measurement.
 const READS_WARM_UP: usize = 200;
-/// Orders after which memory is looked at.
+/// Orders after which memory is measured.
 const MEMORY_AFTER: [usize; 2] = [10_000, 100_000];
-/// Seconds that a waiter waits at a time.
+/// Seconds of one wait of a waiter.
 const WAIT: u64 = 20;
-/// Before memory is looked at: what is freed is given back.
+/// Pause before memory is measured, in which the allocator returns freed memory.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Orders through everything.
+/// Orders through the whole pipeline.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Orders a round.
+    /// Orders in a round.
     #[arg(long, default_value_t = 5_000)]
     n: usize,
-    /// Rounds, each with a new data directory.
+    /// Number of rounds, each with a new data directory.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
     /// Drive a running server with the same API instead.
@@ -75,16 +75,16 @@ struct Arguments {
     /// Measure memory after 10,000 and after 100,000 orders instead.
     #[arg(long, conflicts_with = "url")]
     rss: bool,
-    /// Measure each round without and with so many connections that wait for one order to change instead.
+    /// Measure each round without and with this many connections that wait for one order to change instead.
     #[arg(long, value_name = "N", conflicts_with_all = ["url", "rss"])]
     waiters: Option<usize>,
-    /// Keep records in the Cosmos DB whose settings stand in the environment, e.g. the emulator's, and print what an order costs.
+    /// Keep records in the Cosmos DB that the environment names, e.g. the emulator, and print the charge of an order.
     #[arg(long, conflicts_with_all = ["url", "rss"])]
     cosmos: bool,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Cargo says so.
+    /// Passed by Cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Result<(), Failure> {
-    // One thread: the client takes as little as it can of the processors it shares with the server.
+    // One thread, since the client shares the processors with the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = StopSignals::listen();
@@ -163,7 +163,7 @@ async fn memory(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Rounds without and with waiters, by turns A B, B A, each with a new data directory.
+/// Rounds without and with waiters, in the order A B, B A, each with a new data directory.
 async fn beside_waiters(arguments: &Arguments, count: usize) -> Result<(), Failure> {
     let mut ratios = Vec::new();
     for round in 0..arguments.rounds {
@@ -190,7 +190,8 @@ async fn beside_waiters(arguments: &Arguments, count: usize) -> Result<(), Failu
     Ok(())
 }
 
-/// Connections that wait, until they are dropped, for an order whose message was never sent. One ends when it was not let wait.
+/// Connections that wait, until they are dropped, for an order whose message was never sent. A connection whose wait is answered early
+/// ends with an error.
 async fn wait_for_one(host: &Host, count: usize) -> Result<JoinSet<Result<(), Failure>>, Failure> {
     let mut handler = Connection::open(&host.handler_authority().await?).await?;
     let mut headers = HeaderMap::new();
@@ -217,7 +218,7 @@ async fn wait_for_one(host: &Host, count: usize) -> Result<JoinSet<Result<(), Fa
     Ok(waiters)
 }
 
-/// Sends new orders, and follows each accepted one to its end while others are still being sent.
+/// Submits orders, and follows each accepted one to its end while others are still being submitted.
 async fn drive(authority: &str, count: usize) -> Result<Driven, Failure> {
     let orders = Arc::new(Mutex::new(Orders::new(count)));
     let run = Uuid::new_v4().simple().to_string();
@@ -226,7 +227,7 @@ async fn drive(authority: &str, count: usize) -> Result<Driven, Failure> {
         connections.push(Connection::open(authority).await?);
     }
     let started = (Instant::now(), jiff::Timestamp::now());
-    let deadline = started.0 + PATIENCE + PATIENCE * u32::try_from(count)? / (60 * SLOWEST);
+    let deadline = started.0 + TIMEOUT + TIMEOUT * u32::try_from(count)? / (60 * SLOWEST);
     let mut tasks = JoinSet::new();
     for (number, mut connection) in connections.into_iter().enumerate() {
         let (orders, run) = (Arc::clone(&orders), run.clone());
@@ -294,7 +295,7 @@ async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: I
         let shown: Shown<'_> = serde_json::from_slice(&answer)?;
         if matches!(shown.status, "completed" | "failed" | "cancelled") {
             let events: Vec<&str> = shown.history.iter().map(|step| step.event).collect();
-            // A server that keeps no history is believed.
+            // A server without a history is not checked.
             let once = events.is_empty() || events == ["accepted", "claimed", shown.status];
             let how = if once { shown.status.to_owned() } else { format!("{}, by {events:?}", shown.status) };
             lock(orders).ended(&how, shown.completed_at);
@@ -309,22 +310,22 @@ fn lock(orders: &Mutex<Orders>) -> std::sync::MutexGuard<'_, Orders> {
     orders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The orders of one run, and what became of them.
+/// The orders of one run, and their outcomes.
 #[derive(Default)]
 struct Orders {
     unsent: usize,
     sent: usize,
     unanswered: usize,
-    /// Accepted and not asked about yet.
+    /// Accepted orders whose status has not been read.
     accepted: VecDeque<String>,
-    /// Asked about, and when to ask again.
+    /// Orders that had not ended, and when to read their status again.
     waiting: VecDeque<(Instant, String)>,
     latencies: Vec<Duration>,
     refused: BTreeMap<u16, usize>,
     ends: BTreeMap<String, usize>,
     last_accepted: Option<Instant>,
     last_ended: Option<Instant>,
-    /// By the server's own clock.
+    /// The latest `completedAt`, by the server's clock.
     last_completed_at: Option<jiff::Timestamp>,
 }
 
@@ -385,7 +386,7 @@ impl Orders {
     }
 }
 
-/// How a run went.
+/// The result of a run.
 struct Driven {
     started: (Instant, jiff::Timestamp),
     orders: Orders,
@@ -418,7 +419,7 @@ impl Driven {
             quantile(latencies.clone(), 0.5),
             quantile(latencies, 0.99)
         );
-        // What the polling adds shows in the difference.
+        // The difference between the two rates is due to polling.
         let by_server = orders.last_completed_at.map(|last| last.duration_since(self.started.1).as_secs_f64());
         println!(
             "  {} accepted, refused {:?}, ends {:?}, without an end {}; completed/s by the records' own completedAt {:.0}",
@@ -441,7 +442,7 @@ struct Host {
     authority: String,
     handler: u32,
     handler_started: Started,
-    // Ends before its directory does.
+    // Dropped before its directory.
     program: Program,
     directory: Directory,
 }
@@ -467,14 +468,14 @@ impl Host {
         let program = Program::start(Path::new(env!("CARGO_BIN_EXE_waybill")), &options, &settings)?;
         let mut host = Self { authority: format!("127.0.0.1:{port}"), handler: 0, handler_started: Started::Unknown, program, directory };
         host.program.accepts(port).await?;
-        tokio::time::timeout(PATIENCE, host.ready()).await??;
+        tokio::time::timeout(TIMEOUT, host.ready()).await??;
         if arguments.cosmos {
-            tokio::time::timeout(PATIENCE, host.store_ready()).await??;
+            tokio::time::timeout(TIMEOUT, host.store_ready()).await??;
         }
         Ok(host)
     }
 
-    /// Waits for the handler, and learns its process id from the host's record of it.
+    /// Waits for the handler, and reads its process id from the host's `handler.json`.
     async fn ready(&mut self) -> Result<(), Failure> {
         let mut connection = Connection::open(&self.authority).await?;
         loop {
@@ -485,12 +486,13 @@ impl Host {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let record: Value = serde_json::from_slice(&std::fs::read(self.directory.path().join("handler.json"))?)?;
-        self.handler = record["process"].as_u64().and_then(|process| u32::try_from(process).ok()).ok_or("no handler is on record")?;
+        self.handler =
+            record["process"].as_u64().and_then(|process| u32::try_from(process).ok()).ok_or("handler.json has no process id")?;
         self.handler_started = serving::process::started(self.handler);
         Ok(())
     }
 
-    /// Waits until records can be kept.
+    /// Waits until the handler's store is open.
     async fn store_ready(&self) -> Result<(), Failure> {
         let mut handler = Connection::open(&self.handler_authority().await?).await?;
         while handler.get("/readyz").await?.0 != StatusCode::OK {
@@ -514,7 +516,7 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // The handler dies with its host where the system can do that; elsewhere it is ended here, if it is still the same process.
+        // On Linux the handler ends with its host; elsewhere it is ended here, if the id still belongs to the same process.
         let handler = self.handler.to_string();
         if matches!(self.handler_started, Started::At(_)) && serving::process::started(self.handler) == self.handler_started {
             drop(Command::new("kill").args(["-KILL", &handler]).stderr(Stdio::null()).status());
@@ -522,7 +524,7 @@ impl Drop for Host {
     }
 }
 
-/// What the queue and the store say of themselves.
+/// The figures of the queue and the store.
 struct Figures {
     queue: Value,
     records: Value,
@@ -544,7 +546,7 @@ fn print_grouping(name: &str, now: &Value, before: &Value, orders: usize) {
     println!("  {name:<8} {writes} writes in {commits} commits, {synced} of them synced: {:.1} orders per fsync", ratio(orders, synced));
 }
 
-/// Request units as the answers charged them. Polls are reads, too; orders are followed as fast as can be.
+/// Prints the request units that the answers reported. The status reads that follow orders are included.
 fn print_charges(now: &serde_json::Map<String, Value>, before: &Value, orders: usize) {
     println!("  {:<10}{:>10}{:>12}{:>10}{:>14}{:>14}", "operation", "calls", "requests", "failed", "RU an order", "RU a call");
     for (operation, figures) in now {
@@ -563,7 +565,7 @@ fn print_charges(now: &serde_json::Map<String, Value>, before: &Value, orders: u
     }
 }
 
-/// Reads of one finished order, by turns through the host and from the handler: a busy machine then slows both alike.
+/// Reads the status of one ended order alternately through the host and from the handler, so that a busy machine slows both equally.
 async fn added_latency(host: &Host) -> Result<(), Failure> {
     let mut through_host = Connection::open(&host.authority).await?;
     let mut direct = Connection::open(&host.handler_authority().await?).await?;
@@ -572,7 +574,7 @@ async fn added_latency(host: &Host) -> Result<(), Failure> {
     let accepted: Value = serde_json::from_slice(&accepted)?;
     let tracking_id = accepted["trackingId"].as_str().ok_or("an order was not accepted")?;
     let path = format!("/api/orders/{tracking_id}/status");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while serde_json::from_slice::<Value>(&through_host.get(&path).await?.1)?["status"] != "completed" {
         if Instant::now() > end {
             return Err("an order was not completed".into());
@@ -605,7 +607,7 @@ async fn added_latency(host: &Host) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the host makes of a client's request to a function.
+/// The host's envelope of a client's request to a function.
 fn envelope(
     authority: &str,
     function: &str,
