@@ -1,7 +1,7 @@
-//! `waybill orders`, `quarantine` and `verify`: what an operator sees and does, on the configured store and queue.
+//! `waybill orders`, `quarantine` and `verify`: an operator's commands on the configured store and queue.
 //!
-//! Works beside a running handler or `waybill local`: records change by the same compare-and-set, messages go through the same
-//! queue. Data goes to stdout, talk to stderr.
+//! The commands work while a handler or `waybill local` runs: records change by the same compare-and-set, messages go through the
+//! same queue. Data goes to stdout, messages for people to stderr.
 
 mod local_queue;
 
@@ -26,61 +26,61 @@ use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Filter, Replaced, StatusStore, StoreError, Versioned};
 
-/// Until the store answers.
+/// Longest wait for the store.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Between two looks at an order that is watched.
+/// Pause between two reads of a watched order.
 const WATCH_PAUSE: Duration = Duration::from_millis(300);
-/// A query of Cosmos DB takes no larger limit.
+/// Largest limit of a query: Cosmos DB takes no larger one.
 pub const MOST: u32 = i32::MAX.unsigned_abs();
-/// So many quarantined messages are looked at.
+/// Quarantined messages that are read.
 const QUARANTINED: u32 = 100_000;
-/// From a record to its message, at most, unless something broke.
+/// Longest time from the write of a record to its message, if nothing is broken.
 const SENDING: Duration = Duration::from_secs(10);
-/// An order that is due is nobody's fault until the sweeper, which runs each minute, had its chance twice.
+/// How long an order may be due before it is reported: by then the sweeper, which runs each minute, has run at least twice.
 const SWEEPS: Duration = Duration::from_mins(3);
 
-/// What is asked.
+/// An operator's command.
 #[derive(Debug)]
 pub enum Request {
-    /// The orders that fit, newest first.
+    /// List the orders that match, newest first.
     List {
-        /// Which.
+        /// Only orders in this status.
         status: Option<Status>,
-        /// Submitted longer ago than this.
+        /// Only orders submitted longer ago than this.
         older_than: Option<Duration>,
-        /// Whose.
+        /// Only orders of this owner.
         owner: Option<String>,
-        /// At most.
+        /// At most this many orders.
         limit: u32,
     },
-    /// One record, whole.
+    /// Show one whole record.
     Show(TrackingId),
-    /// One order until it ends.
+    /// Follow one order until it ends.
     Watch(TrackingId),
-    /// Failed orders on their way again.
+    /// Send failed orders again.
     Retry(Vec<TrackingId>),
-    /// Orders that nobody wants any more, whoever owns them.
+    /// Cancel orders of any owner.
     Cancel(Vec<TrackingId>),
-    /// What is in quarantine.
+    /// List the messages in quarantine, or show one.
     Quarantined(Option<Uuid>),
-    /// A quarantined message on its way again.
+    /// Send a quarantined message again.
     Release(Uuid),
-    /// Records against queue and dead letters: all that have not ended, and so many of all, newest first.
+    /// Compare records with the queue and its dead letters: all orders that have not ended, and this many of all orders, newest first.
     Verify(u32),
 }
 
-/// Where, and how it is told.
+/// Options of every command.
 #[derive(Debug)]
 pub struct Options {
-    /// The app's folder, whose `local.settings.json` counts below the environment.
+    /// The app's folder; the environment takes precedence over its `local.settings.json`.
     pub app: PathBuf,
-    /// The embedded store, instead of the configured one.
+    /// The directory of an embedded store, instead of the configured store.
     pub data: Option<PathBuf>,
-    /// For machines.
+    /// Whether to print JSON.
     pub json: bool,
 }
 
-/// Asks. `Ok(false)`: it was asked and answered, and something is wrong.
+/// Runs a command. `Ok(false)`: the command ran, and the result is negative, e.g. an order failed or a disagreement was found.
 pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
     let mut environment = environment.clone();
     #[cfg(feature = "local")]
@@ -104,7 +104,7 @@ pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, S
     answered.map_err(|problem| vec![problem])
 }
 
-/// An operator's place.
+/// The store and the queues that commands work on.
 struct Operator {
     store: StatusStore,
     /// The queue of this machine, where there is one.
@@ -133,7 +133,7 @@ impl Operator {
             Records::Cosmos(cosmos, key) => {
                 let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key)).await;
                 StatusStore::Cosmos(
-                    store.map_err(|_| "Cosmos DB does not answer, or not as it should; the log of a handler says why".to_owned())?,
+                    store.map_err(|_| "Cosmos DB does not answer, or refuses; the reason is in a handler's log".to_owned())?,
                 )
             }
         };
@@ -184,7 +184,11 @@ impl Operator {
                     return Err("there is no queue to send it to: pass --data, or set ServiceBusConnection".into());
                 }
                 let released = self.store.release(&found).await.map_err(describe)?;
-                let done = if released { "sent again" } else { "sent again; it is in quarantine again, or somebody else has sent it" };
+                let done = if released {
+                    "sent again"
+                } else {
+                    "sent again; but the message came back to quarantine meanwhile, or another operator has sent it too"
+                };
                 say(&if self.json { json!({ "id": id, "sent": true, "released": released }).to_string() } else { format!("{id}  {done}") });
                 Ok(true)
             }
@@ -192,7 +196,7 @@ impl Operator {
         }
     }
 
-    /// Does it to one after the other, tells of each, and whether it could be done to all.
+    /// Does `act` to each order in turn and prints each result; returns whether all succeeded.
     async fn each(&self, ids: Vec<TrackingId>, act: impl AsyncFn(TrackingId) -> Result<&'static str, String>) -> bool {
         let mut all = true;
         for id in ids {
@@ -254,7 +258,7 @@ impl Operator {
         }
     }
 
-    /// A bar that moves, on a terminal; a line for each change elsewhere.
+    /// Prints the progress of an order until it ends: a bar on a terminal, else a line for each change.
     async fn watch(&self, id: TrackingId) -> Result<bool, String> {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
         let mut last = String::new();
@@ -295,12 +299,12 @@ impl Operator {
         }
     }
 
-    /// Record first, then message: should we end in between, the sweeper sends it.
+    /// Sends a failed order again. The record is written first: if this process ends before it sends the message, the sweeper sends it.
     async fn retry(&self, id: TrackingId) -> Result<&'static str, String> {
         loop {
             let found = self.latest(id).await?;
             let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
-                .ok_or_else(|| format!("it is {}, and only failed orders are put on their way again", found.record.status.as_str()))?;
+                .ok_or_else(|| format!("it is {}, and only failed orders can be sent again", found.record.status.as_str()))?;
             if self.store.replace(&record, &found.etag).await.map_err(describe)? == Replaced::Stale {
                 continue;
             }
@@ -309,7 +313,7 @@ impl Operator {
         }
     }
 
-    /// Its message, where there is one, then finds an order that has ended.
+    /// Cancels an order. Its message stays in the queue, and does nothing once the order has ended.
     async fn cancel(&self, id: TrackingId) -> Result<&'static str, String> {
         loop {
             let found = self.latest(id).await?;
@@ -326,12 +330,12 @@ impl Operator {
             return Ok(if record.status.is_terminal() {
                 record.status.as_str()
             } else {
-                "cancellation requested; whoever works on it, or takes it over, sees that before the next try at the latest"
+                "cancellation requested; the order's worker, or the next one to claim it, sees the request before the next attempt at the latest"
             });
         }
     }
 
-    /// `Ok(false)`: there is no queue that this place can send to.
+    /// Sends a message. `Ok(false)`: there is no queue to send it to.
     async fn send(&self, text: String) -> Result<bool, String> {
         if let Some(queue) = &self.local {
             return queue.send(text).await.map(|()| true);
@@ -342,7 +346,7 @@ impl Operator {
         }
     }
 
-    /// All that have not ended, and so many of all, newest first; and whether that is all.
+    /// The records of all orders that have not ended and of the `limit` newest orders, and whether these are all records.
     async fn records(&self, limit: u32) -> Result<(Vec<Record>, bool), String> {
         let mut records = self.store.list(&Filter::default(), limit).await.map_err(describe)?;
         let all = records.len() < limit as usize;
@@ -352,7 +356,7 @@ impl Operator {
                 let filter = Filter { status: Some(status), ..Filter::default() };
                 records.extend(self.store.list(&filter, MOST).await.map_err(describe)?);
             }
-            // Between two looks an order may have changed its status, and so be there twice; or be missed, which the next run sees.
+            // An order that changes its status between two queries may be found twice, or missed until the next run.
             let mut seen = HashSet::new();
             records.retain(|record| seen.insert(record.tracking_id));
         }
@@ -367,13 +371,13 @@ impl Operator {
             None => None,
         };
         let mut disagreements: Vec<String> =
-            records.iter().flat_map(|record| strange(record, self.store.now(), messages.as_ref())).collect();
+            records.iter().flat_map(|record| inconsistencies(record, self.store.now(), messages.as_ref())).collect();
         if let Some(messages) = &messages {
             let known: HashSet<TrackingId> = records.iter().map(|record| record.tracking_id).collect();
             for id in messages.ids().filter(|id| !known.contains(id)) {
-                // It may be younger than the look at the records, or ended and not looked at.
+                // The record may be newer than the queries above, or of an ended order beyond the limit.
                 if self.store.read_latest(id).await.map_err(describe)?.is_none() {
-                    disagreements.push(format!("a message is on its way for {id}, which no record knows"));
+                    disagreements.push(format!("the queue has a message for {id}, but no order has this tracking id"));
                 }
             }
             if messages.unreadable > 0 {
@@ -387,7 +391,7 @@ impl Operator {
         let queue = match (&messages, &self.remote) {
             (Some(_), _) => "records were compared with the queue of this machine".to_owned(),
             (None, None) => "records only: there is no queue to count messages in".to_owned(),
-            // Looking at a message by REST counts as a delivery; counting does not.
+            // Reading a message by REST counts as a delivery, so messages are only counted.
             (None, Some(remote)) => match remote.counts().await {
                 Ok(counts) => {
                     disagreements.extend(miscounted(&records, counts, self.store.now()));
@@ -403,7 +407,7 @@ impl Operator {
             for line in &disagreements {
                 say(line);
             }
-            let left = if all { "" } else { " (of those that have ended only the newest: see --limit)" };
+            let left = if all { "" } else { " (of the ended orders only the newest: see --limit)" };
             eprintln!("{} records{left}, {} disagreements; {queue}", records.len(), disagreements.len());
         }
         Ok(disagreements.is_empty())
@@ -414,9 +418,9 @@ fn unknown(id: TrackingId) -> String {
     format!("no order has the tracking id {id}; records of ended orders are kept for a limited time")
 }
 
-/// What is in the queue of this machine.
+/// The messages in this machine's queue.
 struct Messages {
-    /// How many messages an order has on their way, dead letters excepted.
+    /// Messages of each order, without dead letters.
     alive: HashMap<TrackingId, usize>,
     unreadable: usize,
     dead: usize,
@@ -439,8 +443,8 @@ impl Messages {
     }
 }
 
-/// Everything about a record that should not be.
-fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<String> {
+/// Everything about a record that is inconsistent or overdue.
+fn inconsistencies(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<String> {
     let id = record.tracking_id;
     let mut lines = Vec::new();
     let mut ends = 0;
@@ -456,12 +460,15 @@ fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<
     }
     if record.status.is_terminal() {
         if record.lease.is_some() || record.due_at.is_some() || record.ttl.is_none() {
-            lines.push(format!("order {id} is {} and yet held, due, or kept for ever", record.status.as_str()));
+            lines.push(format!(
+                "order {id} is {}, but its record still has a lease or a due time, or never expires",
+                record.status.as_str()
+            ));
         }
         return lines;
     }
     let Some(due_at) = record.due_at else {
-        lines.push(format!("order {id} is {} and nobody will look at it again", record.status.as_str()));
+        lines.push(format!("order {id} is {}, but its record has no due time, so OrderSweeper does not find it", record.status.as_str()));
         return lines;
     };
     let overdue = due_at.until(now);
@@ -472,15 +479,17 @@ fn strange(record: &Record, now: Timestamp, messages: Option<&Messages>) -> Vec<
     lines
 }
 
-/// What the mere numbers of messages say.
+/// Disagreements that the message counts show.
 fn miscounted(records: &[Record], counts: Counts, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
-    // A message leaves a moment after its record.
+    // A message is sent a moment after its record is written.
     let settled = |record: &&Record| record.status == Status::Accepted && record.updated_at.until(now) > SENDING;
     let accepted = records.iter().filter(settled).count() as u64;
     if accepted > counts.active + counts.scheduled {
         let messages = counts.active + counts.scheduled;
-        lines.push(format!("{accepted} orders are accepted and the queue holds {messages} messages: OrderSweeper sends what is missing"));
+        lines.push(format!(
+            "{accepted} orders are accepted, but the queue has only {messages} messages: OrderSweeper sends the missing ones"
+        ));
     }
     if counts.dead > 0 {
         lines.push(format!("{} dead letters wait for OrderDeadLetter", counts.dead));
@@ -505,12 +514,12 @@ fn pretty(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(&value).expect("a value always serialises")
 }
 
-/// A closed pipe is no reason to fail.
+/// Prints a line to stdout. A closed pipe is not an error.
 fn say(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-/// The customer's own number for an order, as far as a column holds it.
+/// The customer's `orderId`, cut to the width of its column.
 fn order_id(record: &Record) -> String {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -526,7 +535,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fewer_messages_than_accepted_orders_are_too_few_once_they_had_time_to_leave() {
+    fn fewer_messages_than_accepted_orders_are_reported_after_the_time_to_send_them() {
         let record: Record = serde_json::from_value(json!({
             "schemaVersion": 2, "trackingId": "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "owner": "anonymous", "life": Uuid::nil(), "order": {},
             "fingerprint": "", "status": "accepted", "progress": 0, "fence": 0, "attempt": 0, "interruptions": 0, "history": [],
@@ -534,14 +543,14 @@ mod tests {
             "deadline": "2026-11-25T10:00:00Z", "submittedAt": "2026-11-24T10:00:00Z", "updatedAt": "2026-11-24T10:00:00Z"
         }))
         .unwrap();
-        let told = |active, scheduled, dead, later: Duration| {
+        let reported = |active, scheduled, dead, later: Duration| {
             let counts = Counts { active, scheduled, dead };
             miscounted(&[record.clone(), record.clone()], counts, record.updated_at.after(later)).len()
         };
 
-        assert_eq!(told(1, 0, 0, SENDING * 2), 1);
-        assert_eq!(told(1, 0, 0, SENDING), 0, "they may be about to leave");
-        assert_eq!(told(1, 1, 0, SENDING * 2), 0);
-        assert_eq!(told(0, 0, 3, SENDING * 2), 2);
+        assert_eq!(reported(1, 0, 0, SENDING * 2), 1);
+        assert_eq!(reported(1, 0, 0, SENDING), 0, "they may still be sent");
+        assert_eq!(reported(1, 1, 0, SENDING * 2), 0);
+        assert_eq!(reported(0, 0, 3, SENDING * 2), 2);
     }
 }
