@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::operate::local_queue::{Held, LocalQueue};
@@ -509,9 +509,9 @@ fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("records have only string keys")
 }
 
+/// Order and result stand in it as they were sent: a `serde_json::Value` would give some names of members a meaning.
 fn pretty(value: &impl Serialize) -> String {
-    let value: Value = serde_json::to_value(value).expect("records have only string keys");
-    serde_json::to_string_pretty(&value).expect("a value always serialises")
+    serde_json::to_string_pretty(value).expect("records have only string keys")
 }
 
 /// Prints a line to stdout. A closed pipe is not an error.

@@ -12,7 +12,6 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -364,9 +363,10 @@ fn result(body: &[u8]) -> Result<Arc<RawValue>, Trouble> {
 
 /// The backend's own verdict: it cannot be done; or not yet, where it says so.
 fn failed(members: &Members<'_>) -> Trouble {
-    let error: Value = members.get("error").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-    let told = [&error["code"], &error["message"], &error].into_iter().filter_map(Value::as_str).map(clean).filter(|text| !text.is_empty());
-    let message: Vec<_> = std::iter::once("the backend failed the order".to_owned()).chain(told).collect();
+    // Not a `serde_json::Value`, for which some names of members are reserved.
+    let error: Members<'_> = members.get("error").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    let told = [text(&error, "code"), text(&error, "message"), text(members, "error")];
+    let message: Vec<_> = std::iter::once("the backend failed the order".to_owned()).chain(told.into_iter().flatten()).collect();
     let failure = Failure::new("backend_failed", message.join(": "));
     match members.get("retryable").map(|raw| raw.get()) {
         Some("true") => Trouble::Busy(failure, None),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Program, events, eventually, free_port, order, stop_between_writes};
+use crate::support::{Directory, Handler, Program, events, eventually, free_port, http_envelope, order, stop_between_writes};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -287,6 +287,37 @@ fn an_answer_that_is_no_json_fails_the_order() {
     }
     let message = "a line of the backend's answer is no JSON object";
     failed_with(&work.became([lines("{\"progress\":1}\n[1]\n")]), "invalid_result", message);
+}
+
+#[test]
+fn names_that_a_json_library_reserves_are_names_like_others() {
+    let data = Directory::new();
+    let backend = Backend::start([]);
+    let handler = backend.handler(data.path(), &[]);
+    for (number, told) in [
+        r#"{"code":"out_of_stock","inner":{"$serde_json::private::RawValue":"]"}}"#,
+        r#"{"code":"out_of_stock","inner":{"$serde_json::private::Number":"x"}}"#,
+        r#"{"code":"out_of_stock","message":{"$serde_json::private::RawValue":"\"no text\""}}"#,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        backend.reply([lines(&format!("{{\"error\":{told}}}\n"))]);
+        failed_with(&worked(&handler, &format!("RESERVED-{number}")), "backend_failed", "the backend failed the order: out_of_stock");
+    }
+    backend.reply([lines("{\"error\":{\"$serde_json::private::RawValue\":\"\\\"no text\\\"\"}}\n")]);
+    failed_with(&worked(&handler, "RESERVED-NO-TEXT"), "backend_failed", "the backend failed the order");
+
+    let result = r#"{"a":{"$serde_json::private::RawValue":"]"}}"#;
+    backend.reply([reply(200, &[], result)]);
+    let (id, message) = submit(&handler, &order("RESERVED-RESULT"));
+    assert_eq!(handler.process(&message).status, 200);
+
+    let shown = Program::waybill(&["orders", "show", &id, "--data", data.path().to_str().unwrap()], &[]).end();
+    assert!(shown.0.success() && shown.1.concat().contains(result), "{shown:?}");
+    let url = format!("http://localhost:7071/api/orders/{id}/status");
+    let answer = handler.invoke("OrderStatus", &http_envelope("GET", &url, &json!({ "trackingId": id }), None, &[])).json();
+    assert!(answer["Outputs"]["res"]["body"].as_str().unwrap().contains(result), "{answer}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Directory, Handler, http_envelope, order};
+use crate::support::{Answer, Directory, Handler, Program, http_envelope, order};
 
 fn start() -> (Directory, Handler) {
     let data = Directory::new();
@@ -83,6 +83,31 @@ fn a_body_that_is_not_json_is_told_so() {
         assert_eq!((answer.status, kind(&answer)), (400, "not-json"), "{body:.80}: {answer:?}");
         assert!(answer.body.get("errors").is_none());
     }
+}
+
+#[test]
+fn a_member_with_a_name_that_a_json_library_reserves_is_kept_as_it_is() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+
+    for (number, member) in
+        [r#""a":{"$serde_json::private::RawValue":"]"}"#, r#""$serde_json::private::RawValue":5"#].into_iter().enumerate()
+    {
+        let text = with(&format!("RESERVED-{number}"), member);
+        let answer = handler.ingress(Some(&text), &[]);
+        assert_eq!(answer.status, 202, "{member}: {answer:?}");
+        let (id, message) = (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap());
+        assert!(message.contains(&text), "{message}");
+        assert_eq!(handler.process(&message).status, 200, "{member}");
+        assert_eq!(handler.status(&id).body["status"], "completed", "{member}");
+
+        for command in [&["show", &id][..], &["show", &id, "--json"], &["list", "--json"]] {
+            let arguments = [&["orders"], command, &["--data", data.path().to_str().unwrap()]].concat();
+            let shown = Program::waybill(&arguments, &[]).end();
+            assert!(shown.0.success() && shown.1.concat().contains(&text), "{command:?}: {shown:?}");
+        }
+    }
+    assert_eq!(handler.list("").body["orders"].as_array().unwrap().len(), 2);
 }
 
 #[test]
