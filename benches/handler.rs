@@ -452,7 +452,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
     let log = LogConfig::read(&environment);
     serving::log::start(&log.levels, log.json);
-    let Records::Embedded(data, key) = &config.records else { return Err("this measures the embedded store".into()) };
+    let Records::Embedded(data, key) = &config.storage.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;
     let app = App::new(config)?;

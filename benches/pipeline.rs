@@ -460,8 +460,7 @@ impl Host {
             settings.push((name, value));
         }
         if let Some(waiters) = arguments.waiters {
-            // One caller gets half of the places.
-            settings.push(("MAX_WAITERS", (2 * waiters).to_string()));
+            // Half of the connections may wait, and one caller gets half of these places.
             settings.push(("MAX_CONNECTIONS", (8 * waiters).max(2_000).to_string()));
         }
         let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -6,6 +6,7 @@ pub mod local;
 #[cfg(feature = "local")]
 pub mod demo;
 pub mod operate;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Be the handler: what the Functions host starts.
     Serve,
+    /// Show every setting, its value, and where that comes from; exit code 1 if the settings are not good.
+    Settings(settings::Options),
 }
 
 /// Where the orders are.
@@ -163,6 +166,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "local")]
         Command::Local(arguments) => local::run(arguments, &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
+        Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),
         Command::Quarantine(quarantine) => quarantine.run(&environment),
         Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment),

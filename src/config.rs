@@ -1,19 +1,23 @@
 //! The settings; the only reader of the environment.
 
 pub mod auth;
+pub mod catalogue;
 mod connection;
 pub mod cosmos;
 pub mod fulfillment;
+pub mod function_timeout;
 pub mod identity;
 pub mod limits;
 pub mod service_bus;
+pub mod spelling;
+pub mod time_budget;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use group_commit::database::BUSY_TIMEOUT;
 use rust_decimal::Decimal;
+use tracing::{debug, warn};
 use tracing_subscriber::filter::Targets;
 
 use crate::config::auth::Auth;
@@ -21,16 +25,18 @@ use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
 use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
+use crate::config::time_budget::{COSMOS_TIMEOUT, STAGES, TimeBudget, Writes};
 use crate::domain::lifecycle::Budgets;
 use crate::domain::tracking::TrackingKey;
-use crate::fulfillment::pricing::STAGES;
-use crate::outbound::service_bus::DEADLINE;
 
 /// The secret that examples show; nobody's secret, so it is refused inside Azure.
 const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
 
 /// Longest `ttl` of an item of Cosmos DB, in seconds.
 const MAX_RETENTION: u64 = i32::MAX as u64;
+
+/// Where the host says on which port the handler is to listen.
+const PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 
 /// How to get a secret.
 const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output of `openssl rand -hex 32`";
@@ -40,10 +46,10 @@ const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output o
 pub struct Config {
     /// Where to listen on 127.0.0.1 (`FUNCTIONS_CUSTOMHANDLER_PORT`, set by the host).
     pub port: u16,
-    /// Where records are kept.
-    pub records: Records,
-    /// Where messages of our own go (`ServiceBusConnection`, `OrdersQueue`), if there is a way over HTTP.
-    pub service_bus: Option<ServiceBus>,
+    /// Where orders are kept and sent.
+    pub storage: Storage,
+    /// What an order may spend.
+    pub budgets: Budgets,
     /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
     /// Whose tokens let callers in (`AUTH_ISSUER`); without one, whoever the platform says it is.
@@ -58,24 +64,29 @@ pub struct Config {
     pub work_delay: Duration,
     /// Share of the subtotal (`TAX_RATE`).
     pub tax_rate: Decimal,
-    /// What an order may spend (`LEASE`, `MAX_ATTEMPTS`, `RETRY_BASE`, `RETRY_CAP`, `MAX_INTERRUPTIONS`, `ORDER_DEADLINE`, `RETENTION`, `OVERDUE_AFTER`).
-    pub budgets: Budgets,
-    /// How often a worker renews its lease (`LEASE_RENEWAL`).
+    /// How often a worker renews its lease: two renewals may be lost.
     pub lease_renewal: Duration,
-    /// How long an invocation waits for an order that somebody else holds (`CLAIM_WAIT`).
-    pub claim_wait: Duration,
-    /// How long an invocation waits for a store that does not answer (`STORE_WAIT`).
-    pub store_wait: Duration,
-    /// When the host ends an invocation, and the handler with it (`FUNCTION_TIMEOUT`; what `functionTimeout` in `host.json` says).
-    pub function_timeout: Duration,
+    /// What an invocation may spend until the host ends it.
+    pub time_budget: TimeBudget,
     /// How long running invocations may take when asked to stop (`DRAIN_TIMEOUT`).
     pub drain_timeout: Duration,
     /// Connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
-    /// Requests that may wait for an order to change, at the same time (`MAX_WAITERS`).
+    /// Requests that may wait for an order to change, at the same time: each holds a connection, and work needs the other half.
     pub max_waiters: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
+    /// What looks like a mistake in the environment and stops nothing.
+    warnings: Vec<String>,
+}
+
+/// Where orders are kept and sent: all that an operator's command needs, besides the [`Budgets`] of an order.
+#[derive(Debug)]
+pub struct Storage {
+    /// Where records are kept.
+    pub records: Records,
+    /// Where messages of our own go (`ServiceBusConnection`, `OrdersQueue`), if there is a way over HTTP.
+    pub service_bus: Option<ServiceBus>,
 }
 
 /// Where records are kept, and the secret under which tracking ids are derived (`TRACKING_ID_KEY`).
@@ -134,96 +145,98 @@ impl LogConfig {
         };
         // The libraries beside us speak of their own affairs at info; `RUST_LOG=info` asks for those too.
         let levels = environment.get("RUST_LOG").filter(|levels| !levels.is_empty());
-        Self { json, levels: levels.cloned().unwrap_or_else(|| "warn,waybill=info,functions_host=info".into()) }
+        Self { json, levels: levels.cloned().unwrap_or_else(|| catalogue::default("RUST_LOG").into()) }
     }
+}
+
+/// Looks at the settings of an app on this machine before its handler is started with `environment`: problems prevent the start,
+/// warnings are about `values` that nothing reads.
+pub fn check(app: &Path, values: &BTreeMap<String, String>, environment: &BTreeMap<String, String>) -> Result<Vec<String>, Vec<String>> {
+    let problems = Config::problems(environment);
+    if problems.is_empty() { Ok(spelling::in_values(values, app)) } else { Err(problems) }
 }
 
 impl Config {
     /// Reads every setting, or names everything that is wrong with them at once.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         let mut settings = Settings { environment, problems: Vec::new() };
+        let port = settings.port();
+        let config = Self::gather(&mut settings, port);
+        settings.ended(config)
+    }
+
+    /// Names everything that is wrong with settings outside a handler, which alone has a port.
+    pub fn problems(environment: &BTreeMap<String, String>) -> Vec<String> {
+        let mut settings = Settings { environment, problems: Vec::new() };
+        let port = if settings.text(PORT).is_some() { settings.port() } else { 0 };
+        Self::gather(&mut settings, port);
+        settings.problems
+    }
+
+    fn gather(settings: &mut Settings<'_>, port: u16) -> Self {
+        let in_azure = azure(settings.environment);
         settings.log();
-        let max_connections = settings.number("MAX_CONNECTIONS", 1024, 1);
-        let config = Self {
-            port: settings.port(),
-            records: settings.records(),
-            service_bus: service_bus::read(&mut settings, azure(environment)),
+        settings.pairs();
+        let function_timeout = function_timeout::read(settings);
+        let storage = Storage::gather(settings, time_budget::cosmos_timeout(function_timeout.value));
+        let budgets = settings.budgets();
+        let fulfillment = fulfillment::read(settings, budgets.retry_base);
+        let work_delay = settings.duration("WORK_DELAY", Duration::ZERO);
+        let longest_try = match &fulfillment {
+            Some(backend) => ("FULFILLMENT_TIMEOUT", backend.timeout),
+            None => ("WORK_DELAY, four times,", work_delay.saturating_mul(u32::try_from(STAGES).unwrap_or(u32::MAX))),
+        };
+        let (time_budget, problem) = TimeBudget::share_out(function_timeout, storage.writes(), longest_try);
+        settings.problems.extend(problem);
+        let max_connections = settings.number("MAX_CONNECTIONS", 1) as usize;
+        Self {
+            port,
             public_base_url: settings.public_base_url(),
-            auth: auth::read(&mut settings),
-            easy_auth: auth::easy_auth(&settings),
-            limits: limits::read(&mut settings, azure(environment).is_some()),
-            fulfillment: fulfillment::read(&mut settings),
-            work_delay: settings.duration("WORK_DELAY", Duration::ZERO, Duration::ZERO),
+            auth: auth::read(settings),
+            easy_auth: auth::easy_auth(settings),
+            limits: limits::read(settings, in_azure.is_some()),
+            fulfillment,
+            work_delay,
             tax_rate: settings.tax_rate(),
-            budgets: Budgets {
-                lease: settings.duration("LEASE", Duration::from_secs(30), Duration::from_millis(100)),
-                max_attempts: settings.number("MAX_ATTEMPTS", 5, 1),
-                retry_base: settings.duration("RETRY_BASE", Duration::from_secs(2), Duration::from_millis(1)),
-                retry_cap: settings.duration("RETRY_CAP", Duration::from_mins(5), Duration::from_millis(1)),
-                max_interruptions: settings.number("MAX_INTERRUPTIONS", 20, 1),
-                order_deadline: settings.duration("ORDER_DEADLINE", Duration::from_hours(24), Duration::from_millis(1)),
-                retention: settings.duration("RETENTION", Duration::from_hours(168), Duration::from_secs(1)),
-                first_look: settings.duration("OVERDUE_AFTER", Duration::from_mins(2), Duration::from_millis(100)),
-            },
-            lease_renewal: settings.duration("LEASE_RENEWAL", Duration::from_secs(10), Duration::from_millis(10)),
-            claim_wait: settings.duration("CLAIM_WAIT", Duration::from_mins(3), Duration::ZERO),
-            store_wait: settings.duration("STORE_WAIT", Duration::from_mins(1), Duration::ZERO),
-            function_timeout: settings.duration("FUNCTION_TIMEOUT", Duration::from_mins(5), Duration::from_secs(1)),
-            drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::from_secs(10), Duration::ZERO),
-            max_connections: max_connections as usize,
-            max_waiters: settings.number("MAX_WAITERS", 500.min(max_connections / 2), 0) as usize,
-            instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.text(name)).map(str::to_owned),
-        };
-        if config.budgets.retention.as_secs() > MAX_RETENTION {
-            settings.problems.push("RETENTION is too long: a record carries it in seconds, at most 2147483647 (24855d)".into());
+            lease_renewal: budgets.lease / 3,
+            time_budget,
+            drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::ZERO),
+            max_connections,
+            max_waiters: max_connections / 2,
+            instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.platform(name)).map(str::to_owned),
+            warnings: spelling::in_environment(settings.environment.keys().map(String::as_str)),
+            storage,
+            budgets,
         }
-        if config.max_waiters > 0 && config.max_waiters >= config.max_connections {
-            settings
-                .problems
-                .push("MAX_WAITERS must be less than MAX_CONNECTIONS: each who waits holds a connection, and work needs some".into());
-        }
-        let least = config.settling() + Duration::from_secs(1);
-        // Some of it may have passed before a try begins.
-        let most = config.working_time() * 9 / 10;
-        let try_name = if config.fulfillment.is_some() { "FULFILLMENT_TIMEOUT" } else { "WORK_DELAY, four times," };
-        let times = [(try_name, config.longest_try()), ("CLAIM_WAIT", config.claim_wait), ("STORE_WAIT", config.store_wait)];
-        if config.function_timeout < least {
-            settings.problems.push(format!("FUNCTION_TIMEOUT must be at least {least:?}, of which the store may need the most"));
-        } else {
-            for (name, _) in times.into_iter().filter(|(_, time)| *time > most) {
-                settings.problems.push(format!(
-                    "{name} must be at most {most:?} by FUNCTION_TIMEOUT, which is to say what functionTimeout in host.json says, and by \
-                     STORE_TIMEOUT: the host ends the whole handler then"
-                ));
-            }
-        }
-        if config.lease_renewal * 2 > config.budgets.lease {
-            settings
-                .problems
-                .push("LEASE_RENEWAL must be at most half of LEASE, or a lease runs out before one lost renewal is made good".into());
-        }
-        if settings.problems.is_empty() { Ok(config) } else { Err(settings.problems) }
     }
 
-    /// How long an invocation for a message may work and wait, so that the host does not end it.
-    pub fn working_time(&self) -> Duration {
-        self.function_timeout.saturating_sub(self.settling())
+    /// Says to the log what looks like a mistake, and where `functionTimeout` was not found.
+    pub fn tell(&self) {
+        for warning in &self.warnings {
+            warn!("{warning}");
+        }
+        if let Some(remark) = &self.time_budget.function_timeout.remark {
+            debug!("functionTimeout is taken to be 5m, the shortest that the host has by itself: {remark}");
+        }
+    }
+}
+
+impl Storage {
+    /// Reads where orders are, and what they may spend, or names what is wrong with that: for commands beside a handler.
+    pub fn read(environment: &BTreeMap<String, String>) -> Result<(Self, Budgets), Vec<String>> {
+        let mut settings = Settings { environment, problems: Vec::new() };
+        // A person waits here, and no host ends anything.
+        let read = (Self::gather(&mut settings, COSMOS_TIMEOUT), settings.budgets());
+        settings.ended(read)
     }
 
-    /// How long one try takes at most.
-    pub fn longest_try(&self) -> Duration {
-        let stages = || self.work_delay.saturating_mul(u32::try_from(STAGES.len()).unwrap_or(u32::MAX));
-        self.fulfillment.as_ref().map_or_else(stages, |backend| backend.timeout)
+    fn gather(settings: &mut Settings<'_>, cosmos_timeout: Duration) -> Self {
+        let in_azure = azure(settings.environment);
+        Self { records: settings.records(cosmos_timeout), service_bus: service_bus::read(settings, in_azure) }
     }
 
-    /// For what may begin last and take its time: a claim, a renewal, an end, and the copy of a message for the next try.
-    fn settling(&self) -> Duration {
-        let store = match &self.records {
-            Records::Cosmos(cosmos, _) => cosmos.timeout,
-            Records::Embedded(..) => BUSY_TIMEOUT,
-        };
-        let queue = self.service_bus.as_ref().map_or(Duration::ZERO, |_| DEADLINE);
-        store * 3 + queue + Duration::from_secs(1)
+    fn writes(&self) -> Writes {
+        Writes { cosmos: matches!(self.records, Records::Cosmos(..)), service_bus: self.service_bus.is_some() }
     }
 }
 
@@ -233,14 +246,71 @@ struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// A setting that is set to nothing is not set.
+    /// A setting of ours. One that is set to nothing is not set.
     fn text(&self, name: &str) -> Option<&'a str> {
+        debug_assert!(catalogue::find(name).is_some(), "{name} is in no list");
+        self.platform(name)
+    }
+
+    /// A variable of the platform's.
+    fn platform(&self, name: &str) -> Option<&'a str> {
         self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A setting that the bindings read too, whose names do not depend on case.
+    /// A setting that the bindings or the host read too, whose names do not depend on case.
     fn binding_text(&self, name: &str) -> Option<&'a str> {
-        self.text(name).or_else(|| self.environment.keys().find(|key| key.eq_ignore_ascii_case(name)).and_then(|key| self.text(key)))
+        let same = || self.environment.keys().find(|key| key.eq_ignore_ascii_case(name));
+        self.platform(name).or_else(|| same().and_then(|key| self.platform(key)))
+    }
+
+    /// A setting of the host's, whose sections are separated by `__` or `:`.
+    fn host_setting(&self, name: &str) -> Option<&'a str> {
+        self.binding_text(name).or_else(|| self.binding_text(&name.replace("__", ":")))
+    }
+
+    fn ended<T>(self, read: T) -> Result<T, Vec<String>> {
+        if self.problems.is_empty() { Ok(read) } else { Err(self.problems) }
+    }
+
+    /// What must not be set without something else: it would change nothing, and a person who set it would rely on it.
+    fn pairs(&mut self) {
+        const NEEDED: [(&str, &[&str], &str); 2] = [
+            ("FULFILLMENT_URL", &["FULFILLMENT_TIMEOUT", "FULFILLMENT_AUTHORIZATION"], "set both, or neither"),
+            ("CosmosConnection", &["CosmosDatabase", "CosmosContainer"], "set the connection too, or neither database nor container"),
+        ];
+        for (needed, others, advice) in NEEDED {
+            let is_missing = if needed == "CosmosConnection" { !cosmos::is_mentioned(self) } else { self.text(needed).is_none() };
+            let set: Vec<_> = others.iter().filter(|other| is_missing && self.text(other).is_some()).collect();
+            for other in set {
+                self.problems.push(format!("{needed} is not set, but {other} is: {advice}"));
+            }
+        }
+        for other in ["WORK_DELAY", "TAX_RATE"] {
+            if self.text(other).is_some() && self.text("FULFILLMENT_URL").is_some() {
+                self.problems.push(format!("{other} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them"));
+            }
+        }
+    }
+
+    fn budgets(&mut self) -> Budgets {
+        let budgets = Budgets {
+            lease: self.duration("LEASE", Duration::from_millis(100)),
+            max_attempts: self.number("MAX_ATTEMPTS", 1),
+            retry_base: self.duration("RETRY_BASE", Duration::from_millis(1)),
+            retry_cap: self.duration("RETRY_CAP", Duration::from_millis(1)),
+            max_interruptions: self.number("MAX_INTERRUPTIONS", 1),
+            order_deadline: self.duration("ORDER_DEADLINE", Duration::from_millis(1)),
+            retention: self.duration("RETENTION", Duration::from_secs(1)),
+            first_look: self.duration("OVERDUE_AFTER", Duration::from_millis(100)),
+        };
+        if budgets.retention.as_secs() > MAX_RETENTION {
+            self.problems.push(format!("RETENTION is too long: a record carries it in seconds, at most {MAX_RETENTION} (24855d)"));
+        }
+        if budgets.retry_base > budgets.retry_cap {
+            let (base, cap) = (budgets.retry_base, budgets.retry_cap);
+            self.problems.push(format!("RETRY_BASE must be at most RETRY_CAP: a pause of {base:?} is longer than {cap:?}, the longest"));
+        }
+        budgets
     }
 
     fn log(&mut self) {
@@ -258,7 +328,7 @@ impl<'a> Settings<'a> {
     }
 
     fn port(&mut self) -> u16 {
-        const NAME: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
+        const NAME: &str = PORT;
         match self.text(NAME) {
             None => self.problem(
                 format!("{NAME} is not set: the Functions host sets it; to run everything on this machine use `waybill local`, to try the handler alone set {NAME}=8080"),
@@ -271,10 +341,10 @@ impl<'a> Settings<'a> {
         }
     }
 
-    fn records(&mut self) -> Records {
+    fn records(&mut self, cosmos_timeout: Duration) -> Records {
         let in_azure = azure(self.environment);
         let key = self.tracking_key();
-        match (cosmos::read(self, in_azure), key) {
+        match (cosmos::read(self, in_azure, cosmos_timeout), key) {
             (Some(cosmos), Some(key)) => {
                 if in_azure.is_some() && self.text("TRACKING_ID_KEY") == Some(EXAMPLE_TRACKING_KEY) {
                     self.problems.push(format!("TRACKING_ID_KEY is the one of the examples, which everybody knows: {OWN_KEY}"));
@@ -301,9 +371,14 @@ impl<'a> Settings<'a> {
     fn data(&self) -> PathBuf {
         match self.text("WAYBILL_DATA") {
             Some(path) => path.into(),
-            // The host starts us in the app's folder, but says so more reliably here.
-            None => Path::new(self.text("FUNCTIONS_APP_ROOT_PATH").unwrap_or(".")).join(".waybill"),
+            None => self.app_root().join(".waybill"),
         }
+    }
+
+    /// The folder that holds `host.json`. The host starts the handler there, unless `workingDirectory` in `host.json` is another; its
+    /// own variable is right in both cases.
+    fn app_root(&self) -> &'a Path {
+        Path::new(self.platform("FUNCTIONS_APP_ROOT_PATH").unwrap_or("."))
     }
 
     fn tracking_key(&mut self) -> Option<TrackingKey> {
@@ -334,22 +409,27 @@ impl<'a> Settings<'a> {
     }
 
     fn tax_rate(&mut self) -> Decimal {
-        match self.text("TAX_RATE").map(|text| (text, Decimal::from_str_exact(text))) {
-            None => Decimal::new(20, 2),
-            Some((_, Ok(rate))) if rate >= Decimal::ZERO && rate <= Decimal::ONE && rate.scale() <= 6 => rate,
-            Some((text, _)) => self.problem(format!("TAX_RATE is {text:?}: set a share from 0 to 1 such as 0.20"), Decimal::ZERO),
+        let text = self.text("TAX_RATE").unwrap_or(catalogue::default("TAX_RATE"));
+        match (text, Decimal::from_str_exact(text)) {
+            (_, Ok(rate)) if rate >= Decimal::ZERO && rate <= Decimal::ONE && rate.scale() <= 6 => rate,
+            (text, _) => self.problem(format!("TAX_RATE is {text:?}: set a share from 0 to 1 such as 0.20"), Decimal::ZERO),
         }
     }
 
-    fn number(&mut self, name: &str, default: u32, least: u32) -> u32 {
+    fn number(&mut self, name: &str, least: u32) -> u32 {
+        self.number_or(name, catalogue::default(name).parse().unwrap_or(least), least, u32::MAX)
+    }
+
+    fn number_or(&mut self, name: &str, default: u32, least: u32, most: u32) -> u32 {
         match self.text(name).map(|text| (text, text.parse())) {
             None => default,
-            Some((_, Ok(number))) if number >= least => number,
-            Some((text, _)) => self.problem(format!("{name} is {text:?}: set a whole number from {least} to {}", u32::MAX), default),
+            Some((_, Ok(number))) if (least..=most).contains(&number) => number,
+            Some((text, _)) => self.problem(format!("{name} is {text:?}: set a whole number from {least} to {most}"), default),
         }
     }
 
-    fn duration(&mut self, name: &str, default: Duration, least: Duration) -> Duration {
+    fn duration(&mut self, name: &str, least: Duration) -> Duration {
+        let default = duration(catalogue::default(name)).unwrap_or(least);
         match self.text(name).map(|text| (text, duration(text))) {
             None => default,
             Some((_, Some(duration))) if duration >= least => duration,
@@ -421,7 +501,7 @@ mod tests {
         let config = Config::read(&environment(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("LEASE", "")])).unwrap();
 
         assert_eq!((config.port, config.budgets.lease), (8080, Duration::from_secs(30)));
-        assert!(matches!(config.records, Records::Embedded(data, None) if data == Path::new("./.waybill")));
+        assert!(matches!(config.storage.records, Records::Embedded(data, None) if data == Path::new("./.waybill")));
     }
 
     #[test]

@@ -33,5 +33,6 @@ pub(crate) fn options(arguments: Arguments) -> Options {
         data_setting: Some("WAYBILL_DATA"),
         rest_endpoint_setting: Some(REST_ENDPOINT),
         own_handler: Some("waybill"),
+        check: Some(config::check),
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::cli::operate::local_queue::{Held, LocalQueue};
-use crate::config::{Config, Records};
+use crate::config::{Records, Storage};
 use crate::domain::lifecycle::{self, Budgets, Cancel, Event, Record, Status};
 use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
@@ -84,20 +84,18 @@ pub struct Options {
 pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
     let mut environment = environment.clone();
     #[cfg(feature = "local")]
-    for (name, value) in functions_host::app::settings_of(&options.app) {
+    for (name, value) in functions_host::app::settings_of(&options.app)? {
         environment.entry(name).or_insert(value);
     }
-    // A handler's own; nothing listens here.
-    environment.entry("FUNCTIONS_CUSTOMHANDLER_PORT".into()).or_insert_with(|| "1".into());
     environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
     if let Some(data) = &options.data {
         environment.retain(|name, _| !name.to_ascii_lowercase().starts_with("cosmosconnection"));
         environment.insert("WAYBILL_DATA".into(), data.display().to_string());
     }
-    let config = Config::read(&environment)?;
+    let (storage, budgets) = Storage::read(&environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| vec![error.to_string()])?;
     let answered = runtime.block_on(async {
-        let operator = Operator::open(config, &environment, options.json).await?;
+        let operator = Operator::open(&storage, budgets, &environment, options.json).await?;
         operator.answer(request).await
     });
     runtime.shutdown_background();
@@ -115,12 +113,12 @@ struct Operator {
 }
 
 impl Operator {
-    async fn open(config: Config, environment: &BTreeMap<String, String>, json: bool) -> Result<Self, String> {
-        let data = match &config.records {
+    async fn open(storage: &Storage, budgets: Budgets, environment: &BTreeMap<String, String>, json: bool) -> Result<Self, String> {
+        let data = match &storage.records {
             Records::Embedded(data, _) => data.clone(),
             Records::Cosmos(..) => environment.get("WAYBILL_DATA").map_or_else(|| ".waybill".into(), PathBuf::from),
         };
-        let store = match &config.records {
+        let store = match &storage.records {
             Records::Embedded(..) if !cfg!(feature = "local") => {
                 return Err("records in a directory of this machine take a build with the feature `local`; set CosmosConnection".into());
             }
@@ -138,11 +136,11 @@ impl Operator {
             }
         };
         let name = environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into());
-        let remote = config.service_bus.as_ref().map(Queue::new).transpose()?;
+        let remote = storage.service_bus.as_ref().map(Queue::new).transpose()?;
         // Records elsewhere have their messages elsewhere, whatever lies about here; unless there is no way to send there.
-        let is_here = matches!(config.records, Records::Embedded(..)) || remote.is_none();
+        let is_here = matches!(storage.records, Records::Embedded(..)) || remote.is_none();
         let local = if is_here { LocalQueue::open(&data, name)? } else { None };
-        Ok(Self { store, local, remote, budgets: config.budgets, json })
+        Ok(Self { store, local, remote, budgets, json })
     }
 
     async fn answer(&self, request: Request) -> Result<bool, String> {

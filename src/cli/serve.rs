@@ -46,6 +46,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         _ => format!("cannot listen on {address}: {error}"),
     })?;
     serving::log::start(&log.levels, log.json);
+    config.tell();
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
@@ -103,7 +104,7 @@ async fn keep_keys(app: &App) -> Infallible {
 
 /// Opens the store while requests are served, and keeps it open; returns only the reason of a failure.
 async fn open_store(app: &App) -> String {
-    match &app.config.records {
+    match &app.config.storage.records {
         Records::Embedded(data, key) => {
             let (directory, key) = (data.clone(), key.clone());
             match tokio::task::spawn_blocking(move || SqliteStore::open(&directory, key)).await {

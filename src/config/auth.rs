@@ -40,7 +40,7 @@ pub(super) fn read(settings: &mut Settings<'_>) -> Option<Auth> {
 
 /// Whether the platform logs callers in before they reach us, and so vouches for its headers (`WEBSITE_AUTH_ENABLED`, which it sets).
 pub(super) fn easy_auth(settings: &Settings<'_>) -> bool {
-    settings.text("WEBSITE_AUTH_ENABLED").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+    settings.platform("WEBSITE_AUTH_ENABLED").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
 }
 
 /// Whether nobody between here and there can read or change what is said.

@@ -13,8 +13,8 @@ pub(super) fn identity(settings: &Settings<'_>, connection: &str) -> Result<Iden
     match settings.binding_text(&format!("{connection}__credential")) {
         Some(credential) if credential.eq_ignore_ascii_case("managedidentity") => Ok(Identity::Managed { client_id }),
         Some(credential) => Err(format!("{connection}__credential is {credential:?}: set managedidentity, or leave it out")),
-        None if settings.text("AZURE_FEDERATED_TOKEN_FILE").is_some() => Ok(Identity::Workload { client_id }),
-        None if settings.text("IDENTITY_ENDPOINT").is_some() || client_id.is_some() => Ok(Identity::Managed { client_id }),
+        None if settings.platform("AZURE_FEDERATED_TOKEN_FILE").is_some() => Ok(Identity::Workload { client_id }),
+        None if settings.platform("IDENTITY_ENDPOINT").is_some() || client_id.is_some() => Ok(Identity::Managed { client_id }),
         None => Ok(Identity::DeveloperTools),
     }
 }

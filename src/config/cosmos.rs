@@ -27,7 +27,7 @@ pub struct Cosmos {
     pub database: String,
     /// `CosmosContainer`.
     pub container: String,
-    /// From a question to its answer, repetitions included (`STORE_TIMEOUT`).
+    /// From a question to its answer, repetitions included.
     pub timeout: Duration,
     /// Whether this is an emulator, whose certificate nobody signed.
     pub emulator: bool,
@@ -75,12 +75,11 @@ fn misspelt(settings: &mut Settings<'_>) {
 }
 
 /// Reads the connection, or names what is wrong with it; `None` when records are to be elsewhere, or after a problem.
-pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) -> Option<Cosmos> {
+pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>, timeout: Duration) -> Option<Cosmos> {
     misspelt(settings);
     if !is_mentioned(settings) {
         return None;
     }
-    let timeout = settings.duration("STORE_TIMEOUT", Duration::from_secs(5), Duration::from_millis(100));
     let account = account(settings);
     let names = ["CosmosDatabase", "CosmosContainer"].map(|name| {
         let text = settings.text(name).unwrap_or_default();
@@ -178,7 +177,7 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> Result<Cosmos, Vec<String>> {
         let base = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("CosmosDatabase", "d"), ("CosmosContainer", "c"), ("TRACKING_ID_KEY", KEY)];
         let environment: BTreeMap<_, _> = base.iter().chain(pairs).map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Config::read(&environment).map(|config| match config.records {
+        Config::read(&environment).map(|config| match config.storage.records {
             Records::Cosmos(cosmos, _) => cosmos,
             Records::Embedded(..) => panic!("not in Cosmos DB"),
         })

@@ -10,6 +10,11 @@ use http::HeaderValue;
 
 use crate::config::Settings;
 
+/// Failed calls in a row after which the service is left alone.
+pub const BREAKER_FAILURES: u32 = 5;
+/// Longest time for which the service is left alone, however many probes fail.
+pub const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
+
 /// An HTTP service, and how long to bear with it.
 #[derive(Debug, Clone)]
 pub struct Http {
@@ -19,25 +24,16 @@ pub struct Http {
     pub timeout: Duration,
     /// The header of this name, to the letter (`FULFILLMENT_AUTHORIZATION`); marked as sensitive, so that nothing shows it.
     pub authorization: Option<HeaderValue>,
-    /// So many failed calls in a row are enough (`BREAKER_FAILURES`).
-    pub breaker_failures: u32,
-    /// Then nobody calls for so long (`BREAKER_PAUSE`).
+    /// The time for which nobody calls after [`BREAKER_FAILURES`]: longer than the first retries of one order wait.
     pub breaker_pause: Duration,
 }
 
 /// Reads the backend, or names what is wrong with it. `None`: the work is the built-in one, or there was a problem.
-pub(super) fn read(settings: &mut Settings<'_>) -> Option<Http> {
-    let timeout = settings.duration("FULFILLMENT_TIMEOUT", Duration::from_mins(4), Duration::from_millis(100));
-    let breaker_failures = settings.number("BREAKER_FAILURES", 5, 1);
-    let breaker_pause = settings.duration("BREAKER_PAUSE", Duration::from_secs(10), Duration::from_millis(10));
+pub(super) fn read(settings: &mut Settings<'_>, retry_base: Duration) -> Option<Http> {
+    let timeout = settings.duration("FULFILLMENT_TIMEOUT", Duration::from_millis(100));
+    let breaker_pause = (retry_base * 5).min(MAX_BREAKER_PAUSE);
     let authorization = authorization(settings);
-    let Some(text) = settings.text("FULFILLMENT_URL") else {
-        if settings.text("FULFILLMENT_AUTHORIZATION").is_some() {
-            // Else orders would quietly be priced instead of reaching the backend.
-            settings.problems.push("FULFILLMENT_URL is not set, but FULFILLMENT_AUTHORIZATION is: set both, or neither".into());
-        }
-        return None;
-    };
+    let text = settings.text("FULFILLMENT_URL")?;
     let url = Url::parse(text).ok().filter(|url| {
         let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
         matches!(url.scheme(), "http" | "https") && url.has_host() && plain
@@ -48,7 +44,7 @@ pub(super) fn read(settings: &mut Settings<'_>) -> Option<Http> {
                        FULFILLMENT_AUTHORIZATION, not in the URL";
         return settings.problem(problem.into(), None);
     };
-    Some(Http { url, timeout, authorization, breaker_failures, breaker_pause })
+    Some(Http { url, timeout, authorization, breaker_pause })
 }
 
 /// Never says what the text was.
@@ -80,7 +76,7 @@ mod tests {
         let http = read(&[URL]).unwrap().unwrap();
 
         assert_eq!((http.url.as_str(), http.timeout, http.authorization), (URL.1, Duration::from_mins(4), None));
-        assert_eq!((http.breaker_failures, http.breaker_pause), (5, Duration::from_secs(10)));
+        assert_eq!(http.breaker_pause, Duration::from_secs(10));
         assert!(read(&[]).unwrap().is_none());
     }
 
@@ -102,8 +98,9 @@ mod tests {
             (&[("FULFILLMENT_AUTHORIZATION", "Bearer c2VjcmV0")], "FULFILLMENT_URL is not set"),
             (&[URL, ("FULFILLMENT_AUTHORIZATION", "c2VjcmV0\nX: y")], "FULFILLMENT_AUTHORIZATION is no header value"),
             (&[URL, ("FULFILLMENT_TIMEOUT", "99ms")], "FULFILLMENT_TIMEOUT is"),
-            (&[URL, ("BREAKER_FAILURES", "0")], "BREAKER_FAILURES is"),
-            (&[URL, ("BREAKER_PAUSE", "soon")], "BREAKER_PAUSE is"),
+            (&[("FULFILLMENT_TIMEOUT", "4m")], "FULFILLMENT_URL is not set, but FULFILLMENT_TIMEOUT is"),
+            (&[URL, ("WORK_DELAY", "1s")], "WORK_DELAY is for the built-in work"),
+            (&[URL, ("TAX_RATE", "0.1")], "TAX_RATE is for the built-in work"),
         ] {
             let problems = read(pairs).expect_err(why);
             assert!(problems.iter().any(|problem| problem.contains(why)), "{why}: {problems:?}");

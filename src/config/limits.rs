@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use crate::config::Settings;
+use crate::config::{Settings, catalogue, duration};
 
 /// Most proxies that a request may have come through.
 const MAX_PROXIES: u32 = 16;
-/// Longest period of the rate limit, in seconds.
-const MAX_PERIOD: u32 = 86_400;
+/// Longest period of the rate limit: a day.
+const MAX_PERIOD: Duration = Duration::from_hours(24);
+/// Period of a rate limit that names none.
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// The limits at the door.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// So many requests a period that cost something, of each caller (`RATE_LIMIT`); zero switches it off.
+    /// Requests that cost something, of each caller in a [period](Self::rate_period) (`RATE_LIMIT`); zero switches it off.
     pub rate: u32,
-    /// That period (`RATE_LIMIT_PERIOD_SECONDS`).
+    /// The time in which [requests](Self::rate) are counted, in whole seconds.
     pub rate_period: Duration,
     /// A header in which a gateway names the caller's subscription (`RATE_LIMIT_SUBSCRIPTION_HEADER`); believed only if named.
     pub subscription_header: Option<HeaderName>,
@@ -24,32 +26,36 @@ pub struct Limits {
     pub trusted_proxies: usize,
     /// The age of the backlog beyond which no new order is accepted (`ADMISSION_MAX_AGE`); zero switches it off.
     pub admission_max_age: Duration,
-    /// After so many failures of the store in a row new orders leave it alone (`STORE_BREAKER_FAILURES`).
-    pub store_breaker_failures: u32,
-    /// For so long at first (`STORE_BREAKER_PAUSE`).
-    pub store_breaker_pause: Duration,
 }
 
 /// Reads the limits, or names what is wrong with them.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: bool) -> Limits {
+    let (rate, rate_period) = rate(settings);
     Limits {
-        rate: settings.number("RATE_LIMIT", 100, 0),
-        rate_period: Duration::from_secs(up_to(settings, "RATE_LIMIT_PERIOD_SECONDS", 60, 1, MAX_PERIOD).into()),
+        rate,
+        rate_period,
         subscription_header: subscription_header(settings),
         // The front end of App Service appends the address that called it; elsewhere nothing is known of what stands before us.
-        trusted_proxies: up_to(settings, "TRUSTED_PROXIES", in_azure.into(), 0, MAX_PROXIES) as usize,
-        admission_max_age: settings.duration("ADMISSION_MAX_AGE", Duration::from_mins(10), Duration::ZERO),
-        store_breaker_failures: settings.number("STORE_BREAKER_FAILURES", 5, 1),
-        store_breaker_pause: settings.duration("STORE_BREAKER_PAUSE", Duration::from_secs(2), Duration::from_millis(10)),
+        trusted_proxies: settings.number_or("TRUSTED_PROXIES", in_azure.into(), 0, MAX_PROXIES) as usize,
+        admission_max_age: settings.duration("ADMISSION_MAX_AGE", Duration::ZERO),
     }
 }
 
-fn up_to(settings: &mut Settings<'_>, name: &str, default: u32, least: u32, most: u32) -> u32 {
-    let number = settings.number(name, default, least);
-    if number > most {
-        return settings.problem(format!("{name} is \"{number}\": set a whole number from {least} to {most}"), default);
+/// Reads `100/60s`, `100` for a minute, or `0` for no limit.
+fn rate(settings: &mut Settings<'_>) -> (u32, Duration) {
+    const NAME: &str = "RATE_LIMIT";
+    let text = settings.text(NAME).unwrap_or(catalogue::default(NAME));
+    let (number, period) =
+        text.split_once('/').map_or((text, Some(PERIOD)), |(number, period)| (number.trim_end(), duration(period.trim())));
+    // A client is told the period in whole seconds.
+    let period = period.filter(|period| (1..=MAX_PERIOD.as_secs()).contains(&period.as_secs()) && period.subsec_nanos() == 0);
+    match (number.parse(), period) {
+        (Ok(number), Some(period)) => (number, period),
+        _ => settings.problem(
+            format!("{NAME} is {text:?}: set orders and a time of whole seconds, at most a day, such as 100/60s, or 0 for no limit"),
+            (0, PERIOD),
+        ),
     }
-    number
 }
 
 fn subscription_header(settings: &mut Settings<'_>) -> Option<HeaderName> {
@@ -83,6 +89,14 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_orders_in_a_time() {
+        for (text, expected) in [("100", (100, 60)), ("100/60s", (100, 60)), ("5 / 1s", (5, 1)), ("1/24h", (1, 86_400)), ("0", (0, 60))] {
+            let limits = read(&[("RATE_LIMIT", text)]).unwrap();
+            assert_eq!((limits.rate, limits.rate_period.as_secs()), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn in_azure_one_proxy_stands_before_us() {
         let azure = [
             ("WEBSITE_INSTANCE_ID", "i"),
@@ -101,13 +115,14 @@ mod tests {
     fn mistakes_are_named() {
         for (pair, why) in [
             (("RATE_LIMIT", "many"), "RATE_LIMIT is"),
-            (("RATE_LIMIT_PERIOD_SECONDS", "0"), "RATE_LIMIT_PERIOD_SECONDS is"),
-            (("RATE_LIMIT_PERIOD_SECONDS", "86401"), "from 1 to 86400"),
+            (("RATE_LIMIT", "100/0s"), "RATE_LIMIT is"),
+            (("RATE_LIMIT", "100/1500ms"), "RATE_LIMIT is"),
+            (("RATE_LIMIT", "100/60"), "such as 100/60s"),
+            (("RATE_LIMIT", "/60s"), "RATE_LIMIT is"),
+            (("RATE_LIMIT", "100/86401s"), "at most a day"),
             (("RATE_LIMIT_SUBSCRIPTION_HEADER", "a b"), "RATE_LIMIT_SUBSCRIPTION_HEADER is"),
             (("TRUSTED_PROXIES", "17"), "from 0 to 16"),
             (("ADMISSION_MAX_AGE", "10"), "ADMISSION_MAX_AGE is"),
-            (("STORE_BREAKER_FAILURES", "0"), "STORE_BREAKER_FAILURES is"),
-            (("STORE_BREAKER_PAUSE", "1ms"), "STORE_BREAKER_PAUSE is"),
         ] {
             let problems = read(&[pair]).unwrap_err();
             assert!(problems.iter().any(|problem| problem.contains(why)), "{why}: {problems:?}");

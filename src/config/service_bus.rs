@@ -153,7 +153,7 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> Result<Option<ServiceBus>, Vec<String>> {
         let base = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("OrdersQueue", "orders")];
         let environment: BTreeMap<_, _> = base.iter().chain(pairs).map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        Config::read(&environment).map(|config| config.service_bus)
+        Config::read(&environment).map(|config| config.storage.service_bus)
     }
 
     fn refused(pairs: &[(&str, &str)], why: &str) {

@@ -32,8 +32,10 @@ const RECENT: Duration = Duration::from_secs(1);
 const MIN_PAUSE: Duration = LOOK_EVERY;
 /// Longest `Retry-After`: an estimate is not good for longer.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
-/// Longest pause between two probes of a store that does not answer, unless the first pause is set to more.
-const MAX_BREAKER_PAUSE: Duration = Duration::from_secs(15);
+/// Failures of the store in a row after which new orders leave it alone.
+const BREAKER_FAILURES: u32 = 5;
+/// Pauses between the probes of a store that does not answer; the longest is short, because clients wait for its return.
+const BREAKER_PAUSES: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(15) };
 
 /// Decides whether new orders are accepted, on this instance.
 pub struct Admission {
@@ -65,10 +67,9 @@ struct Reading {
 impl Admission {
     /// Accepts all orders until the first reading.
     pub fn new(limits: &Limits) -> Self {
-        let pauses = Backoff { first: limits.store_breaker_pause, longest: MAX_BREAKER_PAUSE };
         Self {
             max_age: limits.admission_max_age,
-            breaker: Arc::new(Breaker::new("the store", limits.store_breaker_failures, pauses)),
+            breaker: Arc::new(Breaker::new("the store", BREAKER_FAILURES, BREAKER_PAUSES)),
             backlog: Arc::default(),
             reading: Arc::default(),
         }

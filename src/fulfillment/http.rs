@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::config;
+use crate::config::fulfillment::{BREAKER_FAILURES, MAX_BREAKER_PAUSE};
 use crate::domain::json::Json;
 use crate::domain::lifecycle::{Failure, Record, Verdict};
 use crate::fulfillment::{Outcome, Step};
@@ -24,8 +25,6 @@ use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 
-/// Longest pause between two probes of a backend that is down, unless the first pause is set to more.
-const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
 /// Until a connection stands: within a data centre that is milliseconds, and who is not there at all is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections are given up sooner than usual servers do it (Node.js: five seconds), since a request on a connection that is
@@ -96,7 +95,7 @@ impl Backend {
             url: config.url.clone(),
             timeout: config.timeout,
             authorization: config.authorization.clone(),
-            breaker: Arc::new(Breaker::new("the backend", config.breaker_failures, pauses)),
+            breaker: Arc::new(Breaker::new("the backend", BREAKER_FAILURES, pauses)),
             mean: Mutex::default(),
         })
     }

@@ -7,12 +7,13 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::config::time_budget;
 use crate::domain::lifecycle::Failure;
 use crate::domain::order::Order;
 use crate::fulfillment::Step;
 
 /// The stages, in order, with the progress that stands when each begins.
-pub const STAGES: [Step; 4] = [
+pub const STAGES: [Step; time_budget::STAGES] = [
     Step { progress: 0, stage: Cow::Borrowed("validating") },
     Step { progress: 25, stage: Cow::Borrowed("pricing lines") },
     Step { progress: 60, stage: Cow::Borrowed("adding tax") },

@@ -70,7 +70,7 @@ impl App {
     pub fn new(config: Config) -> Result<Self, String> {
         let auth = config.auth.as_ref().map(Auth::new).transpose()?;
         Ok(Self {
-            queue: config.service_bus.as_ref().map(Queue::new).transpose()?,
+            queue: config.storage.service_bus.as_ref().map(Queue::new).transpose()?,
             holder: process::this_process(config.instance.clone()),
             callers: Callers { auth, easy_auth: config.easy_auth },
             fulfillment: match &config.fulfillment {

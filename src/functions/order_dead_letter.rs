@@ -39,7 +39,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
 
 /// Longest wait for the store. An invocation waits up to three times, and must end within its time limit.
 fn wait(app: &App) -> Duration {
-    app.config.store_wait.min(app.config.working_time() / 3)
+    app.config.time_budget.store_wait.min(app.config.time_budget.working_time / 3)
 }
 
 /// Applies the decision about the order. An error abandons the dead letter, which is delivered again without limit: a dead-letter

@@ -118,15 +118,15 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// Waits for the store, if it is not open yet.
     async fn begin(app: &'a Arc<App>, invocation: &'a Invocation, message: &'a Message, is_first: bool) -> Result<Self, Refusal> {
-        let opened = tokio::time::timeout(app.config.store_wait, app.store.wait()).await;
+        let opened = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await;
         Ok(Self {
             app,
             store: opened.map_err(|_| store_is_away(&StoreError::NotApplied))?,
             invocation: &invocation.id,
             message,
             is_first,
-            deadline: invocation.started + app.config.working_time(),
-            order_wait: WaitBudget { until: invocation.started + app.config.claim_wait, looks: 0 },
+            deadline: invocation.started + app.config.time_budget.working_time,
+            order_wait: WaitBudget { until: invocation.started + app.config.time_budget.claim_wait, looks: 0 },
             stale_looks: 0,
             unwritten_since: None,
             unconfirmed_wake_ups: Vec::new(),
@@ -137,7 +137,7 @@ impl<'a> Delivery<'a> {
     /// same time would otherwise refuse each other again and again.
     async fn look(&self) -> Result<Versioned, Next> {
         let Some(left) = self.deadline.checked_duration_since(Instant::now()) else { return Err(too_late()) };
-        let (store, wait, tracking_id) = (self.store, self.app.config.store_wait.min(left), self.message.tracking_id);
+        let (store, wait, tracking_id) = (self.store, self.app.config.time_budget.store_wait.min(left), self.message.tracking_id);
         let found = if self.stale_looks == 0 {
             functions::retry_store(wait, || store.read(tracking_id)).await
         } else {
@@ -167,7 +167,7 @@ impl<'a> Delivery<'a> {
         match reason {
             Reason::Stale => self.stale_looks += 1,
             Reason::Unwritten(error) => {
-                if self.unwritten_since.get_or_insert_with(Instant::now).elapsed() > self.app.config.store_wait {
+                if self.unwritten_since.get_or_insert_with(Instant::now).elapsed() > self.app.config.time_budget.store_wait {
                     return Err(store_is_away(&error));
                 }
                 warn!(order.tracking_id = %self.message.tracking_id, %error, "the store does not answer; deciding again");

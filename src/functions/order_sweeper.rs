@@ -35,7 +35,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     if let Err(refusal) = invocation.body.whole() {
         return Conclusion::new(Err(refusal));
     }
-    let Ok(store) = tokio::time::timeout(app.config.store_wait, app.store.wait()).await else {
+    let Ok(store) = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await else {
         return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run tries again")));
     };
     match sweep(&app, store).await {

@@ -29,14 +29,13 @@ use uuid::Uuid;
 
 use crate::config::identity::Identity;
 use crate::config::service_bus::{Access, ServiceBus};
+use crate::config::time_budget::SERVICE_BUS_DEADLINE;
 use crate::domain::timestamp::Timestamp;
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::backoff::jittered;
 
-/// Longest time to send a message, token and repetitions included: an invocation waits for it.
-pub const DEADLINE: Duration = Duration::from_secs(5);
-/// Longest time to connect. Shorter than [`DEADLINE`], so that an unreachable namespace is known not to have the message.
+/// Longest time to connect. Shorter than [`SERVICE_BUS_DEADLINE`], so that an unreachable namespace is known not to have the message.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Repetitions after a failed attempt to send.
 const REPETITIONS: u32 = 2;
@@ -198,7 +197,7 @@ impl Failure {
 #[async_trait]
 impl HttpClient for Transport {
     async fn execute_request(&self, request: &Request) -> azure_core_021::Result<Response> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + SERVICE_BUS_DEADLINE;
         let (mut repetitions, mut maybe_sent) = (0, false);
         loop {
             let Err(failure) = self.try_once(request, deadline).await else {
@@ -253,7 +252,7 @@ impl Transport {
 
     /// Reads a path of the namespace, at most [`MAX_DESCRIPTION`].
     async fn get(&self, path: &str, query: &str) -> Result<String, Failure> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + SERVICE_BUS_DEADLINE;
         let mut url = self.endpoint.clone();
         url.set_path(path);
         url.set_query(Some(query));

@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::SystemTime;
 
-use group_commit::database::{Database, Error, together};
+use group_commit::database::{BUSY_TIMEOUT, Database, Error, together};
 use group_commit::directory;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde_json::{Value, json};
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::config::time_budget::SQLITE_BUSY_TIMEOUT;
 use crate::domain::lifecycle::{Record, SCHEMA_VERSION, Status};
 use crate::domain::quarantine::Quarantined;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
+
+// The time that an invocation keeps for its last writes is counted with this.
+const _: () = assert!(BUSY_TIMEOUT.as_millis() == SQLITE_BUSY_TIMEOUT.as_millis());
 
 /// The columns of `owned`, selected from `orders`.
 macro_rules! owned {

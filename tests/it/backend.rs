@@ -405,16 +405,19 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
 #[test]
 fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     let data = Directory::new();
-    let backend = Backend::start([reply(503, &[], ""), json_reply(200, &json!(1))]);
-    let breaker = [("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "3500ms"), ("RETRY_BASE", "1ms")];
-    let times = [("FUNCTION_TIMEOUT", "22s"), ("FULFILLMENT_TIMEOUT", "3s"), ("CLAIM_WAIT", "5s"), ("STORE_WAIT", "5s")];
-    let mut handler = backend.handler(data.path(), &[&breaker[..], &times[..]].concat());
+    let backend = Backend::start((0..5).map(|_| reply(503, &[], "")).chain([json_reply(200, &json!(1))]));
+    // Five failures in a row are followed by 3.5 s at least without a call; 6 s are left of an invocation.
+    let times = [("FUNCTION_TIMEOUT", "22s"), ("FULFILLMENT_TIMEOUT", "3s"), ("RETRY_BASE", "700ms"), ("MAX_ATTEMPTS", "2")];
+    let mut handler = backend.handler(data.path(), &times);
+    for number in 0..2 {
+        assert_eq!(worked(&handler, &format!("B-BEFORE-{number}"))["status"], "failed");
+    }
     let (id, message) = submit(&handler, &order("B-LATE"));
 
     assert_eq!(handler.process(&message).status, 500, "it waited for the breaker");
 
     handler.program.line("too little is left of functionTimeout");
-    assert_eq!(backend.asked().len(), 1);
+    assert_eq!(backend.asked().len(), 5);
     assert_eq!(handler.process(&message).status, 200);
     let status = handler.status(&id).body;
     assert_eq!((&status["status"], &status["attempt"]), (&json!("completed"), &json!(2)), "{status}");
@@ -641,7 +644,7 @@ fn a_backend_that_is_not_there_is_said_to_be_unreachable() {
 
 #[test]
 fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
-    let work = Work::start(&[("RETRY_BASE", "20ms"), ("CLAIM_WAIT", "0")]);
+    let work = Work::start(&[("RETRY_BASE", "20ms"), ("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms")]);
     for (asked, seconds) in [("600", 600), ("86400", 3600), ("Fri, 31 Dec 2100 00:00:00 GMT", 3600)] {
         work.backend.reply([reply(503, &[("Retry-After", asked)], "")]);
         let (id, message) = submit(&work.handler, &order(asked));
@@ -659,7 +662,8 @@ fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
 fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe() {
     let data = Directory::new();
     let backend = Backend::start([reply(503, &[], "")]);
-    let settings = [("RETRY_BASE", "1ms"), ("MAX_ATTEMPTS", "2"), ("BREAKER_FAILURES", "2"), ("BREAKER_PAUSE", "500ms")];
+    // The breaker's first pause is five times the base.
+    let settings = [("RETRY_BASE", "100ms"), ("RETRY_CAP", "100ms")];
     let mut handler = backend.handler(data.path(), &settings);
     assert_eq!(worked(&handler, "B-12")["status"], "failed");
     handler.program.line("the backend is down");
@@ -667,7 +671,7 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
 
     std::thread::scope(|scope| {
         let working = orders.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
-        eventually("there is a first probe, which fails", || (backend.asked().len() >= 3).then_some(()));
+        eventually("there is a first probe, which fails", || (backend.asked().len() >= 6).then_some(()));
         backend.reply([json_reply(200, &json!(1))]);
         for thread in working {
             assert_eq!(thread.join().unwrap(), 200);
@@ -676,13 +680,13 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
 
     let asked = backend.asked();
     let pause = Duration::from_millis(500);
-    assert!(asked[2].at - asked[1].at >= pause && asked[3].at - asked[2].at >= 2 * pause, "{asked:?}");
+    assert!(asked[5].at - asked[4].at >= pause && asked[6].at - asked[5].at >= 2 * pause, "{asked:?}");
     let shown = orders.map(|(id, _)| handler.status(&id).body);
     let mut attempts: Vec<_> = shown.iter().map(|status| status["attempt"].as_u64().unwrap()).collect();
     attempts.sort_unstable();
     assert_eq!(attempts, [1, 1, 2], "the probe that failed was a try, and waiting was none");
     assert!(shown.iter().all(|status| status["status"] == "completed"), "{shown:?}");
-    assert_eq!(asked.len(), 6);
+    assert_eq!(asked.len(), 9);
     let lines = handler.program.lines();
     let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!((told("the backend is down"), told("asking the backend"), told("the backend is back")), (2, 2, 1), "{lines:?}");
@@ -691,11 +695,11 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
 #[test]
 fn a_backend_that_is_busy_or_refuses_is_there_and_opens_nothing() {
     let data = Directory::new();
-    let busy = (0..4).map(|_| reply(429, &[], ""));
-    let backend = Backend::start(busy.chain((0..4).map(|_| reply(404, &[], ""))).chain([json_reply(200, &json!(1))]));
-    let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1"), ("BREAKER_FAILURES", "1"), ("BREAKER_PAUSE", "1h")]);
+    let busy = (0..6).map(|_| reply(429, &[], ""));
+    let backend = Backend::start(busy.chain((0..6).map(|_| reply(404, &[], ""))).chain([json_reply(200, &json!(1))]));
+    let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1"), ("RETRY_BASE", "1m")]);
 
-    for number in 0..8 {
+    for number in 0..12 {
         assert_eq!(worked(&handler, &format!("B-16-{number}"))["status"], "failed");
     }
 
@@ -708,7 +712,7 @@ fn a_worker_that_lost_its_order_drops_the_call() {
     let data = Directory::new();
     let (stream, received) = mpsc::channel();
     let backend = Backend::start([Reply::Stream(received), json_reply(200, &json!("second"))]);
-    let lease = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
+    let lease = [("LEASE", "500ms")];
     let (mut first, second) = (backend.handler(data.path(), &lease), backend.handler(data.path(), &lease));
     let (id, message) = submit(&second, &order("B-18"));
 

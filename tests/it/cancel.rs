@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::emulator::Emulator;
 use crate::support::{Answer, Directory, Handler, Host, events, eventually, hopeless, order, request, submit};
 
-const LEASE: [(&str, &str); 2] = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms")];
+const LEASE: [(&str, &str); 1] = [("LEASE", "1s")];
 
 fn is_cancelled(answer: &Answer) {
     assert_eq!((answer.status, &answer.body["status"], answer.message.as_ref()), (200, &json!("cancelled"), None), "{answer:?}");
@@ -147,8 +147,9 @@ fn a_try_that_failed_is_not_followed_by_another() {
 fn an_order_that_waits_for_its_next_try_is_cancelled_at_once() {
     let (url, called, answers) = backend();
     let data = Directory::new();
-    let settings = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "1h"), ("RETRY_CAP", "1h"), ("CLAIM_WAIT", "0")];
-    let handler = Handler::start(data.path(), &settings);
+    // Two seconds are left of an invocation, for the work and for waiting.
+    let times = [("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms"), ("RETRY_BASE", "1h"), ("RETRY_CAP", "1h")];
+    let handler = Handler::start(data.path(), &[&times[..], &[("FULFILLMENT_URL", url.as_str())]].concat());
     let (id, message) = submit(&handler, "C-6");
     answers.send("503 Busy\r\nRetry-After: 600").unwrap();
     // Without a queue to schedule in, the message comes back.
@@ -187,7 +188,7 @@ fn whoever_comes_after_a_worker_that_died_honours_the_wish_first() {
 #[test]
 fn it_is_a_delete_of_the_order_itself() {
     let data = Directory::new();
-    let host = Host::start(data.path(), &[("WORK_DELAY", "20s"), ("LEASE_RENEWAL", "100ms"), ("LEASE", "1s")]);
+    let host = Host::start(data.path(), &[("WORK_DELAY", "20s"), ("LEASE", "1s")]);
     let id = host.submit(&order("C-8"));
     let url = host.url(&format!("/api/orders/{id}"));
 

@@ -64,13 +64,13 @@ fn an_order_of_the_built_in_work_takes_two_writes_and_one_read_for_at_most_18_un
 #[test]
 fn slow_work_claims_first_and_its_progress_rides_on_renewals() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("WORK_DELAY", "150ms"), ("LEASE_RENEWAL", "250ms"), ("LEASE", "5s")]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "400ms"), ("LEASE", "2s")]);
     let (id, message) = accepted(&handler, "C-2");
     emulator.reset_figures();
 
     assert_eq!(handler.process(&message).status, 200);
 
-    // 600 ms of work: claim, two renewals, end.
+    // 1.6 s of work: claim, two renewals, end.
     assert!((3..=5).contains(&requests(&emulator, "replace")), "{}", emulator.figures());
     assert_eq!(requests(&emulator, "read"), 1);
     completed_once(&handler, &id);
@@ -97,7 +97,7 @@ fn many_pollers_of_one_order_share_a_read() {
 #[test]
 fn a_store_that_hangs_costs_a_client_the_deadline_and_one_request() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("STORE_TIMEOUT", "700ms")]);
+    let handler = handler(&emulator, &[("FUNCTION_TIMEOUT", "14s")]);
     let (id, message) = accepted(&handler, "C-4");
     emulator.reset_figures();
     emulator.fault(&json!({ "kind": "hang", "operations": ["create", "read", "replace"] }));
@@ -187,7 +187,7 @@ fn a_write_whose_answer_is_lost_is_known_as_our_own() {
 #[test]
 fn when_every_answer_is_lost_a_client_hears_unknown_and_asking_again_tells() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("STORE_TIMEOUT", "1s")]);
+    let handler = handler(&emulator, &[("FUNCTION_TIMEOUT", "20s")]);
     emulator.fault(&json!({ "kind": "dropAfterWrite" }));
 
     let answer = submit(&handler, "C-10");
@@ -202,7 +202,7 @@ fn when_every_answer_is_lost_a_client_hears_unknown_and_asking_again_tells() {
 #[test]
 fn an_order_that_is_recorded_is_never_said_not_to_be() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("STORE_TIMEOUT", "500ms")]);
+    let handler = handler(&emulator, &[("FUNCTION_TIMEOUT", "10s")]);
     accepted(&handler, "C-22");
     for fault in [json!({ "kind": "unavailable" }), json!({ "kind": "throttle", "retryAfterMs": 10 }), json!({ "kind": "hang" })] {
         let mut fault = fault;
@@ -242,7 +242,7 @@ fn of_two_whose_answers_are_lost_one_knows_the_write_as_his_own() {
 fn a_question_that_is_never_answered_at_the_start_is_told_and_asked_again() {
     let emulator = Emulator::start(&[]);
     emulator.fault(&json!({ "kind": "hang", "operations": ["container"], "count": 1 }));
-    let mut handler = Handler::begin(&emulator.with(&[("STORE_TIMEOUT", "300ms")]));
+    let mut handler = Handler::begin(&emulator.with(&[("FUNCTION_TIMEOUT", "6s")]));
 
     handler.program.line("cannot be kept in Cosmos DB yet");
 
@@ -270,7 +270,7 @@ fn a_read_that_took_long_is_not_shared_any_more() {
 #[test]
 fn the_message_of_an_order_that_vanishes_meanwhile_is_not_completed() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("WORK_DELAY", "150ms"), ("STORE_WAIT", "1s"), ("STORE_TIMEOUT", "500ms")]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "150ms"), ("FUNCTION_TIMEOUT", "10s")]);
     let (_, message) = accepted(&handler, "C-26");
 
     std::thread::scope(|scope| {
@@ -285,7 +285,7 @@ fn the_message_of_an_order_that_vanishes_meanwhile_is_not_completed() {
 #[test]
 fn paced_work_goes_on_while_answers_are_lost() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("WORK_DELAY", "50ms"), ("LEASE_RENEWAL", "60ms"), ("STORE_TIMEOUT", "500ms")]);
+    let handler = handler(&emulator, &[("WORK_DELAY", "250ms"), ("LEASE", "600ms"), ("FUNCTION_TIMEOUT", "10s")]);
     let (id, message) = accepted(&handler, "C-11");
     // The claim, the renewals and the end: whichever comes.
     emulator.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"], "count": 3 }));
@@ -438,7 +438,7 @@ fn a_missing_database_is_named() {
 #[test]
 fn a_container_that_vanishes_answers_503_and_never_404() {
     let emulator = Emulator::start(&[]);
-    let handler = handler(&emulator, &[("STORE_TIMEOUT", "1s")]);
+    let handler = handler(&emulator, &[("FUNCTION_TIMEOUT", "20s")]);
     let (id, _) = accepted(&handler, "C-16");
     emulator.drop_container();
 
@@ -592,7 +592,7 @@ fn of_many_who_ask_for_one_order_that_is_not_there_none_waits_for_all_others() {
 fn those_who_ask_for_what_is_not_there_hold_few_connections() {
     let emulator = Emulator::start(&[]);
     // Two places, one of them for one caller.
-    let handler = handler(&emulator, &[("MAX_CONNECTIONS", "4"), ("MAX_WAITERS", "0")]);
+    let handler = handler(&emulator, &[("MAX_CONNECTIONS", "8")]);
     emulator.reset_figures();
 
     std::thread::scope(|scope| {

@@ -86,7 +86,7 @@ fn the_dead_letter_of_an_order_that_is_worked_on_is_forgotten() {
 #[test]
 fn an_order_whose_budget_is_spent_fails_visibly() {
     let data = Directory::new();
-    let settings = [("WORK_DELAY", "10s"), ("LEASE", "200ms"), ("LEASE_RENEWAL", "50ms"), ("MAX_INTERRUPTIONS", "1")];
+    let settings = [("WORK_DELAY", "10s"), ("LEASE", "200ms"), ("MAX_INTERRUPTIONS", "1")];
     let mut first = Handler::start(data.path(), &settings);
     let (id, message) = submit(&first, "D-5");
     let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
@@ -149,9 +149,8 @@ fn what_no_order_knows_is_kept_in_cosmos_db_too() {
 #[test]
 fn a_store_that_is_away_holds_a_dead_letter_for_no_longer_than_the_host_bears() {
     let emulator = Emulator::start(&[]);
-    // 3.4 s are left of an invocation, for up to three waits.
-    let times = [("FUNCTION_TIMEOUT", "5s"), ("STORE_TIMEOUT", "200ms"), ("STORE_WAIT", "3s"), ("CLAIM_WAIT", "0")];
-    let handler = Handler::begin(&emulator.with(&times)).ready();
+    // 3.25 s are left of an invocation, for up to three waits.
+    let handler = Handler::begin(&emulator.with(&[("FUNCTION_TIMEOUT", "5s")])).ready();
     let (_, message) = submit(&handler, "D-AWAY");
     emulator.fault(&json!({ "kind": "hang", "operations": ["read"] }));
     let started = Instant::now();
@@ -166,17 +165,9 @@ fn an_outage_that_spends_every_delivery_fails_no_order() {
     const ORDERS: usize = 40;
     let emulator = Emulator::start(&[]);
     let data = Directory::new();
-    // Deliveries fail fast and are few, so that they are spent within a second.
-    let settings = [
-        ("STORE_WAIT", "200ms"),
-        ("STORE_TIMEOUT", "1s"),
-        ("CLAIM_WAIT", "200ms"),
-        ("WORK_DELAY", "20ms"),
-        ("LEASE", "2s"),
-        ("LEASE_RENEWAL", "500ms"),
-        ("SweepSchedule", "* * * * * *"),
-        ("OVERDUE_AFTER", "500ms"),
-    ];
+    // Deliveries fail fast and are few, so that they are spent within seconds.
+    let settings =
+        [("FUNCTION_TIMEOUT", "9s"), ("WORK_DELAY", "20ms"), ("LEASE", "2s"), ("SweepSchedule", "* * * * * *"), ("OVERDUE_AFTER", "500ms")];
     let host = Host::with(crate::support::repository(), data.path(), &["--max-delivery-count", "2"], &emulator.with(&settings));
     eventually("the store answers", || (host.post("/api/orders", &order("D-7")).status == 202).then_some(()));
     let ids: Vec<String> = (0..ORDERS).map(|number| host.submit(&order(&format!("D-7-{number}")))).collect();

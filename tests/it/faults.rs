@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// An order that is held for long is taken over within a test.
-const SHORT_LEASE: [(&str, &str); 2] = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
+const SHORT_LEASE: [(&str, &str); 1] = [("LEASE", "500ms")];
 
 /// `waybill verify` on a directory: whether everything agrees, and what does not.
 fn verified(data: &Path) -> (bool, Value) {
@@ -325,8 +325,7 @@ mod disks {
     /// Whatever is tried is tried a few times.
     const REFUSED: usize = 10;
     /// Nothing that was asked for before may give up before the disk is well again.
-    const SETTINGS: [(&str, &str); 4] =
-        [("WORK_DELAY", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "200ms"), ("SweepSchedule", "* * * * * *")];
+    const SETTINGS: [(&str, &str); 3] = [("WORK_DELAY", "20ms"), ("LEASE", "2s"), ("SweepSchedule", "* * * * * *")];
 
     /// A host whose data lie on a small disk of their own, which it alone sees.
     fn on_a_small_disk(data: &Path) -> Option<Host> {
@@ -928,8 +927,9 @@ mod messages {
         let broker = Fake::start(move |_| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, "", ""));
         let backend = Fake::start(|_| reply(503, "Retry-After: 600\r\n", ""));
         let url = format!("{}/orders", backend.url);
-        let handler =
-            Handler::start(data.path(), &[&queue(&broker)[..], &[("FULFILLMENT_URL", url.as_str()), ("CLAIM_WAIT", "0")]].concat());
+        // Two seconds are left of an invocation, for the work and for waiting.
+        let times = [("FUNCTION_TIMEOUT", "23s"), ("FULFILLMENT_TIMEOUT", "500ms"), ("FULFILLMENT_URL", url.as_str())];
+        let handler = Handler::start(data.path(), &[&queue(&broker)[..], &times].concat());
         let (id, message) = submit(&handler, "UNSCHEDULED");
 
         for delivery in 1..=2 {
@@ -951,7 +951,7 @@ mod messages {
         let emulator = Emulator::start(&[]);
         let broker = namespace();
         let worker = Handler::begin(&emulator.with(&[("WORK_DELAY", "60s")])).ready();
-        let other = Handler::begin(&emulator.with(&[&queue(&broker)[..], &[("STORE_TIMEOUT", "500ms")]].concat())).ready();
+        let other = Handler::begin(&emulator.with(&[&queue(&broker)[..], &[("FUNCTION_TIMEOUT", "12s")]].concat())).ready();
         let (id, message) = submit(&worker, "UNCONFIRMED");
         std::thread::scope(|scope| {
             let body = queue_envelope(&message).to_string();
@@ -994,7 +994,7 @@ mod messages {
             if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
         });
         let url = format!("{}/orders", backend.url);
-        let more = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "20ms"), ("LEASE", "2s"), ("LEASE_RENEWAL", "500ms")];
+        let more = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "20ms"), ("LEASE", "2s")];
         let settings = [&queue(&broker)[..], &more].concat();
         let handlers = [Handler::start(data.path(), &settings), Handler::start(data.path(), &settings)];
         let deliveries = AtomicUsize::new(0);

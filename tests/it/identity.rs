@@ -244,7 +244,7 @@ fn a_token_is_used_as_long_as_it_lasts_while_the_endpoint_fails() {
         let emulator = Emulator::start(&[]);
         emulator.admit(&["token"]);
         let endpoint = TokenEndpoint::start(&[Reply::Token("token", MARGIN / 2)]);
-        let handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "500ms")]).ready();
+        let handler = endpoint.handler(&emulator, &[("FUNCTION_TIMEOUT", "10s")]).ready();
 
         endpoint.reply(reply);
         for number in 0..5 {
@@ -272,7 +272,7 @@ fn a_token_endpoint_that_fails_for_long_is_told_and_needs_no_restart() {
     let emulator = Emulator::start(&[]);
     emulator.admit(&["token"]);
     let endpoint = TokenEndpoint::start(&[Reply::Refusal(500)]);
-    let mut handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "500ms")]);
+    let mut handler = endpoint.handler(&emulator, &[("FUNCTION_TIMEOUT", "10s")]);
 
     let told = handler.program.line(&format!("no token for {SYSTEM_ASSIGNED}"));
     assert_eq!(handler.readyz().status, 503, "{told}");
@@ -384,7 +384,7 @@ fn an_order_refused_while_the_token_endpoint_is_away_is_taken_once_it_is_back() 
     let emulator = Emulator::start(&[]);
     emulator.admit(&["token"]);
     let endpoint = TokenEndpoint::start(&[Reply::Token("token", Duration::from_secs(1))]);
-    let handler = endpoint.handler(&emulator, &[("STORE_TIMEOUT", "1s")]).ready();
+    let handler = endpoint.handler(&emulator, &[("FUNCTION_TIMEOUT", "20s")]).ready();
 
     endpoint.reply(Reply::Refusal(500));
     let answer = submit(&handler, "I-12");

@@ -731,7 +731,7 @@ fn the_lowest_exponent_is_refused_like_any_other() {
 #[test]
 fn an_overdue_order_is_sent_again_when_it_is_asked_for_again() {
     let data = Directory::new();
-    let settings = [("WORK_DELAY", "60s"), ("LEASE", "200ms"), ("LEASE_RENEWAL", "50ms")];
+    let settings = [("WORK_DELAY", "60s"), ("LEASE", "200ms")];
     let mut first = Handler::start(data.path(), &settings);
     let body = order("OVERDUE-1").to_string();
     let message = first.ingress(Some(&body), &[]).message.unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, Host, PATIENCE, Response, eventually, http_envelope, order, request};
+use crate::support::{Answer, Directory, Handler, Host, Response, eventually, http_envelope, order, request};
 
 fn submit(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> Answer {
     handler.ingress(Some(&order(id).to_string()), headers)
@@ -40,7 +40,7 @@ fn limit_fields(headers: &BTreeMap<String, String>) -> (Option<&str>, Option<&st
 #[test]
 fn a_client_of_the_host_is_told_its_quota_and_then_when_to_come_back() {
     let data = Directory::new();
-    let host = Host::start(data.path(), &[("RATE_LIMIT", "2"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("TRUSTED_PROXIES", "1")]);
+    let host = Host::start(data.path(), &[("RATE_LIMIT", "2/1h"), ("TRUSTED_PROXIES", "1")]);
     let client = from("192.0.2.1:4711");
 
     let first = post(&host, "R-1", &client);
@@ -70,7 +70,7 @@ fn a_client_of_the_host_is_told_its_quota_and_then_when_to_come_back() {
 #[test]
 fn a_caller_is_let_in_again_when_he_was_told_so() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "1")]);
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1s")]);
     assert_eq!(submit(&handler, "R-4", &[]).status, 202);
     let refused = submit(&handler, "R-5", &[]);
     assert_eq!((refused.status, seconds(&refused)), (429, 1), "{refused:?}");
@@ -89,8 +89,8 @@ fn a_caller_is_let_in_again_when_he_was_told_so() {
 #[test]
 fn what_a_client_claims_about_itself_gains_nothing() {
     let data = Directory::new();
-    let settings = [("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600")];
-    let proxied = Handler::start(data.path(), &[settings[0], settings[1], ("TRUSTED_PROXIES", "1")]);
+    let settings = [("RATE_LIMIT", "1/1h")];
+    let proxied = Handler::start(data.path(), &[settings[0], ("TRUSTED_PROXIES", "1")]);
     assert_eq!(submit(&proxied, "R-6", &from("192.0.2.1:1")).status, 202);
     for spoofed in ["6.6.6.6, 192.0.2.1:2", "192.0.2.1", "7.7.7.7,8.8.8.8 , 192.0.2.1:3"] {
         let headers =
@@ -111,12 +111,7 @@ fn what_a_client_claims_about_itself_gains_nothing() {
 #[test]
 fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
     let data = Directory::new();
-    let settings = [
-        ("RATE_LIMIT", "1"),
-        ("RATE_LIMIT_PERIOD_SECONDS", "3600"),
-        ("TRUSTED_PROXIES", "1"),
-        ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Subscription-Id"),
-    ];
+    let settings = [("RATE_LIMIT", "1/1h"), ("TRUSTED_PROXIES", "1"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Subscription-Id")];
     let handler = Handler::start(data.path(), &settings);
     let by = |id: &str, subscription: &str, address: &str| {
         submit(&handler, id, &[("x-subscription-id", subscription), ("X-Forwarded-For", address)])
@@ -142,7 +137,7 @@ fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
 #[test]
 fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600")]);
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1h")]);
     let first = submit(&handler, "R-16", &[]);
 
     let again = submit(&handler, "R-16", &[]);
@@ -233,15 +228,14 @@ fn admission_can_be_switched_off() {
 #[test]
 fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time() {
     let emulator = Emulator::start(&[]);
-    let settings =
-        [("STORE_TIMEOUT", "300ms"), ("STORE_BREAKER_FAILURES", "3"), ("STORE_BREAKER_PAUSE", "500ms"), ("ADMISSION_MAX_AGE", "0")];
+    let settings = [("FUNCTION_TIMEOUT", "6s"), ("ADMISSION_MAX_AGE", "0")];
     let mut handler = Handler::begin(&emulator.with(&settings)).ready();
     assert_eq!(submit(&handler, "B-1", &[]).status, 202);
     let breaker = |handler: &Handler| handler.readyz().json()["admission"]["storeBreaker"].as_str().unwrap().to_owned();
     assert_eq!(breaker(&handler), "closed");
     emulator.fault(&json!({ "kind": "hang", "operations": ["create"] }));
 
-    for number in 0..3 {
+    for number in 0..5 {
         let answer = submit(&handler, &format!("B-2{number}"), &[]);
         assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "its write left: {answer:?}");
     }
@@ -250,7 +244,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     let answer = submit(&handler, "B-3", &[]);
 
     assert_eq!((answer.status, kind(&answer), &answer.body["outcome"]), (503, "store-unavailable", &json!("not_accepted")), "{answer:?}");
-    assert_eq!(seconds(&answer), 1);
+    assert!((2..=3).contains(&seconds(&answer)), "{answer:?}");
     assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
     assert_eq!(emulator.figures()["requests"]["create"], 0, "the store is not asked");
     handler.program.line("the store is down");
@@ -260,7 +254,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert!(again.message.is_some(), "nobody knows whether its message left before the store was away");
 
     // Many at a time, for as long as two probes take.
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + Duration::from_secs(8);
     let ask = &|number: usize| {
         let mut unknown = 0;
         // Each another order, or one whose write may still arrive would not be told `not_accepted` again.
@@ -290,7 +284,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
 #[test]
 fn a_store_that_is_away_refuses_a_limited_caller_at_once() {
     let emulator = Emulator::start(&[]);
-    let settings = [("STORE_TIMEOUT", "20s"), ("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("ADMISSION_MAX_AGE", "0")];
+    let settings = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0")];
     let handler = Handler::begin(&emulator.with(&settings)).ready();
     assert_eq!(submit(&handler, "B-6", &[]).status, 202);
     emulator.fault(&json!({ "kind": "hang", "operations": ["read"] }));
@@ -299,7 +293,7 @@ fn a_store_that_is_away_refuses_a_limited_caller_at_once() {
     let answer = submit(&handler, "B-6", &[]);
 
     assert_eq!((answer.status, &answer.body["outcome"]), (429, &json!("unknown")), "it was accepted before: {answer:?}");
-    assert!(started.elapsed() < Duration::from_secs(5) && started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     emulator.calm();
     assert_eq!(submit(&handler, "B-6", &[]).status, 202);
 }
@@ -320,7 +314,7 @@ fn an_order_that_was_accepted_is_not_denied_while_the_store_takes_no_writes() {
 
 #[test]
 fn an_order_that_another_request_may_be_recording_is_not_denied() {
-    const LIMIT: [(&str, &str); 3] = [("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("ADMISSION_MAX_AGE", "0")];
+    const LIMIT: [(&str, &str); 2] = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0")];
     let outcome = |handler: &Handler, id: &str| {
         let answer = submit(handler, id, &[]);
         assert_eq!(answer.status, 429, "{answer:?}");
@@ -330,7 +324,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     let hangs = json!({ "kind": "hang", "operations": ["create"] });
     let is_written = || eventually("its write has left", || (emulator.figures()["requests"]["create"] == 1).then_some(()));
 
-    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("STORE_TIMEOUT", "20s")]].concat())).ready();
+    let handler = Handler::begin(&emulator.with(&LIMIT)).ready();
     emulator.reset_figures();
     emulator.fault(&hangs);
     std::thread::scope(|scope| {
@@ -343,13 +337,13 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     });
     assert_eq!(submit(&handler, "U-1", &[]).status, 202);
 
-    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("STORE_TIMEOUT", "200ms")]].concat())).ready();
+    let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("FUNCTION_TIMEOUT", "4s")]].concat())).ready();
     emulator.fault(&hangs);
     assert_eq!(submit(&handler, "U-4", &[]).status, 503);
     assert_eq!((outcome(&handler, "U-4"), outcome(&handler, "U-5")), ("unknown".into(), "not_accepted".into()), "it may arrive late");
     emulator.calm();
 
-    let settings = [&LIMIT[..], &[("STORE_TIMEOUT", "20s"), ("RUST_LOG", "waybill=debug")]].concat();
+    let settings = [&LIMIT[..], &[("RUST_LOG", "waybill=debug,serving=debug")]].concat();
     let mut handler = Handler::begin(&emulator.with(&settings)).ready();
     emulator.reset_figures();
     emulator.fault(&hangs);
@@ -367,7 +361,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
 #[test]
 fn an_order_that_is_recorded_while_another_request_looks_for_it_is_not_denied() {
     let emulator = Emulator::start(&[]);
-    let settings = [("RATE_LIMIT", "1"), ("RATE_LIMIT_PERIOD_SECONDS", "3600"), ("ADMISSION_MAX_AGE", "0"), ("TRUSTED_PROXIES", "1")];
+    let settings = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0"), ("TRUSTED_PROXIES", "1")];
     let handler = Handler::begin(&emulator.with(&settings)).ready();
     let (limited, other) = (from("192.0.2.1"), from("192.0.2.2"));
     assert_eq!(submit(&handler, "U-6", &limited).status, 202);

@@ -69,7 +69,7 @@ fn only_failed_orders_are_put_back_and_many_only_with_yes() {
 #[test]
 fn an_operator_cancels_what_nobody_wants_any_more_whoever_owns_it() {
     let data = Directory::new();
-    let settings = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms"), ("WORK_DELAY", "20s"), ("WEBSITE_AUTH_ENABLED", "True")];
+    let settings = [("LEASE", "1s"), ("WORK_DELAY", "20s"), ("WEBSITE_AUTH_ENABLED", "True")];
     let handler = Handler::start(data.path(), &settings);
     // Whom the platform let in.
     let principal = |name| [("X-MS-CLIENT-PRINCIPAL-ID", name), ("X-MS-CLIENT-PRINCIPAL-IDP", "aad")];
@@ -184,7 +184,7 @@ fn an_order_that_nobody_looks_after_is_told_however_many_are_newer() {
 #[test]
 fn a_message_of_an_order_that_was_not_looked_at_is_no_stranger() {
     let data = Directory::new();
-    let settings = [("WORK_DELAY", "20s"), ("LEASE", "1s"), ("LEASE_RENEWAL", "500ms")];
+    let settings = [("WORK_DELAY", "20s"), ("LEASE", "1s")];
     let mut host = Host::start(data.path(), &settings);
     let id = host.submit(&order("O-9"));
     eventually("it is worked on", || (host.get(&format!("/api/orders/{id}/status")).json()["status"] == "processing").then_some(()));

@@ -210,7 +210,7 @@ fn an_order_of_a_killed_handler_is_taken_over_at_once() {
 #[test]
 fn a_live_handlers_order_is_never_taken_however_long_it_works() {
     let data = Directory::new();
-    let lease = [("LEASE", "1s"), ("LEASE_RENEWAL", "100ms")];
+    let lease = [("LEASE", "1s")];
     let (first, second) = (delayed(data.path(), "1200ms", &lease), delayed(data.path(), "1ms", &lease));
     let (id, message) = submit(&first, &order("P-8"));
 
@@ -228,7 +228,7 @@ fn a_live_handlers_order_is_never_taken_however_long_it_works() {
 #[test]
 fn one_who_must_not_wait_longer_gives_the_message_back() {
     let data = Directory::new();
-    let (first, second) = (delayed(data.path(), "60s", &[]), delayed(data.path(), "1ms", &[("CLAIM_WAIT", "100ms")]));
+    let (first, second) = (delayed(data.path(), "60s", &[]), delayed(data.path(), "1ms", &[("FUNCTION_TIMEOUT", "17s")]));
     let (id, message) = submit(&first, &order("P-9"));
     let _cut_off = deliver_in_vain(&first, &message);
     is_processing(&first, &id);
@@ -244,7 +244,7 @@ fn one_who_must_not_wait_longer_gives_the_message_back() {
 #[test]
 fn a_stopped_handler_loses_its_order_and_changes_nothing_when_it_wakes() {
     let data = Directory::new();
-    let lease = [("LEASE", "500ms"), ("LEASE_RENEWAL", "100ms")];
+    let lease = [("LEASE", "500ms")];
     let mut first = delayed(data.path(), "10s", &lease);
     let second = delayed(data.path(), "1ms", &lease);
     let (id, message) = submit(&second, &order("P-10"));

@@ -130,7 +130,7 @@ fn config(url: &str, key: &str) -> ServiceBus {
         ("SERVICE_BUS_REST_ENDPOINT", url),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Config::read(&environment.into()).unwrap().service_bus.unwrap()
+    Config::read(&environment.into()).unwrap().storage.service_bus.unwrap()
 }
 
 /// A signature as the documentation has it, apart from the client's own.

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Directory, Handler, eventually, free_port, http_envelope, order, queue_envelope, request};
+use crate::support::{Answer, Directory, Handler, Host, eventually, free_port, http_envelope, order, queue_envelope, request};
 
 const KEY: &str = "an-entirely-secret-tracking-id-key";
 
@@ -89,12 +89,13 @@ fn every_wrong_setting_is_named_at_once() {
         ("WORK_DELAY", "-1s"),
         ("TAX_RATE", "1.01"),
         ("LEASE", "99ms"),
-        ("LEASE_RENEWAL", "fast"),
+        ("FUNCTION_TIMEOUT", "fast"),
         ("MAX_INTERRUPTIONS", "0"),
         ("ORDER_DEADLINE", "0"),
         ("RETENTION", "999ms"),
-        ("CLAIM_WAIT", "1.5s"),
-        ("STORE_WAIT", "99999999999d"),
+        ("OVERDUE_AFTER", "1.5s"),
+        ("ADMISSION_MAX_AGE", "99999999999d"),
+        ("RATE_LIMIT", "100/60"),
         ("DRAIN_TIMEOUT", "10"),
         ("MAX_CONNECTIONS", "many"),
     ];
@@ -110,27 +111,189 @@ fn every_wrong_setting_is_named_at_once() {
 }
 
 #[test]
-fn a_lease_that_cannot_be_renewed_in_time_is_refused() {
-    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("LEASE", "10s"), ("LEASE_RENEWAL", "6s")]);
-
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("LEASE_RENEWAL must be at most half of LEASE"), "{lines:?}");
+fn settings_that_contradict_each_other_are_refused() {
+    let url = ("FULFILLMENT_URL", "http://127.0.0.1:9/");
+    for (pairs, why) in [
+        (&[("RETRY_BASE", "10m")] as &[_], "RETRY_BASE must be at most RETRY_CAP"),
+        (&[("FULFILLMENT_TIMEOUT", "1m")], "FULFILLMENT_URL is not set, but FULFILLMENT_TIMEOUT is"),
+        (&[("FULFILLMENT_AUTHORIZATION", "Bearer x")], "FULFILLMENT_URL is not set, but FULFILLMENT_AUTHORIZATION is"),
+        (&[("CosmosDatabase", "d")], "CosmosConnection is not set, but CosmosDatabase is"),
+        (&[("AUTH_AUDIENCE", "a")], "AUTH_ISSUER is not set, but AUTH_AUDIENCE is"),
+        (&[url, ("WORK_DELAY", "1s")], "WORK_DELAY is for the built-in work"),
+        (&[url, ("TAX_RATE", "0.1")], "TAX_RATE is for the built-in work"),
+    ] {
+        let lines = refused(&[&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")], pairs].concat());
+        assert!(lines.len() == 1 && lines[0].contains(why), "{why}: {lines:?}");
+    }
 }
 
 #[test]
 fn what_the_host_would_cut_off_is_refused() {
     let backend = ("FULFILLMENT_URL", "http://127.0.0.1:9/");
-    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("FUNCTION_TIMEOUT", "4m"), backend, ("STORE_WAIT", "10m")]);
+    let lines = refused(&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("FUNCTION_TIMEOUT", "4m"), backend]);
 
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("FULFILLMENT_TIMEOUT must be at most 201.6s by FUNCTION_TIMEOUT"), "{lines:?}");
-    assert!(lines[1].contains("STORE_WAIT must be at most 201.6s by FUNCTION_TIMEOUT"), "{lines:?}");
+}
+
+/// An app of ours whose `host.json` says this.
+fn app(function_timeout: &Value) -> Directory {
+    let app = Directory::new();
+    let mut host: Value = serde_json::from_str(include_str!("../../host.json")).unwrap();
+    host["functionTimeout"] = function_timeout.clone();
+    app.write("host.json", &format!("// as the host reads it\n{host}"));
+    app.write("local.settings.json", include_str!("../../local.settings.json.example"));
+    for (function, text) in [
+        ("OrderIngress", include_str!("../../OrderIngress/function.json")),
+        ("OrderProcessor", include_str!("../../OrderProcessor/function.json")),
+    ] {
+        std::fs::create_dir(app.path().join(function)).unwrap();
+        app.write(&format!("{function}/function.json"), text);
+    }
+    app
+}
+
+/// Runs a command that must end by itself; its exit code, and the lines of stdout and of stderr.
+fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (Option<i32>, Vec<String>, Vec<String>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+    command.args(arguments).env_clear().envs(settings.iter().copied());
+    let ended = command.stdin(Stdio::null()).output().unwrap();
+    let lines = |text: &[u8]| String::from_utf8_lossy(text).lines().map(str::to_owned).collect();
+    (ended.status.code(), lines(&ended.stdout), lines(&ended.stderr))
+}
+
+#[test]
+fn settings_that_do_not_fit_functiontimeout_of_the_app_are_refused_by_host_and_handler() {
+    for (timeout, delay, why) in [
+        (json!("00:00:05"), "2s", "functionTimeout in host.json must be at least"),
+        (json!("00:00:30"), "5s", "WORK_DELAY, four times, must be at most"),
+    ] {
+        let app = app(&timeout);
+        let root = app.path().to_str().unwrap();
+
+        let (code, _, lines) = waybill(&["local", "--app", root, "--port", "0"], &[("WORK_DELAY", delay)]);
+        assert_eq!((code, lines.len()), (Some(1), 1), "{lines:?}");
+        assert!(lines[0].contains(why) && lines[0].contains("functionTimeout in host.json"), "{lines:?}");
+
+        for root in [("FUNCTIONS_APP_ROOT_PATH", root), ("PWD", root)] {
+            let settings = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("WORK_DELAY", delay), root];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+            let ended = command.arg("serve").env_clear().envs(settings).current_dir(app.path()).stdin(Stdio::null()).output().unwrap();
+            assert!(ended.status.code() == Some(1) && String::from_utf8_lossy(&ended.stderr).contains(why), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn an_app_without_a_limit_bears_any_work_and_the_variable_overrides_its_host_json() {
+    let app = app(&json!("-1"));
+    let root = app.path().to_str().unwrap();
+    let shown = |settings: &[(&str, &str)]| waybill(&["settings", "--json", "--app", root], settings);
+    let timeout = |lines: &[String]| {
+        let rows = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let row = rows.into_iter().find(|row| row["name"] == "FUNCTION_TIMEOUT").unwrap();
+        (row["value"].as_str().unwrap().to_owned(), row["source"].as_str().unwrap().to_owned())
+    };
+
+    let (code, lines, problems) = shown(&[("WORK_DELAY", "10h")]);
+    assert_eq!((code, timeout(&lines)), (Some(0), ("-1".into(), "host.json".into())), "{problems:?}");
+    let (code, lines, problems) = shown(&[("WORK_DELAY", "1m"), ("FUNCTION_TIMEOUT", "2m")]);
+    assert_eq!((code, timeout(&lines)), (Some(1), ("2m".into(), "environment".into())));
+    assert!(problems.len() == 1 && problems[0].contains("WORK_DELAY, four times, must be at most"), "{problems:?}");
+    let (_, lines, _) = shown(&[("AzureFunctionsJobHost__functionTimeout", "00:10:00")]);
+    assert_eq!(timeout(&lines), ("10m".into(), "AzureFunctionsJobHost__functionTimeout".into()));
+}
+
+#[test]
+fn a_host_json_that_cannot_be_read_leaves_the_shortest_default_and_says_so() {
+    for (name, text, why) in [("other.json", "{}", "cannot be read"), ("host.json", "{", "cannot be read"), ("host.json", "{}", "has no")] {
+        let data = Directory::new();
+        data.write(name, text);
+        let settings = [("FUNCTIONS_APP_ROOT_PATH", data.path().to_str().unwrap()), ("RUST_LOG", "waybill=debug")];
+        let mut handler = Handler::start(data.path(), &settings);
+
+        let line = handler.program.line("functionTimeout is taken to be 5m");
+        assert!(line.contains(why) && line.contains("DEBUG"), "{line}");
+    }
+}
+
+#[test]
+fn every_setting_is_shown_with_where_it_comes_from_and_no_secret() {
+    let app = app(&json!("00:05:00"));
+    let file = json!({ "IsEncrypted": false, "Values": { "LEASE": "40s", "MAX_ATTEMPTS": "7", "OrdersQueue": "orders",
+        "ServiceBusConnection": "Endpoint=sb://localhost;SharedAccessKeyName=n;SharedAccessKey=c2VjcmV0" } });
+    app.write("local.settings.json", &file.to_string());
+    let root = app.path().to_str().unwrap();
+    let settings = [("MAX_ATTEMPTS", "6"), ("TRACKING_ID_KEY", KEY), ("RATE_LIMIT", "")];
+
+    let (code, lines, problems) = waybill(&["settings", "--json", "--app", root], &settings);
+    let (_, text, _) = waybill(&["settings", "--app", root], &settings);
+
+    assert_eq!((code, problems), (Some(0), vec![]));
+    for (name, value, source) in [
+        ("LEASE", json!("40s"), "local.settings.json"),
+        ("MAX_ATTEMPTS", json!("6"), "environment"),
+        ("RATE_LIMIT", json!("100/60s"), "default"),
+        ("FUNCTION_TIMEOUT", json!("5m"), "host.json"),
+        ("ServiceBusConnection", json!("***"), "local.settings.json"),
+        ("TRACKING_ID_KEY", json!("***"), "environment"),
+        ("AUTH_ISSUER", Value::Null, "default"),
+    ] {
+        let row = json!({ "name": name, "value": value, "source": source }).to_string();
+        assert!(lines.contains(&row), "{row} {lines:?}");
+        assert!(text.iter().any(|line| line.starts_with(name) && line.contains(source)), "{text:?}");
+    }
+    let all = [lines, text].concat().concat();
+    assert!(!all.contains(KEY) && !all.contains("c2VjcmV0"), "{all}");
+}
+
+#[test]
+fn settings_that_are_not_good_are_shown_and_every_problem_is_named() {
+    let app = app(&json!("00:05:00"));
+    let root = app.path().to_str().unwrap();
+
+    let (code, lines, problems) = waybill(&["settings", "--app", root], &[("LEASE", "soon"), ("TAX_RATE", "2")]);
+
+    assert_eq!((code, lines.is_empty(), problems.len()), (Some(1), false, 2), "{problems:?}");
+    assert!(problems[0].starts_with("waybill: LEASE is") && problems[1].starts_with("waybill: TAX_RATE is"), "{problems:?}");
+    app.write("local.settings.json", "{");
+    let (code, _, problems) = waybill(&["settings", "--app", root], &[]);
+    assert!(code == Some(1) && problems[0].contains("local.settings.json: invalid JSON"), "{problems:?}");
+}
+
+#[test]
+fn a_name_that_nothing_reads_is_told_at_the_start() {
+    let data = Directory::new();
+    let environment = [("WORK_DELYA", "2s"), ("LEASE_RENEWAL", "1s"), ("COLOR", "blue")];
+    let mut handler = Handler::start(data.path(), &environment);
+
+    let line = handler.program.line("did you mean WORK_DELAY?");
+    assert!(line.contains("WARN") && line.contains("WORK_DELYA"), "{line}");
+    let lines = handler.program.lines();
+    assert!(lines.iter().any(|line| line.contains("LEASE_RENEWAL is not a setting any more")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("COLOR")), "an environment holds much else");
+}
+
+#[test]
+fn a_value_that_nothing_reads_is_told_by_the_local_host() {
+    let app = app(&json!("00:05:00"));
+    let mut file: Value = serde_json::from_str(include_str!("../../local.settings.json.example")).unwrap();
+    for (name, value) in [("COLOR", "blue"), ("RETENTOIN", "1d"), ("WEBSITE_TIME_ZONE", "UTC"), ("AzureWebJobs.X.Disabled", "1")] {
+        file["Values"][name] = value.into();
+    }
+    app.write("local.settings.json", &file.to_string());
+    let data = Directory::new();
+    let mut host = Host::with(app.path(), data.path(), &[], &[]);
+
+    host.program.line("RETENTOIN is no setting: did you mean RETENTION?");
+    let lines = host.program.lines();
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("is read by nothing")).collect();
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("COLOR in Values"), "{lines:?}");
 }
 
 #[test]
 fn a_host_that_leaves_no_time_for_anything_is_refused() {
-    let waits = [("CLAIM_WAIT", "0"), ("STORE_WAIT", "0")];
-    let refused = |more: &[(&str, &str)]| refused(&[&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")], &waits[..], more].concat());
+    let refused = |more: &[(&str, &str)]| refused(&[&[("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")], more].concat());
 
     let lines = refused(&[("FUNCTION_TIMEOUT", "16s")]);
     assert!(lines.len() == 1 && lines[0].contains("FUNCTION_TIMEOUT must be at least 17s"), "{lines:?}");
@@ -322,7 +485,7 @@ fn one_connection_too_many_waits_its_turn() {
 #[test]
 fn whoever_keeps_a_connection_and_uses_it_again_does_not_starve_those_who_wait_for_one() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "2"), ("MAX_WAITERS", "1")]);
+    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "2")]);
     let connect = || TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
     let ask = |mut connection: &TcpStream| write!(connection, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     let closes = |connection: &TcpStream| {

@@ -302,7 +302,7 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
 #[test]
 fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[("MAX_WAITERS", "1")]);
+    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "3")]);
     let (id, _) = submit(&handler, &order("S-PLACES"));
 
     std::thread::scope(|scope| {
@@ -321,7 +321,7 @@ fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
 #[test]
 fn one_caller_gets_half_of_the_places_to_wait() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[("MAX_WAITERS", "2"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Sub")]);
+    let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "5"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Sub")]);
     let (id, _) = submit(&handler, &order("S-HALF"));
     let waits = |caller: &str, seconds: &str| {
         let answer = handler.status_with(&id, &[("X-Sub", caller), ("Prefer", seconds)]);

@@ -77,7 +77,7 @@ fn on_cosmos<F: Future<Output = ()>>(fact: impl Fn(Instances) -> F) {
 pub async fn connect(emulator: &Emulator) -> StatusStore {
     let mut environment: BTreeMap<String, String> = emulator.settings().iter().cloned().collect();
     environment.insert("FUNCTIONS_CUSTOMHANDLER_PORT".into(), "1".into());
-    let Records::Cosmos(config, key) = Config::read(&environment).unwrap().records else { panic!("not in Cosmos DB") };
+    let Records::Cosmos(config, key) = Config::read(&environment).unwrap().storage.records else { panic!("not in Cosmos DB") };
     StatusStore::Cosmos(CosmosStore::connect(&config, &key).await)
 }
 

@@ -70,7 +70,7 @@ fn each_time_an_order_is_sent_again_the_next_look_is_later() {
 #[test]
 fn an_order_whose_worker_was_killed_is_sent_again_and_completed_by_another() {
     let data = Directory::new();
-    let settings = [SOON, ("WORK_DELAY", "500ms"), ("LEASE", "400ms"), ("LEASE_RENEWAL", "100ms")];
+    let settings = [SOON, ("WORK_DELAY", "500ms"), ("LEASE", "400ms")];
     let mut first = Handler::start(data.path(), &settings);
     let (id, message) = submit(&first, "S-4");
     let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
@@ -92,7 +92,7 @@ fn an_order_whose_worker_was_killed_is_sent_again_and_completed_by_another() {
 #[test]
 fn an_order_that_is_being_worked_on_is_left_alone() {
     let data = Directory::new();
-    let handler = Handler::start(data.path(), &[SOON, ("WORK_DELAY", "200ms"), ("LEASE", "300ms"), ("LEASE_RENEWAL", "50ms")]);
+    let handler = Handler::start(data.path(), &[SOON, ("WORK_DELAY", "200ms"), ("LEASE", "400ms")]);
     let (id, message) = submit(&handler, "S-5");
 
     std::thread::scope(|scope| {

@@ -40,9 +40,11 @@ pub(crate) struct App {
     pub(crate) disabled: Vec<String>,
 }
 
-/// The values of an app's `local.settings.json`, or of its example; empty where there is neither, or a mistake in it.
-pub fn settings_of(root: &Path) -> BTreeMap<String, String> {
-    LocalSettings::load(root, &BTreeMap::new(), &mut Notes::default()).values
+/// The values of an app's `local.settings.json`, or of its example; empty where there is neither. The error lists every mistake in it.
+pub fn settings_of(root: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
+    let mut notes = Notes::default();
+    let values = LocalSettings::load(root, &BTreeMap::new(), &mut notes).values;
+    if notes.problems.is_empty() { Ok(values) } else { Err(notes.problems) }
 }
 
 impl App {

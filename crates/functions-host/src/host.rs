@@ -34,6 +34,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Looks at the settings of an app whose handler is this very program, before the handler is started: the app's folder, `Values` of
+/// its settings, and the whole environment that the handler is to get. Warnings are told; problems prevent the start.
+pub type Check = fn(&Path, &BTreeMap<String, String>, &BTreeMap<String, String>) -> Result<Vec<String>, Vec<String>>;
+
 /// What to run, and what the program that runs the host says of itself and its handler.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -50,6 +54,8 @@ pub struct Options {
     pub rest_endpoint_setting: Option<&'static str>,
     /// The name by which host.json means this very program, which then need not be built into the app's folder.
     pub own_handler: Option<&'static str>,
+    /// What else must be right where the handler is this very program.
+    pub check: Option<Check>,
 }
 
 impl Options {
@@ -62,6 +68,7 @@ impl Options {
             data_setting: None,
             rest_endpoint_setting: None,
             own_handler: None,
+            check: None,
         }
     }
 }
@@ -101,6 +108,14 @@ pub async fn run(
 
     let (plan, notice) = plan(&options, &app, &data, address, rest_address, environment)?;
     app.notices.extend(notice);
+    let warnings = match options.check {
+        Some(check) if is_named(&plan.executable, options.own_handler) => {
+            let mut handlers = environment.clone();
+            handlers.extend(plan.environment.clone());
+            check(&app.root, &app.settings, &handlers)?
+        }
+        _ => Vec::new(),
+    };
     let open = data.clone();
     let rules = Rules { lock_duration: arguments.lock_duration, max_delivery_count: arguments.max_delivery_count };
     let broker = tokio::task::spawn_blocking(move || Broker::open(&open, rules)).await.map_err(|error| one(error.to_string()))?;
@@ -121,7 +136,7 @@ pub async fn run(
     for line in &app.notices {
         info!("{line}");
     }
-    for line in app.in_error_lines() {
+    for line in app.in_error_lines().chain(warnings) {
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
@@ -242,7 +257,7 @@ fn plan(
     let executable = match (&options.arguments.handler, &custom.executable) {
         (Some(handler), _) => std::path::absolute(handler).unwrap_or_else(|_| handler.clone()),
         (None, Executable::File(path)) => path.clone(),
-        (None, Executable::OnPath(program)) if is_named(program, options.own_handler) => {
+        (None, Executable::OnPath(program)) if is_named(Path::new(program), options.own_handler) => {
             let this = std::env::current_exe().map_err(|error| vec![format!("cannot find this program: {error}")])?;
             notice = Some(format!("{program} is not built in {}: using {} itself as the handler", app.root.display(), this.display()));
             this
@@ -274,9 +289,9 @@ fn plan(
     Ok((plan, notice))
 }
 
-/// Whether a program of host.json has this name, with or without an extension.
-fn is_named(program: &str, name: Option<&str>) -> bool {
-    Path::new(program).file_stem().zip(name).is_some_and(|(stem, name)| stem.eq_ignore_ascii_case(name))
+/// Whether a program has this name, with or without an extension.
+fn is_named(program: &Path, name: Option<&str>) -> bool {
+    program.file_stem().zip(name).is_some_and(|(stem, name)| stem.eq_ignore_ascii_case(name))
 }
 
 /// Two hosts on one queue would each believe that the other's messages are free.

@@ -39,7 +39,7 @@ const LONGEST: Duration = Duration::from_mins(4);
 const TRACKING_KEY: &str = "of-a-crash-matrix-0123456789abcdef0123";
 
 /// Short clocks, so that recovery is seen; both they and the bound of a recovery are in the table's documentation.
-const SETTINGS: [(&str, &str); 16] = [
+const SETTINGS: [(&str, &str); 14] = [
     (
         "ServiceBusConnection",
         "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;UseDevelopmentEmulator=true;",
@@ -48,13 +48,11 @@ const SETTINGS: [(&str, &str); 16] = [
     ("SweepSchedule", "* * * * * *"),
     ("TRACKING_ID_KEY", TRACKING_KEY),
     ("LEASE", "1s"),
-    ("LEASE_RENEWAL", "250ms"),
     ("OVERDUE_AFTER", "1s"),
     ("RETRY_BASE", "50ms"),
     ("RETRY_CAP", "500ms"),
     ("MAX_ATTEMPTS", "1000"),
     ("MAX_INTERRUPTIONS", "1000"),
-    ("BREAKER_PAUSE", "100ms"),
     // The clients are one caller.
     ("RATE_LIMIT", "0"),
     ("LOG_FORMAT", "text"),

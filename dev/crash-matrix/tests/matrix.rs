@@ -56,7 +56,7 @@ fn without_the_sweeper_orders_are_stuck_and_the_matrix_says_so() {
 fn matrix(arguments: &[&str]) -> Output {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let arguments = [&["--setting", "LEASE=2s", "--setting", "LEASE_RENEWAL=500ms"], arguments].concat();
+    let arguments = [&["--setting", "LEASE=2s"], arguments].concat();
     Command::new(env!("CARGO_BIN_EXE_crash-matrix")).args(["--app", REPOSITORY]).args(arguments).output().unwrap()
 }
 

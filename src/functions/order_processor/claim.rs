@@ -97,7 +97,7 @@ impl ClaimAttempt<'_, '_> {
         let config = &self.delivery.app.config;
         // At `functionTimeout` the host ends the whole handler, and every other order in it. The message comes back at once, with all
         // of its time.
-        if Instant::now() + config.longest_try() > self.delivery.deadline {
+        if Instant::now() + config.time_budget.longest_try > self.delivery.deadline {
             return Err(too_late());
         }
         failpoint!("before-claim");

@@ -121,7 +121,7 @@ impl<'a> ClaimedOrder<'a> {
         let (store, config, token) = (self.delivery.store, &self.delivery.app.config, self.token);
         // The same for every repetition of the write.
         let jitter = backoff::share();
-        let until = self.delivery.deadline.min(Instant::now() + config.store_wait);
+        let until = self.delivery.deadline.min(Instant::now() + config.time_budget.store_wait);
         loop {
             let now = store.now();
             let end = |found: &Record| match outcome {

@@ -1,0 +1,128 @@
+//! `waybill settings`: every setting, its value, and where that comes from.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::catalogue::{ALL, DefaultValue, Setting};
+use crate::config::function_timeout::{self, FunctionTimeout, UNLIMITED};
+use crate::config::{Config, spelling};
+
+/// Shown in place of a secret.
+const MASK: &str = "***";
+
+/// Whose settings, and how they are shown.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The app's folder, whose local.settings.json and host.json count below the environment.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    app: PathBuf,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One setting as it holds.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    /// `None`: there is none.
+    value: Option<String>,
+    source: &'static str,
+}
+
+/// Shows the settings. `Err`: they are not good, and these are the reasons; the settings are shown all the same.
+pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+    let (values, mut problems) = match values(&options.app) {
+        Ok(values) => (values, Vec::new()),
+        Err(problems) => (BTreeMap::new(), problems),
+    };
+    let mut all = environment.clone();
+    for (name, value) in &values {
+        all.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
+
+    let timeout = function_timeout::of(&all);
+    let source = |name: &str| {
+        let is = |key: &&String| key.eq_ignore_ascii_case(name);
+        if environment.keys().any(|key| is(&key)) { "environment" } else { "local.settings.json" }
+    };
+    show(&ALL.iter().flat_map(|setting| rows(setting, &all, &timeout, source)).collect::<Vec<_>>(), options.json);
+
+    let warnings = spelling::in_environment(all.keys().map(String::as_str)).into_iter().chain(spelling::in_values(&values, &options.app));
+    for warning in warnings {
+        eprintln!("waybill: {warning}");
+    }
+    problems.extend(Config::problems(&all));
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// `Values` of the app's settings. What is deployed has no such file, and no reader of it.
+#[cfg(feature = "local")]
+fn values(app: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
+    functions_host::app::settings_of(app)
+}
+
+#[cfg(not(feature = "local"))]
+#[expect(clippy::unnecessary_wraps, reason = "the other build reads a file")]
+fn values(_: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
+    Ok(BTreeMap::new())
+}
+
+/// The setting, and the parts of its section that are set.
+fn rows(setting: &Setting, all: &BTreeMap<String, String>, timeout: &FunctionTimeout, source: impl Fn(&str) -> &'static str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for name in setting.names() {
+        let is = |key: &str| if setting.is_binding() { key.eq_ignore_ascii_case(&name) } else { key == name };
+        let set = all.iter().find(|(key, value)| is(key) && !value.trim().is_empty());
+        let is_whole = name == setting.name;
+        match set {
+            Some((_, value)) => {
+                let value = if setting.secret && is_whole { MASK.to_owned() } else { value.trim().to_owned() };
+                rows.push(Row { source: source(&name), value: Some(value), name });
+            }
+            None if name == "FUNCTION_TIMEOUT" => {
+                let value = if timeout.value == UNLIMITED { "-1".to_owned() } else { shown(timeout.value) };
+                rows.push(Row { name, value: Some(value), source: timeout.source.file() });
+            }
+            None if is_whole => {
+                let value = match setting.default {
+                    DefaultValue::Nothing => None,
+                    DefaultValue::Value(value) => Some(value.to_owned()),
+                    DefaultValue::Words(words) => Some(format!("({})", words.replace('`', ""))),
+                };
+                rows.push(Row { name, value, source: "default" });
+            }
+            None => {}
+        }
+    }
+    rows
+}
+
+fn show(rows: &[Row], json: bool) {
+    let width = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or_default();
+    let (names, sources) = (width(|row| row.name.len()), width(|row| row.source.len()));
+    let mut out = std::io::stdout().lock();
+    for row in rows {
+        let line = if json {
+            serde_json::to_string(row).unwrap_or_default()
+        } else {
+            format!("{:names$}  {:sources$}  {}", row.name, row.source, row.value.as_deref().unwrap_or("-"))
+        };
+        // A closed pipe is no reason to fail.
+        drop(writeln!(out, "{line}"));
+    }
+}
+
+/// As a person would type it.
+fn shown(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let fits = units.into_iter().find(|(unit, _)| milliseconds >= *unit && milliseconds.is_multiple_of(*unit));
+    fits.map_or_else(|| format!("{milliseconds}ms"), |(unit, name)| format!("{}{name}", milliseconds / unit))
+}

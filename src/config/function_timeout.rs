@@ -1,0 +1,225 @@
+//! When the host ends an invocation: `functionTimeout` of the app's `host.json`, which the host does not tell the handler.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::{MAX_DURATION, Settings, duration};
+
+/// What the host takes where `host.json` says nothing: five minutes on the Consumption plan, and more on every other plan.
+const DEFAULT: Duration = Duration::from_mins(5);
+/// The host ends an invocation never. Far from the end of every clock we count with.
+pub const UNLIMITED: Duration = Duration::from_millis(MAX_DURATION);
+/// Shortest `functionTimeout` that the host takes.
+const LEAST: Duration = Duration::from_secs(1);
+/// The app setting by which the host replaces `functionTimeout` of `host.json`.
+const HOST_SETTING: &str = "AzureFunctionsJobHost__functionTimeout";
+
+/// When the host ends an invocation, and the handler with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionTimeout {
+    /// [`UNLIMITED`]: never.
+    pub value: Duration,
+    /// Where it was found.
+    pub source: Source,
+    /// Why it was not found elsewhere, for the log.
+    pub remark: Option<String>,
+}
+
+/// Where `functionTimeout` was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The variable `FUNCTION_TIMEOUT`, which overrides.
+    Variable,
+    /// The app setting that replaces what `host.json` says.
+    HostSetting,
+    /// The app's `host.json`.
+    HostJson,
+    /// Nowhere.
+    Default,
+}
+
+impl Display for Source {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Variable => "FUNCTION_TIMEOUT",
+            Self::HostSetting => HOST_SETTING,
+            Self::HostJson => "functionTimeout in host.json",
+            Self::Default => "functionTimeout (5m, since host.json does not say another)",
+        })
+    }
+}
+
+impl Source {
+    /// Where a person would look for it.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Variable => "environment",
+            Self::HostSetting => HOST_SETTING,
+            Self::HostJson => "host.json",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// Finds out when the host ends an invocation, whatever is wrong with other settings.
+pub fn of(environment: &BTreeMap<String, String>) -> FunctionTimeout {
+    read(&mut Settings { environment, problems: Vec::new() })
+}
+
+/// Finds out when the host ends an invocation, or names what is wrong with `FUNCTION_TIMEOUT`.
+pub(super) fn read(settings: &mut Settings<'_>) -> FunctionTimeout {
+    const NAME: &str = "FUNCTION_TIMEOUT";
+    let found = |value, source| FunctionTimeout { value, source, remark: None };
+    let default = |remark| FunctionTimeout { remark: Some(remark), ..found(DEFAULT, Source::Default) };
+    if let Some(text) = settings.text(NAME) {
+        if text == "-1" {
+            return found(UNLIMITED, Source::Variable);
+        }
+        let Some(timeout) = duration(text).filter(|timeout| *timeout >= LEAST) else {
+            let problem = format!("{NAME} is {text:?}: set at least 1s, with a unit (ms, s, m, h, d), or -1 for no limit");
+            return settings.problem(problem, found(DEFAULT, Source::Variable));
+        };
+        return found(timeout, Source::Variable);
+    }
+    if let Some(text) = settings.host_setting(HOST_SETTING) {
+        return match time_limit(text) {
+            Some(limit) => found(limit, Source::HostSetting),
+            None => default(format!("{HOST_SETTING} is {text:?}, which is no time that the host takes")),
+        };
+    }
+    let path = settings.app_root().join("host.json");
+    match from_host_json(&path) {
+        Ok(Some(limit)) => found(limit, Source::HostJson),
+        Ok(None) => default(format!("{} has no functionTimeout", path.display())),
+        Err(problem) => default(format!("{} cannot be read: {problem}", path.display())),
+    }
+}
+
+fn from_host_json(path: &Path) -> Result<Option<Duration>, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let document: Value =
+        serde_json::from_str(&without_comments(text.trim_start_matches('\u{feff}'))).map_err(|error| error.to_string())?;
+    let mut values = document.as_object().into_iter().flatten();
+    let Some((_, value)) = values.find(|(name, _)| name.eq_ignore_ascii_case("functionTimeout")) else { return Ok(None) };
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    if text == "null" {
+        return Ok(None);
+    }
+    time_limit(&text).map(Some).ok_or_else(|| format!("functionTimeout is {text}, which is no time that the host takes"))
+}
+
+/// A time span as .NET writes it, `hh:mm`, `hh:mm:ss` or `d.hh:mm:ss`, with a fraction or without; a bare number is days.
+/// `-1` is no limit.
+fn time_limit(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    if text == "-1" {
+        return Some(UNLIMITED);
+    }
+    let number = |text: &str, most: u64| {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|number| is_plain && *number <= most)
+    };
+    // .NET holds some ten million days.
+    let days = |text: &str| number(text, 10_000_000);
+    let (first, clock) = match text.split_once('.') {
+        Some((first, clock)) if !first.contains(':') => (days(first)?, clock),
+        _ => (0, text),
+    };
+    let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
+    let parts: Vec<&str> = clock.split(':').collect();
+    let seconds = match parts[..] {
+        [whole] if clock == text => days(whole)? * 86_400,
+        [hours, minutes] => first * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60,
+        // The documented surprise: 24:00:00 is 24 days.
+        [hours, minutes, seconds] if number(hours, 23).is_none() && first == 0 => {
+            days(hours)? * 86_400 + number(minutes, 23)? * 3_600 + number(seconds, 59)? * 60
+        }
+        [hours, minutes, seconds] => first * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60 + number(seconds, 59)?,
+        [whole, hours, minutes, seconds] if first == 0 => {
+            days(whole)? * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60 + number(seconds, 59)?
+        }
+        _ => return None,
+    };
+    // A fraction only shortens what is left of a second, which nobody counts on.
+    fraction.is_none_or(|fraction| !fraction.is_empty() && number(fraction, u64::MAX).is_some()).then_some(())?;
+    let limit = Duration::from_secs(seconds).min(UNLIMITED);
+    (limit >= LEAST).then_some(limit)
+}
+
+/// JSON of which `//` and `/* */` outside strings are left out, as the host leaves them out.
+fn without_comments(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let length = match character {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => rest[2..].find("*/").map_or(rest.len(), |end| end + 4),
+            '"' => {
+                let length = string_length(rest);
+                kept.push_str(&rest[..length]);
+                length
+            }
+            other => {
+                kept.push(other);
+                other.len_utf8()
+            }
+        };
+        rest = &rest[length..];
+    }
+    kept
+}
+
+/// The length in bytes of the JSON string at the start of `text`, quotes included.
+fn string_length(text: &str) -> usize {
+    let mut escaped = false;
+    for (index, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return index + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_the_host_reads_them() {
+        for (text, expected) in [
+            ("00:05:00", Some(Duration::from_secs(300))),
+            ("00:00:05.5", Some(Duration::from_secs(5))),
+            ("1:30", Some(Duration::from_secs(5_400))),
+            ("1.02:00:00", Some(Duration::from_secs(93_600))),
+            ("1:02:00:00", Some(Duration::from_secs(93_600))),
+            ("24:00:00", Some(Duration::from_secs(24 * 86_400))),
+            ("2", Some(Duration::from_secs(2 * 86_400))),
+            ("-1", Some(UNLIMITED)),
+            ("00:00:00", None),
+            ("00:60:00", None),
+            ("5m", None),
+            ("", None),
+        ] {
+            assert_eq!(time_limit(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn comments_are_left_out_and_strings_are_kept() {
+        let text = "{ // one \"quote\n \"é\": \"//x/*\\\"*/\", /* two\n lines */ \"functionTimeout\": -1 }";
+
+        let document: Value = serde_json::from_str(&without_comments(text)).unwrap();
+
+        assert_eq!(document, serde_json::json!({ "é": "//x/*\"*/", "functionTimeout": -1 }));
+        for text in ["/*", "\"", "\"\\", "//", "/"] {
+            without_comments(text);
+        }
+    }
+}
