@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::cli::operate::Request;
 use crate::config;
-use crate::domain::lifecycle::Status;
+use crate::domain::record::Status;
 use crate::domain::tracking::TrackingId;
 
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.

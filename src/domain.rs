@@ -3,6 +3,7 @@
 pub mod order;
 pub mod json;
 pub mod tracking;
+pub mod record;
 pub mod lifecycle;
 pub mod message;
 pub mod quarantine;

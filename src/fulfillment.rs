@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::domain::json::Json;
-use crate::domain::lifecycle::{Failure, Record, Verdict};
+use crate::domain::lifecycle::Verdict;
 use crate::domain::order::Order;
+use crate::domain::record::{Failure, Record};
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::outbound::breaker;

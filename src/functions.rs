@@ -13,10 +13,12 @@ pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_sweeper;
 pub mod open_api;
+pub mod openapi;
 pub mod shown;
 pub mod in_flight;
 pub mod watchers;
 pub mod wait_slots;
+pub mod holder;
 pub mod waits;
 pub mod durations;
 
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use crate::domain::lifecycle::{Record, Status};
+use crate::domain::record::{Record, Status};
 use crate::outbound::backoff::Backoff;
 use crate::store::StoreError;
 

@@ -12,8 +12,3 @@ pub mod fulfillment;
 pub mod door;
 pub mod functions;
 pub mod cli;
-
-// This process, as leases name it.
-pub mod process;
-
-pub mod openapi;

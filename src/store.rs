@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::domain::bookmark::Bookmark;
-use crate::domain::lifecycle::{Record, Status};
 use crate::domain::quarantine::Quarantined;
+use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::cosmos::CosmosStore;

@@ -17,10 +17,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use waybill::domain::lifecycle::{
-    self, Budgets, Cancel, Claim, Claimant, DeadLetter, Failure, Fenced, FencingToken, Holder, Lease, Metadata, Record, Resubmission,
-    Status, Submission, Sweep, Verdict,
-};
+use waybill::domain::lifecycle::{self, Budgets, Cancel, Claim, Claimant, DeadLetter, Fenced, Resubmission, Submission, Sweep, Verdict};
+use waybill::domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Record, Status};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 

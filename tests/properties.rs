@@ -11,10 +11,9 @@ use proptest::sample::Index;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::domain::json::Json;
-use waybill::domain::lifecycle::{
-    self, Budgets, Claim, Claimant, Event, Failure, Fenced, FencingToken, Holder, MAX_HISTORY, Metadata, Record, Submission, Sweep, Verdict,
-};
+use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Fenced, Submission, Sweep, Verdict};
 use waybill::domain::order::Order;
+use waybill::domain::record::{self, Event, Failure, FencingToken, Holder, MAX_HISTORY, Metadata, Record};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::{IdempotencyKey, TrackingKey};
 use waybill::functions::durations::{Durations, Expected};
@@ -132,8 +131,8 @@ impl Versions {
 
 fn rank(record: &Record) -> u8 {
     match record.status {
-        lifecycle::Status::Accepted => 0,
-        lifecycle::Status::Processing => 1,
+        record::Status::Accepted => 0,
+        record::Status::Processing => 1,
         _ => 2,
     }
 }
@@ -147,8 +146,8 @@ fn holds_alone(record: &Record) {
     assert_eq!(record.due_at.is_none(), record.status.is_terminal(), "{record:?}");
     assert_eq!(record.ttl.is_some(), record.status.is_terminal(), "{record:?}");
     assert_eq!(record.completed_at.is_some(), record.status.is_terminal(), "{record:?}");
-    assert_eq!(record.result.is_some(), record.status == lifecycle::Status::Completed, "{record:?}");
-    assert_eq!(record.error.is_some(), record.status == lifecycle::Status::Failed, "{record:?}");
+    assert_eq!(record.result.is_some(), record.status == record::Status::Completed, "{record:?}");
+    assert_eq!(record.error.is_some(), record.status == record::Status::Failed, "{record:?}");
     assert!(record.interruptions <= budgets().max_interruptions);
     assert_eq!(record.order.get(), ORDER);
 
@@ -207,7 +206,7 @@ proptest! {
                         }
                         Claim::GiveUp(record) => {
                             prop_assert!(!live && !other_life);
-                            prop_assert!(record.fence > found.fence && record.status == lifecycle::Status::Failed);
+                            prop_assert!(record.fence > found.fence && record.status == record::Status::Failed);
                             given_up_interrupted += u32::from(versions.write(seen, record) && found.lease.is_some());
                         }
                         Claim::Wait(until, _) => prop_assert!(live && until > time),

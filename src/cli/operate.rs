@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::cli::operate::local_queue::{Held, LocalQueue};
 use crate::config::{Records, Storage};
-use crate::domain::lifecycle::{self, Budgets, Cancel, Event, Record, Status};
+use crate::domain::lifecycle::{self, Budgets, Cancel};
 use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
+use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::outbound::service_bus::{Counts, Queue};

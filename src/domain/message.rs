@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::lifecycle::{Metadata, Record};
+use crate::domain::record::{Metadata, Record};
 use crate::domain::tracking::TrackingId;
 
 /// The message version that this program writes. It must read every version up to this one, for ever: messages outlive deployments.

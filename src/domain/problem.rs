@@ -1,7 +1,7 @@
 //! What a customer is told when a request cannot be served: RFC 9457 problem details.
 
-use crate::domain::lifecycle::Status;
 use crate::domain::order::Violation;
+use crate::domain::record::Status;
 
 /// What those are told whose question changes nothing.
 pub const ASK_AGAIN: &str = "ask again";

@@ -14,7 +14,6 @@ use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::config;
-use crate::door::token::Refused;
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 
@@ -91,6 +90,10 @@ impl Key {
     }
 }
 
+/// The keys of the issuer are not known, and it does not answer.
+#[derive(Debug)]
+pub(super) struct KeysUnknown;
+
 impl Keys {
     /// Prepares everything; asks nobody.
     pub(super) fn new(issuer: &str) -> Result<Self, String> {
@@ -127,11 +130,11 @@ impl Keys {
     }
 
     /// The keys among which this one is, if there is one; read again for it when that is not too often.
-    pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, Refused> {
+    pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, KeysUnknown> {
         let mut known = self.known.subscribe();
         let mut now = known.borrow_and_update().clone();
         if now.round == 0 {
-            now = ended(&mut known, 1, FIRST_WAIT).await.ok_or(Refused::Unavailable)?;
+            now = ended(&mut known, 1, FIRST_WAIT).await.ok_or(KeysUnknown)?;
         }
         let has_it = |now: &Known| now.keys.as_ref().is_some_and(|keys| keys.0.contains_key(key_id));
         if !has_it(&now)
@@ -140,13 +143,13 @@ impl Keys {
             && !now.failed
         {
             // Twice the deadline: another reading may have to end first.
-            now = ended(&mut known, number, DEADLINE * 2).await.ok_or(Refused::Unavailable)?;
+            now = ended(&mut known, number, DEADLINE * 2).await.ok_or(KeysUnknown)?;
         }
         match now.keys {
             // Whether the key is new cannot be known while the issuer is away.
-            Some(_) if now.failed && !has_it(&now) => Err(Refused::Unavailable),
+            Some(_) if now.failed && !has_it(&now) => Err(KeysUnknown),
             Some(keys) => Ok(keys),
-            None => Err(Refused::Unavailable),
+            None => Err(KeysUnknown),
         }
     }
 

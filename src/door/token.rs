@@ -13,7 +13,7 @@ use jsonwebtoken::crypto;
 
 use crate::config;
 use crate::domain::json::Json;
-use crate::door::issuer_keys::Keys;
+use crate::door::issuer_keys::{Keys, KeysUnknown};
 
 /// Longest token, in bytes: real ones are below four thousand, and longer ones are work for nothing.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -84,7 +84,7 @@ impl Auth {
         let read = Token::read(token).map_err(Refused::Invalid)?;
         // Before the signature: what is not meant for us costs neither arithmetic nor a look at the issuer's keys.
         let claims = read.claims(&self.settings, now).map_err(Refused::Invalid)?;
-        let key = self.keys.find(&read.key_id).await?;
+        let key = self.keys.find(&read.key_id).await.map_err(|KeysUnknown| Refused::Unavailable)?;
         let key = key.get(&read.key_id).ok_or(Refused::Invalid("no key of the issuer has its kid"))?;
         let decoding_key = key.for_algorithm(read.algorithm).ok_or(Refused::Invalid("its algorithm does not fit its key"))?;
         match crypto::verify(read.signature, read.signed.as_bytes(), decoding_key, read.algorithm) {

@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::config::time_budget;
-use crate::domain::lifecycle::Failure;
 use crate::domain::order::Order;
+use crate::domain::record::Failure;
 use crate::fulfillment::Step;
 
 /// The stages, in order, with the progress that stands when each begins.

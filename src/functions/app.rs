@@ -7,8 +7,8 @@ use serving::running::Running;
 use tokio::sync::SetOnce;
 
 use crate::config::Config;
-use crate::domain::lifecycle::Holder;
 use crate::domain::problem::Problem;
+use crate::domain::record::Holder;
 use crate::door::admission::Admission;
 use crate::door::caller::Callers;
 use crate::door::rate::{Quota, Rate};
@@ -19,13 +19,13 @@ use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::functions::durations::{Durations, Expected};
+use crate::functions::holder;
 use crate::functions::in_flight::InFlight;
 use crate::functions::reply;
 use crate::functions::wait_slots::WaitSlots;
 use crate::functions::waits::Waits;
 use crate::functions::watchers::Watchers;
 use crate::outbound::service_bus::Queue;
-use crate::process;
 use crate::store::StatusStore;
 
 /// How long a customer's request waits while the store is being opened.
@@ -71,7 +71,7 @@ impl App {
         let auth = config.auth.as_ref().map(Auth::new).transpose()?;
         Ok(Self {
             queue: config.storage.service_bus.as_ref().map(Queue::new).transpose()?,
-            holder: process::this_process(config.instance.clone()),
+            holder: holder::this_process(config.instance.clone()),
             callers: Callers { auth, easy_auth: config.easy_auth },
             fulfillment: match &config.fulfillment {
                 Some(http) => Fulfillment::Http(Backend::new(http)?),

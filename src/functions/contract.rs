@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
 
-use crate::domain::lifecycle::{self, Record};
 use crate::domain::order::{self, MAX_UNIT_PRICE};
+use crate::domain::record::{self, Record};
 use crate::domain::{problem, timestamp, tracking};
 
 /// An order. Other members than these are kept with it.
@@ -86,9 +86,9 @@ impl<'a> AcceptedOrder<'a> {
             tracking_id: TrackingId(record.tracking_id),
             status: record.status.into(),
             message: match record.status {
-                lifecycle::Status::Accepted => "The order is accepted; follow it at statusUrl.",
-                lifecycle::Status::Processing => "The order was accepted before and is being processed; follow it at statusUrl.",
-                lifecycle::Status::Completed | lifecycle::Status::Failed | lifecycle::Status::Cancelled => {
+                record::Status::Accepted => "The order is accepted; follow it at statusUrl.",
+                record::Status::Processing => "The order was accepted before and is being processed; follow it at statusUrl.",
+                record::Status::Completed | record::Status::Failed | record::Status::Cancelled => {
                     "The order was accepted before and has ended; its outcome is at statusUrl."
                 }
             },
@@ -142,7 +142,7 @@ pub struct OrderStatus<'a> {
 impl<'a> From<&'a Record> for OrderStatus<'a> {
     /// What its owner may see of a record: no lease, no fence, no owner.
     fn from(record: &'a Record) -> Self {
-        let failure = record.error.as_ref().map(|lifecycle::Failure { code, message }| Failure { code, message });
+        let failure = record.error.as_ref().map(|record::Failure { code, message }| Failure { code, message });
         let (error, last_error) = if record.status.is_terminal() { (failure, None) } else { (None, failure) };
         Self {
             tracking_id: TrackingId(record.tracking_id),
@@ -232,7 +232,7 @@ pub struct Timestamp(timestamp::Timestamp);
 /// Where an order stands.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "`lifecycle::Status` has them")]
+#[expect(missing_docs, reason = "`record::Status` has them")]
 pub enum Status {
     Accepted,
     Processing,
@@ -241,14 +241,14 @@ pub enum Status {
     Cancelled,
 }
 
-impl From<lifecycle::Status> for Status {
-    fn from(status: lifecycle::Status) -> Self {
+impl From<record::Status> for Status {
+    fn from(status: record::Status) -> Self {
         match status {
-            lifecycle::Status::Accepted => Self::Accepted,
-            lifecycle::Status::Processing => Self::Processing,
-            lifecycle::Status::Completed => Self::Completed,
-            lifecycle::Status::Failed => Self::Failed,
-            lifecycle::Status::Cancelled => Self::Cancelled,
+            record::Status::Accepted => Self::Accepted,
+            record::Status::Processing => Self::Processing,
+            record::Status::Completed => Self::Completed,
+            record::Status::Failed => Self::Failed,
+            record::Status::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -276,9 +276,9 @@ pub struct Transition<'a> {
     code: Option<&'a str>,
 }
 
-impl<'a> From<&'a lifecycle::Transition> for Transition<'a> {
-    fn from(transition: &'a lifecycle::Transition) -> Self {
-        let lifecycle::Transition { at, event, attempt, code } = transition;
+impl<'a> From<&'a record::Transition> for Transition<'a> {
+    fn from(transition: &'a record::Transition) -> Self {
+        let record::Transition { at, event, attempt, code } = transition;
         Self { at: Timestamp(*at), event: (*event).into(), attempt: *attempt, code: code.as_deref() }
     }
 }
@@ -286,7 +286,7 @@ impl<'a> From<&'a lifecycle::Transition> for Transition<'a> {
 /// What can happen to an order.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "`lifecycle::Event` has them")]
+#[expect(missing_docs, reason = "`record::Event` has them")]
 pub enum Event {
     Accepted,
     Claimed,
@@ -298,17 +298,17 @@ pub enum Event {
     Cancelled,
 }
 
-impl From<lifecycle::Event> for Event {
-    fn from(event: lifecycle::Event) -> Self {
+impl From<record::Event> for Event {
+    fn from(event: record::Event) -> Self {
         match event {
-            lifecycle::Event::Accepted => Self::Accepted,
-            lifecycle::Event::Claimed => Self::Claimed,
-            lifecycle::Event::Interrupted => Self::Interrupted,
-            lifecycle::Event::Retrying => Self::Retrying,
-            lifecycle::Event::Redriven => Self::Redriven,
-            lifecycle::Event::Completed => Self::Completed,
-            lifecycle::Event::Failed => Self::Failed,
-            lifecycle::Event::Cancelled => Self::Cancelled,
+            record::Event::Accepted => Self::Accepted,
+            record::Event::Claimed => Self::Claimed,
+            record::Event::Interrupted => Self::Interrupted,
+            record::Event::Retrying => Self::Retrying,
+            record::Event::Redriven => Self::Redriven,
+            record::Event::Completed => Self::Completed,
+            record::Event::Failed => Self::Failed,
+            record::Event::Cancelled => Self::Cancelled,
         }
     }
 }

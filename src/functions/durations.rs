@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::domain::lifecycle::{Event, Record, Status};
+use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
 

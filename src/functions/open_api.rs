@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use crate::envelope::{Answer, Response};
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
+use crate::functions::openapi;
 use crate::functions::reply::Conclusion;
-use crate::openapi;
 
 static CONTRACT: LazyLock<String> = LazyLock::new(openapi::json);
 

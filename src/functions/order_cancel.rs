@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tracing::error;
 
-use crate::domain::lifecycle::{self, Cancel, Record};
+use crate::domain::lifecycle::{self, Cancel};
 use crate::domain::problem::{ASK_AGAIN, Problem};
+use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
 use crate::door::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest, Response};

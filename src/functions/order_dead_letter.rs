@@ -12,10 +12,10 @@ use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
 use crate::envelope::{self, Answer, QueueMessage};
 use crate::functions::app::App;
+use crate::functions::holder;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
 use crate::functions::{self};
-use crate::process;
 use crate::store::{Replaced, StatusStore, StoreError};
 
 /// Takes a dead letter, reads its order, records the decision, and only then sends a message or completes the dead letter.
@@ -54,7 +54,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             Err(error) => return Err(error),
         };
         let holder = found.record.lease.as_ref().map(|lease| &lease.holder);
-        let holder_gone = holder.is_some_and(|holder| process::is_gone(holder, &app.holder));
+        let holder_gone = holder.is_some_and(|holder| holder::is_gone(holder, &app.holder));
         let (wait_usual, now, budgets) = (app.waits.usual(), store.now(), &app.config.budgets);
         let record = match lifecycle::dead_letter(&found.record, message.life, holder_gone, wait_usual, now, budgets) {
             DeadLetter::Nothing => return Ok(Answer::done()),

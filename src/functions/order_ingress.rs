@@ -12,10 +12,11 @@ use uuid::Uuid;
 
 use crate::domain::bookmark::Bookmark;
 use crate::domain::json::Json;
-use crate::domain::lifecycle::{self, Metadata, Record, Resubmission, Submission};
+use crate::domain::lifecycle::{self, Resubmission, Submission};
 use crate::domain::message;
 use crate::domain::order::{Order, Violation};
 use crate::domain::problem::Problem;
+use crate::domain::record::{Metadata, Record};
 use crate::domain::tracking::{self, IdempotencyKey};
 use crate::door::admission;
 use crate::door::caller::{self, Right};

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use serving::failpoint;
 use tracing::warn;
 
-use crate::domain::lifecycle::Record;
 use crate::domain::message::{self, Message};
+use crate::domain::record::Record;
 use crate::domain::timestamp::Timestamp;
 use crate::envelope::{self, Answer};
 use crate::functions;

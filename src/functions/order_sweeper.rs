@@ -9,8 +9,9 @@ use futures_util::{StreamExt, stream};
 use serving::failpoint;
 use tracing::{info, warn};
 
-use crate::domain::lifecycle::{self, Status, Sweep};
+use crate::domain::lifecycle::{self, Sweep};
 use crate::domain::message;
+use crate::domain::record::Status;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::Answer;
 use crate::functions::app::App;

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use crate::domain::lifecycle::Record;
 use crate::domain::problem::Problem;
+use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::{HttpRequest, Response};
 use crate::functions::contract::OrderStatus;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::domain::lifecycle::{Record, Status};
+use crate::domain::record::{Record, Status};
 
 /// An exponentially weighted mean.
 #[derive(Debug, Default)]

@@ -26,8 +26,8 @@ use tracing::{error, info, warn};
 
 use crate::config::cosmos::Cosmos;
 use crate::domain::bookmark::Bookmark;
-use crate::domain::lifecycle::{Record, Status};
 use crate::domain::quarantine::Quarantined;
+use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::outbound::backoff::Backoff;

@@ -13,8 +13,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::config::time_budget::SQLITE_BUSY_TIMEOUT;
-use crate::domain::lifecycle::{Record, SCHEMA_VERSION, Status};
 use crate::domain::quarantine::Quarantined;
+use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};

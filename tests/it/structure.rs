@@ -195,13 +195,7 @@ fn imports_are_found_wherever_they_stand() {
         "",
     );
 
-    let expected = [
-        "config",
-        "config::cosmos::Cosmos",
-        "config::service_bus::Access",
-        "config::service_bus::Queue",
-        "serving::now",
-        "store::open",
-    ];
+    let expected =
+        ["config", "config::cosmos::Cosmos", "config::service_bus::Access", "config::service_bus::Queue", "serving::now", "store::open"];
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
 }

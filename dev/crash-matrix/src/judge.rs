@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::backend::Call;
 use crate::clients::{Seen, Submitted};
-use waybill::domain::lifecycle::MAX_HISTORY;
+use waybill::domain::record::MAX_HISTORY;
 use waybill::domain::timestamp::Timestamp;
 
 /// So many of a cell's findings are told.

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serving::failpoint;
 
-use crate::domain::lifecycle::{self, Claim, Claimant, Record, Verdict};
+use crate::domain::lifecycle::{self, Claim, Claimant, Verdict};
+use crate::domain::record::Record;
 use crate::domain::timestamp::Timestamp;
 use crate::fulfillment::Permit;
 use crate::functions;
+use crate::functions::holder;
 use crate::functions::order_processor::{Delivery, Next, Reason, too_late, wake_up};
 use crate::functions::reply::Refusal;
 use crate::functions::waits;
-use crate::process;
 use crate::store::{StoreError, Versioned};
 
 /// A delivery that asks for its order, as the order was found.
@@ -45,7 +46,7 @@ impl ClaimAttempt<'_, '_> {
             holder: &app.holder,
             invocation: self.delivery.invocation,
             now: self.delivery.store.now(),
-            holder_gone: holder.is_some_and(|holder| process::is_gone(holder, &app.holder)),
+            holder_gone: holder.is_some_and(|holder| holder::is_gone(holder, &app.holder)),
         };
         lifecycle::claim(&self.found.record, &claimant, &app.config.budgets)
     }

@@ -6,8 +6,9 @@
 use serving::failpoint;
 use tracing::warn;
 
-use crate::domain::lifecycle::{self, Record};
+use crate::domain::lifecycle;
 use crate::domain::message;
+use crate::domain::record::Record;
 use crate::domain::timestamp::Timestamp;
 use crate::functions::order_processor::{Delivery, Next, Reason};
 use crate::store::Versioned;

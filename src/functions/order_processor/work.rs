@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
 
-use crate::domain::lifecycle::{self, Failure, Fenced, FencingToken, Record, Verdict};
+use crate::domain::lifecycle::{self, Fenced, Verdict};
+use crate::domain::record::{Failure, FencingToken, Record};
 use crate::fulfillment::{Outcome, Permit, Step};
 use crate::functions;
 use crate::functions::order_processor::{Delivery, LOOK_PAUSE, Next, store_is_away, wake_up};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::lifecycle::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
+use crate::domain::record::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::store::StoreError;
@@ -159,7 +159,7 @@ impl Item {
         let history: Vec<Transition> = body.history.into_iter().map(|step| step.into_transition(submitted_at)).collect();
         let ended_at = || history.iter().rev().find(|transition| transition.event.is_end()).map_or(body.updated_at.0, |end| end.at);
         Ok(Record {
-            schema_version: lifecycle::SCHEMA_VERSION,
+            schema_version: record::SCHEMA_VERSION,
             tracking_id: id,
             metadata: Metadata {
                 api_name: body.request.api,
@@ -301,7 +301,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::lifecycle::{Budgets, Claim, Claimant, Holder, MAX_FAILURE, MAX_HISTORY, Submission, Verdict};
+    use crate::domain::lifecycle;
+    use crate::domain::lifecycle::{Budgets, Claim, Claimant, Submission, Verdict};
+    use crate::domain::record::{Holder, MAX_FAILURE, MAX_HISTORY};
 
     fn raw(text: &str) -> Arc<RawValue> {
         RawValue::from_string(text.to_owned()).unwrap().into()

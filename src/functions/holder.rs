@@ -2,7 +2,7 @@
 
 use serving::process::{Started, ThisProcess, started};
 
-use crate::domain::lifecycle::Holder;
+use crate::domain::record::Holder;
 
 /// This process, as leases name it. `instance` is the platform's name for where it runs, if it gave one.
 pub fn this_process(instance: Option<String>) -> Holder {
