@@ -138,7 +138,7 @@ impl Operator {
         };
         let name = environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into());
         let remote = storage.service_bus.as_ref().map(Queue::new).transpose()?;
-        // Records elsewhere have their messages elsewhere, whatever lies about here; unless there is no way to send there.
+        // Records in Cosmos DB have their messages in Service Bus: a queue on this machine counts only if there is no client for it.
         let is_here = matches!(storage.records, Records::Embedded(..)) || remote.is_none();
         let local = if is_here { LocalQueue::open(&data, name)? } else { None };
         Ok(Self { store, local, remote, budgets, json })
@@ -329,7 +329,8 @@ impl Operator {
             return Ok(if record.status.is_terminal() {
                 record.status.as_str()
             } else {
-                "cancellation requested; the order's worker, or the next one to claim it, sees the request before the next attempt at the latest"
+                "cancellation requested; the order's worker, or the next to claim the order, sees the request before the next attempt at \
+                 the latest"
             });
         }
     }

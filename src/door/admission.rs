@@ -16,7 +16,7 @@ use crate::store::{StatusStore, StoreError};
 
 /// Shortest time between two readings of the backlog.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Age after which a reading no longer counts.
+/// Age after which a reading no longer counts, neither to refuse orders nor to accept them: the backlog may have changed.
 const STALE: Duration = Duration::from_secs(15);
 /// How long a request waits for a reading while there is none that counts.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -32,7 +32,7 @@ const RECENT: Duration = Duration::from_secs(1);
 const MIN_PAUSE: Duration = LOOK_EVERY;
 /// Longest `Retry-After`: an estimate is not good for longer.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
-/// Failures of the store in a row after which new orders leave it alone.
+/// Consecutive failures of the store that open the breaker.
 const BREAKER_FAILURES: u32 = 5;
 /// Pauses between the probes of a store that does not answer; the longest is short, because clients wait for its return.
 const BREAKER_PAUSES: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(15) };
@@ -147,7 +147,7 @@ impl Admission {
     }
 }
 
-/// Ends a call to the store. A record that cannot be read counts as an answer.
+/// Reports to the breaker how a call to the store ended. A record that cannot be read counts as an answer.
 pub fn end<T>(permit: Permit, answer: &Result<T, StoreError>) {
     permit.end(!matches!(answer, Err(StoreError::NotApplied | StoreError::Unknown)), Instant::now());
 }
@@ -176,8 +176,8 @@ impl Backlog {
         latest.map(|latest| latest.age)
     }
 
-    /// The pause before a new try: when the `excess` is gone at the rate between the last two readings, or `excess` itself if the
-    /// backlog does not shrink.
+    /// The `Retry-After` of a refusal: the time until the `excess` is gone at the rate between the last two readings, or the `excess`
+    /// itself if the backlog does not shrink.
     fn pause(&self, excess: Duration) -> Duration {
         let shrinks = self.latest.zip(self.before).and_then(|(latest, before)| {
             let elapsed = latest.at.duration_since(before.at).as_secs_f64();

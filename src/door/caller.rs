@@ -74,7 +74,7 @@ async fn by_token(auth: &Auth, request: &HttpRequest<'_>, right: Right) -> Resul
         Bearer::None => return Err(unauthorized(CHALLENGE)),
         Bearer::Several => return Err(invalid_token("several Authorization headers")),
     };
-    // This machine's clock, not the store's: the store may not be open yet, and a token needs no exact clock.
+    // This machine's clock: token times are not compared with times in records, for which the store's clock counts.
     let now = jiff::Timestamp::now().as_duration().as_secs_f64();
     match auth.verify(token, now).await {
         Ok(claims) => allowed(auth, &claims, right),

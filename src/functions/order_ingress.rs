@@ -176,7 +176,8 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
 }
 
 /// The record of an order that was accepted before, or the `refusal`. The refusal says "not accepted" only if the latest version of
-/// the record is missing and no other request may be recording the order. A slow store does not delay the refusal.
+/// the record is missing and no other request may be recording the order. A slow store delays the refusal by at most
+/// [`REFUSAL_WAIT`].
 async fn refuse_unless_recorded(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
     let wait = if app.admission.store_answers() { REFUSAL_WAIT } else { SHORT_REFUSAL_WAIT };
     match tokio::time::timeout(wait, store.read_latest_once(entry.tracking_id())).await {
@@ -193,7 +194,7 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, quota: 
     if let Some(bookmark) = &submitted.bookmark {
         let _ = write!(status_url, "?{}={bookmark}", shown::BOOKMARK);
     }
-    // The store's clock; it is open, since it answered.
+    // The store's clock: the store is open, since it has answered.
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let expected = app.estimate();
     let body = AcceptedOrder::of(record, &status_url, expected.completion(record, now));

@@ -75,7 +75,7 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
         response.body.clear();
     }
     if !record.record.status.is_terminal() {
-        // The store's clock; it is open, since it answered.
+        // The store's clock: the store is open, since it has answered.
         let now = app.store.get().map_or(record.record.updated_at, StatusStore::now);
         response.headers.extend(durations::retry_after(app.estimate().next_look(&record.record, now)));
     }

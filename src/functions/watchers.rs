@@ -27,7 +27,7 @@ pub struct Watchers {
 struct Orders(Mutex<HashMap<TrackingId, watch::Sender<Latest>>>);
 
 impl Watchers {
-    /// Room for `slots` waiting requests, half of them for one caller.
+    /// At most `slots` requests wait at the same time, at most half of them from one caller.
     pub fn new(slots: usize) -> Self {
         Self { slots: WaitSlots::new(slots), orders: Arc::default() }
     }

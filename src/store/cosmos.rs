@@ -45,7 +45,7 @@ const VISIBILITY: Duration = Duration::from_secs(2);
 /// Pauses between two reads of a missing record.
 const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(500) };
 /// Pauses between two reads of the account, the last one repeated. The first ones are short: each answer narrows the clock's error.
-/// Charges are logged after the long pauses only.
+/// Charges are logged once the short pauses are over.
 const KEEP_PAUSES: [Duration; 4] =
     [Duration::from_millis(370), Duration::from_millis(370), Duration::from_millis(370), Duration::from_mins(1)];
 /// An id that no record has: a tracking id is a UUID of version 8.

@@ -405,7 +405,7 @@ fn a_wrong_key_is_told_and_never_shown() {
     let told = handler.program.line("refuses the key");
     let answer = submit(&handler, "C-14");
 
-    assert!(told.contains("copy its primary or secondary key anew"), "{told}");
+    assert!(told.contains("copy its primary or secondary key again"), "{told}");
     assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
     assert_eq!(handler.readyz().status, 503);
     let lines = handler.program.lines();

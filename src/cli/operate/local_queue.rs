@@ -1,8 +1,8 @@
-//! The queue of `waybill local`: an operator looks into it, and sends to it, beside the host that owns it.
+//! The queue of `waybill local`, for operators: reads its messages and sends to it while the host runs.
 
 use std::path::Path;
 
-/// What a queue holds.
+/// The content of a queue.
 pub(super) struct Held {
     /// The bodies of its messages.
     pub(super) messages: Vec<Vec<u8>>,
@@ -30,7 +30,7 @@ mod present {
     }
 
     impl LocalQueue {
-        /// The queue of this name in a data directory, if there are queues.
+        /// Opens the queue with this name in a data directory; `None` if the directory has no queues.
         pub(in crate::cli::operate) fn open(data: &Path, name: String) -> Result<Option<Self>, String> {
             if !data.join("queue.db").exists() {
                 return Ok(None);
@@ -46,7 +46,7 @@ mod present {
             self.broker.send(&self.name, vec![message]).await.map_err(|error| error.to_string())
         }
 
-        /// Looks without touching a message.
+        /// Reads the queue's content without locking a message.
         pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
             let mut held = Held { messages: Vec::new(), dead: 0 };
             for (name, body) in self.broker.peek().await.map_err(|error| error.to_string())? {
@@ -61,7 +61,7 @@ mod present {
     }
 }
 
-/// What is deployed has no queue of its own.
+/// A build without the feature `local` has no queue on this machine.
 #[cfg(not(feature = "local"))]
 mod absent {
     use super::{Held, Path};
