@@ -114,7 +114,7 @@ fn modules() -> Vec<Module> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut modules = Vec::new();
     collect(&root.join("src"), "", &mut modules);
-    for name in ["functions-host", "serving", "group-commit"] {
+    for name in ["domain", "functions-host", "serving", "group-commit"] {
         collect(&root.join("crates").join(name).join("src"), &name.replace('-', "_"), &mut modules);
     }
     assert!(modules.len() > 50, "only {} files were found", modules.len());
@@ -132,7 +132,7 @@ fn collect(directory: &Path, prefix: &str, modules: &mut Vec<Module>) {
             // The root of a crate is the crate.
             let name = if stem == "lib" && !prefix.is_empty() { prefix.to_owned() } else { name };
             let own_crate = match room(&name) {
-                own @ ("functions_host" | "serving" | "group_commit") => format!("{own}::"),
+                own @ ("domain" | "functions_host" | "serving" | "group_commit") => format!("{own}::"),
                 _ => String::new(),
             };
             let imports = imports(&fs::read_to_string(&path).unwrap(), &own_crate);

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::domain::timestamp::Timestamp;
-use crate::domain::tracking::TrackingKey;
+use crate::timestamp::Timestamp;
+use crate::tracking::TrackingKey;
 
 /// Longest dead-letter reason that is kept, in bytes.
 const MAX_DESCRIPTION: usize = 1000;

@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
-use waybill::domain::lifecycle::{self, Budgets, Cancel, Claim, Claimant, DeadLetter, Fenced, Resubmission, Submission, Sweep, Verdict};
-use waybill::domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Record, Status};
-use waybill::domain::timestamp::Timestamp;
-use waybill::domain::tracking::TrackingId;
+use waybill_domain::lifecycle::{self, Budgets, Cancel, Claim, Claimant, DeadLetter, Fenced, Resubmission, Submission, Sweep, Verdict};
+use waybill_domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Record, Status};
+use waybill_domain::timestamp::Timestamp;
+use waybill_domain::tracking::TrackingId;
 
 /// Time goes in steps as long as the tolerance for copies that come early.
 const TICK: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::domain::tracking::{TrackingId, TrackingKey};
+use crate::tracking::{TrackingId, TrackingKey};
 
 /// Longest sealed bookmark that is read, in bytes.
 const MAX_SEALED: usize = 1024;

@@ -1,6 +1,6 @@
 //! What is stored of an order: one record, and the types in it.
 //!
-//! What may become of a record is decided in [`lifecycle`](crate::domain::lifecycle).
+//! What may become of a record is decided in [`lifecycle`](crate::lifecycle).
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::timestamp::Timestamp;
-use crate::domain::tracking::TrackingId;
+use crate::timestamp::Timestamp;
+use crate::tracking::TrackingId;
 
 /// The version this program writes. It reads this one and every older one.
 /// 1: without retries and re-emissions, which are absent then.
@@ -61,7 +61,7 @@ pub struct Record {
     /// How often the message was sent again since the last claim.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub emissions: u32,
-    /// Copies of the message that deliveries which met a live lease have scheduled in this life; see [`MAX_WAKE_UPS`](crate::domain::lifecycle::MAX_WAKE_UPS).
+    /// Copies of the message that deliveries which met a live lease have scheduled in this life; see [`MAX_WAKE_UPS`](crate::lifecycle::MAX_WAKE_UPS).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wake_ups: u32,
     /// The worker's right to the order; absent while no worker holds it.

@@ -9,11 +9,9 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::record::{
-    Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Metadata, Record, SCHEMA_VERSION, Status, Transition,
-};
-use crate::domain::timestamp::Timestamp;
-use crate::domain::tracking::TrackingId;
+use crate::record::{Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Metadata, Record, SCHEMA_VERSION, Status, Transition};
+use crate::timestamp::Timestamp;
+use crate::tracking::TrackingId;
 
 /// What an order may spend.
 #[derive(Debug, Clone)]
@@ -39,7 +37,7 @@ pub struct Budgets {
 /// A new order, about to be recorded.
 #[derive(Debug)]
 pub struct Submission {
-    /// Derived from the request; see [`crate::domain::tracking`].
+    /// Derived from the request; see [`crate::tracking`].
     pub tracking_id: TrackingId,
     /// Random id of the life that begins.
     pub life: Uuid,

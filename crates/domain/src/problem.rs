@@ -1,7 +1,7 @@
 //! What a customer is told when a request cannot be served: RFC 9457 problem details.
 
-use crate::domain::order::Violation;
-use crate::domain::record::Status;
+use crate::order::Violation;
+use crate::record::Status;
 
 /// What those are told whose question changes nothing.
 pub const ASK_AGAIN: &str = "ask again";

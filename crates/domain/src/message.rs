@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::domain::record::{Metadata, Record};
-use crate::domain::tracking::TrackingId;
+use crate::record::{Metadata, Record};
+use crate::tracking::TrackingId;
 
 /// The message version that this program writes. It must read every version up to this one, for ever: messages outlive deployments.
 pub const SCHEMA_VERSION: u32 = 1;

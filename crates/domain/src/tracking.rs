@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::domain::order::Order;
+use crate::order::Order;
 
 /// Longest `Idempotency-Key` header, in bytes.
 pub const MAX_KEY: usize = 255;

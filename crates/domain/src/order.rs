@@ -2,7 +2,7 @@
 
 use rust_decimal::Decimal;
 
-use crate::domain::json::Json;
+use crate::json::Json;
 
 /// Longest `orderId` and `customerId`, in characters.
 pub const MAX_ID: usize = 128;
