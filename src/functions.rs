@@ -19,8 +19,8 @@ pub mod in_flight;
 pub mod watchers;
 pub mod wait_slots;
 pub mod holder;
-pub mod waits;
-pub mod durations;
+pub mod queue_wait;
+pub mod completion_times;
 
 use std::time::{Duration, Instant};
 

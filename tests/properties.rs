@@ -16,8 +16,8 @@ use waybill::domain::order::Order;
 use waybill::domain::record::{self, Event, Failure, FencingToken, Holder, MAX_HISTORY, Metadata, Record};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::{IdempotencyKey, TrackingKey};
-use waybill::functions::durations::{Durations, Expected};
-use waybill::functions::waits;
+use waybill::functions::completion_times::{CompletionTimes, Estimate};
+use waybill::functions::queue_wait::QueueWait;
 
 const LIFE: Uuid = Uuid::from_u128(1);
 const ORDER: &str = r#"{"orderId":"o","customerId":"c","currency":"EUR","items":[{"sku":"s","quantity":1,"unitPrice":"1.10"}],"z":1.10}"#;
@@ -462,10 +462,13 @@ proptest! {
 fn the_wait_of_an_order_that_an_operator_put_back_says_nothing_of_the_queue() {
     let day = Timestamp::from_milliseconds(86_400_000);
     let redriven = redriven_unclaimed(day);
+    let queue_wait = QueueWait::default();
 
-    assert_eq!(waits::first_wait(&redriven, &claimed(&redriven, day), true), None);
+    assert_eq!(queue_wait.observe_claim(&redriven, &claimed(&redriven, day), true), None);
+    assert_eq!(queue_wait.usual(), Duration::ZERO);
     let second = Timestamp::from_milliseconds(1_000);
-    assert_eq!(waits::first_wait(&accepted(), &claimed(&accepted(), second), true), Some(Duration::from_secs(1)));
+    assert_eq!(queue_wait.observe_claim(&accepted(), &claimed(&accepted(), second), true), Some(Duration::from_secs(1)));
+    assert_eq!(queue_wait.usual(), Duration::from_secs(1));
 }
 
 #[test]
@@ -544,11 +547,11 @@ fn nobody_looks_later_than_the_deadline_however_long_the_queue_is() {
 
 #[test]
 fn at_no_moment_does_more_progress_mean_a_later_look_and_what_has_ended_is_looked_at_at_once() {
-    let expected = Expected { whole: Duration::from_secs(200), work: Duration::from_secs(100) };
+    let estimate = Estimate { whole: Duration::from_secs(200), work: Duration::from_secs(100) };
     let claimed = claimed(&accepted(), Timestamp::from_milliseconds(0));
     let at = |seconds: i64, progress: u8| {
         let now = Timestamp::from_milliseconds(seconds * 1_000);
-        expected.next_look(&Record { progress, ..claimed.clone() }, now)
+        estimate.next_look(&Record { progress, ..claimed.clone() }, now)
     };
     for seconds in [0, 1, 50, 90, 99, 100, 101, 500] {
         let looks: Vec<Duration> = (0..=100).map(|progress| at(seconds, progress)).collect();
@@ -559,20 +562,20 @@ fn at_no_moment_does_more_progress_mean_a_later_look_and_what_has_ended_is_looke
     let verdict = Verdict::Completed(raw("1"));
     let ended = lifecycle::finish(&claimed, claimed.token(), verdict, Timestamp::from_milliseconds(0), &budgets()).unwrap();
     let day = Timestamp::from_milliseconds(86_400_000);
-    assert_eq!(expected.next_look(&ended, day), Duration::from_millis(250));
-    assert_eq!(expected.completion(&ended, day), Timestamp::from_milliseconds(0));
+    assert_eq!(estimate.next_look(&ended, day), Duration::from_millis(250));
+    assert_eq!(estimate.completion(&ended, day), Timestamp::from_milliseconds(0));
 }
 
 #[test]
 fn an_order_that_waits_for_its_next_try_is_not_expected_before_it() {
-    let expected = Expected { whole: Duration::from_secs(2), work: Duration::from_secs(1) };
+    let estimate = Estimate { whole: Duration::from_secs(2), work: Duration::from_secs(1) };
     let now = Timestamp::from_milliseconds(0);
     let claimed = claimed(&accepted(), now);
     let after = Some(Duration::from_mins(5));
     let waits = lifecycle::retry(&claimed, claimed.token(), Failure::new("c", "m"), after, 0.0, now, &budgets()).unwrap();
     let due = waits.retry_at.expect("there are tries left");
 
-    assert_eq!(expected.completion(&waits, now), due.after(Duration::from_secs(1)));
+    assert_eq!(estimate.completion(&waits, now), due.after(Duration::from_secs(1)));
 }
 
 #[test]
@@ -580,11 +583,11 @@ fn what_an_order_took_that_an_operator_put_back_says_nothing_of_others() {
     let day = Timestamp::from_milliseconds(86_400_000);
     let claimed = claimed(&redriven_unclaimed(day), day);
     let ended = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), day, &budgets()).unwrap();
-    let durations = Durations::default();
+    let times = CompletionTimes::default();
 
-    durations.observe_end(&ended);
+    times.observe_end(&ended);
 
-    assert_eq!(durations.expected(Duration::from_secs(1), Duration::ZERO).whole, Duration::from_secs(1));
+    assert_eq!(times.estimate(Duration::from_secs(1), Duration::ZERO).whole, Duration::from_secs(1));
 }
 
 #[test]

@@ -18,12 +18,12 @@ use crate::envelope::{HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
-use crate::functions::durations::{Durations, Expected};
+use crate::functions::completion_times::{CompletionTimes, Estimate};
 use crate::functions::holder;
 use crate::functions::in_flight::InFlight;
+use crate::functions::queue_wait::QueueWait;
 use crate::functions::reply;
 use crate::functions::wait_slots::WaitSlots;
-use crate::functions::waits::Waits;
 use crate::functions::watchers::Watchers;
 use crate::outbound::service_bus::Queue;
 use crate::store::StatusStore;
@@ -48,11 +48,11 @@ pub struct App {
     /// Set when the handler has been asked to stop.
     pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.
-    pub waits: Waits,
+    pub queue_wait: QueueWait,
     /// The ways to identify a caller.
     pub callers: Callers,
     /// How long orders take.
-    pub durations: Durations,
+    pub completion_times: CompletionTimes,
     /// The rate limit.
     pub rate: Rate,
     /// The decision whether new orders are accepted.
@@ -82,8 +82,8 @@ impl App {
             // Half of the connections that are not reserved for waiting; the other half is left for work.
             visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters) / 2).max(1)),
             stopping: SetOnce::new(),
-            waits: Waits::default(),
-            durations: Durations::default(),
+            queue_wait: QueueWait::default(),
+            completion_times: CompletionTimes::default(),
             rate: Rate::new(config.limits.rate, config.limits.rate_period),
             admission: Admission::new(&config.limits),
             in_flight: InFlight::default(),
@@ -127,7 +127,7 @@ impl App {
     }
 
     /// The estimated time to completion of an order that is submitted now.
-    pub fn estimate(&self) -> Expected {
-        self.durations.expected(self.fulfillment.estimate(), self.admission.backlog())
+    pub fn estimate(&self) -> Estimate {
+        self.completion_times.estimate(self.fulfillment.estimate(), self.admission.backlog())
     }
 }

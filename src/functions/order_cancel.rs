@@ -12,7 +12,7 @@ use crate::domain::tracking::TrackingId;
 use crate::door::caller::{self, Right};
 use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::app::App;
-use crate::functions::durations;
+use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
@@ -91,6 +91,6 @@ fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response 
     let next_look = app.estimate().next_look(record, now);
     // Work that can be interrupted ends at the worker's next renewal of the lease, which sees the request.
     let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal } else { next_look };
-    response.headers.extend(durations::retry_after(next_look.min(seen)));
+    response.headers.extend(completion_times::retry_after(next_look.min(seen)));
     response
 }

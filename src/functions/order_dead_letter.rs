@@ -55,7 +55,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         };
         let holder = found.record.lease.as_ref().map(|lease| &lease.holder);
         let holder_gone = holder.is_some_and(|holder| holder::is_gone(holder, &app.holder));
-        let (wait_usual, now, budgets) = (app.waits.usual(), store.now(), &app.config.budgets);
+        let (wait_usual, now, budgets) = (app.queue_wait.usual(), store.now(), &app.config.budgets);
         let record = match lifecycle::dead_letter(&found.record, message.life, holder_gone, wait_usual, now, budgets) {
             DeadLetter::Nothing => return Ok(Answer::done()),
             DeadLetter::Emit(record) | DeadLetter::GiveUp(record) => record,

@@ -24,8 +24,8 @@ use crate::door::rate::Quota;
 use crate::door::rate_key;
 use crate::envelope::{Answer, HttpRequest};
 use crate::functions::app::App;
+use crate::functions::completion_times;
 use crate::functions::contract::AcceptedOrder;
-use crate::functions::durations;
 use crate::functions::in_flight::Entry;
 use crate::functions::invocation::{Invocation, InvocationBody};
 use crate::functions::reply::{self, Conclusion};
@@ -119,7 +119,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
         },
     };
     let by_header = matches!(key, IdempotencyKey::Header(_));
-    let record = lifecycle::accept(submission, app.waits.usual(), now, &app.config.budgets);
+    let record = lifecycle::accept(submission, app.queue_wait.usual(), now, &app.config.budgets);
     let message = message::write(&record);
     Ok(Read { store, record, message, by_header })
 }
@@ -196,10 +196,10 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, quota: 
     }
     // The store's clock: the store is open, since it has answered.
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
-    let expected = app.estimate();
-    let body = AcceptedOrder::of(record, &status_url, expected.completion(record, now));
+    let estimate = app.estimate();
+    let body = AcceptedOrder::of(record, &status_url, estimate.completion(record, now));
     let mut headers = vec![("Location", status_url.clone()), ("Operation-Location", status_url.clone())];
-    headers.extend(durations::retry_after(expected.next_look(record, now)));
+    headers.extend(completion_times::retry_after(estimate.next_look(record, now)));
     headers.extend(quota);
     let response = reply::json(202, headers, &body);
     match &submitted.message {

@@ -13,7 +13,7 @@ use crate::door::caller::{self, Caller, Right};
 use crate::door::rate_key::RateKey;
 use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::app::App;
-use crate::functions::durations;
+use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
@@ -77,7 +77,7 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
     if !record.record.status.is_terminal() {
         // The store's clock: the store is open, since it has answered.
         let now = app.store.get().map_or(record.record.updated_at, StatusStore::now);
-        response.headers.extend(durations::retry_after(app.estimate().next_look(&record.record, now)));
+        response.headers.extend(completion_times::retry_after(app.estimate().next_look(&record.record, now)));
     }
     if let Some(seconds) = applied {
         reply::set_header(&mut response, "Preference-Applied", format!("wait={seconds}"));

@@ -79,7 +79,7 @@ async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError
 /// Decides and records about one order; returns its message if it is to be sent again.
 async fn sweep_order(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(None) };
-    let decision = lifecycle::sweep(&found.record, app.waits.usual(), store.now(), &app.config.budgets);
+    let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
         Sweep::Nothing => return Ok(None),
         Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),

@@ -12,7 +12,6 @@ use crate::functions;
 use crate::functions::holder;
 use crate::functions::order_processor::{Delivery, Next, Reason, too_late, wake_up};
 use crate::functions::reply::Refusal;
-use crate::functions::waits;
 use crate::store::{StoreError, Versioned};
 
 /// A delivery that asks for its order, as the order was found.
@@ -88,7 +87,7 @@ impl ClaimAttempt<'_, '_> {
         };
         self.delivery.replace(&ended, &self.found.etag).await?;
         self.observe(&claimed);
-        app.durations.observe_end(&ended);
+        app.completion_times.observe_end(&ended);
         functions::log_transition(&ended, functions::ended_text(&ended));
         Ok(())
     }
@@ -116,9 +115,9 @@ impl ClaimAttempt<'_, '_> {
 
     /// A claim is recorded. The wait of its order tells how long the queue is.
     fn observe(&self, claimed: &Record) {
-        if let Some(wait) = waits::first_wait(&self.found.record, claimed, self.delivery.is_first) {
-            self.delivery.app.waits.observe(wait);
-            self.delivery.app.admission.observe_claim(wait);
+        let app = self.delivery.app;
+        if let Some(wait) = app.queue_wait.observe_claim(&self.found.record, claimed, self.delivery.is_first) {
+            app.admission.observe_claim(wait);
         }
         functions::log_transition(claimed, "order claimed");
     }

@@ -1,0 +1,206 @@
+//! How long the last orders took that this instance ended, and the estimate for the next one that follows from them.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::domain::record::{Event, Record, Status};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::timestamp::whole_seconds;
+
+/// The number of orders that count, the last ones: enough to know the slowest tenth, few enough to follow a change.
+const LAST: usize = 128;
+/// Shortest pause between two looks at a status.
+const MIN_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause between two looks at a status.
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+/// The next look at an order that takes longer than others comes after this share of its time so far.
+const OVERTIME: u32 = 10;
+
+/// How long the last orders took that this instance ended.
+#[derive(Debug, Default)]
+pub struct CompletionTimes {
+    took: Mutex<Took>,
+}
+
+#[derive(Debug, Default)]
+struct Took {
+    /// From submission to end.
+    whole: Last,
+    /// From the first claim to the end.
+    work: Last,
+}
+
+/// How long an order takes that is submitted now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// From submission to end.
+    pub whole: Duration,
+    /// From the first claim to the end.
+    pub work: Duration,
+}
+
+impl CompletionTimes {
+    /// Learns from an order that has ended. A cancelled order says nothing about the next one; nor does an order that an operator put
+    /// back on its way, since its time includes the wait for the operator.
+    pub fn observe_end(&self, record: &Record) {
+        let redriven = record.attempts_before > 0 || record.history.iter().any(|transition| transition.event == Event::Redriven);
+        if record.status == Status::Cancelled || redriven {
+            return;
+        }
+        if let (Some(started_at), Some(completed_at)) = (record.started_at, record.completed_at) {
+            let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+            took.whole.observe(record.submitted_at.until(completed_at));
+            took.work.observe(started_at.until(completed_at));
+        }
+    }
+
+    /// What nine orders in ten do not exceed, behind a queue whose oldest order has waited for `backlog`. `work` stands in for the
+    /// measured work until the first order has ended.
+    pub fn estimate(&self, work: Duration, backlog: Duration) -> Estimate {
+        let took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        let (whole, work) = (took.whole.nine_in_ten.unwrap_or(work), took.work.nine_in_ten.unwrap_or(work));
+        // The orders that ended waited in a shorter queue than the next one, if the queue grows.
+        Estimate { whole: whole.max(backlog + work), work }
+    }
+}
+
+impl Estimate {
+    /// When an order will have ended, never in the past.
+    pub fn completion(&self, record: &Record, now: Timestamp) -> Timestamp {
+        record.completed_at.unwrap_or_else(|| now.after(self.left(record, now)))
+    }
+
+    /// After this time an order is worth a look: half of what is left, so that the looks come closer together as the end does; at
+    /// once when it has ended.
+    pub fn next_look(&self, record: &Record, now: Timestamp) -> Duration {
+        if record.status.is_terminal() {
+            return MIN_PAUSE;
+        }
+        let left = self.left(record, now);
+        let pause = if left.is_zero() {
+            let overtime = record.submitted_at.until(now) / OVERTIME;
+            self.by_progress(record).map_or(overtime, |left| overtime.min(left / 2))
+        } else {
+            left / 2
+        };
+        pause.clamp(MIN_PAUSE, MAX_PAUSE)
+    }
+
+    /// What is left of the work by what it says itself, if it has said anything.
+    fn by_progress(&self, record: &Record) -> Option<Duration> {
+        let share = f64::from(record.progress.min(100)) / 100.0;
+        (record.progress > 0).then(|| self.work.mul_f64(1.0 - share))
+    }
+
+    /// Zero: it should have ended.
+    fn left(&self, record: &Record, now: Timestamp) -> Duration {
+        if let Some(retry_at) = record.retry_at.filter(|retry_at| *retry_at > now) {
+            return now.until(retry_at) + self.work;
+        }
+        match (record.status, record.started_at) {
+            (Status::Accepted, _) => self.whole.saturating_sub(record.submitted_at.until(now)),
+            (_, started_at) => {
+                // Both shrink, and what progress says is no reason to look later than before it said so.
+                let by_time = self.work.saturating_sub(started_at.map_or(Duration::ZERO, |started_at| started_at.until(now)));
+                self.by_progress(record).map_or(by_time, |left| left.min(by_time))
+            }
+        }
+    }
+}
+
+/// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know, in
+/// steps: the same request a moment later is to get the same answer.
+pub fn retry_after(pause: Duration) -> [(&'static str, String); 2] {
+    let step = MIN_PAUSE.as_millis();
+    [("Retry-After", whole_seconds(pause).to_string()), ("retry-after-ms", (pause.as_millis().div_ceil(step) * step).to_string())]
+}
+
+/// The last durations, and what nine in ten of them do not exceed.
+#[derive(Debug, Default)]
+struct Last {
+    /// A ring: at most [`LAST`], the oldest first.
+    durations: VecDeque<Duration>,
+    /// `None` before the first.
+    nine_in_ten: Option<Duration>,
+}
+
+impl Last {
+    fn observe(&mut self, duration: Duration) {
+        if self.durations.len() == LAST {
+            self.durations.pop_front();
+        }
+        self.durations.push_back(duration);
+        // Once for each order that ends, so that an estimate, which every status request needs, costs nothing.
+        let mut durations: Vec<_> = self.durations.iter().copied().collect();
+        let rank = (durations.len() * 9).div_ceil(10);
+        self.nine_in_ten = Some(*durations.select_nth_unstable(rank - 1).1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed(milliseconds: impl IntoIterator<Item = u64>) -> Last {
+        let mut last = Last::default();
+        milliseconds.into_iter().for_each(|duration| last.observe(Duration::from_millis(duration)));
+        last
+    }
+
+    fn nine_in_ten(milliseconds: impl IntoIterator<Item = u64>) -> Option<u128> {
+        observed(milliseconds).nine_in_ten.map(|duration| duration.as_millis())
+    }
+
+    #[test]
+    fn nothing_is_known_before_the_first_and_one_is_enough() {
+        assert_eq!(nine_in_ten([]), None);
+        for milliseconds in [0, 1, 30, 1_000, 3_600_000] {
+            assert_eq!(nine_in_ten([milliseconds]), Some(milliseconds.into()));
+        }
+    }
+
+    #[test]
+    fn nine_in_ten_take_no_longer() {
+        // 1 to 100, not in this order.
+        assert_eq!(nine_in_ten((1..=100).map(|number| number * 37 % 101)), Some(90));
+        assert_eq!(nine_in_ten(1..=10), Some(9));
+        assert_eq!(nine_in_ten(1..=9), Some(9), "eight of nine are fewer than nine in ten");
+    }
+
+    #[test]
+    fn the_last_128_count() {
+        assert_eq!(nine_in_ten(1..=128), Some(116));
+        assert_eq!(nine_in_ten(1..=129), Some(117));
+        // 12 are less than a tenth of 128, and 13 are more.
+        assert_eq!(nine_in_ten((0..500).map(|_| 1).chain([9; 12])), Some(1));
+        assert_eq!(nine_in_ten((0..500).map(|_| 1).chain([9; 13])), Some(9));
+    }
+
+    #[test]
+    fn one_slow_order_among_many_is_no_reason_and_a_change_is_noticed() {
+        let mut last = observed((0..200).map(|number| if number % 20 == 0 { 60_000 } else { 100 }));
+        assert_eq!(last.nine_in_ten, Some(Duration::from_millis(100)));
+
+        (0..30).for_each(|_| last.observe(Duration::from_mins(1)));
+        assert_eq!(last.nine_in_ten, Some(Duration::from_mins(1)));
+        (0..300).for_each(|_| last.observe(Duration::from_millis(100)));
+        assert_eq!(last.nine_in_ten, Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn it_stays_right_for_ever() {
+        let last = observed((0..200_000).map(|number| number % 7));
+
+        assert_eq!((last.nine_in_ten, last.durations.len()), (Some(Duration::from_millis(6)), LAST));
+    }
+
+    #[test]
+    fn behind_a_backlog_an_order_takes_longer_than_any_before() {
+        let times = CompletionTimes::default();
+        let work = Duration::from_secs(2);
+
+        assert_eq!(times.estimate(work, Duration::ZERO), Estimate { whole: work, work });
+        assert_eq!(times.estimate(work, Duration::from_mins(1)).whole, Duration::from_secs(62));
+    }
+}
