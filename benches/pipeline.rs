@@ -12,7 +12,7 @@ mod process;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use functions_host::handler::free_port;
 use functions_host::wire::invocation::{self, Identity, Sys};
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderValue};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 use serving::process::Started;
@@ -241,7 +242,7 @@ async fn drive(authority: &str, count: usize) -> Result<Driven, Failure> {
     while let Some(task) = tasks.join_next().await {
         task??;
     }
-    let orders = std::mem::take(&mut *lock(&orders));
+    let orders = std::mem::take(&mut *orders.lock());
     Ok(Driven { started, orders })
 }
 
@@ -252,13 +253,13 @@ async fn submit(connection: &mut Connection, orders: &Mutex<Orders>, run: &str, 
         tracking_id: String,
     }
     while Instant::now() < deadline {
-        let Some(number) = lock(orders).next_number() else { return Ok(()) };
+        let Some(number) = orders.lock().next_number() else { return Ok(()) };
         let body = Payload::sized(order(&format!("{run}-{number}")));
         let sent = Instant::now();
         let (status, answer) = connection.post("/api/orders", body).await?;
         let took = sent.elapsed();
         let accepted = if status == StatusCode::ACCEPTED { Some(serde_json::from_slice::<Accepted>(&answer)?.tracking_id) } else { None };
-        lock(orders).submitted(status, accepted, took);
+        orders.lock().submitted(status, accepted, took);
     }
     Ok(())
 }
@@ -278,7 +279,7 @@ async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: I
         event: &'a str,
     }
     while Instant::now() < deadline {
-        let next = lock(orders).next_to_ask(Instant::now());
+        let next = orders.lock().next_to_ask(Instant::now());
         let tracking_id = match next {
             Next::Ask(tracking_id) => tracking_id,
             Next::Wait(until) => {
@@ -289,7 +290,7 @@ async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: I
         };
         let (status, answer) = connection.get(&format!("/api/orders/{tracking_id}/status")).await?;
         if status != StatusCode::OK {
-            lock(orders).ended(&format!("HTTP {}", status.as_u16()), None);
+            orders.lock().ended(&format!("HTTP {}", status.as_u16()), None);
             continue;
         }
         let shown: Shown<'_> = serde_json::from_slice(&answer)?;
@@ -298,16 +299,12 @@ async fn follow(connection: &mut Connection, orders: &Mutex<Orders>, deadline: I
             // A server without a history is not checked.
             let once = events.is_empty() || events == ["accepted", "claimed", shown.status];
             let how = if once { shown.status.to_owned() } else { format!("{}, by {events:?}", shown.status) };
-            lock(orders).ended(&how, shown.completed_at);
+            orders.lock().ended(&how, shown.completed_at);
         } else {
-            lock(orders).not_yet(tracking_id);
+            orders.lock().not_yet(tracking_id);
         }
     }
     Ok(())
-}
-
-fn lock(orders: &Mutex<Orders>) -> std::sync::MutexGuard<'_, Orders> {
-    orders.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The orders of one run, and their outcomes.

@@ -1,8 +1,9 @@
 //! Whether new orders are accepted: not while the backlog is too old, nor while the store does not answer.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -83,7 +84,7 @@ impl Admission {
         }
         let now = Instant::now();
         let (since, is_known) = {
-            let backlog = lock(&self.backlog);
+            let backlog = self.backlog.lock();
             (backlog.asked.map(|asked| now.duration_since(asked)), backlog.age(now).is_some())
         };
         let is_due = since.is_none_or(|since| since >= LOOK_EVERY);
@@ -97,12 +98,12 @@ impl Admission {
 
     fn begin_look(&self, store: &StatusStore, now: Instant) {
         let Ok(turn) = Arc::clone(&self.reading).try_lock_owned() else { return };
-        lock(&self.backlog).asked = Some(now);
+        self.backlog.lock().asked = Some(now);
         let (store, backlog) = (store.clone(), Arc::clone(&self.backlog));
         tokio::spawn(async move {
             let _turn = turn;
             match store.waiting(SAMPLE).await {
-                Ok(submitted) => lock(&backlog).add(Reading { at: Instant::now(), age: age(submitted, store.now()) }),
+                Ok(submitted) => backlog.lock().add(Reading { at: Instant::now(), age: age(submitted, store.now()) }),
                 Err(error) => warn!(%error, "the backlog could not be read; orders are accepted"),
             }
         });
@@ -110,18 +111,18 @@ impl Admission {
 
     /// Notes how long an order had waited when this instance claimed it: this measures the backlog without a query.
     pub fn observe_claim(&self, wait: Duration) {
-        lock(&self.backlog).add_claim(Instant::now(), wait);
+        self.backlog.lock().add_claim(Instant::now(), wait);
     }
 
     /// How long the oldest waiting orders have waited; zero if unknown.
     pub fn backlog(&self) -> Duration {
-        lock(&self.backlog).age(Instant::now()).unwrap_or_default()
+        self.backlog.lock().age(Instant::now()).unwrap_or_default()
     }
 
     /// The problem for a new order while the backlog is too old.
     pub fn refusal(&self) -> Option<Problem> {
         let now = Instant::now();
-        let backlog = *lock(&self.backlog);
+        let backlog = *self.backlog.lock();
         let excess = backlog.age(now)?.checked_sub(self.max_age).filter(|excess| !excess.is_zero() && !self.max_age.is_zero())?;
         let pause = backlog.pause(excess);
         let detail = "this request recorded nothing, since orders that were accepted before already wait too long; send it again later";
@@ -142,7 +143,7 @@ impl Admission {
 
     /// Figures for operators.
     pub fn figures(&self) -> Value {
-        let age = lock(&self.backlog).age(Instant::now());
+        let age = self.backlog.lock().age(Instant::now());
         json!({ "storeBreaker": self.breaker.as_str(), "backlogSeconds": age.map(|age| age.as_secs()), "accepting": self.refusal().is_none() && self.store_answers() })
     }
 }
@@ -193,11 +194,6 @@ impl Backlog {
 fn age(mut submitted: Vec<Timestamp>, now: Timestamp) -> Duration {
     submitted.sort_unstable();
     submitted.get(IGNORED_OLDEST).map_or(Duration::ZERO, |oldest| oldest.until(now))
-}
-
-fn lock(backlog: &Mutex<Backlog>) -> MutexGuard<'_, Backlog> {
-    // A panic cannot leave a backlog half written.
-    backlog.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

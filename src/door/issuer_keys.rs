@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::Mutex;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -105,7 +106,7 @@ impl Keys {
     pub(super) async fn keep(&self) -> Infallible {
         let mut failures = 0;
         loop {
-            self.demand().begun += 1;
+            self.demand.lock().begun += 1;
             let read = tokio::time::timeout(DEADLINE, self.read()).await.unwrap_or_else(|_| Err("it did not answer in time".into()));
             let next = match read {
                 Ok(keys) => {
@@ -156,7 +157,7 @@ impl Keys {
     /// The reading to wait for, by its number, after so many have ended: one that begins now, unless one was asked for lately; then
     /// that one, or whichever is going on. Any number of requests wait for the same.
     fn ask(&self, ended: u64) -> Option<u64> {
-        let mut demand = self.demand();
+        let mut demand = self.demand.lock();
         let next = demand.begun + 1;
         match demand.asked {
             Some((_, number)) if number >= next => Some(number),
@@ -167,11 +168,6 @@ impl Keys {
                 Some(next)
             }
         }
-    }
-
-    fn demand(&self) -> MutexGuard<'_, Demand> {
-        // Whatever stands there is whole.
-        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self) -> Result<KeySet, String> {
@@ -262,11 +258,11 @@ mod tests {
     #[test]
     fn a_request_waits_for_a_reading_that_began_after_it_and_causes_few() {
         let keys = Keys::new("http://localhost").unwrap();
-        keys.demand().begun = 2;
+        keys.demand.lock().begun = 2;
         // The second may have read what there was before; any number wait for the third.
         assert_eq!((keys.ask(1), keys.ask(1)), (Some(3), Some(3)));
 
-        keys.demand().begun = 3;
+        keys.demand.lock().begun = 3;
         assert_eq!(keys.ask(2), Some(3), "it is going on");
         assert_eq!(keys.ask(3), None, "it has ended, and the next would be too soon");
     }

@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -103,7 +104,7 @@ impl Backend {
 
     /// What calls that gave a verdict took lately, as an exponentially weighted mean; a second before the first.
     pub fn estimate(&self) -> Duration {
-        self.mean.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(Duration::from_secs(1))
+        self.mean.lock().unwrap_or(Duration::from_secs(1))
     }
 
     /// Asked before an order is claimed. `Err`: how long nobody should call.
@@ -125,7 +126,7 @@ impl Backend {
         };
         permit.end(!matches!(ended, Err(Trouble::Down(..) | Trouble::Broken(_))), Instant::now());
         if matches!(ended, Ok(_) | Err(Trouble::Refused(_) | Trouble::Final(_))) {
-            let mut mean = self.mean.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut mean = self.mean.lock();
             let took = started.elapsed();
             *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
         }

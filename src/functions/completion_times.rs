@@ -1,8 +1,9 @@
 //! How long the last orders took that this instance ended, and the estimate for the next one that follows from them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
@@ -49,7 +50,7 @@ impl CompletionTimes {
             return;
         }
         if let (Some(started_at), Some(completed_at)) = (record.started_at, record.completed_at) {
-            let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut took = self.took.lock();
             took.whole.observe(record.submitted_at.until(completed_at));
             took.work.observe(started_at.until(completed_at));
         }
@@ -58,7 +59,7 @@ impl CompletionTimes {
     /// What nine orders in ten do not exceed, behind a queue whose oldest order has waited for `backlog`. `work` stands in for the
     /// measured work until the first order has ended.
     pub fn estimate(&self, work: Duration, backlog: Duration) -> Estimate {
-        let took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = self.took.lock();
         let (whole, work) = (took.whole.nine_in_ten.unwrap_or(work), took.work.nine_in_ten.unwrap_or(work));
         // The orders that ended waited in a shorter queue than the next one, if the queue grows.
         Estimate { whole: whole.max(backlog + work), work }

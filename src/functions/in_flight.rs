@@ -2,8 +2,9 @@
 //! may be recording it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::domain::tracking::TrackingId;
 
@@ -37,16 +38,11 @@ struct Count {
 impl InFlight {
     /// Enters a request. Called before every check that may refuse the request, so that concurrent requests see each other.
     pub fn enter(&self, tracking_id: TrackingId) -> Entry<'_> {
-        let mut requests = self.lock();
+        let mut requests = self.0.lock();
         let count = requests.orders.entry(tracking_id).or_default();
         count.now += 1;
         count.ever += 1;
         Entry { in_flight: self, tracking_id }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Requests> {
-        // A panic cannot leave the requests half written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,7 +62,7 @@ impl Entry<'_> {
     /// Whether no other request for the order was in flight since this one entered, and no late write may still arrive. Call it after
     /// the record was read: that read shows the writes of all requests that left earlier.
     pub fn no_other_may_record(&self, now: Instant) -> bool {
-        let mut requests = self.in_flight.lock();
+        let mut requests = self.in_flight.0.lock();
         let late = requests.late.partition_point(|(until, _)| *until <= now);
         requests.late.drain(..late);
         requests.forgotten.take_if(|until| *until <= now);
@@ -77,7 +73,7 @@ impl Entry<'_> {
 
     /// Notes that the store did not confirm the request's write.
     pub fn outcome_unknown(&self, now: Instant) {
-        let mut requests = self.in_flight.lock();
+        let mut requests = self.in_flight.0.lock();
         if requests.late.len() == MAX_LATE {
             requests.forgotten = requests.late.pop_front().map(|(until, _)| until);
         }
@@ -87,7 +83,7 @@ impl Entry<'_> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let mut requests = self.in_flight.lock();
+        let mut requests = self.in_flight.0.lock();
         if let Some(count) = requests.orders.get_mut(&self.tracking_id) {
             count.now -= 1;
             if count.now == 0 {
@@ -119,7 +115,7 @@ mod tests {
         drop(first);
         assert!(in_flight.enter(id(1)).no_other_may_record(now), "a read after it left shows its record");
         drop(other);
-        assert!(in_flight.lock().orders.is_empty());
+        assert!(in_flight.0.lock().orders.is_empty());
     }
 
     #[test]
@@ -140,6 +136,6 @@ mod tests {
         let later = now + LATE;
         assert!(other.no_other_may_record(later) && again.no_other_may_record(later) && !in_flight.enter(id(2)).no_other_may_record(later));
         assert!(in_flight.enter(id(2)).no_other_may_record(later + Duration::from_secs(1)));
-        assert!(in_flight.lock().late.is_empty());
+        assert!(in_flight.0.lock().late.is_empty());
     }
 }

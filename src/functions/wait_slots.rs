@@ -1,7 +1,8 @@
 //! Slots for requests that hold a connection while they wait, so that work keeps some.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// A bounded number of slots, of which one caller gets at most half.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ impl WaitSlots {
 
     /// A slot, if one is left for this caller.
     pub fn take(&self, caller: [u8; 16]) -> Option<WaitSlot<'_>> {
-        let mut taken = self.lock();
+        let mut taken = self.taken.lock();
         let own = taken.get(&caller).copied().unwrap_or_default();
         if taken.values().sum::<usize>() >= self.number || own >= self.number.div_ceil(2) {
             return None;
@@ -30,12 +31,7 @@ impl WaitSlots {
 
     /// Slots taken by all callers.
     pub fn taken(&self) -> usize {
-        self.lock().values().sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 16], usize>> {
-        // A panic leaves the map whole.
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().values().sum()
     }
 }
 
@@ -48,7 +44,7 @@ pub struct WaitSlot<'s> {
 
 impl Drop for WaitSlot<'_> {
     fn drop(&mut self) {
-        let mut taken = self.slots.lock();
+        let mut taken = self.slots.taken.lock();
         if let Some(own) = taken.get_mut(&self.caller) {
             *own -= 1;
             if *own == 0 {

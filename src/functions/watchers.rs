@@ -1,9 +1,10 @@
 //! Status requests that wait for an order to change. All requests that wait for one order share one read per second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{SetOnce, watch};
 use tokio::time::Instant;
 
@@ -75,7 +76,7 @@ impl Watchers {
 
 impl Orders {
     fn subscribe(self: &Arc<Self>, store: &StatusStore, tracking_id: TrackingId) -> watch::Receiver<Latest> {
-        let mut orders = self.lock();
+        let mut orders = self.0.lock();
         if let Some(sender) = orders.get(&tracking_id) {
             return sender.subscribe();
         }
@@ -83,11 +84,6 @@ impl Orders {
         orders.insert(tracking_id, sender.clone());
         tokio::spawn(follow(Arc::clone(self), store.clone(), tracking_id, sender));
         receiver
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<TrackingId, watch::Sender<Latest>>> {
-        // A panic leaves the map whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,7 +93,7 @@ async fn follow(orders: Arc<Orders>, store: StatusStore, tracking_id: TrackingId
         tokio::time::sleep(PERIOD).await;
         {
             // Under the lock: a request that subscribes later starts a task of its own.
-            let mut orders = orders.lock();
+            let mut orders = orders.0.lock();
             if sender.receiver_count() == 0 {
                 orders.remove(&tracking_id);
                 return;

@@ -1,8 +1,9 @@
 //! A circuit breaker: while something that we depend on is down, it is left alone, and nobody waits to find out that it is.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::outbound::backoff::{Backoff, jittered};
@@ -46,12 +47,12 @@ impl Breaker {
 
     /// Whether everybody may call.
     pub fn is_closed(&self) -> bool {
-        matches!(*self.state(), State::Closed { .. })
+        matches!(*self.state.lock(), State::Closed { .. })
     }
 
     /// Its state, for operators: `closed`, `open`, `half-open`.
     pub fn as_str(&self) -> &'static str {
-        match *self.state() {
+        match *self.state.lock() {
             State::Closed { .. } => "closed",
             State::Open { .. } => "open",
             State::HalfOpen { .. } => "half-open",
@@ -60,7 +61,7 @@ impl Breaker {
 
     /// Asks for a call. `Err`: after this time it is worth asking again.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let probe = match *state {
             State::Closed { .. } => false,
             State::Open { until, .. } if now < until => return Err(until - now),
@@ -77,7 +78,7 @@ impl Breaker {
 
     /// Only what the probe finds counts while calls are still out that began before: they tell of earlier.
     fn succeed(&self, probe: bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match *state {
             State::HalfOpen { .. } if probe => info!("{} is back", self.what),
             State::Closed { .. } => {}
@@ -87,7 +88,7 @@ impl Breaker {
     }
 
     fn fail(&self, probe: bool, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let failed_probes = match &mut *state {
             State::HalfOpen { failed_probes, .. } if probe => failed_probes.saturating_add(1),
             State::Closed { failures } => {
@@ -105,15 +106,10 @@ impl Breaker {
     }
 
     fn give_back(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let State::HalfOpen { since, failed_probes } = *state {
             *state = State::Open { until: since, failed_probes };
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

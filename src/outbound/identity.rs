@@ -1,7 +1,7 @@
 //! The handler's identity at Azure services, and its tokens.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use azure_identity::{
     DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
     WorkloadIdentityCredentialOptions,
 };
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::config::identity::Identity;
@@ -135,20 +136,20 @@ impl Tokens {
     /// is replaced too, since the cache in `azure_identity` uses the same clock. Tokens younger than [`PAUSE`] stay: an identity
     /// without a role is refused with every token.
     pub fn forget(&self) {
-        let mut fetched = self.0.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.0.fetched.lock();
         let before = fetched.len();
         fetched.retain(|fetched| fetched.at.elapsed() < PAUSE);
         if fetched.len() < before
             && let Ok(source) = source(&self.0.identity)
         {
-            *self.0.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
+            *self.0.source.lock() = source;
         }
     }
 }
 
 impl Held {
     fn cached(&self, scope: &str) -> Cached {
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched.lock();
         let Some(fetched) = fetched.iter_mut().find(|fetched| fetched.scope == scope) else { return Cached::Missing };
         let left = fetched.token.expires_on - OffsetDateTime::now_utc();
         if left > EARLY {
@@ -166,11 +167,11 @@ impl Held {
     }
 
     async fn fetch(&self, scope: &str) -> azure_core::Result<AccessToken> {
-        let source = Arc::clone(&self.source.lock().unwrap_or_else(PoisonError::into_inner));
+        let source = Arc::clone(&self.source.lock());
         let scopes = [scope];
         let token = tokio::time::timeout(LONGEST, source.get_token(&scopes, None)).await;
         let token = token.map_err(|_| azure_core::Error::with_message(ErrorKind::Credential, "no token came in time"))??;
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fetched = self.fetched.lock();
         fetched.retain(|fetched| fetched.scope != scope);
         fetched.push(Fetched { scope: scope.to_owned(), token: token.clone(), at: Instant::now(), next: Instant::now() + PAUSE });
         Ok(token)

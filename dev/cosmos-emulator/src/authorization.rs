@@ -1,13 +1,13 @@
 //! Authorization of requests: by the account's key, or by a token that was set at the control port.
 
 use std::collections::HashSet;
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use hyper::{HeaderMap, Method};
+use parking_lot::RwLock;
 use percent_encoding::percent_decode_str;
 use sha2::Sha256;
 
@@ -43,14 +43,14 @@ impl Authorization {
 
     /// Replaces the accepted tokens.
     pub(crate) fn accept_tokens(&self, tokens: HashSet<String>) {
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+        *self.tokens.write() = tokens;
     }
 
     pub(crate) fn check(&self, method: &Method, asked: &Asked, headers: &HeaderMap) -> Result<(), Refusal> {
         let given = header(headers, "authorization").ok_or(Refusal::Missing)?;
         let given = percent_decode_str(given).decode_utf8().map_err(|_| Refusal::Wrong)?;
         if let Some(token) = given.strip_prefix("type=aad&ver=1.0&sig=") {
-            let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+            let tokens = self.tokens.read();
             return if tokens.contains(token) { Ok(()) } else { Err(Refusal::Wrong) };
         }
         let signature = given.strip_prefix("type=master&ver=1.0&sig=").ok_or(Refusal::Wrong)?;

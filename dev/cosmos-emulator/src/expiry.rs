@@ -5,8 +5,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::asked::Document;
 use crate::emulator::Emulator;
@@ -61,7 +62,7 @@ impl Expiry {
     /// Notes when a written document expires.
     pub(crate) fn learn(&self, document: &Document, stored: &Stored, default_ttl: i64) {
         let Some(expires_at) = stored.expires_at(default_ttl) else { return };
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         waiting.push(Reverse(Waiting { expires_at, document: document.clone(), etag: stored.etag.clone() }));
         // Only ever lowered here: a concurrent sweep raises the time itself.
         self.next.fetch_min(expires_at, Ordering::AcqRel);
@@ -69,21 +70,21 @@ impl Expiry {
 
     /// The container's default; `None` if time to live is off.
     pub(crate) async fn default_ttl(&self, emulator: &Emulator, container: &str) -> Option<i64> {
-        if let Some(known) = self.default_ttls.read().unwrap_or_else(PoisonError::into_inner).get(container) {
+        if let Some(known) = self.default_ttls.read().get(container) {
             return Some(*known);
         }
         let default_ttl = emulator.default_ttl(container).await?;
-        self.default_ttls.write().unwrap_or_else(PoisonError::into_inner).insert(container.to_owned(), default_ttl);
+        self.default_ttls.write().insert(container.to_owned(), default_ttl);
         Some(default_ttl)
     }
 
     /// Forgets the defaults, after a container was created, changed or deleted.
     pub(crate) fn forget_defaults(&self) {
-        self.default_ttls.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.default_ttls.write().clear();
     }
 
     fn due(&self, now: u64) -> Option<Waiting> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         let next = waiting.peek().map_or(u64::MAX, |Reverse(next)| next.expires_at);
         if next > now {
             self.next.store(next, Ordering::Release);

@@ -1,9 +1,10 @@
 //! Faults on demand, one at a time.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -136,7 +137,7 @@ impl Faults {
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Active>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
     /// Replaces the fault, or clears it; the old fault is over.
@@ -149,7 +150,7 @@ impl Faults {
                 fault,
             })
         });
-        let old = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), active.clone());
+        let old = std::mem::replace(&mut *self.0.write(), active.clone());
         if let Some(old) = old {
             old.over.send_replace(true);
         }

@@ -1,10 +1,10 @@
 //! Stale reads: a replica that lags by a fixed time.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::HeaderMap;
+use parking_lot::Mutex;
 
 use crate::asked::{Document, header};
 use crate::emulator::{Answer, Emulator};
@@ -48,7 +48,7 @@ impl Replica {
     pub(crate) fn record(&self, document: Document, before: Before, answer: &Answer) {
         let Some((partition, lsn)) = answer.header("x-ms-session-token").and_then(progress) else { return };
         let write = Write { at: Instant::now(), partition: partition.to_owned(), lsn, before };
-        let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writes = self.writes.lock();
         let writes = writes.entry(document).or_default();
         writes.retain(|write| write.at.elapsed() < self.lag);
         writes.push(write);
@@ -61,7 +61,7 @@ impl Replica {
             return None;
         }
         let token = header(headers, "x-ms-session-token").unwrap_or_default();
-        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let writes = self.writes.lock();
         let unseen = writes.get(document)?.iter().find(|write| write.at.elapsed() < self.lag && !write.is_in(token))?;
         let formats = header(headers, "x-ms-cosmos-supported-serialization-formats").unwrap_or_default().to_ascii_lowercase();
         let before = if formats.contains("cosmosbinary") { &unseen.before.binary } else { &unseen.before.text };

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
+use parking_lot::Mutex;
 use serde_json::json;
 use serving::server::{self, Limits};
 
@@ -40,11 +41,11 @@ impl Backend {
     }
 
     pub(super) fn calls(&self) -> Vec<Call> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.calls.lock().clone()
     }
 
     pub(super) fn effects(&self) -> HashMap<String, usize> {
-        self.effects.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.effects.lock().clone()
     }
 
     /// Serves until it is dropped.
@@ -58,7 +59,7 @@ impl Backend {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default().to_owned();
         let earlier = {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls.lock();
             let earlier = calls.iter().filter(|call| call.key == key).count();
             calls.push(Call { key: key.clone(), at: sqlite::now().as_milliseconds() });
             earlier
@@ -85,7 +86,7 @@ impl Backend {
             return answer(StatusCode::SERVICE_UNAVAILABLE, "{}".into());
         }
         let effect = {
-            let mut effects = self.effects.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut effects = self.effects.lock();
             let next = effects.len() + 1;
             *effects.entry(key).or_insert(next)
         };

@@ -1,10 +1,9 @@
 //! Clients: some want their orders accepted whatever breaks, others give up at the first trouble.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
@@ -67,7 +66,7 @@ impl Clients {
     }
 
     pub(super) fn submitted(&self) -> Vec<Submitted> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.orders.lock().clone()
     }
 
     /// One client: orders, one after the other, until there are `enough` and the killing is over.
@@ -79,7 +78,7 @@ impl Clients {
             }
             let gives_up = number % self.giving_up == self.giving_up - 1;
             let submitted = self.order(number, gives_up).await?;
-            self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(submitted);
+            self.orders.lock().push(submitted);
             let pause = 10 + random.below(80);
             // Enough are there; a few more, so that there is something to kill.
             let pause = if number >= enough { pause * 3 } else { pause };

@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -55,7 +56,7 @@ fn without_the_sweeper_orders_are_stuck_and_the_matrix_says_so() {
 /// everything starts more slowly in a build without optimisation.
 fn matrix(arguments: &[&str]) -> Output {
     static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = ONE.lock();
     let arguments = [&["--setting", "LEASE=2s"], arguments].concat();
     Command::new(env!("CARGO_BIN_EXE_crash-matrix")).args(["--app", REPOSITORY]).args(arguments).output().unwrap()
 }

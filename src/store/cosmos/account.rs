@@ -1,8 +1,8 @@
 //! The account's consistency level and clock, read without the SDK, which offers neither.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use azure_core::credentials::{Secret, TokenCredential};
@@ -10,6 +10,7 @@ use azure_core::http::Url;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::Sha256;
@@ -214,7 +215,7 @@ impl Clock {
     /// answer narrows the bounds; one that contradicts them (the machine slept, the account failed over) replaces them.
     fn observe(&self, date: i64, sent: Instant, answered: Instant) {
         let observed = (date * 1000 - self.since_origin(answered), date * 1000 + 999 - self.since_origin(sent));
-        let mut bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bounds = self.bounds.lock();
         let narrowed = bounds.map(|(low, high)| (low.max(observed.0), high.min(observed.1))).filter(|(low, high)| low <= high);
         let (low, high) = narrowed.unwrap_or(observed);
         *bounds = Some((low, high));

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use group_commit::database::{Database, Error};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -328,8 +329,7 @@ impl Broker {
     }
 
     fn arrivals(&self, queue: &str) -> Arc<Notify> {
-        // A map of notifiers is never left half changed.
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrivals = self.arrivals.lock();
         Arc::clone(arrivals.entry(entity(queue)).or_default())
     }
 }
