@@ -93,6 +93,7 @@ impl Emulator {
 }
 
 /// Built by the first test that needs it: it is a program of its own, so that its features stay out of the product.
+/// With `--workspace` its dependencies have the features they have in these tests, so they are already built.
 fn executable() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -103,7 +104,7 @@ fn executable() -> &'static PathBuf {
         let mut command = Command::new(cargo);
         command
             .current_dir(repository())
-            .args(["build", "--quiet", "--locked", "--profile", "test", "--package", "cosmos-emulator", "--target-dir"])
+            .args(["build", "--quiet", "--locked", "--workspace", "--bin", "cosmos-emulator", "--target-dir"])
             .arg(target);
         assert!(command.status().unwrap().success(), "the emulator is not built");
         target.join("debug/cosmos-emulator")
