@@ -13,6 +13,7 @@ use crate::emulator::Emulator;
 use crate::issuer::{AUDIENCE, Issuer, Key, Mood, base64url, now};
 use crate::support::{
     Answer, Directory, Handler, Host, Program, Response, eventually, free_port, http_envelope, order, repository, request, skipped,
+    try_submit,
 };
 
 const SUBMIT: &str = "orders.submit";
@@ -54,7 +55,7 @@ fn bearer(token: &str) -> String {
 }
 
 fn submit(handler: &Handler, order_id: &str, token: &str) -> Answer {
-    handler.ingress(Some(&order(order_id).to_string()), &[("Authorization", &bearer(token))])
+    try_submit(handler, order_id, &[("Authorization", &bearer(token))])
 }
 
 fn submitted(handler: &Handler, order_id: &str, token: &str) -> String {

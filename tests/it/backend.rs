@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Program, events, eventually, free_port, http_envelope, order, stop_between_writes};
+use crate::support::{Directory, Handler, Program, events, eventually, free_port, http_envelope, order, stop_between_writes, submit};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -134,16 +134,9 @@ fn answer(mut stream: TcpStream, script: &Mutex<Script>) {
     };
 }
 
-/// A tracking id and its message.
-fn submit(handler: &Handler, order: &Value) -> (String, String) {
-    let answer = handler.ingress(Some(&order.to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
 /// Sends an order, has it worked on to its end, and shows it.
 fn worked(handler: &Handler, order_id: &str) -> Value {
-    let (id, message) = submit(handler, &order(order_id));
+    let (id, message) = submit(handler, order_id);
     let answer = handler.process(&message);
     assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
     handler.status(&id).body
@@ -310,7 +303,7 @@ fn names_that_a_json_library_reserves_are_names_like_others() {
 
     let result = r#"{"a":{"$serde_json::private::RawValue":"]"}}"#;
     backend.reply([reply(200, &[], result)]);
-    let (id, message) = submit(&handler, &order("RESERVED-RESULT"));
+    let (id, message) = submit(&handler, "RESERVED-RESULT");
     assert_eq!(handler.process(&message).status, 200);
 
     let shown = Program::waybill(&["orders", "show", &id, "--data", data.path().to_str().unwrap()], &[]).end();
@@ -366,7 +359,7 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
     let data = Directory::new();
     let backend = Backend::start([]);
     let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1")]);
-    let (id, message) = submit(&handler, &order("B-UNSEEN"));
+    let (id, message) = submit(&handler, "B-UNSEEN");
     let at = |place: &'static str| [("Location", place), ("Retry-After", "0")];
     // Tries, each of which the operator puts back on its way: those after which the work may have been done, and the backend's verdicts.
     let unseen = [
@@ -412,7 +405,7 @@ fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     for number in 0..2 {
         assert_eq!(worked(&handler, &format!("B-BEFORE-{number}"))["status"], "failed");
     }
-    let (id, message) = submit(&handler, &order("B-LATE"));
+    let (id, message) = submit(&handler, "B-LATE");
 
     assert_eq!(handler.process(&message).status, 500, "it waited for the breaker");
 
@@ -448,7 +441,7 @@ fn a_202_is_asked_for_where_it_says_and_moves_progress() {
         reply(200, &[("Retry-After", "0")], r#"{"status": "Running", "progress": 40.7, "stage": "pick\ning"}"#),
     ]);
     let handler = backend.handler(data.path(), &[("FULFILLMENT_AUTHORIZATION", SECRET)]);
-    let (id, message) = submit(&handler, &order("B-4"));
+    let (id, message) = submit(&handler, "B-4");
 
     while_processing(&handler, &message, || {
         shows(&handler, &id, 40, "picking");
@@ -527,7 +520,7 @@ fn a_streamed_answer_moves_progress_line_by_line_until_its_result() {
     let (stream, received) = mpsc::channel();
     let backend = Backend::start([Reply::Stream(received)]);
     let handler = backend.handler(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("B-5"));
+    let (id, message) = submit(&handler, "B-5");
 
     while_processing(&handler, &message, || {
         stream.send("{\"progress\":10}\n\n").unwrap();
@@ -647,7 +640,7 @@ fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
     let work = Work::start(&[("RETRY_BASE", "20ms"), ("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms")]);
     for (asked, seconds) in [("600", 600), ("86400", 3600), ("Fri, 31 Dec 2100 00:00:00 GMT", 3600)] {
         work.backend.reply([reply(503, &[("Retry-After", asked)], "")]);
-        let (id, message) = submit(&work.handler, &order(asked));
+        let (id, message) = submit(&work.handler, asked);
 
         assert_eq!(work.handler.process(&message).status, 500, "nobody else would wake it");
 
@@ -667,7 +660,7 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
     let mut handler = backend.handler(data.path(), &settings);
     assert_eq!(worked(&handler, "B-12")["status"], "failed");
     handler.program.line("the backend is down");
-    let orders = ["B-13", "B-14", "B-15"].map(|id| submit(&handler, &order(id)));
+    let orders = ["B-13", "B-14", "B-15"].map(|id| submit(&handler, id));
 
     std::thread::scope(|scope| {
         let working = orders.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
@@ -714,7 +707,7 @@ fn a_worker_that_lost_its_order_drops_the_call() {
     let backend = Backend::start([Reply::Stream(received), json_reply(200, &json!("second"))]);
     let lease = [("LEASE", "500ms")];
     let (mut first, second) = (backend.handler(data.path(), &lease), backend.handler(data.path(), &lease));
-    let (id, message) = submit(&second, &order("B-18"));
+    let (id, message) = submit(&second, "B-18");
 
     std::thread::scope(|scope| {
         let working = scope.spawn(|| first.process(&message).status);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, events, eventually, order, skipped};
+use crate::support::{Directory, Handler, events, eventually, skipped, try_submit};
 
 /// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
 const TOLERANCE: Duration = Duration::from_secs(3);
@@ -53,10 +53,6 @@ fn moment(text: &str) -> jiff::Timestamp {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-fn submit(handler: &Handler, order_id: &str) -> Answer {
-    handler.ingress(Some(&order(order_id).to_string()), &[])
-}
-
 fn shown(handler: &Handler, id: &str) -> Value {
     let answer = handler.status(id);
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -75,7 +71,7 @@ fn is_true_time(body: &Value, start: jiff::Timestamp) {
 
 /// An order is submitted to and claimed by `holder`; in the midst of the work `other` gets the same message.
 fn is_not_stolen(order_id: &str, holder: &Handler, other: &Handler, start: jiff::Timestamp) {
-    let answer = submit(holder, order_id);
+    let answer = try_submit(holder, order_id, &[]);
     assert_eq!(answer.status, 202, "{answer:?}");
     is_true_time(&answer.body, start);
     let (id, message) = (answer.body["trackingId"].as_str().unwrap(), answer.message.unwrap());
@@ -129,7 +125,7 @@ fn is_not_stolen_by_a_jump(offset: &str) {
     let other = Handler::begin(&emulator.with(&slow)).ready();
     let holder = faked(&how, &library, &emulator, &slow).ready();
     is_off_by("+0m", &holder);
-    let answer = submit(&holder, "CLOCK-4");
+    let answer = try_submit(&holder, "CLOCK-4", &[]);
     let (id, message) = (answer.body["trackingId"].as_str().unwrap(), answer.message.unwrap());
 
     let statuses = std::thread::scope(|scope| {
@@ -139,7 +135,7 @@ fn is_not_stolen_by_a_jump(offset: &str) {
         let second = other.process(&message).status;
         [first.join().unwrap(), second]
     });
-    let next = submit(&holder, "CLOCK-5");
+    let next = try_submit(&holder, "CLOCK-5", &[]);
 
     assert_eq!(statuses, [200, 200]);
     is_off_by(offset, &holder);
@@ -166,7 +162,7 @@ fn is_told(offset: &str) {
     let mut handler = off_by(offset, &library, &emulator, &[]);
 
     let told = handler.program.line("this machine's clock is wrong by more than 15 minutes");
-    let answer = submit(&handler, "CLOCK-3");
+    let answer = try_submit(&handler, "CLOCK-3", &[]);
 
     assert!(told.contains("ERROR") && told.contains("403"), "{told}");
     assert_eq!(handler.readyz().status, 503);

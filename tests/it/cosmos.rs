@@ -11,16 +11,13 @@ use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
 use crate::support::{
-    Answer, Directory, Handler, Host, Program, events, eventually, hopeless, http_envelope, order, request, submit as accepted, try_request,
+    Answer, Directory, Handler, Host, Program, events, eventually, hopeless, http_envelope, order, request, submit as accepted,
+    submit_until_accepted, try_submit,
 };
 
 /// A handler whose records are in the emulator, ready.
 fn handler(emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
     Handler::begin(&emulator.with(more)).ready()
-}
-
-fn submit(handler: &Handler, id: &str) -> Answer {
-    handler.ingress(Some(&order(id).to_string()), &[])
 }
 
 fn requests(emulator: &Emulator, kind: &str) -> u64 {
@@ -103,7 +100,7 @@ fn a_store_that_hangs_costs_a_client_the_deadline_and_one_request() {
     emulator.fault(&json!({ "kind": "hang", "operations": ["create", "read", "replace"] }));
     let started = Instant::now();
 
-    let answer = submit(&handler, "C-5");
+    let answer = try_submit(&handler, "C-5", &[]);
 
     let took = started.elapsed();
     assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
@@ -129,7 +126,7 @@ fn a_throttled_store_is_asked_as_often_as_it_says_and_no_order_is_lost() {
     emulator.fault(&json!({ "kind": "throttle", "retryAfterMs": 50, "seconds": 10 }));
     let started = Instant::now();
 
-    let answer = submit(&handler, "C-7");
+    let answer = try_submit(&handler, "C-7", &[]);
     let took = started.elapsed();
     let creates = requests(&emulator, "create");
     let processed = handler.process(&message);
@@ -154,7 +151,7 @@ fn a_store_that_fails_is_asked_again_with_pauses_and_not_more_than_six_times() {
         emulator.fault(&json!({ "kind": kind, "operations": ["create"] }));
         let started = Instant::now();
 
-        let answer = submit(&handler, "C-8");
+        let answer = try_submit(&handler, "C-8", &[]);
 
         let took = started.elapsed();
         assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
@@ -190,7 +187,7 @@ fn when_every_answer_is_lost_a_client_hears_unknown_and_asking_again_tells() {
     let handler = handler(&emulator, &[("FUNCTION_TIMEOUT", "20s")]);
     emulator.fault(&json!({ "kind": "dropAfterWrite" }));
 
-    let answer = submit(&handler, "C-10");
+    let answer = try_submit(&handler, "C-10", &[]);
     emulator.calm();
     let (id, message) = accepted(&handler, "C-10");
 
@@ -209,7 +206,7 @@ fn an_order_that_is_recorded_is_never_said_not_to_be() {
         fault["operations"] = json!(["read"]);
         emulator.fault(&fault);
 
-        let answer = submit(&handler, "C-22");
+        let answer = try_submit(&handler, "C-22", &[]);
 
         assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{fault}: {answer:?}");
     }
@@ -315,7 +312,7 @@ fn an_outage_of_ten_seconds_under_load_loses_no_order_and_dead_letters_none() {
                     if number > ORDERS {
                         return;
                     }
-                    let id = submit_until_accepted(&host, number);
+                    let id = submit_until_accepted(host.port, &format!("outage-{number}"), &[503]);
                     ids.lock().unwrap().insert(number, id);
                 }
             });
@@ -341,26 +338,13 @@ fn an_outage_of_ten_seconds_under_load_loses_no_order_and_dead_letters_none() {
     });
 }
 
-fn submit_until_accepted(host: &Host, number: usize) -> String {
-    let body = order(&format!("outage-{number}")).to_string();
-    eventually("the order is accepted", || {
-        let headers = [("Content-Type", "application/json")];
-        let response = try_request("POST", &host.url("/api/orders"), &headers, Some(body.as_bytes())).ok()?;
-        match response.status {
-            202 => Some(response.json()["trackingId"].as_str().unwrap().to_owned()),
-            503 => None,
-            _ => panic!("{response:?}"),
-        }
-    })
-}
-
 #[test]
 fn a_handler_that_starts_before_its_store_is_ready_once_that_answers() {
     let emulator = Emulator::start(&[]);
     emulator.fault(&json!({ "kind": "refuse" }));
     let handler = Handler::begin(&emulator.with(&[]));
 
-    let (ready, answer) = (handler.readyz(), submit(&handler, "C-12"));
+    let (ready, answer) = (handler.readyz(), try_submit(&handler, "C-12", &[]));
     emulator.calm();
     let handler = handler.ready();
 
@@ -403,7 +387,7 @@ fn a_wrong_key_is_told_and_never_shown() {
     let mut handler = Handler::begin(&settings);
 
     let told = handler.program.line("refuses the key");
-    let answer = submit(&handler, "C-14");
+    let answer = try_submit(&handler, "C-14", &[]);
 
     assert!(told.contains("copy its primary or secondary key again"), "{told}");
     assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "{answer:?}");
@@ -418,7 +402,7 @@ fn a_missing_container_is_named_and_found_once_it_is_made() {
     let mut handler = Handler::begin(&emulator.with(&[]));
 
     let told = handler.program.line("has no container");
-    let answer = submit(&handler, "C-15");
+    let answer = try_submit(&handler, "C-15", &[]);
     emulator.make_container();
     let handler = handler.ready();
 
@@ -442,7 +426,7 @@ fn a_container_that_vanishes_answers_503_and_never_404() {
     let (id, _) = accepted(&handler, "C-16");
     emulator.drop_container();
 
-    let (status, answer) = (handler.status(&id), submit(&handler, "C-17"));
+    let (status, answer) = (handler.status(&id), try_submit(&handler, "C-17", &[]));
 
     assert_eq!(status.status, 503, "{status:?}");
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -483,7 +467,7 @@ fn an_order_is_visible_to_every_instance_when_its_202_leaves() {
         let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
         emulator.fault(&json!({ "kind": "stale", "lagMs": 60_000 }));
 
-        let answer = submit(&here, "C-19");
+        let answer = try_submit(&here, "C-19", &[]);
         let id = answer.body["trackingId"].as_str().unwrap();
         let url = answer.body["statusUrl"].as_str().unwrap();
         let follow =
@@ -563,7 +547,7 @@ fn a_look_that_began_before_an_order_was_accepted_does_not_deny_it_afterwards() 
     std::thread::scope(|scope| {
         let early = scope.spawn(|| handler.status(&id).status);
         eventually("it is looked for", || (requests(&emulator, "read") > 0).then_some(()));
-        assert_eq!(submit(&handler, "C-EARLY").status, 202);
+        assert_eq!(try_submit(&handler, "C-EARLY", &[]).status, 202);
         assert!(!early.is_finished(), "it took too long to tell anything");
 
         assert_eq!(handler.status(&id).status, 200);
@@ -672,7 +656,7 @@ fn nobody_is_told_of_an_older_version_than_he_has_just_been_told_of() {
     assert_eq!(here.status(&id).body["status"], "accepted");
     assert_eq!(there.cancel(&id).status, 200);
 
-    assert_eq!(submit(&here, "COSMOS-TOLD").body["status"], "cancelled");
+    assert_eq!(try_submit(&here, "COSMOS-TOLD", &[]).body["status"], "cancelled");
 
     assert_eq!(here.status(&id).body["status"], "cancelled", "though it was read here less than a second ago");
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::support::{Directory, Host, PATIENCE, Program, eventually, free_port, order, repository, request, signal, try_request};
+use crate::support::{Directory, Host, PATIENCE, Program, eventually, free_port, repository, request, signal, submit_until_accepted};
 
 const ORDERS: usize = 1_000;
 const KILLS: usize = 24;
@@ -37,7 +37,7 @@ fn kills_at_random_lose_no_order_and_double_none() {
                         if number >= ORDERS {
                             return;
                         }
-                        let tracking_id = submit_until_accepted(port, number);
+                        let tracking_id = submit_until_accepted(port, &format!("crash-{number}"), &[500, 503]);
                         accepted.lock().unwrap().insert(number, tracking_id);
                     }
                 })
@@ -150,20 +150,6 @@ impl Platform<'_> {
         }
         claims
     }
-}
-
-/// As a client that wants its order accepted: whatever breaks, the same request again.
-fn submit_until_accepted(port: u16, number: usize) -> String {
-    let body = order(&format!("crash-{number}")).to_string();
-    let url = format!("http://127.0.0.1:{port}/api/orders");
-    eventually("the order is accepted", || {
-        let response = try_request("POST", &url, &[("Content-Type", "application/json")], Some(body.as_bytes())).ok()?;
-        match response.status {
-            202 => Some(response.json()["trackingId"].as_str().unwrap().to_owned()),
-            500 | 503 => None,
-            _ => panic!("{response:?}"),
-        }
-    })
 }
 
 fn ended(port: u16, tracking_id: &str) -> Value {

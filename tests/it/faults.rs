@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use crate::emulator::Emulator;
 use crate::store::run;
 use crate::support::{
-    Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, queue_envelope, repository, request,
-    signal, skipped, stop_between_writes, submit, try_request,
+    Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, post_order, queue_envelope, repository,
+    request, signal, skipped, stop_between_writes, submit, submit_until_accepted, try_request,
 };
 
 /// An order that is held for long is taken over within a test.
@@ -64,23 +64,6 @@ fn shown(handler: &Handler, id: &str) -> Value {
     let answer = handler.status(id);
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.body
-}
-
-/// Whatever breaks, the same request again, as a client that wants its order accepted.
-fn submit_until_accepted(port: u16, order_id: &str) -> String {
-    eventually("the order is accepted", || {
-        let response = try_submit(port, order_id).ok()?;
-        match response.status {
-            202 => Some(tracking_id(&response)),
-            500 | 503 => None,
-            _ => panic!("{response:?}"),
-        }
-    })
-}
-
-fn try_submit(port: u16, order_id: &str) -> Result<Response, ureq::Error> {
-    let url = format!("http://127.0.0.1:{port}/api/orders");
-    try_request("POST", &url, &[("Content-Type", "application/json")], Some(order(order_id).to_string().as_bytes()))
 }
 
 fn tracking_id(accepted: &Response) -> String {
@@ -358,7 +341,7 @@ mod disks {
     fn is_refused(port: u16, name: &str) -> BTreeMap<String, usize> {
         let mut outcomes = BTreeMap::new();
         for number in 0..REFUSED {
-            let response = try_submit(port, &format!("{name}-{number}")).unwrap();
+            let response = post_order(port, &format!("{name}-{number}")).unwrap();
             assert_eq!(response.status, 503, "{response:?}");
             assert!(response.headers.contains_key("retry-after"), "{response:?}");
             let outcome = response.json()["outcome"].as_str().unwrap().to_owned();
@@ -378,7 +361,7 @@ mod disks {
         fill(&seen.join("ballast"));
         // What the files have room for is taken, and truly; in the end there is none.
         eventually("the disk is full for orders, too", || {
-            let response = try_submit(host.port, &format!("FULL-LAST-{}", accepted.len())).unwrap();
+            let response = post_order(host.port, &format!("FULL-LAST-{}", accepted.len())).unwrap();
             match response.status {
                 202 => accepted.push(tracking_id(&response)),
                 500 | 503 => {}
@@ -388,7 +371,7 @@ mod disks {
         });
         let outcomes = is_refused(host.port, "FULL");
         std::fs::remove_file(seen.join("ballast")).unwrap();
-        let refused = (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("FULL-{number}")));
+        let refused = (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("FULL-{number}"), &[500, 503]));
         accepted.extend(refused.collect::<Vec<_>>());
 
         println!("{} accepted, refused: {outcomes:?}", accepted.len());
@@ -439,7 +422,8 @@ mod disks {
         let Some(immutable) = Immutable::make(files(data.path(), "records.db")) else { return };
         let outcomes = is_refused(host.port, "LOCKED");
         drop(immutable);
-        let refused = (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("LOCKED-{number}"))).collect::<Vec<_>>();
+        let refused =
+            (0..REFUSED).map(|number| submit_until_accepted(host.port, &format!("LOCKED-{number}"), &[500, 503])).collect::<Vec<_>>();
 
         println!("refused: {outcomes:?}");
         for id in before.iter().chain(&refused) {
@@ -456,9 +440,9 @@ mod disks {
         host.ended(&before);
 
         let Some(immutable) = Immutable::make(files(data.path(), "queue.db")) else { return };
-        let statuses = [(); REFUSED].map(|()| try_submit(host.port, "MUTE").unwrap().status);
+        let statuses = [(); REFUSED].map(|()| post_order(host.port, "MUTE").unwrap().status);
         drop(immutable);
-        let id = submit_until_accepted(host.port, "MUTE");
+        let id = submit_until_accepted(host.port, "MUTE", &[500, 503]);
 
         assert_eq!(statuses, [500; REFUSED], "the host's own answer to a message that did not leave");
         completed_once(&host.ended(&id), 0);
@@ -795,7 +779,7 @@ mod logs {
                 scope.spawn(|| {
                     loop {
                         let order_id = format!("{name}-{}", next.fetch_add(1, Ordering::Relaxed));
-                        let Ok(response) = try_submit(port, &order_id) else { return };
+                        let Ok(response) = post_order(port, &order_id) else { return };
                         if response.status == 202 {
                             accepted.lock().unwrap().insert(order_id, tracking_id(&response));
                         }
@@ -1068,7 +1052,7 @@ mod stops {
                         if number >= ORDERS {
                             return;
                         }
-                        let id = submit_until_accepted(port, &format!("STOP-{number}"));
+                        let id = submit_until_accepted(port, &format!("STOP-{number}"), &[500, 503]);
                         accepted.lock().unwrap().push(id);
                     }
                 });

@@ -10,7 +10,7 @@ use azure_core::http::Url;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Handler, eventually, order};
+use crate::support::{Answer, Handler, eventually, try_submit};
 
 /// What the platform puts into `IDENTITY_HEADER`; whoever has it gets tokens.
 const SECRET: &str = "E1D7F00DC0FFEE";
@@ -118,13 +118,9 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) {
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
-fn submit(handler: &Handler, order_id: &str) -> Answer {
-    handler.ingress(Some(&order(order_id).to_string()), &[])
-}
-
 /// Sends an order, works on it, reads it.
 fn completes(handler: &Handler, order_id: &str) {
-    let answer = submit(handler, order_id);
+    let answer = try_submit(handler, order_id, &[]);
     assert_eq!(answer.status, 202, "{answer:?}");
     assert_eq!(handler.process(&answer.message.unwrap()).status, 200);
     let status = handler.status(answer.body["trackingId"].as_str().unwrap());
@@ -276,7 +272,7 @@ fn a_token_endpoint_that_fails_for_long_is_told_and_needs_no_restart() {
 
     let told = handler.program.line(&format!("no token for {SYSTEM_ASSIGNED}"));
     assert_eq!(handler.readyz().status, 503, "{told}");
-    is_refused(&submit(&handler, "I-6"));
+    is_refused(&try_submit(&handler, "I-6", &[]));
     endpoint.reply(Reply::Token("token", HOUR));
 
     completes(&handler.ready(), "I-6");
@@ -303,7 +299,7 @@ fn a_token_endpoint_that_refuses_is_told_with_what_to_set() {
         assert!(told.contains("ERROR") && told.contains(identity) && told.contains(advice), "{status}: {told}");
         assert_eq!(handler.readyz().status, 503);
         let order_id = format!("I-7-{status}-{}", client_id.is_some());
-        is_refused(&submit(&handler, &order_id));
+        is_refused(&try_submit(&handler, &order_id, &[]));
         endpoint.reply(Reply::Token("token", HOUR));
         let handler = handler.ready();
         completes(&handler, &order_id);
@@ -325,7 +321,7 @@ fn an_identity_without_a_role_is_told_the_role_and_works_once_it_has_it() {
     let told = handler.program.line("Cosmos DB Built-in Data Contributor");
     assert!(told.contains("ERROR") && told.contains(SYSTEM_ASSIGNED), "{told}");
     assert_eq!(handler.readyz().status, 503);
-    is_refused(&submit(&handler, "I-8"));
+    is_refused(&try_submit(&handler, "I-8", &[]));
     emulator.admit(&["token-without-a-role"]);
 
     let handler = handler.ready();
@@ -343,7 +339,7 @@ fn a_token_that_is_refused_is_not_shown_for_ever() {
     emulator.admit(&["new"]);
     endpoint.reply(Reply::Token("new", HOUR));
 
-    eventually("another token is shown", || (submit(&handler, "I-14").status == 202).then_some(()));
+    eventually("another token is shown", || (try_submit(&handler, "I-14", &[]).status == 202).then_some(()));
     assert!(endpoint.asked().len() <= 4, "{}", endpoint.asked().len());
 }
 
@@ -355,7 +351,7 @@ fn an_identity_that_loses_its_role_takes_orders_again_once_it_has_it_back() {
     let handler = endpoint.handler(&emulator, &[]).ready();
 
     emulator.admit(&[]);
-    is_refused(&submit(&handler, "I-9"));
+    is_refused(&try_submit(&handler, "I-9", &[]));
     assert_eq!(handler.readyz().status, 503);
     emulator.admit(&["token"]);
 
@@ -371,7 +367,7 @@ fn an_order_is_refused_while_a_new_token_is_refused() {
     let handler = endpoint.handler(&emulator, &[]).ready();
 
     endpoint.reply(Reply::Refusal(400));
-    is_refused(&submit(&handler, "I-11"));
+    is_refused(&try_submit(&handler, "I-11", &[]));
     assert_eq!(handler.readyz().status, 503);
     endpoint.reply(Reply::Token("token", HOUR));
 
@@ -387,7 +383,7 @@ fn an_order_refused_while_the_token_endpoint_is_away_is_taken_once_it_is_back() 
     let handler = endpoint.handler(&emulator, &[("FUNCTION_TIMEOUT", "20s")]).ready();
 
     endpoint.reply(Reply::Refusal(500));
-    let answer = submit(&handler, "I-12");
+    let answer = try_submit(&handler, "I-12", &[]);
     let documents = emulator.figures()["documents"].clone();
     endpoint.reply(Reply::Token("token", HOUR));
 

@@ -54,20 +54,14 @@ fn read(script: &Path, emulator: &Emulator, ids: &[&str]) -> Value {
     serde_json::from_str(&lines.join("\n")).unwrap_or_else(|error| panic!("{error}: {lines:?}"))
 }
 
-fn submit(handler: &Handler, order_id: &str) -> (String, String) {
-    let answer = handler.ingress(Some(&text(order_id)), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
-
 #[test]
 fn the_javascript_client_finds_what_we_wrote() {
     let Some(script) = script() else { return };
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[])).ready();
-    let (completed, message) = submit(&handler, "JS-1");
+    let (completed, message) = handler.ingress(Some(&text("JS-1")), &[]).accepted();
     assert_eq!(handler.process(&message).status, 200);
-    let (accepted, _) = submit(&handler, "JS-2");
+    let (accepted, _) = handler.ingress(Some(&text("JS-2")), &[]).accepted();
 
     let seen = read(&script, &emulator, &[&completed, &accepted]);
 

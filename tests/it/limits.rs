@@ -9,11 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Answer, Directory, Handler, Host, Response, eventually, http_envelope, order, request};
-
-fn submit(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> Answer {
-    handler.ingress(Some(&order(id).to_string()), headers)
-}
+use crate::support::{Answer, Directory, Handler, Host, Response, eventually, http_envelope, order, request, try_submit};
 
 fn kind(answer: &Answer) -> &str {
     answer.body["type"].as_str().unwrap().strip_prefix("urn:problem-type:waybill:").unwrap()
@@ -71,14 +67,14 @@ fn a_client_of_the_host_is_told_its_quota_and_then_when_to_come_back() {
 fn a_caller_is_let_in_again_when_he_was_told_so() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1s")]);
-    assert_eq!(submit(&handler, "R-4", &[]).status, 202);
-    let refused = submit(&handler, "R-5", &[]);
+    assert_eq!(try_submit(&handler, "R-4", &[]).status, 202);
+    let refused = try_submit(&handler, "R-5", &[]);
     assert_eq!((refused.status, seconds(&refused)), (429, 1), "{refused:?}");
 
     let started = Instant::now();
     let mut refusals = 0;
     eventually("he is let in", || {
-        let answer = submit(&handler, "R-5", &[]);
+        let answer = try_submit(&handler, "R-5", &[]);
         refusals += u32::from(answer.status == 429);
         (answer.status == 202).then_some(())
     });
@@ -91,21 +87,21 @@ fn what_a_client_claims_about_itself_gains_nothing() {
     let data = Directory::new();
     let settings = [("RATE_LIMIT", "1/1h")];
     let proxied = Handler::start(data.path(), &[settings[0], ("TRUSTED_PROXIES", "1")]);
-    assert_eq!(submit(&proxied, "R-6", &from("192.0.2.1:1")).status, 202);
+    assert_eq!(try_submit(&proxied, "R-6", &from("192.0.2.1:1")).status, 202);
     for spoofed in ["6.6.6.6, 192.0.2.1:2", "192.0.2.1", "7.7.7.7,8.8.8.8 , 192.0.2.1:3"] {
         let headers =
             [("X-Forwarded-For", spoofed), ("X-Subscription-Id", spoofed), ("Forwarded", "for=9.9.9.9"), ("CLIENT-IP", "9.9.9.9")];
-        assert_eq!(submit(&proxied, "R-7", &headers).status, 429, "{spoofed}");
+        assert_eq!(try_submit(&proxied, "R-7", &headers).status, 429, "{spoofed}");
     }
-    assert_eq!(submit(&proxied, "R-7", &[("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1")]).status, 429);
-    assert_eq!(submit(&proxied, "R-7", &from("[2001:db8:0:1::1]:5")).status, 202);
-    assert_eq!(submit(&proxied, "R-8", &from("2001:db8:0:1:ffff::2")).status, 429, "one network of IPv6 is one caller");
-    assert_eq!(submit(&proxied, "R-8", &from("2001:db8:0:2::2")).status, 202);
+    assert_eq!(try_submit(&proxied, "R-7", &[("X-Forwarded-For", "6.6.6.6"), ("x-forwarded-for", "192.0.2.1")]).status, 429);
+    assert_eq!(try_submit(&proxied, "R-7", &from("[2001:db8:0:1::1]:5")).status, 202);
+    assert_eq!(try_submit(&proxied, "R-8", &from("2001:db8:0:1:ffff::2")).status, 429, "one network of IPv6 is one caller");
+    assert_eq!(try_submit(&proxied, "R-8", &from("2001:db8:0:2::2")).status, 202);
 
     let data = Directory::new();
     let direct = Handler::start(data.path(), &settings);
-    assert_eq!(submit(&direct, "R-9", &from("192.0.2.1")).status, 202);
-    assert_eq!(submit(&direct, "R-10", &from("192.0.2.2")).status, 429, "who cannot be told apart is one caller");
+    assert_eq!(try_submit(&direct, "R-9", &from("192.0.2.1")).status, 202);
+    assert_eq!(try_submit(&direct, "R-10", &from("192.0.2.2")).status, 429, "who cannot be told apart is one caller");
 }
 
 #[test]
@@ -114,7 +110,7 @@ fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
     let settings = [("RATE_LIMIT", "1/1h"), ("TRUSTED_PROXIES", "1"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Subscription-Id")];
     let handler = Handler::start(data.path(), &settings);
     let by = |id: &str, subscription: &str, address: &str| {
-        submit(&handler, id, &[("x-subscription-id", subscription), ("X-Forwarded-For", address)])
+        try_submit(&handler, id, &[("x-subscription-id", subscription), ("X-Forwarded-For", address)])
     };
 
     let first = by("R-11", "gold", "192.0.2.1");
@@ -138,10 +134,10 @@ fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
 fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1h")]);
-    let first = submit(&handler, "R-16", &[]);
+    let first = try_submit(&handler, "R-16", &[]);
 
-    let again = submit(&handler, "R-16", &[]);
-    let other = submit(&handler, "R-17", &[]);
+    let again = try_submit(&handler, "R-16", &[]);
+    let other = try_submit(&handler, "R-17", &[]);
     let mut changed = order("R-16");
     changed["note"] = "another".into();
     let conflict = handler.ingress(Some(&changed.to_string()), &[]);
@@ -153,7 +149,7 @@ fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often(
     assert_eq!((other.status, conflict.status, invalid.status), (429, 409, 429));
     assert_eq!((&other.body["outcome"], &invalid.body["outcome"]), (&json!("not_accepted"), &json!("unknown")), "who knows what it means");
     assert_eq!(handler.process(first.message.as_deref().unwrap()).status, 200);
-    assert_eq!(submit(&handler, "R-16", &[]).body["status"], "completed");
+    assert_eq!(try_submit(&handler, "R-16", &[]).body["status"], "completed");
 }
 
 #[test]
@@ -166,27 +162,27 @@ fn while_too_many_wait_new_orders_are_refused_and_known_ones_answered() {
             Some(emulator) => Handler::begin(&emulator.with(&admission)).ready(),
         };
         // The first ten do not count: they may be stuck.
-        let accepted: Vec<Answer> = (0..12).map(|number| submit(&handler, &format!("A-{number}"), &[])).collect();
+        let accepted: Vec<Answer> = (0..12).map(|number| try_submit(&handler, &format!("A-{number}"), &[])).collect();
         assert!(accepted.iter().all(|answer| answer.status == 202), "{accepted:?}");
 
         let refused = eventually("too many wait", || {
-            let answer = submit(&handler, "A-1", &[]);
+            let answer = try_submit(&handler, "A-1", &[]);
             assert_eq!(answer.status, 202, "a known order is answered: {answer:?}");
             let backlog = handler.readyz().json()["admission"]["backlogSeconds"].as_u64();
-            (backlog > Some(1)).then(|| submit(&handler, "A-NEW", &[]))
+            (backlog > Some(1)).then(|| try_submit(&handler, "A-NEW", &[]))
         });
 
         assert_eq!((refused.status, kind(&refused), &refused.body["outcome"]), (503, "too-many-waiting", &json!("not_accepted")));
         assert!((5..=300).contains(&seconds(&refused)), "{refused:?}");
         assert_eq!(refused.message, None);
         assert_eq!(handler.readyz().json()["admission"]["accepting"], false);
-        let known = submit(&handler, "A-3", &[]);
+        let known = try_submit(&handler, "A-3", &[]);
         assert_eq!((known.status, &known.body["trackingId"], &known.message), (202, &accepted[3].body["trackingId"], &None));
         assert!(known.body["estimatedCompletion"].as_str() > accepted[3].body["estimatedCompletion"].as_str(), "{known:?}");
         for answer in &accepted {
             assert_eq!(handler.process(answer.message.as_deref().unwrap()).status, 200);
         }
-        eventually("new orders are accepted again", || (submit(&handler, "A-NEW", &[]).status == 202).then_some(()));
+        eventually("new orders are accepted again", || (try_submit(&handler, "A-NEW", &[]).status == 202).then_some(()));
     }
 }
 
@@ -199,7 +195,7 @@ fn who_knows_nothing_of_the_backlog_looks_before_he_promises() {
             Some(emulator) => Handler::begin(&emulator.with(settings)).ready(),
         };
         let mut handler = begin(&[("ADMISSION_MAX_AGE", "0")]);
-        (0..12).for_each(|number| assert_eq!(submit(&handler, &format!("K-{number}"), &[]).status, 202));
+        (0..12).for_each(|number| assert_eq!(try_submit(&handler, &format!("K-{number}"), &[]).status, 202));
         handler.program.kill();
         // Two handlers may differ by a second in what they take for the account's time.
         let submitted = Instant::now();
@@ -209,7 +205,7 @@ fn who_knows_nothing_of_the_backlog_looks_before_he_promises() {
         // The first query of a process takes long.
         assert_eq!(handler.list("").status, 200);
 
-        let refused = submit(&handler, "K-NEW", &[]);
+        let refused = try_submit(&handler, "K-NEW", &[]);
 
         assert_eq!((refused.status, kind(&refused), &refused.body["outcome"]), (503, "too-many-waiting", &json!("not_accepted")));
     }
@@ -220,7 +216,7 @@ fn admission_can_be_switched_off() {
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[("ADMISSION_MAX_AGE", "0")])).ready();
 
-    assert_eq!(submit(&handler, "A-20", &[]).status, 202);
+    assert_eq!(try_submit(&handler, "A-20", &[]).status, 202);
 
     assert_eq!(handler.readyz().json()["store"]["operations"]["query"]["calls"], 0);
 }
@@ -230,18 +226,18 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     let emulator = Emulator::start(&[]);
     let settings = [("FUNCTION_TIMEOUT", "6s"), ("ADMISSION_MAX_AGE", "0")];
     let mut handler = Handler::begin(&emulator.with(&settings)).ready();
-    assert_eq!(submit(&handler, "B-1", &[]).status, 202);
+    assert_eq!(try_submit(&handler, "B-1", &[]).status, 202);
     let breaker = |handler: &Handler| handler.readyz().json()["admission"]["storeBreaker"].as_str().unwrap().to_owned();
     assert_eq!(breaker(&handler), "closed");
     emulator.fault(&json!({ "kind": "hang", "operations": ["create"] }));
 
     for number in 0..5 {
-        let answer = submit(&handler, &format!("B-2{number}"), &[]);
+        let answer = try_submit(&handler, &format!("B-2{number}"), &[]);
         assert_eq!((answer.status, &answer.body["outcome"]), (503, &json!("unknown")), "its write left: {answer:?}");
     }
     emulator.reset_figures();
     let started = Instant::now();
-    let answer = submit(&handler, "B-3", &[]);
+    let answer = try_submit(&handler, "B-3", &[]);
 
     assert_eq!((answer.status, kind(&answer), &answer.body["outcome"]), (503, "store-unavailable", &json!("not_accepted")), "{answer:?}");
     assert!((2..=3).contains(&seconds(&answer)), "{answer:?}");
@@ -249,7 +245,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert_eq!(emulator.figures()["requests"]["create"], 0, "the store is not asked");
     handler.program.line("the store is down");
     assert_ne!(breaker(&handler), "closed");
-    let again = submit(&handler, "B-1", &[]);
+    let again = try_submit(&handler, "B-1", &[]);
     assert_eq!((again.status, &again.body["status"]), (202, &json!("accepted")), "it was accepted before: {again:?}");
     assert!(again.message.is_some(), "nobody knows whether its message left before the store was away");
 
@@ -262,7 +258,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
             if Instant::now() > end {
                 break;
             }
-            let answer = submit(&handler, &format!("B-4-{number}-{turn}"), &[]);
+            let answer = try_submit(&handler, &format!("B-4-{number}-{turn}"), &[]);
             assert_eq!(answer.status, 503, "{answer:?}");
             unknown += u64::from(answer.body["outcome"] == "unknown");
         }
@@ -276,7 +272,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert_eq!(emulator.figures()["requests"]["create"], probes);
 
     emulator.calm();
-    eventually("the breaker closes", || (submit(&handler, "B-5", &[]).status == 202).then_some(()));
+    eventually("the breaker closes", || (try_submit(&handler, "B-5", &[]).status == 202).then_some(()));
     assert_eq!(breaker(&handler), "closed");
     handler.program.line("the store is back");
 }
@@ -286,27 +282,27 @@ fn a_store_that_is_away_refuses_a_limited_caller_at_once() {
     let emulator = Emulator::start(&[]);
     let settings = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0")];
     let handler = Handler::begin(&emulator.with(&settings)).ready();
-    assert_eq!(submit(&handler, "B-6", &[]).status, 202);
+    assert_eq!(try_submit(&handler, "B-6", &[]).status, 202);
     emulator.fault(&json!({ "kind": "hang", "operations": ["read"] }));
 
     let started = Instant::now();
-    let answer = submit(&handler, "B-6", &[]);
+    let answer = try_submit(&handler, "B-6", &[]);
 
     assert_eq!((answer.status, &answer.body["outcome"]), (429, &json!("unknown")), "it was accepted before: {answer:?}");
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     emulator.calm();
-    assert_eq!(submit(&handler, "B-6", &[]).status, 202);
+    assert_eq!(try_submit(&handler, "B-6", &[]).status, 202);
 }
 
 #[test]
 fn an_order_that_was_accepted_is_not_denied_while_the_store_takes_no_writes() {
     let emulator = Emulator::start(&[]);
     let handler = Handler::begin(&emulator.with(&[])).ready();
-    let accepted = submit(&handler, "B-7", &[]);
+    let accepted = try_submit(&handler, "B-7", &[]);
     assert_eq!(accepted.status, 202);
     emulator.fault(&json!({ "kind": "throttle", "retryAfterMs": 10, "operations": ["create"] }));
 
-    let (again, new) = (submit(&handler, "B-7", &[]), submit(&handler, "B-8", &[]));
+    let (again, new) = (try_submit(&handler, "B-7", &[]), try_submit(&handler, "B-8", &[]));
 
     assert_eq!((again.status, &again.headers["Location"]), (202, &accepted.headers["Location"]), "{again:?}");
     assert_eq!((new.status, &new.body["outcome"]), (503, &json!("not_accepted")), "{new:?}");
@@ -316,7 +312,7 @@ fn an_order_that_was_accepted_is_not_denied_while_the_store_takes_no_writes() {
 fn an_order_that_another_request_may_be_recording_is_not_denied() {
     const LIMIT: [(&str, &str); 2] = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0")];
     let outcome = |handler: &Handler, id: &str| {
-        let answer = submit(handler, id, &[]);
+        let answer = try_submit(handler, id, &[]);
         assert_eq!(answer.status, 429, "{answer:?}");
         answer.body["outcome"].as_str().unwrap().to_owned()
     };
@@ -328,18 +324,18 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     emulator.reset_figures();
     emulator.fault(&hangs);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| submit(&handler, "U-1", &[]));
+        let first = scope.spawn(|| try_submit(&handler, "U-1", &[]));
         is_written();
         assert_eq!((outcome(&handler, "U-1"), outcome(&handler, "U-2")), ("unknown".into(), "not_accepted".into()));
         emulator.calm();
         // It is repeated by whoever writes.
         assert_eq!(first.join().unwrap().status, 202);
     });
-    assert_eq!(submit(&handler, "U-1", &[]).status, 202);
+    assert_eq!(try_submit(&handler, "U-1", &[]).status, 202);
 
     let handler = Handler::begin(&emulator.with(&[&LIMIT[..], &[("FUNCTION_TIMEOUT", "4s")]].concat())).ready();
     emulator.fault(&hangs);
-    assert_eq!(submit(&handler, "U-4", &[]).status, 503);
+    assert_eq!(try_submit(&handler, "U-4", &[]).status, 503);
     assert_eq!((outcome(&handler, "U-4"), outcome(&handler, "U-5")), ("unknown".into(), "not_accepted".into()), "it may arrive late");
     emulator.calm();
 
@@ -355,7 +351,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     handler.program.line("a connection ended early");
     assert_eq!(outcome(&handler, "U-3"), "unknown", "nobody waits for its answer, and it is written all the same");
     emulator.calm();
-    eventually("it is accepted", || (submit(&handler, "U-3", &[]).status == 202).then_some(()));
+    eventually("it is accepted", || (try_submit(&handler, "U-3", &[]).status == 202).then_some(()));
 }
 
 #[test]
@@ -364,15 +360,15 @@ fn an_order_that_is_recorded_while_another_request_looks_for_it_is_not_denied() 
     let settings = [("RATE_LIMIT", "1/1h"), ("ADMISSION_MAX_AGE", "0"), ("TRUSTED_PROXIES", "1")];
     let handler = Handler::begin(&emulator.with(&settings)).ready();
     let (limited, other) = (from("192.0.2.1"), from("192.0.2.2"));
-    assert_eq!(submit(&handler, "U-6", &limited).status, 202);
+    assert_eq!(try_submit(&handler, "U-6", &limited).status, 202);
     emulator.reset_figures();
     // The look is over when its answer is not yet there.
     emulator.fault(&json!({ "kind": "delay", "ms": 800, "operations": ["read"] }));
 
     let refused = std::thread::scope(|scope| {
-        let refused = scope.spawn(|| submit(&handler, "U-7", &limited));
+        let refused = scope.spawn(|| try_submit(&handler, "U-7", &limited));
         eventually("it looks", || (emulator.figures()["requests"]["read"] == 1).then_some(()));
-        assert_eq!(submit(&handler, "U-7", &other).status, 202);
+        assert_eq!(try_submit(&handler, "U-7", &other).status, 202);
         refused.join().unwrap()
     });
 
@@ -392,11 +388,11 @@ fn what_orders_took_lately_is_what_the_next_one_is_told() {
         let promised = moment(&answer.body["estimatedCompletion"]).duration_since(moment(&answer.body["submittedAt"]));
         (promised.as_millis(), seconds(answer))
     };
-    let first = submit(&handler, "E-1", &[]);
+    let first = try_submit(&handler, "E-1", &[]);
     assert_eq!(told(&first), (2600, 2), "the work's own delay and a second");
 
     assert_eq!(handler.process(first.message.as_deref().unwrap()).status, 200);
-    let after = told(&submit(&handler, "E-2", &[]));
+    let after = told(&try_submit(&handler, "E-2", &[]));
     assert!((1600..2600).contains(&after.0), "{after:?}");
 }
 
@@ -404,7 +400,7 @@ fn what_orders_took_lately_is_what_the_next_one_is_told() {
 fn the_pause_until_the_next_look_shrinks_as_progress_grows() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("WORK_DELAY", "1500ms")]);
-    let accepted = submit(&handler, "E-4", &[]);
+    let accepted = try_submit(&handler, "E-4", &[]);
     let id = accepted.body["trackingId"].as_str().unwrap().to_owned();
     let milliseconds = |answer: &Answer| answer.headers["retry-after-ms"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(seconds(&accepted) == 4 && (3300..=3500).contains(&milliseconds(&accepted)), "{accepted:?}");

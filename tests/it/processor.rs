@@ -5,14 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Response, events, eventually, order, queue_envelope, request, stop_between_writes, try_request};
-
-/// A tracking id and its message.
-fn submit(handler: &Handler, order: &Value) -> (String, String) {
-    let answer = handler.ingress(Some(&order.to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
+use crate::support::{
+    Directory, Handler, Response, events, eventually, order, queue_envelope, request, stop_between_writes, submit, submit_order,
+    try_request,
+};
 
 /// Delivers a message in an invocation of its own, as the host does.
 fn deliver(handler: &Handler, message: &str, invocation: &str) -> Response {
@@ -46,7 +42,7 @@ fn delayed<'a>(data: &Path, delay: &'a str, more: &[(&'a str, &'a str)]) -> Hand
 fn a_message_delivered_twice_completes_the_order_once() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("P-1"));
+    let (id, message) = submit(&handler, "P-1");
 
     let first = deliver(&handler, &message, "i-1");
     let completed = shown(&handler, &id);
@@ -61,7 +57,7 @@ fn a_message_delivered_twice_completes_the_order_once() {
 fn two_copies_at_once_end_with_one_claim_and_both_are_completed() {
     let data = Directory::new();
     let handler = delayed(data.path(), "100ms", &[]);
-    let (id, message) = submit(&handler, &order("P-2"));
+    let (id, message) = submit(&handler, "P-2");
 
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let (handler, message) = (&handler, &message);
@@ -79,7 +75,7 @@ fn two_copies_at_once_end_with_one_claim_and_both_are_completed() {
 fn many_copies_of_many_orders_at_once_complete_each_order_once() {
     let data = Directory::new();
     let handlers = [Handler::start(data.path(), &[]), Handler::start(data.path(), &[])];
-    let orders: Vec<_> = (0..8).map(|number| submit(&handlers[0], &order(&format!("MANY-{number}")))).collect();
+    let orders: Vec<_> = (0..8).map(|number| submit(&handlers[0], &format!("MANY-{number}"))).collect();
 
     std::thread::scope(|scope| {
         for copy in 0..4 {
@@ -99,7 +95,7 @@ fn many_copies_of_many_orders_at_once_complete_each_order_once() {
 fn a_message_of_another_life_is_completed_and_changes_nothing() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("P-3"));
+    let (id, message) = submit(&handler, "P-3");
     let before = shown(&handler, &id);
     let mut other: Value = serde_json::from_str(&message).unwrap();
     other["life"] = "11111111-2222-4333-8444-555555555555".into();
@@ -114,7 +110,7 @@ fn a_message_of_another_life_is_completed_and_changes_nothing() {
 fn a_message_without_a_record_is_never_completed() {
     let (data, elsewhere) = (Directory::new(), Directory::new());
     let mut handler = Handler::start(data.path(), &[]);
-    let (_, message) = submit(&Handler::start(elsewhere.path(), &[]), &order("P-4"));
+    let (_, message) = submit(&Handler::start(elsewhere.path(), &[]), "P-4");
 
     let answer = deliver(&handler, &message, "i-unknown");
 
@@ -127,7 +123,7 @@ fn a_message_without_a_record_is_never_completed() {
 fn an_unreadable_message_is_never_completed_and_its_content_is_never_logged() {
     let data = Directory::new();
     let mut handler = Handler::start(data.path(), &[]);
-    let (_, good) = submit(&handler, &order("P-5"));
+    let (_, good) = submit(&handler, "P-5");
     let without = |member: &str| {
         let mut message: Value = serde_json::from_str(&good).unwrap();
         message.as_object_mut().unwrap().remove(member);
@@ -170,7 +166,7 @@ fn an_unreadable_message_is_never_completed_and_its_content_is_never_logged() {
 fn a_message_of_a_newer_program_is_kept_for_it() {
     let data = Directory::new();
     let mut handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("P-6"));
+    let (id, message) = submit(&handler, "P-6");
     let before = shown(&handler, &id);
     let mut same_shape: Value = serde_json::from_str(&message).unwrap();
     same_shape["schemaVersion"] = 2.into();
@@ -188,7 +184,7 @@ fn a_message_of_a_newer_program_is_kept_for_it() {
 fn an_order_of_a_killed_handler_is_taken_over_at_once() {
     let data = Directory::new();
     let mut first = delayed(data.path(), "60s", &[]);
-    let (id, message) = submit(&first, &order("P-7"));
+    let (id, message) = submit(&first, "P-7");
     let cut_off = deliver_in_vain(&first, &message);
     is_processing(&first, &id);
 
@@ -212,7 +208,7 @@ fn a_live_handlers_order_is_never_taken_however_long_it_works() {
     let data = Directory::new();
     let lease = [("LEASE", "1s")];
     let (first, second) = (delayed(data.path(), "1200ms", &lease), delayed(data.path(), "1ms", &lease));
-    let (id, message) = submit(&first, &order("P-8"));
+    let (id, message) = submit(&first, "P-8");
 
     let (a, b) = std::thread::scope(|scope| {
         let working = scope.spawn(|| deliver(&first, &message, "i-1").status);
@@ -229,7 +225,7 @@ fn a_live_handlers_order_is_never_taken_however_long_it_works() {
 fn one_who_must_not_wait_longer_gives_the_message_back() {
     let data = Directory::new();
     let (first, second) = (delayed(data.path(), "60s", &[]), delayed(data.path(), "1ms", &[("FUNCTION_TIMEOUT", "17s")]));
-    let (id, message) = submit(&first, &order("P-9"));
+    let (id, message) = submit(&first, "P-9");
     let _cut_off = deliver_in_vain(&first, &message);
     is_processing(&first, &id);
     let before = shown(&second, &id);
@@ -247,7 +243,7 @@ fn a_stopped_handler_loses_its_order_and_changes_nothing_when_it_wakes() {
     let lease = [("LEASE", "500ms")];
     let mut first = delayed(data.path(), "10s", &lease);
     let second = delayed(data.path(), "1ms", &lease);
-    let (id, message) = submit(&second, &order("P-10"));
+    let (id, message) = submit(&second, "P-10");
 
     let (late, taken, ended) = std::thread::scope(|scope| {
         let working = scope.spawn(|| deliver(&first, &message, "i-1").status);
@@ -270,7 +266,7 @@ fn a_stopped_handler_loses_its_order_and_changes_nothing_when_it_wakes() {
 fn an_order_interrupted_too_often_fails_and_its_message_is_completed() {
     let data = Directory::new();
     let mut first = delayed(data.path(), "60s", &[]);
-    let (id, message) = submit(&first, &order("P-11"));
+    let (id, message) = submit(&first, "P-11");
     let _one = deliver_in_vain(&first, &message);
     is_processing(&first, &id);
     first.program.kill();
@@ -293,7 +289,7 @@ fn an_order_interrupted_too_often_fails_and_its_message_is_completed() {
 fn an_order_that_may_not_be_interrupted_fails_at_the_first_interruption() {
     let data = Directory::new();
     let mut first = delayed(data.path(), "60s", &[]);
-    let (id, message) = submit(&first, &order("P-12"));
+    let (id, message) = submit(&first, "P-12");
     let _one = deliver_in_vain(&first, &message);
     is_processing(&first, &id);
     first.program.kill();
@@ -310,7 +306,7 @@ fn an_order_that_may_not_be_interrupted_fails_at_the_first_interruption() {
 fn an_order_past_its_deadline_fails_unworked() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("ORDER_DEADLINE", "1ms")]);
-    let (id, message) = submit(&handler, &order("P-13"));
+    let (id, message) = submit(&handler, "P-13");
     eventually("a millisecond passes", || {
         let now = handler.ingress(Some(&order("P-13-CLOCK").to_string()), &[]).body["submittedAt"].clone();
         (now.as_str() > shown(&handler, &id)["submittedAt"].as_str()).then_some(())
@@ -332,7 +328,7 @@ fn a_total_beyond_the_limit_fails_for_good() {
         let handler = delayed(data.path(), delay, &[]);
         let mut large = order(&format!("P-14-{delay}"));
         large["items"] = json!([{ "sku": "S", "quantity": 1_000_000, "unitPrice": 1_000_000 }]);
-        let (id, message) = submit(&handler, &large);
+        let (id, message) = submit_order(&handler, &large);
 
         assert_eq!(deliver(&handler, &message, "i-1").status, 200);
 
@@ -355,7 +351,7 @@ fn the_largest_total_that_is_allowed_is_exact() {
         { "sku": "B", "quantity": 1, "unitPrice": "999999.99" },
         { "sku": "C", "quantity": 2, "unitPrice": "0.005" }
     ]);
-    let (id, message) = submit(&handler, &large);
+    let (id, message) = submit_order(&handler, &large);
 
     assert_eq!(deliver(&handler, &message, "i-1").status, 200);
 
@@ -366,7 +362,7 @@ fn the_largest_total_that_is_allowed_is_exact() {
 fn progress_never_goes_backwards() {
     let data = Directory::new();
     let handler = delayed(data.path(), "60ms", &[]);
-    let (id, message) = submit(&handler, &order("P-16"));
+    let (id, message) = submit(&handler, "P-16");
 
     let seen: Vec<Value> = std::thread::scope(|scope| {
         let working = scope.spawn(|| deliver(&handler, &message, "i-1").status);
@@ -393,7 +389,7 @@ fn progress_never_goes_backwards() {
 fn a_host_that_hangs_up_does_not_stop_the_work() {
     let data = Directory::new();
     let handler = delayed(data.path(), "50ms", &[]);
-    let (id, message) = submit(&handler, &order("P-17"));
+    let (id, message) = submit(&handler, "P-17");
     let body = queue_envelope(&message).to_string();
 
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", handler.port)).unwrap();

@@ -4,13 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Directory, Handler, eventually, http_envelope, order};
-
-fn submit(handler: &Handler, order: &Value) -> (String, String) {
-    let answer = handler.ingress(Some(&order.to_string()), &[]);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
-}
+use crate::support::{Answer, Directory, Handler, eventually, http_envelope, order, submit, submit_order};
 
 /// Puts a word in place of everything that differs from run to run.
 fn redacted(body: &Value) -> Value {
@@ -42,7 +36,7 @@ fn time(value: &Value) -> Value {
 fn an_accepted_order_is_shown_whole() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, _) = submit(&handler, &order("S-1"));
+    let (id, _) = submit(&handler, "S-1");
 
     let mut answer = handler.status(&id);
 
@@ -71,7 +65,7 @@ fn an_accepted_order_is_shown_whole() {
 fn a_completed_order_is_shown_whole_and_asks_for_no_further_look() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("S-2"));
+    let (id, message) = submit(&handler, "S-2");
     assert_eq!(handler.process(&message).status, 200);
 
     let answer = handler.status(&id);
@@ -106,7 +100,7 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
     let handler = Handler::start(data.path(), &[]);
     let mut large = order("S-3");
     large["items"] = json!([{ "sku": "S", "quantity": 1_000_000, "unitPrice": 1_000_000_000 }]);
-    let (id, message) = submit(&handler, &large);
+    let (id, message) = submit_order(&handler, &large);
     assert_eq!(handler.process(&message).status, 200);
 
     let answer = handler.status(&id);
@@ -132,7 +126,7 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
 fn an_order_at_work_shows_its_stage_and_when_to_look_again() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("WORK_DELAY", "100ms")]);
-    let (id, message) = submit(&handler, &order("S-4"));
+    let (id, message) = submit(&handler, "S-4");
 
     std::thread::scope(|scope| {
         let working = scope.spawn(|| handler.process(&message).status);
@@ -180,7 +174,7 @@ fn an_order_that_does_not_exist_is_not_found() {
 fn what_is_no_tracking_id_is_not_found() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, _) = submit(&handler, &order("S-5"));
+    let (id, _) = submit(&handler, "S-5");
     let (simple, braced, urn) = (id.replace('-', ""), format!("{{{id}}}"), format!("urn:uuid:{id}"));
     let (padded, shorter, wide) = (format!("{id} "), &id[..35], format!("{}é", &id[..34]));
 
@@ -200,7 +194,7 @@ fn what_is_no_tracking_id_is_not_found() {
 fn a_record_is_there_after_a_restart() {
     let data = Directory::new();
     let mut first = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&first, &order("S-6"));
+    let (id, message) = submit(&first, "S-6");
     let before = first.status(&id).body;
     first.program.kill();
 
@@ -215,13 +209,13 @@ fn a_record_is_there_after_a_restart() {
 fn an_ended_order_is_forgotten_after_its_retention_and_its_key_is_free() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("RETENTION", "1s")]);
-    let (id, message) = submit(&handler, &order("S-7"));
-    let (waiting, _) = submit(&handler, &order("S-8"));
+    let (id, message) = submit(&handler, "S-7");
+    let (waiting, _) = submit(&handler, "S-8");
     assert_eq!(handler.process(&message).status, 200);
     assert_eq!(handler.status(&id).status, 200);
 
     eventually("the record expires", || (handler.status(&id).status == 404).then_some(()));
-    let (again, new_message) = submit(&handler, &order("S-7"));
+    let (again, new_message) = submit(&handler, "S-7");
 
     assert_eq!(handler.status(&waiting).status, 200, "an order that has not ended never expires");
     assert_eq!(again, id);
@@ -243,7 +237,7 @@ fn waited(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> (Answer, Dur
 fn who_knows_a_version_is_told_so_without_a_body_until_there_is_another() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("S-ETAG"));
+    let (id, message) = submit(&handler, "S-ETAG");
     let etag = handler.status(&id).headers["ETag"].as_str().unwrap().to_owned();
     assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() == 24, "a strong entity tag: {etag}");
 
@@ -270,7 +264,7 @@ fn who_knows_a_version_is_told_so_without_a_body_until_there_is_another() {
 fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
-    let (id, message) = submit(&handler, &order("S-WAIT"));
+    let (id, message) = submit(&handler, "S-WAIT");
     let etag = handler.status(&id).headers["ETag"].as_str().unwrap().to_owned();
 
     for known in [&[][..], &[("If-None-Match", etag.as_str())]] {
@@ -303,7 +297,7 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
 fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "3")]);
-    let (id, _) = submit(&handler, &order("S-PLACES"));
+    let (id, _) = submit(&handler, "S-PLACES");
 
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| handler.status_with(&id, &[("Prefer", "wait=30")]));
@@ -322,7 +316,7 @@ fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
 fn one_caller_gets_half_of_the_places_to_wait() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "5"), ("RATE_LIMIT_SUBSCRIPTION_HEADER", "X-Sub")]);
-    let (id, _) = submit(&handler, &order("S-HALF"));
+    let (id, _) = submit(&handler, "S-HALF");
     let waits = |caller: &str, seconds: &str| {
         let answer = handler.status_with(&id, &[("X-Sub", caller), ("Prefer", seconds)]);
         answer.headers.get("Preference-Applied").is_some()

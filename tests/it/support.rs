@@ -373,6 +373,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The tracking id and the message of an order that is accepted.
+    pub fn accepted(self) -> (String, String) {
+        assert_eq!(self.status, 202, "{self:?}");
+        (self.body["trackingId"].as_str().unwrap().to_owned(), self.message.unwrap())
+    }
+
     pub fn of(response: &Response) -> Self {
         let outputs = &response.json()["Outputs"];
         let res = &outputs["res"];
@@ -452,16 +458,42 @@ pub fn hopeless(id: &str) -> Value {
     order
 }
 
-/// An order that is accepted: its tracking id, and its message.
+/// Submits an order, which is accepted: its tracking id, and its message.
 pub fn submit(handler: &Handler, order_id: &str) -> (String, String) {
-    submit_with(handler, order_id, &[])
+    try_submit(handler, order_id, &[]).accepted()
 }
 
-/// The same with more headers.
+/// Submits an order with more headers, which is accepted: its tracking id, and its message.
 pub fn submit_with(handler: &Handler, order_id: &str, headers: &[(&str, &str)]) -> (String, String) {
-    let answer = handler.ingress(Some(&order(order_id).to_string()), headers);
-    assert_eq!(answer.status, 202, "{answer:?}");
-    (answer.body["trackingId"].as_str().unwrap().to_owned(), answer.message.unwrap())
+    try_submit(handler, order_id, headers).accepted()
+}
+
+/// Submits an order unlike the others, which is accepted: its tracking id, and its message.
+pub fn submit_order(handler: &Handler, order: &Value) -> (String, String) {
+    handler.ingress(Some(&order.to_string()), &[]).accepted()
+}
+
+/// Submits an order: the answer, whatever it is.
+pub fn try_submit(handler: &Handler, order_id: &str, headers: &[(&str, &str)]) -> Answer {
+    handler.ingress(Some(&order(order_id).to_string()), headers)
+}
+
+/// Posts an order to the host on this port: the response, if one comes.
+pub fn post_order(port: u16, order_id: &str) -> Result<Response, ureq::Error> {
+    let url = format!("http://127.0.0.1:{port}/api/orders");
+    try_request("POST", &url, &[("Content-Type", "application/json")], Some(order(order_id).to_string().as_bytes()))
+}
+
+/// Posts the same order again and again, as long as no response comes or its status is one of these: the tracking id.
+pub fn submit_until_accepted(port: u16, order_id: &str, tried_again: &[u16]) -> String {
+    eventually("the order is accepted", || {
+        let response = post_order(port, order_id).ok()?;
+        match response.status {
+            202 => Some(response.json()["trackingId"].as_str().unwrap().to_owned()),
+            status if tried_again.contains(&status) => None,
+            _ => panic!("{response:?}"),
+        }
+    })
 }
 
 /// What happened to an order, by its status.
