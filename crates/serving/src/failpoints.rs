@@ -1,10 +1,11 @@
-//! Places where a process is killed on demand, to prove that nothing is lost there. Without the feature `failpoints` they are nothing.
+//! Failpoints: named places where a test kills a process, to prove that no order is lost there. Without the feature `failpoints` a
+//! failpoint compiles to nothing.
 //!
-//! A test that wants a kill puts a file (a token) named after the place into the directory that `FAILPOINTS` names; the token says
-//! which process dies. The first process that passes the place takes the token, which makes one kill of it, however many processes
-//! pass and however often they are started again. Without a token a place costs one failed `rename`.
+//! To kill, a test puts a file (a token) named after the failpoint into the directory that `FAILPOINTS` names; the token says which
+//! process dies. The first process that reaches the failpoint takes the token, so that a token makes exactly one kill. A failpoint
+//! without a token costs one failed `rename`.
 
-/// Names a place; `failpoint!("name" if condition)` is one only where the condition holds.
+/// A failpoint with this name; `failpoint!("name" if condition)` kills only where the condition holds.
 #[cfg(feature = "failpoints")]
 #[macro_export]
 macro_rules! failpoint {
@@ -18,7 +19,7 @@ macro_rules! failpoint {
     };
 }
 
-/// Names a place, for the reader only.
+/// A failpoint in a build without the feature: does nothing.
 #[cfg(not(feature = "failpoints"))]
 #[macro_export]
 macro_rules! failpoint {
@@ -35,27 +36,27 @@ mod armed {
 
     use rustix::process::{Pid, Signal};
 
-    /// The variable that names the directory of the tokens. It is no setting of a product, and read here only.
+    /// Environment variable that names the directory of the tokens. Not a setting of the product: only this module reads it.
     pub const DIRECTORY: &str = "FAILPOINTS";
-    /// The subcommand that a host is started with.
+    /// Subcommand that tells a host from a handler.
     const HOST: &str = "local";
 
-    /// The processes that die.
+    /// Processes that a kill ends.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum Victim {
-        /// The handler, which a host has started.
+        /// The handler, a child process of the host.
         Handler,
-        /// The host. Its handler follows as soon as the system tells it.
+        /// The host. The system then ends its handler (parent-death signal).
         Host,
-        /// Host and handler in the same moment.
+        /// Host and handler together.
         Both,
     }
 
     impl Victim {
-        /// All of them.
+        /// Every victim.
         pub const ALL: [Self; 3] = [Self::Handler, Self::Host, Self::Both];
 
-        /// As a token says it.
+        /// Name of the victim in a token.
         pub const fn as_str(self) -> &'static str {
             match self {
                 Self::Handler => "handler",
@@ -64,18 +65,18 @@ mod armed {
             }
         }
 
-        /// The victim that a token, or a person, names.
+        /// The victim with this name.
         pub fn parse(text: &str) -> Option<Self> {
             Self::ALL.into_iter().find(|victim| victim.as_str() == text)
         }
     }
 
-    /// Kills if there is a token for this place; returns if there is none, or if it is not this process that dies.
+    /// Kills if this failpoint has a token. Returns without a token, or if another process is the victim.
     pub fn pass(name: &str) {
         static TOKENS: OnceLock<Option<PathBuf>> = OnceLock::new();
         let Some(directory) = TOKENS.get_or_init(|| std::env::var_os(DIRECTORY).map(PathBuf::from)) else { return };
         let taken = directory.join(format!("{name}.{}", std::process::id()));
-        // Of many who try, one succeeds: the system renames a file once.
+        // One of the processes that try succeeds: the system renames a file once.
         if std::fs::rename(directory.join(name), &taken).is_err() {
             return;
         }
@@ -97,27 +98,27 @@ mod armed {
         }
     }
 
-    /// SIGKILL, by number.
+    /// Sends SIGKILL to the process with this id.
     pub fn kill(process: u32) {
         let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
-        // It may be gone already.
+        // The process may have ended already.
         let _ = pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL));
     }
 
-    /// The processes that `process` started.
+    /// Child processes of `process`.
     pub fn children(process: u32) -> Vec<u32> {
         let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         numbers.filter(|child| parent(*child) == Some(process)).collect()
     }
 
-    /// Field 4; the second one may hold anything (`proc_pid_stat(5)`).
+    /// Parent of a process: field 4 of its stat file. Field 2, the program's name, may hold any character (`proc_pid_stat(5)`).
     fn parent(process: u32) -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
         stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(1)?.parse().ok()
     }
 
-    /// The subcommand a process was started with: a process that took an orphan in is no host.
+    /// Subcommand that a process was started with. The parent of an orphan is not a host.
     fn role(process: u32) -> Option<String> {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
         line.split(|byte| *byte == 0).nth(1).map(|argument| String::from_utf8_lossy(argument).into_owned())

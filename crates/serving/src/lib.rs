@@ -1,6 +1,6 @@
-//! What a program needs that serves HTTP on one machine and must end well.
+//! Parts of an HTTP server on one machine that must stop cleanly.
 //!
-//! The accept loop with its drain, the signals that ask to stop, log lines, facts of this process, and places where tests kill it.
+//! The accept loop with its drain, the signals that ask to stop, log lines, facts of this process, and failpoints.
 
 pub mod failpoints;
 pub mod log;

@@ -1,4 +1,4 @@
-//! Where log lines go: errors to stderr, the rest to stdout, since the host reads every stderr line as an error.
+//! Log output: errors to stderr, all other lines to stdout, since the host reads every stderr line as an error.
 
 use std::io;
 
@@ -8,8 +8,8 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging for this process, to be called once: as JSON, one object a line, or as text. `levels` are those of each target,
-/// e.g. `info,serving=debug`.
+/// Starts logging for this process; call it once. Lines are JSON objects, or text. `levels` names the level of each target, e.g.
+/// `info,serving=debug`.
 pub fn start(levels: &str, json: bool) {
     let (levels, mistake) = match levels.parse::<Targets>() {
         Ok(levels) => (levels, None),
@@ -25,6 +25,6 @@ pub fn start(levels: &str, json: bool) {
         registry.with(lines.with_ansi(colours)).init();
     }
     if let Some(error) = mistake {
-        tracing::warn!(%error, "RUST_LOG is not understood; logging at info; set e.g. RUST_LOG=info");
+        tracing::warn!(%error, "RUST_LOG is not valid, the level is info; set e.g. RUST_LOG=info");
     }
 }

@@ -1,15 +1,15 @@
-//! Facts of this process and of its neighbours on the machine.
+//! Facts of this process and of other processes on the machine.
 
-/// This process, as a later process on the same machine can look for it.
+/// Identity of this process, by which a later process on the same machine can look for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThisProcess {
-    /// Where it runs: the host name.
+    /// Host name.
     pub host: String,
-    /// The boot of the machine and the process namespace; `None` where they, or the start time, cannot be told.
+    /// Boot of the machine and process namespace; `None` where the system does not tell them, or not the start time.
     pub boot: Option<String>,
-    /// Its number.
+    /// Process id.
     pub process: u32,
-    /// When it started, in clock ticks after boot; 0 without a boot.
+    /// Start time in clock ticks after boot; 0 without a boot.
     pub started: u64,
 }
 
@@ -19,18 +19,18 @@ impl ThisProcess {
         let process = std::process::id();
         match started(process) {
             Started::At(started) => Self { host: host_name(), boot: boot(), process, started },
-            // Without a boot no process takes this one for gone.
+            // Without a boot, no other process may conclude that this one has ended.
             Started::Gone | Started::Unknown => Self { host: host_name(), boot: None, process, started: 0 },
         }
     }
 }
 
-/// The number of open files that is asked for: each connection is one, and a stand-in host bears 4,096 of them.
+/// Open files that this process asks for: each connection is one, and a stand-in host serves 4,096 connections.
 #[cfg(unix)]
 const FILES: u64 = 65_536;
 
-/// Lets this process open many files where it may: the usual 1,024 are fewer than the connections a server bears, and a
-/// database that cannot open one refuses what it is asked for.
+/// Raises this process's limit of open files, where the system allows it. The usual limit of 1,024 is below the connections of a
+/// server, and a database that cannot open a file fails its operations.
 #[cfg(unix)]
 pub fn open_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,51 +39,51 @@ pub fn open_many_files() {
     if limit.current.is_some_and(|current| current < wanted)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
     {
-        tracing::warn!(%error, "no more files can be opened than {:?}", limit.current);
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
     }
 }
 
-/// Elsewhere there is no such limit.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 pub fn open_many_files() {}
 
-/// What can be seen of a process.
+/// Start of a process, as far as the system tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
-    /// It runs, and started at this many clock ticks after boot.
+    /// The process runs; its start in clock ticks after boot.
     At(u64),
-    /// There is none, or only the remains of one.
+    /// No such process, or only a zombie.
     Gone,
-    /// The system did not tell.
+    /// Not known: the system did not tell.
     Unknown,
 }
 
-/// When a process started.
+/// Start of the process with this id.
 #[cfg(target_os = "linux")]
 pub fn started(process: u32) -> Started {
     let stat = match std::fs::read_to_string(format!("/proc/{process}/stat")) {
         Ok(stat) => stat,
-        // ESRCH: it ended while it was read.
+        // ESRCH: the process ended while its file was read.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => return Started::Gone,
         Err(_) => return Started::Unknown,
     };
-    // The second field is the program's name in parentheses and may hold anything (proc_pid_stat(5)).
+    // Field 2 is the program's name in parentheses and may hold any character (proc_pid_stat(5)).
     let Some(fields) = stat.rfind(')').map(|end| &stat[end + 1..]) else { return Started::Unknown };
     let mut fields = fields.split_ascii_whitespace();
     match fields.next() {
         Some("Z" | "X") => Started::Gone,
-        // State was field 3; the start time is field 22.
+        // Field 3 is the state; field 22 is the start time.
         _ => fields.nth(18).and_then(|ticks| ticks.parse().ok()).map_or(Started::Unknown, Started::At),
     }
 }
 
-/// Elsewhere a process cannot be told apart from a later one of the same number.
+/// Other systems do not tell a process from a later one with the same id.
 #[cfg(not(target_os = "linux"))]
 pub fn started(_process: u32) -> Started {
     Started::Unknown
 }
 
-/// The boot of this machine and the process namespace: two containers on one machine cannot see each other's processes.
+/// Boot of this machine and process namespace: two containers on one machine cannot see each other's processes.
 #[cfg(target_os = "linux")]
 pub fn boot() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -91,7 +91,7 @@ pub fn boot() -> Option<String> {
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
 
-/// Elsewhere a boot has no name.
+/// Other systems give a boot no name.
 #[cfg(not(target_os = "linux"))]
 pub fn boot() -> Option<String> {
     None

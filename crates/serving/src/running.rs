@@ -1,11 +1,11 @@
-//! What is being worked on right now, counted so that its end can be waited for.
+//! Count of running pieces of work, so that a caller can wait for their end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The pieces of work that run right now. Each request changes the count twice, so it is an atomic and no channel.
+/// Count of running pieces of work. An atomic instead of a channel, since each request changes the count twice.
 #[derive(Debug, Clone, Default)]
 pub struct Running(Arc<Count>);
 
@@ -15,7 +15,7 @@ struct Count {
     ended: Notify,
 }
 
-/// One piece of work; ends when dropped.
+/// One running piece of work; ends when dropped.
 #[derive(Debug)]
 pub struct RunningWork(Arc<Count>);
 
@@ -30,7 +30,7 @@ impl Running {
     pub async fn ended(&self) {
         loop {
             let mut ended = std::pin::pin!(self.0.ended.notified());
-            // Listen before looking, or an end in between goes unheard.
+            // Listen before the check; otherwise an end between check and wait is missed.
             ended.as_mut().enable();
             if self.0.running.load(Ordering::Acquire) == 0 {
                 return;

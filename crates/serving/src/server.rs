@@ -1,7 +1,7 @@
-//! The accept loop: what `warp::serve` leaves out.
+//! Accept loop, with what `warp::serve` leaves out.
 //!
-//! `TCP_NODELAY`, a header-read timeout, a cap on connections that lets every client have its turn, a drain deadline, and a panic
-//! that ends one request only.
+//! `TCP_NODELAY`, a header-read timeout, a limit of connections that is fair to every client, a drain deadline, and a panic that
+//! ends one request only.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,33 +24,32 @@ use tracing::{debug, error, warn};
 
 use crate::running::Running;
 
-/// Connections waiting to be accepted.
+/// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// Pause after a failed accept: the usual reason is that file descriptors ran out.
+/// Pause after a failed accept, whose usual reason is that file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// After the last answer, for it to leave.
+/// Time for the last answer to be sent before its connection is dropped.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What a server bears.
+/// Limits of a server.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Until a request's headers are complete. It also ends idle connections, so it must be longer than clients keep those.
+    /// Time until a request's headers are complete. Also ends idle connections, so it must be longer than clients keep idle connections.
     pub header_timeout: Duration,
-    /// Connections at the same time. More wait to be served, in the order they came, and from then on every answer closes its
-    /// connection, until one comes that need not wait: a client that keeps connections and sends its new requests on them would leave
-    /// those that wait for ever.
+    /// Connections at the same time. Further connections wait in order of arrival. While one waits, every answer closes its connection:
+    /// otherwise clients that reuse their connections would keep the waiting ones out for ever.
     pub max_connections: usize,
-    /// For requests that run when the server is asked to stop.
+    /// Time for running requests to end after the server is asked to stop.
     pub drain_timeout: Duration,
 }
 
-/// How a server ended.
+/// End of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
     /// Every request was answered.
     Completely,
-    /// The drain deadline passed first.
+    /// The drain deadline passed before every request was answered.
     DeadlinePassed,
 }
 
@@ -127,7 +126,7 @@ where
     let closed = tokio::time::timeout(limits.drain_timeout, async {
         tokio::select! {
             () = connections.shutdown() => {}
-            // Who has sent half a request has been promised nothing.
+            // A client whose request is incomplete has been promised nothing.
             () = async { running.ended().await; tokio::time::sleep(LINGER).await } => {}
         }
     });

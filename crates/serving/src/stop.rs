@@ -1,28 +1,28 @@
-//! The wish of a person or a platform that this process stops.
+//! Signals by which a person or a platform stops this process.
 
 #[cfg(unix)]
 use tracing::warn;
 
-/// The signals that ask to stop: SIGINT and SIGTERM, or Ctrl-C where there are no signals. None is lost between two waits.
+/// Signals that ask to stop: SIGINT and SIGTERM, or Ctrl-C on systems without signals. No signal is lost between two waits.
 pub struct StopSignals {
     #[cfg(unix)]
     streams: Option<[tokio::signal::unix::Signal; 2]>,
 }
 
 impl StopSignals {
-    /// From now on signals are heard. Without them (which a system hardly refuses) only SIGKILL stops this process.
+    /// Starts to listen. Where the system refuses this, only SIGKILL stops the process.
     pub fn listen() -> Self {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
             let streams = signal(SignalKind::interrupt()).and_then(|interrupt| Ok([interrupt, signal(SignalKind::terminate())?]));
-            Self { streams: streams.inspect_err(|error| warn!(%error, "signals cannot be heard")).ok() }
+            Self { streams: streams.inspect_err(|error| warn!(%error, "cannot listen for SIGINT and SIGTERM; only SIGKILL stops this process")).ok() }
         }
         #[cfg(not(unix))]
         Self {}
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         #[cfg(unix)]
         match &mut self.streams {
@@ -40,7 +40,7 @@ impl StopSignals {
         }
     }
 
-    /// Waits for the first one, which asks. From then on the next one ends the process at once, with exit code 130.
+    /// Waits for the first signal, the request to stop. A second signal ends the process at once, with exit code 130.
     pub async fn first(mut self) {
         self.next().await;
         tokio::spawn(async move {
