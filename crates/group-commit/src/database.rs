@@ -1,7 +1,7 @@
 //! `SQLite` with group commit: many writers share one fsync, and none waits for a timer to join a group.
 //!
-//! One thread owns the writing connection. It takes whatever has queued up while the last commit was on its way to the disk,
-//! runs it all in one transaction, commits, and only then answers. A second thread answers reads.
+//! One thread owns the writing connection. It takes all operations that queued up during the last commit, runs them in one
+//! transaction, commits, and only then answers. A second thread answers reads.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 use tracing::error;
 
-/// Operations that share a commit at most; with more the first of them would wait for the last.
+/// Most operations in one commit: the first one waits for the last.
 const MAX_BATCH: usize = 256;
-/// How long another process may hold the write lock before an operation fails.
+/// Time that another process may hold the write lock before an operation fails.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Kept prepared, per connection; more than the statements of any one user of this module.
+/// Prepared statements kept by each connection; more than any user of this module has.
 const STATEMENTS: usize = 32;
 
-/// Why an operation failed.
+/// Failure of an operation.
 #[derive(Debug)]
 pub enum Error {
     /// The database could not be opened or prepared.
@@ -45,7 +45,7 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A database file, opened by this process. Dropping the last handle ends both threads after what was queued.
+/// A database file, opened by this process. When the last handle is dropped, both threads end after the queued operations.
 #[derive(Clone)]
 pub struct Database {
     writer: mpsc::Sender<Write>,
@@ -58,7 +58,7 @@ pub fn together<T>(connection: &Connection, statements: impl FnOnce() -> rusqlit
     let run = |sql| connection.prepare_cached(sql)?.execute([]).map(drop);
     run("SAVEPOINT together")?;
     let done = statements();
-    // A full disk may have undone the whole transaction; then there is nothing to go back to, and nothing will be committed.
+    // A full disk may have undone the whole transaction; then there is no savepoint, and nothing will be committed.
     if done.is_err() && !connection.is_autocommit() {
         run("ROLLBACK TO together")?;
     }
@@ -68,7 +68,7 @@ pub fn together<T>(connection: &Connection, statements: impl FnOnce() -> rusqlit
     done
 }
 
-/// How the work was grouped so far.
+/// Counts of operations and commits so far.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Operations that wrote.
@@ -82,18 +82,18 @@ pub struct Counts {
 /// One operation that waits for its group.
 struct Write {
     durability: Durability,
-    /// Runs inside a transaction; what it returns runs once that is committed. `None`: there is no transaction, answer so.
+    /// Runs inside a transaction; the closure it returns runs after the commit. `None`: no transaction began, answer with that error.
     run: Box<Run>,
 }
 
 type Run = dyn FnOnce(Option<&Connection>) -> Done + Send;
 
-/// What must be true when a write returns.
+/// Promise that holds when a write returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Durability {
-    /// It is on disk: the caller is told so.
+    /// The write is on disk.
     Synced,
-    /// It is with the operating system, which outlives this process; a power failure may undo it, and then only the latest.
+    /// The operating system has the write, which survives the end of this process. A power failure may undo the latest such writes.
     Committed,
 }
 
@@ -109,7 +109,7 @@ impl Database {
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
         let prepared = writer
             .pragma_update(None, "journal_mode", "WAL")
-            // FULL: a commit is on disk before anyone hears of it. In WAL mode that is one fsync a commit.
+            // FULL: a commit is on disk before any caller is answered. In WAL mode this costs one fsync a commit.
             .and_then(|()| writer.pragma_update(None, "synchronous", "FULL"))
             .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 1000))
             .and_then(|()| {
@@ -132,7 +132,7 @@ impl Database {
         Ok(Self { writer: write_queue, reader: read_queue, counts })
     }
 
-    /// How the work was grouped so far.
+    /// Counts of operations and commits so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -147,8 +147,8 @@ impl Database {
         self.enqueue(Durability::Synced, operation).await
     }
 
-    /// Like [`Database::write`], for what is promised to no caller: survives the end of this process, not a power failure. Costs no
-    /// fsync of its own; the next one covers it.
+    /// Like [`Database::write`], for a change that no caller was promised: it survives the end of this process, but not a power failure.
+    /// Costs no fsync of its own; the next fsync covers it.
     pub async fn write_unsynced<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -171,14 +171,14 @@ impl Database {
                 }
                 None => Err(Error::NotApplied),
             };
-            // A caller that was cancelled does not wait any more; the write stands all the same.
+            // A cancelled caller no longer waits; its write stands.
             Box::new(move || drop(sender.send(result)))
         });
         self.writer.send(Write { durability, run }).map_err(|_| Error::NotApplied)?;
         receiver.await.map_err(|_| Error::Unknown)?
     }
 
-    /// Reads what is committed.
+    /// Reads committed data.
     pub async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -238,7 +238,7 @@ fn write_in_groups(connection: &Connection, file: &File, writes: &mpsc::Receiver
     }
 }
 
-/// A file without a name takes writes that no reader will ever see.
+/// Whether the file was deleted: writes to it succeed, but no other process can read them.
 fn is_deleted(file: &File) -> bool {
     #[cfg(unix)]
     return file.metadata().is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) == 0);
@@ -246,7 +246,7 @@ fn is_deleted(file: &File) -> bool {
     false
 }
 
-/// FULL syncs the log at each commit; NORMAL only when it is checkpointed (`SQLite`, "PRAGMA synchronous", in WAL mode).
+/// Sync level: FULL syncs the log at each commit, NORMAL only at a checkpoint (`SQLite`, "PRAGMA synchronous", in WAL mode).
 fn set_level(connection: &Connection, level: &mut Durability, needed: Durability) -> rusqlite::Result<()> {
     if *level != needed {
         connection.execute_batch(match needed {
@@ -265,7 +265,7 @@ fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Only its user may read the file; `SQLite` gives its side files the mode of the main one.
+/// Creates the file so that only its user may read it; `SQLite` gives its side files the mode of the main file.
 fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);

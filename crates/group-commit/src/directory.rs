@@ -1,8 +1,8 @@
-//! The directory of a database.
+//! Directory of a database.
 
 use std::path::Path;
 
-/// Makes a data directory, private to the user where it is new.
+/// Creates a data directory; a new one is private to the user.
 pub fn create(directory: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);

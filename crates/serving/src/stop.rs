@@ -16,7 +16,11 @@ impl StopSignals {
         {
             use tokio::signal::unix::{SignalKind, signal};
             let streams = signal(SignalKind::interrupt()).and_then(|interrupt| Ok([interrupt, signal(SignalKind::terminate())?]));
-            Self { streams: streams.inspect_err(|error| warn!(%error, "cannot listen for SIGINT and SIGTERM; only SIGKILL stops this process")).ok() }
+            Self {
+                streams: streams
+                    .inspect_err(|error| warn!(%error, "cannot listen for SIGINT and SIGTERM; only SIGKILL stops this process"))
+                    .ok(),
+            }
         }
         #[cfg(not(unix))]
         Self {}
