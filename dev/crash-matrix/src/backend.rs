@@ -1,4 +1,4 @@
-//! The work: an HTTP service that honours idempotency keys, and writes down every call before it looks at the key.
+//! Backend of the work: an HTTP service that honours idempotency keys, and records every call before it reads the key.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,21 +17,21 @@ use serving::server::{self, Limits};
 
 use waybill::store::sqlite;
 
-/// One call, as it arrived.
+/// One call of the backend.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     /// `trackingId/life`.
     pub(super) key: String,
-    /// When, in milliseconds since the Unix epoch.
+    /// Arrival, in milliseconds since the Unix epoch.
     pub(super) at: i64,
 }
 
-/// Everything it remembers.
+/// Calls and effects that the backend remembers.
 #[derive(Debug, Default)]
 pub(super) struct Backend {
     seed: u64,
     calls: Mutex<Vec<Call>>,
-    /// The effect of each key; applied once.
+    /// Effect of each key, applied once.
     effects: Mutex<HashMap<String, usize>>,
 }
 
@@ -48,7 +48,7 @@ impl Backend {
         self.effects.lock().clone()
     }
 
-    /// Serves until it is dropped.
+    /// Serves until the future is dropped.
     pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener) -> Infallible {
         let limits = Limits { header_timeout: Duration::from_mins(10), max_connections: 1024, drain_timeout: Duration::ZERO };
         let service = move |request| Arc::clone(&self).answer(request);
@@ -64,7 +64,7 @@ impl Backend {
             calls.push(Call { key: key.clone(), at: sqlite::now().as_milliseconds() });
             earlier
         };
-        // The order itself does not matter here.
+        // The backend ignores the order in the body.
         drop(request.into_body().collect().await);
         let mut hasher = DefaultHasher::new();
         (self.seed, &key).hash(&mut hasher);
@@ -75,8 +75,8 @@ impl Backend {
             _ => 0,
         };
         let pause = match (lot >> 16) % 100 {
-            // Longer than a lease, which is renewed meanwhile; or at least one renewal. Slow tries that fail would take longer than the
-            // bound of a recovery by themselves.
+            // 1,300 ms are longer than a lease, so that it is renewed; 400 ms are at least one renewal. A failing try is never slow: its
+            // pause alone would pass the bound of a recovery.
             0..4 if fails == 0 => 1_300,
             4..12 => 400,
             _ => 2 + (lot >> 32) % 20,
@@ -94,7 +94,7 @@ impl Backend {
     }
 }
 
-/// A port for it, and its URL.
+/// A listener for the backend, and its URL.
 pub(super) fn listen() -> std::io::Result<(tokio::net::TcpListener, String)> {
     let listener = server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     let url = format!("http://{}/work", listener.local_addr()?);

@@ -1,4 +1,4 @@
-//! One cell: a store, a step, a victim. Load and kills, then calm, then the evidence.
+//! One cell: a store, a step, a victim. First load and kills, then calm, then the evidence.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,22 +23,22 @@ use waybill::store::sqlite;
 
 /// Clients at the same time.
 const CLIENTS: usize = 12;
-/// Whoever asks for many orders asks for so many at once.
+/// Status requests at the same time.
 const LOOKS: usize = 8;
-/// A token that nobody has taken by then is fed once more, or taken back.
+/// Time after which a token that no process took is removed; its step is then fed once more.
 const TOKEN_PATIENCE: Duration = Duration::from_millis(3_500);
-/// So often.
+/// Attempts to bring about one kill at a step.
 const FEEDINGS: usize = 4;
-/// Between two looks.
+/// Pause between two looks at a token, a victim or the first 202.
 const LOOK_PERIOD: Duration = Duration::from_millis(5);
-/// Between two looks at orders that are to end.
+/// Pause between two looks at orders that have not ended, or at queues that are not empty.
 const CALM_PERIOD: Duration = Duration::from_millis(50);
-/// A cell that takes longer has failed.
+/// Longest run of a cell; a longer one has failed.
 const LONGEST: Duration = Duration::from_mins(4);
-/// Not a secret: everything here ends with its cell.
+/// Key of tracking ids. Not a secret: its records end with the cell.
 const TRACKING_KEY: &str = "of-a-crash-matrix-0123456789abcdef0123";
 
-/// Short clocks, so that recovery is seen; both they and the bound of a recovery are in the table's documentation.
+/// Settings of handler and host, with short times, so that a recovery is short too. `docs/crash-matrix.md` lists them and the bound.
 const SETTINGS: [(&str, &str); 14] = [
     (
         "ServiceBusConnection",
@@ -57,17 +57,17 @@ const SETTINGS: [(&str, &str); 14] = [
     ("RATE_LIMIT", "0"),
     ("LOG_FORMAT", "text"),
     ("RUST_LOG", "warn,waybill=info,functions_host=info"),
-    // A person's own proxies are not asked for anything here.
+    // Requests here go to loopback, never through a proxy of the environment.
     ("NO_PROXY", "*"),
 ];
-/// `SweepSchedule`, in time.
+/// Period of `SweepSchedule`.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Every lease and every sweep may be missed twice.
+/// Leases and sweeps in the bound of a recovery: two of each may be missed.
 const BOUND: u32 = 3;
-/// The emulator tells the time in whole seconds.
+/// Clock difference of Cosmos DB: the emulator tells the time in whole seconds.
 const COSMOS_SKEW: Duration = Duration::from_secs(1);
 
-/// A row of the matrix, to be run.
+/// One cell of the matrix, not run yet.
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) number: usize,
@@ -79,21 +79,21 @@ pub(super) struct Cell {
     pub(super) seed: u64,
 }
 
-/// What all cells share.
+/// Paths and settings that all cells share.
 pub(super) struct Surroundings {
-    /// This program.
+    /// Path of this program.
     pub(super) executable: PathBuf,
     pub(super) emulator: PathBuf,
     pub(super) app: PathBuf,
     pub(super) directory: PathBuf,
-    /// Also what is good.
+    /// Keep the directory of a good cell too.
     pub(super) keep: bool,
-    /// Instead of the matrix's own.
+    /// Settings that replace those of the matrix.
     pub(super) settings: BTreeMap<String, String>,
 }
 
 impl Cell {
-    /// Runs it to its end; whatever it has started has ended then.
+    /// Runs the cell to its end. Every process of the cell has ended when this returns.
     pub(super) async fn run(&self, surroundings: &Surroundings) -> Judgement {
         let name = format!("{:03}-{}-{}-{}", self.number, self.store.as_str(), self.step.name, self.victim.as_str());
         let directory = surroundings.directory.join(name);
@@ -174,12 +174,12 @@ impl Cell {
         let (kills, _) = tokio::try_join!(killing, load)?;
 
         let mut problems = Vec::new();
-        // Twice the bound, so that a slow order is told from one that never ends.
+        // Twice the bound tells a slow order from one that never ends.
         look_until_ended(clients, clients.submitted(), Instant::now() + 2 * bound).await;
         if let Some(left) = drain(clients, Instant::now() + bound).await {
             problems.push(format!("messages are left although every order has ended: {left}"));
         }
-        // Once more, after the last message: nothing may have changed an order that had ended.
+        // A second look after the last message: no ended order may have changed.
         let orders = look_until_ended(clients, clients.submitted(), Instant::now() + bound).await;
         let (kills, feeding_kills) = kills;
         Ok(Evidence {
@@ -195,7 +195,7 @@ impl Cell {
         })
     }
 
-    /// Kills at the step and, before, what the step needs; both by their moments.
+    /// Kills at the step, each after the kills that feed it. Returns the moments of both: at the step, and feeding.
     async fn kill(
         &self,
         platform: &Platform,
@@ -230,12 +230,12 @@ impl Cell {
     }
 }
 
-/// Puts a token and waits until it is taken: the moment. `None`: nobody came by.
+/// Puts a token and waits until a process takes it. Returns that moment; `None` if no process reached the failpoint.
 async fn take(tokens: &Path, name: &str, victim: Victim) -> Result<Option<i64>, String> {
     platform::put_token(tokens, name, victim).map_err(|error| error.to_string())?;
     let (token, since) = (tokens.join(name), Instant::now());
     while token.exists() {
-        // Removed by us: it was not taken.
+        // This program removed the token, so no process took it.
         if since.elapsed() > TOKEN_PATIENCE && std::fs::remove_file(&token).is_ok() {
             return Ok(None);
         }
@@ -244,7 +244,7 @@ async fn take(tokens: &Path, name: &str, victim: Victim) -> Result<Option<i64>, 
     Ok(Some(sqlite::now().as_milliseconds()))
 }
 
-/// Asks for every order until it has ended, or nobody knows it and nobody was promised it, or the time is over.
+/// Asks for every order until `until`, or until the order has ended, or is unknown and was never accepted.
 async fn look_until_ended(clients: &Clients, orders: Vec<Submitted>, until: Instant) -> Vec<(Submitted, Seen)> {
     let mut ended = Vec::new();
     let mut open = orders;
@@ -266,7 +266,7 @@ async fn look_until_ended(clients: &Clients, orders: Vec<Submitted>, until: Inst
     }
 }
 
-/// Waits until no queue holds a message; what is left if that takes too long.
+/// Waits until no queue holds a message. Returns the messages that are left at `until`.
 async fn drain(clients: &Clients, until: Instant) -> Option<serde_json::Value> {
     loop {
         let queues = clients.queues().await;

@@ -1,4 +1,4 @@
-//! Clients: some want their orders accepted whatever breaks, others give up at the first trouble.
+//! Clients: some send an order until it is accepted, others give it up at the first failure.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,43 +12,43 @@ use waybill::domain::tracking::{IdempotencyKey, TrackingId, TrackingKey};
 use waybill::door::caller::ANONYMOUS;
 use waybill::store::sqlite;
 
-/// An answer that does not come within this is none.
+/// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Before the same request again.
+/// Pause before the same request again.
 const AGAIN: Duration = Duration::from_millis(25);
-/// Whoever is not accepted by then has found a mistake.
+/// Longest time until an order is accepted; a longer one is an error of the product.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The load of a cell, and what its clients know.
+/// Load of a cell, and the orders that its clients know.
 pub(super) struct Clients {
     http: reqwest::Client,
     base: String,
     key: TrackingKey,
-    /// One in so many orders is given up when its answer is no 202.
+    /// Of this many orders, one is given up if its first answer is not a 202.
     giving_up: usize,
     next: AtomicUsize,
     orders: Mutex<Vec<Submitted>>,
     accepted: AtomicUsize,
 }
 
-/// An order that was sent, and whose sending has ended.
+/// An order that is accepted or given up.
 #[derive(Debug, Clone)]
 pub(super) struct Submitted {
     pub(super) tracking_id: TrackingId,
-    /// When its 202 came, in milliseconds since the Unix epoch; absent where the client gave up.
+    /// Arrival of the 202, in milliseconds since the Unix epoch; absent where the client gave up.
     pub(super) accepted: Option<i64>,
 }
 
-/// What somebody sees who asks for an order.
+/// Answer to a status request.
 #[derive(Debug, Clone)]
 pub(super) enum Seen {
-    /// Its status, ended.
+    /// Status of an ended order.
     Ended(Value),
-    /// Its status, not ended.
+    /// Status of an order that has not ended.
     Open(Value),
-    /// 404.
+    /// 404: the order is unknown.
     Absent,
-    /// No answer that tells.
+    /// No answer, or another one.
     Silence,
 }
 
@@ -60,7 +60,7 @@ impl Clients {
         Ok(Self { http, base, key, giving_up, next, orders, accepted })
     }
 
-    /// So many have their 202.
+    /// Orders that have a 202.
     pub(super) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -69,7 +69,7 @@ impl Clients {
         self.orders.lock().clone()
     }
 
-    /// One client: orders, one after the other, until there are `enough` and the killing is over.
+    /// Runs one client: sends one order after the other, until there are `enough` and the kills are over.
     pub(super) async fn submit(&self, enough: usize, over: &AtomicBool, mut random: Random) -> Result<(), String> {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Clients {
             let submitted = self.order(number, gives_up).await?;
             self.orders.lock().push(submitted);
             let pause = 10 + random.below(80);
-            // Enough are there; a few more, so that there is something to kill.
+            // Enough orders are sent, but kills go on: a slower load gives each kill an order to hit.
             let pause = if number >= enough { pause * 3 } else { pause };
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
@@ -112,7 +112,7 @@ impl Clients {
         }
     }
 
-    /// Asks for an order once.
+    /// Asks for the status of an order once.
     pub(super) async fn look(&self, tracking_id: TrackingId) -> Seen {
         let sent = self.http.get(format!("{}/api/orders/{tracking_id}/status", self.base)).send().await;
         match read(sent).await {
@@ -123,14 +123,14 @@ impl Clients {
         }
     }
 
-    /// What the queues hold, by the host's own account; null without an answer.
+    /// Messages in each queue, as the host counts them; null without an answer.
     pub(super) async fn queues(&self) -> Value {
         let sent = self.http.get(format!("{}/admin/host/status", self.base)).send().await;
         read(sent).await.map_or(Value::Null, |(_, body)| body["serviceBus"]["queues"].clone())
     }
 }
 
-/// Status and JSON body; `None`: the connection broke, or there never was one.
+/// Status and JSON body of an answer; `None` without a complete one.
 async fn read(sent: Result<reqwest::Response, reqwest::Error>) -> Option<(u16, Value)> {
     let response = sent.ok()?;
     let status = response.status().as_u16();

@@ -1,4 +1,4 @@
-//! Azure Cosmos DB, played by the emulator of `dev/cosmos-emulator`: a process for each cell.
+//! Emulator of Azure Cosmos DB (`dev/cosmos-emulator`): one process for each cell.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,22 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// Killed when dropped.
+/// A running emulator; killed when dropped.
 pub(super) struct Emulator {
-    /// What a handler needs to use it.
+    /// Settings by which a handler uses the emulator.
     pub(super) settings: BTreeMap<String, String>,
     _child: Child,
-    // Whatever it still prints has somewhere to go.
+    // Keeps the pipe open for later output of the emulator.
     _lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// Where its program is.
+/// Path of the emulator's program.
 pub(super) fn path(asked: Option<&Path>, executable: &Path) -> PathBuf {
     asked.map_or_else(|| executable.with_file_name("cosmos-emulator"), Path::to_owned)
 }
 
 impl Emulator {
-    /// Starts one on free ports.
+    /// Starts an emulator on free ports.
     pub(super) async fn start(program: &Path) -> Result<Self, String> {
         let mut command = Command::new(program);
         command.args(["--port", "0"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
@@ -37,6 +37,6 @@ impl Emulator {
                 _ => {}
             }
         }
-        Err("the emulator ended at its start".into())
+        Err("the emulator ended before it was ready".into())
     }
 }

@@ -1,4 +1,4 @@
-//! What a cell proves: counts what was lost, doubled or stuck, from records, calls and kills.
+//! Judgement of a cell: counts lost, doubled and stuck orders, from records, calls and kills.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -10,24 +10,24 @@ use crate::clients::{Seen, Submitted};
 use waybill::domain::record::MAX_HISTORY;
 use waybill::domain::timestamp::Timestamp;
 
-/// So many of a cell's findings are told.
+/// Findings of one cell that are printed.
 const TOLD: usize = 8;
 
-/// Everything that is known when a cell has ended. Moments are milliseconds since the Unix epoch.
+/// Facts known when a cell has ended. Moments are milliseconds since the Unix epoch.
 pub(super) struct Evidence {
-    /// An order that has not ended so long after the last kill is stuck.
+    /// Time after the last kill by which an order must have ended; otherwise it is stuck.
     pub(super) bound: Duration,
-    /// How far the store's clock may be from this machine's.
+    /// Difference allowed between the store's clock and this machine's.
     pub(super) skew: Duration,
     pub(super) orders: Vec<(Submitted, Seen)>,
     pub(super) calls: Vec<Call>,
     pub(super) effects: HashMap<String, usize>,
-    /// At the step.
+    /// Moments of the kills at the step.
     pub(super) kills: Vec<i64>,
-    /// Before, to bring about what the step needs.
+    /// Moments of earlier kills, which bring about what the step needs.
     pub(super) feeding_kills: Vec<i64>,
     pub(super) host_starts: usize,
-    /// What went wrong beside the orders.
+    /// Failures that concern no single order.
     pub(super) problems: Vec<String>,
 }
 
@@ -37,36 +37,36 @@ pub(super) struct Judgement {
     pub(super) kills: usize,
     pub(super) feeding_kills: usize,
     pub(super) host_starts: usize,
-    /// Recorded ones, and those that should be.
+    /// Orders that are recorded or should be.
     pub(super) orders: usize,
     pub(super) given_up: usize,
     pub(super) never_recorded: usize,
     pub(super) lost: usize,
     pub(super) doubled: usize,
     pub(super) stuck: usize,
-    /// Of [`Judgement::orders`], those with too long a history to count their claims.
+    /// Orders, of [`Judgement::orders`], whose history was cut, so that their claims cannot be counted.
     pub(super) unjudged: usize,
     pub(super) slowest: Duration,
-    /// How many orders caused so many calls.
+    /// Number of orders by their number of calls.
     pub(super) calls: BTreeMap<usize, usize>,
-    /// Anything else that must not be.
+    /// Failures that are neither lost, doubled nor stuck orders.
     pub(super) problems: usize,
-    /// In words.
+    /// Findings as text.
     pub(super) findings: Vec<String>,
 }
 
 impl Judgement {
-    /// A cell that came to no end.
+    /// Judgement of a cell that did not end.
     pub(super) fn broken(problem: String) -> Self {
         Self { problems: 1, findings: vec![problem], ..Self::default() }
     }
 
-    /// A step that was never reached proves nothing.
+    /// Whether the cell found no failure and reached its step: a step that was never reached proves nothing.
     pub(super) fn is_good(&self) -> bool {
         self.kills > 0 && [self.lost, self.doubled, self.stuck, self.problems] == [0; 4]
     }
 
-    /// The counts of another cell; not its findings.
+    /// Adds the counts of another cell, without its findings.
     pub(super) fn add(&mut self, other: &Self) {
         self.kills += other.kills;
         self.feeding_kills += other.feeding_kills;
@@ -132,7 +132,7 @@ pub(super) fn judge(evidence: &Evidence) -> Judgement {
     }
     if !calls.is_empty() {
         judgement.problems += 1;
-        judgement.find(format!("calls for orders that nobody sent: {:?}", calls.keys()));
+        judgement.find(format!("calls for orders that no client sent: {:?}", calls.keys()));
     }
     judgement
 }
@@ -141,11 +141,11 @@ fn ended(judgement: &mut Judgement, evidence: &Evidence, kills: &[i64], submitte
     let history: Vec<&str> = status["history"].as_array().into_iter().flatten().filter_map(|entry| entry["event"].as_str()).collect();
     let (Some(from), Some(until)) = (moment(&status["submittedAt"]), moment(&status["completedAt"])) else {
         judgement.problems += 1;
-        return judgement.find(format!("an ended order without its moments: {status}"));
+        return judgement.find(format!("an ended order without submittedAt or completedAt: {status}"));
     };
     let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
 
-    // Nobody waits for an order before it was promised, nor before the last kill.
+    // A recovery counts from the submission, the 202 or the last kill, whichever came last.
     let since = kills.iter().copied().chain([from]).chain(submitted.accepted).max().unwrap_or(from);
     if until - since > milliseconds(evidence.bound) {
         judgement.stuck += 1;
@@ -154,7 +154,7 @@ fn ended(judgement: &mut Judgement, evidence: &Evidence, kills: &[i64], submitte
     let recovery = kills.iter().filter(|kill| (from..until).contains(kill)).map(|kill| until - kill).max().unwrap_or(0);
     let recovery = Duration::from_millis(u64::try_from(recovery).unwrap_or(0));
     if recovery > judgement.slowest.max(evidence.bound) {
-        // Not stuck: it was hit again, or its client came back late.
+        // The order is not stuck: a later kill hit it, or its client sent it again late.
         let accepted = submitted.accepted.map(|accepted| accepted - from);
         judgement.find(format!("slow, {recovery:?} from a kill to its end; its 202 came after {accepted:?} ms: {status}"));
     }
@@ -186,7 +186,7 @@ fn ended(judgement: &mut Judgement, evidence: &Evidence, kills: &[i64], submitte
     }
     if status["status"] != "completed" {
         judgement.problems += 1;
-        judgement.find(format!("nothing here makes an order end like this: {status}"));
+        judgement.find(format!("the order did not end as completed: {status}"));
     }
 }
 

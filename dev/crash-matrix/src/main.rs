@@ -1,7 +1,7 @@
-//! Kills handler and host at every step, under load, and counts what was lost, doubled or left behind.
+//! Kills handler and host at every step, under load, and counts lost, doubled and stuck orders.
 //!
-//! `docs/crash-matrix.md` says what the columns mean. This program is handler and host too: as `crash-matrix serve` and
-//! `crash-matrix local` it runs the product's own commands, with its failpoints.
+//! `docs/crash-matrix.md` explains the columns. This program is handler and host too: `crash-matrix serve` and `crash-matrix local`
+//! run the product's own commands, with failpoints.
 
 mod backend;
 mod cell;
@@ -27,26 +27,26 @@ use crate::cell::{Cell, Surroundings};
 use crate::judge::Judgement;
 use crate::steps::{STEPS, Step};
 
-/// Kill handler and host at every step, under load, and count what is lost.
+/// Kill handler and host at every step, under load, and count lost, doubled and stuck orders.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// Orders in all, at least; spread over the cells, of which those with kills at random moments get four times as many.
+    /// Least number of orders, spread over the cells; a cell with kills at random moments gets four times as many.
     #[arg(long, value_name = "N", default_value_t = 12_000)]
     orders: usize,
-    /// Where records are kept.
+    /// Store of the records.
     #[arg(long, value_enum, default_value_t = Stores::Both)]
     store: Stores,
-    /// Only this step, once or more; `random` is the one with random moments.
+    /// Only this step; may be repeated. `random` kills at random moments.
     #[arg(long, value_name = "NAME", value_parser = step)]
     step: Vec<&'static Step>,
-    /// Only this victim, once or more.
+    /// Only this victim; may be repeated.
     #[arg(long, value_name = "handler|host|both", value_parser = victim)]
     victim: Vec<Victim>,
-    /// Kills in each cell; those with random moments get four times as many.
+    /// Kills in each cell; a cell with kills at random moments gets four times as many.
     #[arg(long, value_name = "N", default_value_t = 4)]
     kills: usize,
-    /// Chooses pauses, victims and what the backend does; the machine's scheduling it cannot choose.
+    /// Seed of pauses, victims and the backend's behaviour; the machine's scheduling stays random.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Cells at the same time.
@@ -61,7 +61,7 @@ struct Options {
     /// Keep the directories of all cells, with their logs.
     #[arg(long)]
     keep: bool,
-    /// A setting of the handler and of the host, instead of the matrix's own: to see the matrix fail, for example.
+    /// A setting of handler and host that replaces the matrix's own, for example to see the matrix fail.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     setting: Vec<(String, String)>,
 }
@@ -73,7 +73,7 @@ enum Stores {
     Both,
 }
 
-/// Where a cell keeps its records.
+/// Store in which a cell keeps its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Store {
     Sqlite,
@@ -117,14 +117,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the matrix and prints its table. `false`: something was lost, doubled or stuck, or a step was never reached.
+/// Runs the matrix and prints its table. `false`: an order was lost, doubled or stuck, or a step was never reached.
 fn run(options: &Options) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| error.to_string())?;
     let directory = Directory::make().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     let ended = runtime.block_on(async {
         let mut signals = StopSignals::listen();
         tokio::select! {
-            // Whatever it has started ends with it: every process is killed when its owner is dropped.
+            // The processes of a cell end with it: each is killed when its owner is dropped.
             () = signals.next() => Err("stopped".into()),
             ended = matrix(options, &directory.0) => ended,
         }
@@ -176,7 +176,7 @@ async fn matrix(options: &Options, directory: &Path) -> Result<bool, String> {
         }
     }
     let table = table(&done, started.elapsed());
-    // A closed pipe is no reason to hide the verdict.
+    // A closed pipe must not hide the verdict, which is the exit code.
     drop(std::io::stdout().write_all(table.as_bytes()));
     let good = done.iter().all(|(_, judgement)| judgement.is_good());
     if good && !options.keep {
@@ -185,7 +185,7 @@ async fn matrix(options: &Options, directory: &Path) -> Result<bool, String> {
     Ok(good)
 }
 
-/// Every store with every step and every victim; the seed of each is its own.
+/// Cells for every store, step and victim, each with a seed of its own.
 fn cells(options: &Options) -> Vec<Cell> {
     let chosen: Vec<&'static Step> = if options.step.is_empty() { STEPS.iter().collect() } else { options.step.clone() };
     let victims = if options.victim.is_empty() { &Victim::ALL[..] } else { &options.victim[..] };
@@ -219,7 +219,7 @@ fn cells(options: &Options) -> Vec<Cell> {
     cells
 }
 
-/// host.json and every function, so that nobody's local.settings.json counts.
+/// Copies host.json and every function, but not local.settings.json, whose values would change the cell.
 fn copy_app(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     std::fs::copy(from.join("host.json"), to.join("host.json"))?;
@@ -269,12 +269,12 @@ fn table(done: &[(Cell, Judgement)], took: Duration) -> String {
     );
     let _ = writeln!(text, "Clients gave up {given_up} orders without an answer; {never_recorded} of those were never recorded.");
     if unjudged > 0 {
-        let _ = writeln!(text, "Of {unjudged} orders the history was cut, so that their claims cannot be counted.");
+        let _ = writeln!(text, "{unjudged} orders have a history that was cut, so that their claims cannot be counted.");
     }
     text
 }
 
-/// Removed unless something is to be looked at.
+/// A temporary directory; removed when dropped, unless it is kept for a person to read.
 struct Directory(PathBuf);
 
 impl Directory {

@@ -1,4 +1,4 @@
-//! The platform: whenever the host is gone, it is started again.
+//! The platform: starts the host again whenever it has ended.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use serving::failpoints::{self, Victim};
 use tokio::process::Command;
 
-/// A host that ends sooner than this after its start will hardly come up.
+/// Shortest run of a host that counts as a successful start.
 const SOON: Duration = Duration::from_millis(300);
-/// So many of those in a row are a mistake of the matrix's.
+/// Consecutive failed starts after which the cell fails: that is an error of the matrix.
 const FALSE_STARTS: usize = 20;
-/// Below the ports that systems hand out for connections: one of those could be taken while no host listens.
+/// Ports for hosts, below those that systems hand out for connections: one of those could be taken while no host listens.
 const PORTS: std::ops::Range<u16> = 18_000..30_000;
 
-/// `waybill local`, again and again.
+/// A host (`waybill local`) that is started again whenever it ends.
 pub(super) struct Platform {
-    /// This program.
+    /// Path of this program.
     pub(super) executable: PathBuf,
     pub(super) app: PathBuf,
     pub(super) data: PathBuf,
@@ -29,14 +29,14 @@ pub(super) struct Platform {
     pub(super) port: u16,
     pub(super) max_delivery_count: u32,
     pub(super) environment: BTreeMap<String, String>,
-    /// How often it was started.
+    /// Starts of the host so far.
     pub(super) starts: AtomicUsize,
-    /// The running one; 0 while there is none.
+    /// Process id of the running host; 0 while none runs.
     pub(super) host: AtomicU32,
 }
 
 impl Platform {
-    /// Starts the host until dropped, which kills it. Returns only if it does not come up at all.
+    /// Starts the host again and again; a drop kills it. Returns only if the host does not come up.
     pub(super) async fn run(&self) -> Result<Infallible, String> {
         let mut false_starts = 0;
         loop {
@@ -46,7 +46,7 @@ impl Platform {
             self.host.store(child.id().unwrap_or(0), Ordering::Relaxed);
             let ended = child.wait().await;
             self.host.store(0, Ordering::Relaxed);
-            // Killed is what it is here for.
+            // A host that was killed is the purpose of the matrix, and no error.
             let came_up = started.elapsed() > SOON || ended.is_ok_and(|status| status.code().is_none());
             false_starts = if came_up { 0 } else { false_starts + 1 };
             if false_starts == FALSE_STARTS {
@@ -64,7 +64,7 @@ impl Platform {
         command.spawn()
     }
 
-    /// Kills by number, whatever they are doing. `false`: there was nobody to kill.
+    /// Kills the victim at once, by process id. `false`: no such process ran.
     pub(super) fn kill(&self, victim: Victim) -> bool {
         let host = self.host.load(Ordering::Relaxed);
         if host == 0 {
@@ -78,7 +78,8 @@ impl Platform {
     }
 }
 
-/// A port that is free, and stays so while the host is away: not of the cell's seed, which another run may have too.
+/// A port that is free, and stays free while the host is away. Derived from this process, not from the seed: another run at the same
+/// time may have the same seed.
 pub(super) fn port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -90,7 +91,7 @@ pub(super) fn port() -> u16 {
     }
 }
 
-/// Puts a token, whole: whoever finds it can read it.
+/// Puts a token by a rename, so that no process reads half a token.
 pub(super) fn put_token(directory: &Path, name: &str, victim: Victim) -> std::io::Result<()> {
     let making = directory.join(format!("{name}.new"));
     std::fs::write(&making, victim.as_str())?;

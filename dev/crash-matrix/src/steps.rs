@@ -1,38 +1,39 @@
-//! The steps at which something is killed, and what it takes to reach them.
+//! Steps at which a process is killed, and the kills needed to reach them.
 
 use serving::failpoints::Victim;
 
-/// A place in handler or host.
+/// One failpoint in handler or host.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// Of the failpoint; [`RANDOM`] has none.
+    /// Name of the failpoint; [`RANDOM`] has no failpoint.
     pub(super) name: &'static str,
-    /// Kills before, which bring about what the step needs.
+    /// Earlier kills, which bring about what the step needs.
     pub(super) fed_by: &'static [(&'static str, Victim)],
     /// Deliveries before a message is dead-lettered.
     pub(super) max_delivery_count: u32,
-    /// Its share of orders and kills.
+    /// Share of orders and kills.
     pub(super) weight: usize,
-    /// So many kills at most.
+    /// Most kills.
     pub(super) most_kills: usize,
-    /// One order in so many is given up at the first trouble, so that only the sweeper can save it.
+    /// Of this many orders, one is given up at the first failure, so that only the sweeper can save it.
     pub(super) giving_up: usize,
 }
 
-/// No place: a moment.
+/// Step that kills at random moments, without a failpoint.
 pub(super) const RANDOM: &str = "random";
 
 const fn step(name: &'static str) -> Step {
     Step { name, fed_by: &[], max_delivery_count: 10, weight: 1, most_kills: usize::MAX, giving_up: 2 }
 }
 
-/// Orders that were recorded and never sent, and that nobody asks for again. Each message that a killed sweeper loses doubles the
-/// pause until the next: after three it would be four seconds and a sweep, and with a retry more than the bound.
+/// A step of the sweeper: its orders were recorded, their messages never sent, and their clients gave up. Each message that a killed
+/// sweeper loses doubles the pause until the next one: after three, the pause is four seconds and a sweep, with a retry more than the
+/// bound.
 const fn sweep(name: &'static str) -> Step {
     Step { fed_by: &[("after-record", Victim::Handler)], most_kills: 2, giving_up: 1, ..step(name) }
 }
 
-/// In the order in which an order passes them.
+/// Steps in the sequence in which an order passes them.
 pub(super) const STEPS: [Step; 21] = [
     // In the handler: OrderIngress.
     step("before-record"),
@@ -58,25 +59,25 @@ pub(super) const STEPS: [Step; 21] = [
     // In the handler: OrderSweeper and OrderDeadLetter.
     sweep("mid-sweep-after-record"),
     sweep("mid-sweep-before-answer"),
-    // A single delivery: whatever runs when the handler dies is dead-lettered, unclaimed orders among it.
+    // One delivery only: every message in hand when the handler dies is dead-lettered, messages of unclaimed orders too.
     Step { fed_by: &[("before-claim", Victim::Handler)], max_delivery_count: 1, ..step("mid-dead-letter-after-record") },
     Step { weight: 4, giving_up: 4, ..step(RANDOM) },
 ];
 
-/// A sequence that can be walked again.
+/// Random numbers that the seed repeats.
 #[derive(Debug)]
 pub(super) struct Random(u64);
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Self(seed);
-        // Small seeds are alike at first.
+        // The first numbers of small seeds are alike.
         random.below(1);
         random.below(1);
         random
     }
 
-    /// Less than `limit`.
+    /// A number below `limit`.
     pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit

@@ -52,8 +52,8 @@ fn without_the_sweeper_orders_are_stuck_and_the_matrix_says_so() {
     assert!(String::from_utf8_lossy(&ended.stderr).contains("stuck, it never ended"), "{}", shown(&ended));
 }
 
-/// One after the other: their cells are busy enough. The lease is longer than usual, and with it the bound of a recovery, since
-/// everything starts more slowly in a build without optimisation.
+/// Runs the matrix; only one runs at a time, since its cells keep the machine busy. The lease is longer than usual, and with it the
+/// bound of a recovery, since a build without optimisation starts more slowly.
 fn matrix(arguments: &[&str]) -> Output {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock();
@@ -65,7 +65,7 @@ fn shown(output: &Output) -> String {
     format!("{}\n{}\n{}", output.status, String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }
 
-/// Built here: it is a program of its own, so that its features stay out of the product.
+/// Builds the emulator here: as a separate program, it keeps its features out of the product.
 fn emulator() -> PathBuf {
     // DIRECTORY/PROFILE/crash-matrix
     let target = Path::new(env!("CARGO_BIN_EXE_crash-matrix")).ancestors().nth(2).unwrap();
