@@ -301,7 +301,7 @@ impl<'a> Settings<'a> {
             max_interruptions: self.number("MAX_INTERRUPTIONS", 1),
             order_deadline: self.duration("ORDER_DEADLINE", Duration::from_millis(1)),
             retention: self.duration("RETENTION", Duration::from_secs(1)),
-            first_look: self.duration("OVERDUE_AFTER", Duration::from_millis(100)),
+            overdue_after: self.duration("OVERDUE_AFTER", Duration::from_millis(100)),
         };
         if budgets.retention.as_secs() > MAX_RETENTION {
             self.problems.push(format!("RETENTION is too long: a record carries it in seconds, at most {MAX_RETENTION} (24855d)"));

@@ -282,7 +282,7 @@ fn accepted(tracking_id: TrackingId, life: Uuid, order: &str) -> Record {
         max_interruptions: 4,
         order_deadline: Duration::from_mins(10),
         retention: Duration::from_secs(1000),
-        first_look: Duration::from_mins(2),
+        overdue_after: Duration::from_mins(2),
     };
     lifecycle::accept(Submission { tracking_id, life, order, fingerprint: "f".into(), metadata }, Duration::ZERO, now, &budgets)
 }

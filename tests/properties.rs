@@ -31,7 +31,7 @@ fn budgets() -> Budgets {
         max_interruptions: 4,
         order_deadline: Duration::from_mins(10),
         retention: Duration::from_secs(1000),
-        first_look: Duration::from_mins(2),
+        overdue_after: Duration::from_mins(2),
     }
 }
 
@@ -530,7 +530,7 @@ fn nobody_looks_later_than_the_deadline_however_long_the_queue_is() {
         };
         let mut record = lifecycle::accept(submission(accepted()), wait, Timestamp::from_milliseconds(0), &budgets);
         let patience = Duration::from_millis(record.due_at.unwrap().as_milliseconds().try_into().unwrap());
-        assert!(patience <= budgets.first_look.max(budgets.order_deadline / 8), "{wait:?}: {patience:?}");
+        assert!(patience <= budgets.overdue_after.max(budgets.order_deadline / 8), "{wait:?}: {patience:?}");
         let looks = (0..100).find(|_| {
             let now = record.due_at.unwrap();
             assert!(now <= record.deadline, "{wait:?}: {now} is after {}", record.deadline);

@@ -96,7 +96,7 @@ pub fn budgets() -> Budgets {
         max_interruptions: 20,
         order_deadline: Duration::from_hours(24),
         retention: Duration::from_hours(1),
-        first_look: Duration::from_mins(2),
+        overdue_after: Duration::from_mins(2),
     }
 }
 

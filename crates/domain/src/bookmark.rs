@@ -1,7 +1,7 @@
 //! Bookmarks: the position in the store's history at which a record became visible, sent in a status URL.
 //!
-//! With lagging replicas one instance may see a record before another. A bookmark makes every reader wait for at least that
-//! position. A bookmark is sealed, so that a client cannot make the handler wait for a position that does not exist.
+//! With lagging replicas one instance may see a record before another. A bookmark makes every reader wait for at least its position.
+//! A seal protects the bookmark, so that a client cannot make the handler wait for a position that does not exist.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +10,7 @@ use crate::tracking::{TrackingId, TrackingKey};
 
 /// Longest sealed bookmark that is read, in bytes.
 const MAX_SEALED: usize = 1024;
-/// Bytes of the seal: too many to guess.
+/// Length of the seal in bytes, too long to guess.
 const SEAL: usize = 16;
 
 /// A position in the store's history, in the store's own form.

@@ -1,4 +1,4 @@
-//! JSON as a customer sent it: numbers keep their digits, duplicate keys stay visible.
+//! JSON text of a customer: numbers keep their digits, duplicate keys stay visible.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
-/// Deeper nesting than this is refused: no order needs it, and every reader after us would have to bear it.
+/// Deepest nesting that is accepted: no order needs more, and every later reader of the order would have to cope with it.
 pub const MAX_DEPTH: usize = 32;
 
 /// The key under which `serde_json` hands over a number's own digits (its feature `arbitrary_precision`).
@@ -19,13 +19,13 @@ pub enum Json<'a> {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// The digits as they were sent.
+    /// Number, with its digits as sent.
     Number(Cow<'a, str>),
-    /// Unescaped text.
+    /// String, unescaped.
     String(Cow<'a, str>),
-    /// Elements in order.
+    /// Array, elements in order.
     Array(Vec<Json<'a>>),
-    /// Members sorted by key; a key sent twice stands here twice.
+    /// Object, members sorted by key; a key that was sent twice is here twice.
     Object(Vec<(Cow<'a, str>, Json<'a>)>),
 }
 
@@ -44,7 +44,7 @@ impl<'a> Json<'a> {
         members.binary_search_by(|(key, _)| key.as_ref().cmp(name)).ok().map(|at| &members[at].1)
     }
 
-    /// What kind of value this is, in words for an error.
+    /// Kind of this value, in words for an error.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -56,7 +56,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// SHA-256 over a canonical form: keys sorted, numbers as exact decimals, white space and escapes gone.
+    /// SHA-256 over a canonical form: keys sorted, numbers as exact decimals, without white space and escapes.
     /// Two texts have the same fingerprint exactly when they mean the same JSON.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -94,7 +94,8 @@ impl<'a> Json<'a> {
     }
 }
 
-/// `1`, `1.0`, `10e-1` and `1E0` are one number: significant digits without zeros at either end, and an exponent.
+/// Canonical form of a number: significant digits without zeros at either end, and an exponent. `1`, `1.0`, `10e-1` and `1E0` have
+/// one form.
 fn canonical_number(digits: &str) -> String {
     let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
     let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
@@ -106,7 +107,7 @@ fn canonical_number(digits: &str) -> String {
     }
     let trailing = all.len() - all.trim_end_matches('0').len();
     let shift = trailing.cast_signed() - fraction.len().cast_signed();
-    // An exponent too large for an i64 is refused by the order's own checks; as text it is still its own number.
+    // The order's own checks refuse an exponent too large for an i64; here the number keeps its text, and so its own fingerprint.
     match exponent.parse::<i64>().ok().and_then(|exponent| exponent.checked_add(shift as i64)) {
         Some(exponent) => format!("{sign}{significant}e{exponent}"),
         None => format!("{sign}{significant}e{exponent}+{shift}"),
@@ -184,7 +185,7 @@ impl<'de> Visitor<'de> for Tree {
         let mut object = Vec::new();
         while let Some(key) = members.next_key_seed(Key)? {
             if key == NUMBER_TOKEN {
-                // The only way serde_json hands over exact digits. A customer's own object with this key comes out here too.
+                // serde_json hands over exact digits only in this form. A customer's own object with this key arrives here too.
                 return members.next_value_seed(Digits).map(|digits| Json::Number(Cow::Owned(digits)));
             }
             object.push((key, members.next_value_seed(tree)?));
@@ -194,7 +195,7 @@ impl<'de> Visitor<'de> for Tree {
     }
 }
 
-/// The digits of a number. `serde_json` hands them over as an owned string, which no text of a customer ever is.
+/// Digits of a number. `serde_json` hands them over as an owned string; a customer's text never arrives as an owned string.
 struct Digits;
 
 impl<'de> DeserializeSeed<'de> for Digits {

@@ -1,4 +1,4 @@
-//! The domain, pure: no tokio, no warp, no clock, no environment, and nothing imported from another room.
+//! The domain, pure: no tokio, no warp, no clock, no environment, and no import from another crate of the workspace.
 
 pub mod order;
 pub mod json;

@@ -1,4 +1,4 @@
-//! What may become of an order: record and event in, decision out.
+//! Decisions about an order: record and event in, decision out.
 //!
 //! Nothing here reads a clock, a store or the environment, so that every interleaving can be tried in a model.
 //! The rules are the section "Interleavings" of `ARCHITECTURE.md`.
@@ -13,12 +13,12 @@ use crate::record::{Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Me
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
 
-/// What an order may spend.
+/// Limits of an order's time and tries.
 #[derive(Debug, Clone)]
 pub struct Budgets {
     /// Length of a lease.
     pub lease: Duration,
-    /// Tries that may fail before the order does.
+    /// Failed tries after which the order fails.
     pub max_attempts: u32,
     /// Longest pause before the second try. It doubles with each later try, up to `retry_cap`.
     pub retry_base: Duration,
@@ -28,10 +28,10 @@ pub struct Budgets {
     pub max_interruptions: u32,
     /// From submission, or from a re-drive, to the moment after which the order fails.
     pub order_deadline: Duration,
-    /// How long the record of an ended order is kept.
+    /// Time for which the record of an ended order is kept.
     pub retention: Duration,
-    /// How long after its submission an order that no worker has claimed is overdue.
-    pub first_look: Duration,
+    /// Time after its submission when an order that no worker has claimed is overdue.
+    pub overdue_after: Duration,
 }
 
 /// A new order, about to be recorded.
@@ -45,11 +45,11 @@ pub struct Submission {
     pub order: Arc<RawValue>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
-    /// Where the request came from.
+    /// Origin of the request.
     pub metadata: Metadata,
 }
 
-/// The record of a new order. `wait` is how long orders have lately waited for their first claim.
+/// The record of a new order. `wait` is the recent wait of orders for their first claim.
 pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
     Record {
         schema_version: SCHEMA_VERSION,
@@ -73,7 +73,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         cancel_requested: false,
         retry_at: None,
         wake_at: None,
-        due_at: Some(now.after(budgets.first_look.max(patience(wait, budgets)).min(budgets.order_deadline))),
+        due_at: Some(now.after(budgets.overdue_after.max(patience(wait, budgets)).min(budgets.order_deadline))),
         deadline: now.after(budgets.order_deadline),
         result: None,
         error: None,
@@ -86,13 +86,13 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
     }
 }
 
-/// What a request means whose record already exists.
+/// Meaning of a request whose record already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resubmission {
-    /// The same order, not yet claimed, or overdue: the same answer, and the message once more. The first message may never have left,
-    /// or may have been dead-lettered.
+    /// The same order, not yet claimed, or overdue: give the same answer and send the message again. The first message may never have
+    /// been sent, or may have been dead-lettered.
     EmitAgain,
-    /// The same order, being worked on or ended: the same answer.
+    /// The same order, being worked on or ended: give the same answer.
     Repeat,
     /// Another order under the same key.
     Conflict,
@@ -110,7 +110,7 @@ pub fn resubmit(found: &Record, fingerprint: &str, now: Timestamp) -> Resubmissi
     }
 }
 
-/// A delivery that asks for its order.
+/// A delivery that asks to claim its order.
 #[derive(Debug)]
 pub struct Claimant<'a> {
     /// The life that the message names.
@@ -119,29 +119,30 @@ pub struct Claimant<'a> {
     pub holder: &'a Holder,
     /// The invocation that asks.
     pub invocation: &'a str,
-    /// This moment by the store's clock.
+    /// Current time by the store's clock.
     pub now: Timestamp,
-    /// Whether the process that the record's lease names is known to be gone: same instance, same boot, no such process.
+    /// Whether the process that the record's lease names is known to have ended: same instance, same boot, no such process.
     pub holder_gone: bool,
 }
 
-/// What a claimant does next.
+/// Next step of a claimant.
 #[derive(Debug)]
 pub enum Claim {
-    /// The order has ended, or the message belongs to another life: complete the message, change nothing.
+    /// The order has ended, or the message belongs to another life: complete the message and change nothing.
     NothingToDo,
     /// Another worker holds the order, or a retry waits, until this moment. Where copies of messages can be scheduled: write the record,
-    /// schedule a copy for its `wakeAt`, and complete this message. Without a record, a copy is on its way already, or the sweeper sends
+    /// schedule a copy for its `wakeAt`, and complete this message. Without a record, a copy is scheduled already, or the sweeper sends
     /// one.
     Wait(Timestamp, Option<Record>),
-    /// Write this record; then the order belongs to this invocation. If its own claim stands already, since only the answer to that write
-    /// was lost, the record renews the lease.
+    /// Write this record; then the order belongs to this invocation. If the invocation's claim is recorded already, because only the
+    /// answer to that write was lost, the record renews the lease.
     Take(Record),
     /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides whether an order may be claimed: it is accepted, its lease has run out, or its worker is gone; and no budget is spent.
+/// Decides whether an order may be claimed: the order is accepted, its lease has run out, or its worker has ended; and no budget is
+/// spent.
 pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Claim {
     let now = claimant.now;
     if found.status.is_terminal() || found.life != claimant.life {
@@ -168,7 +169,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     record.fence += 1;
     record.status = Status::Processing;
     record.interruptions = interruptions;
-    // An interrupted try gave no verdict, so it is still the same try.
+    // An interrupted try gave no verdict, so the next claim continues the same try.
     record.attempt += u32::from(!interrupted);
     record.lease = Some(Lease { holder: claimant.holder.clone(), invocation: claimant.invocation.into(), expires_at });
     record.due_at = Some(expires_at);
@@ -180,35 +181,35 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     Claim::Take(record)
 }
 
-/// A scheduled message may come this much early, by the store's clock.
+/// Time by which a scheduled message may arrive early, by the store's clock.
 const TOLERANCE: Duration = Duration::from_secs(2);
-/// Copies of the message that deliveries which meet a live lease may schedule in one life of an order. Without the limit, a broker that
-/// delivers every message three times would gain one more copy with every try. Such a copy only saves time: the sweeper looks when the
-/// lease has run out.
+/// Most copies of the message that deliveries which meet a live lease may schedule in one life of an order. Without the limit, a broker
+/// that delivers every message three times would gain one more copy with every try. Such a copy only saves time: the sweeper checks
+/// the order when the lease has run out.
 pub const MAX_WAKE_UPS: u32 = 2;
 
-/// The record under which a delivery that meets a live lease schedules a copy of its message for the end of that lease, or rather a
-/// little later: a copy that comes early, by the store's clock, would find the lease alive.
+/// The record that a delivery writes when it meets a live lease, before it schedules a copy of its message. The copy is for a little
+/// after the end of the lease: one that arrives early, by the store's clock, would find the lease alive.
 fn step_aside(found: &Record, expires_at: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     let until = expires_at.after(TOLERANCE.min(budgets.lease / 2));
     let record = wake_up(found, until, now, budgets).filter(|_| found.wake_ups < MAX_WAKE_UPS)?;
     Some(Record { wake_ups: found.wake_ups + 1, ..record })
 }
 
-/// Takes a wake-up back: the copy that this record's `wakeAt` announces could not be scheduled, and no delivery may rely on it.
+/// The record without its `wakeAt`: the copy could not be scheduled, and no delivery may rely on it.
 pub fn take_back_wake_up(found: &Record) -> Record {
     Record { wake_at: None, ..found.clone() }
 }
 
-/// The record under which a copy of the message is scheduled for `until`, before which no worker can work on the order, or for a little
-/// later if `until` is near. None when a copy is on its way already: wake-ups do not multiply.
+/// The record to write before a copy of the message is scheduled. No worker can work on the order before `until`: the copy is for that
+/// moment, or a little later if `until` is near. `None` if a copy is scheduled already: wake-ups do not multiply.
 pub fn wake_up(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    // A copy that is nearly due may be the very message that asks, which came early. One that is recorded now must be further away
-    // than that, so that other deliveries which ask at the same time rely on it.
+    // A copy that is nearly due may be the message in hand, which arrived early. A copy that is recorded now must be further away
+    // than the tolerance, so that other deliveries which ask at the same time rely on it.
     let stands = found.wake_at.is_some_and(|wake_at| wake_at > now.after(TOLERANCE));
     let until = until.max(now.after(TOLERANCE * 2));
     // Should the copy be lost, the sweeper sends one.
-    let due_at = found.due_at.max(Some(found.due(until.after(budgets.first_look))));
+    let due_at = found.due_at.max(Some(found.due(until.after(budgets.overdue_after))));
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
@@ -231,14 +232,14 @@ fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> 
     Some(record)
 }
 
-/// What a request to cancel comes to.
+/// Answer to a request to cancel.
 #[derive(Debug)]
 pub enum Cancel {
     /// The order is cancelled already.
     Cancelled,
-    /// The order has ended otherwise, and stays so.
+    /// The order has another terminal status, and keeps it.
     Ended,
-    /// The request is recorded already, and the worker has yet to see it.
+    /// The request is recorded already, and the worker has not seen it yet.
     Requested,
     /// No worker holds the order, though a retry may wait: write this end.
     End(Record),
@@ -263,22 +264,21 @@ pub fn cancel(found: &Record, now: Timestamp, budgets: &Budgets) -> Cancel {
     }
 }
 
-/// What the sweeper does about an order that is due.
+/// Next step of the sweeper for an order that is due.
 #[derive(Debug)]
 pub enum Sweep {
-    /// The order has ended, or is not due any more.
+    /// The order has ended, or is no longer due.
     Nothing,
-    /// Write this, which moves `dueAt` ahead: the order waits, and is not overdue.
+    /// The order waits and is not overdue: write this record, which moves `dueAt` ahead.
     Postpone(Record),
-    /// Write this, which moves `dueAt` ahead, and only then send the message again.
+    /// The order is overdue: write this record, which moves `dueAt` ahead, and only then send the message again.
     Emit(Record),
     /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides about an order whose `dueAt` has passed. `wait` is how long orders have lately waited for their first claim. Whether the
-/// message of an `accepted` order was lost or merely waits behind others cannot be known, and sending it again makes a long queue
-/// longer.
+/// Decides about an order whose `dueAt` has passed. `wait` is the recent wait of orders for their first claim. Nothing tells whether
+/// the message of an `accepted` order was lost or waits behind others, and a second message makes a long queue longer.
 pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Sweep {
     if found.status.is_terminal() || found.due_at.is_none_or(|due_at| due_at > now) {
         return Sweep::Nothing;
@@ -290,49 +290,49 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
         return Sweep::GiveUp(record);
     }
     if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
-        return Sweep::Postpone(Record { due_at: Some(found.due(wake_at.after(budgets.first_look))), ..found.clone() });
+        return Sweep::Postpone(Record { due_at: Some(found.due(wake_at.after(budgets.overdue_after))), ..found.clone() });
     }
     // A re-driven order has waited since its re-drive, which was its last change.
     let patient_until = found.updated_at.after(patience(wait, budgets));
     if found.status == Status::Accepted && patient_until > now {
-        return Sweep::Postpone(Record { due_at: Some(found.due(patient_until.max(now.after(budgets.first_look)))), ..found.clone() });
+        return Sweep::Postpone(Record { due_at: Some(found.due(patient_until.max(now.after(budgets.overdue_after)))), ..found.clone() });
     }
     Sweep::Emit(emit_again(found, wait, now, budgets))
 }
 
-/// Usual waits after which an order that still waits is overdue.
+/// Number of usual waits after which an order that still waits is overdue.
 const PATIENCE: u32 = 3;
-/// The share of `order_deadline`, one in this many, after which an order that still waits is overdue all the same. After a day's queue,
-/// three usual waits would be three days.
+/// Divisor of `order_deadline`: after that share of the deadline a waiting order is overdue, whatever the usual wait. With a usual
+/// wait of one day, three usual waits would be three days.
 const MOST_PATIENCE: u32 = 8;
-/// The pause to the next look doubles with each re-emission, this many times at most.
+/// Most doublings of the pause before the sweeper's next look; each re-emission doubles it.
 const MAX_DOUBLINGS: u32 = 8;
 
-/// How long an order may wait for its first claim before it is overdue, where the usual wait is `wait`.
+/// Time that an order may wait for its first claim before it is overdue, where the usual wait is `wait`.
 fn patience(wait: Duration, budgets: &Budgets) -> Duration {
     wait.saturating_mul(PATIENCE).min(budgets.order_deadline / MOST_PATIENCE)
 }
 
 /// The record to write before a message is sent again.
 fn emit_again(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
-    let pause = budgets.first_look.max(patience(wait, budgets)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
+    let pause = budgets.overdue_after.max(patience(wait, budgets)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
     Record { due_at: Some(found.due(now.after(pause))), emissions: found.emissions + 1, ..found.clone() }
 }
 
-/// What follows a dead letter.
+/// Next step for a dead letter.
 #[derive(Debug)]
 pub enum DeadLetter {
-    /// The order does not need the message: it has ended, is in another life, is held, or a copy of its message is scheduled.
+    /// The order does not need the message: the order has ended, is in another life or held, or a copy of its message is scheduled.
     Nothing,
-    /// Write this, and only then send the message again.
+    /// Write this record, and only then send the message again.
     Emit(Record),
     /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
 }
 
-/// Decides about a message that the queue gave up. A dead letter is a lost delivery, not a verdict. The first one is sent again at once.
-/// An order whose messages die again and again waits for the sweeper, whose pauses grow, since no dead letter may cause the next one
-/// without a pause. `holder_gone`: as in [`Claimant::holder_gone`].
+/// Decides about a message that the queue dead-lettered. A dead letter is a lost delivery, not a verdict. The first one is sent again
+/// at once. Later ones wait for the sweeper, whose pauses grow, since no dead letter may cause the next one without a pause.
+/// `holder_gone`: as in [`Claimant::holder_gone`].
 pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration, now: Timestamp, budgets: &Budgets) -> DeadLetter {
     let held = !holder_gone && found.lease.as_ref().is_some_and(|lease| lease.expires_at > now);
     let comes_up = [found.wake_at, found.retry_at].into_iter().flatten().any(|moment| moment > now);
@@ -346,29 +346,29 @@ pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration
     }
 }
 
-/// Why a writer must not write.
+/// Reason why a writer must not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
-    /// The writer's own end of the order stands already: go on as if that write had been answered.
+    /// The writer's own end of the order is recorded already: continue as if that write had been answered.
     AlreadyEnded,
-    /// Another worker took the order: stop without a trace.
+    /// Another worker took the order: stop and write nothing.
     Superseded,
 }
 
-/// Checks that the writer whose claim gave it `token` still owns the order. After a refused write the record is read again, and the same
-/// change is applied to the new version if this check allows it.
+/// Checks that the claim of `token` still owns the order. After a refused write the record is read again, and the same change is
+/// applied to the new version if this check allows it.
 pub fn owned(found: &Record, token: FencingToken) -> Result<(), Fenced> {
     if found.token() != token {
         Err(Fenced::Superseded)
     } else if found.status.is_terminal() {
-        // Every end without the lease raises the fence, so this end is the writer's own.
+        // Every end without the lease raises the fence, so the writer itself wrote this end.
         Err(Fenced::AlreadyEnded)
     } else {
         Ok(())
     }
 }
 
-/// The worker is alive, and this far: renews its lease, and moves the progress forwards.
+/// Renews the lease of a live worker, and moves the progress forward.
 pub fn advance(
     found: &Record,
     token: FencingToken,
@@ -397,23 +397,23 @@ fn renewed(found: &Record, now: Timestamp, budgets: &Budgets) -> Record {
     record
 }
 
-/// How the work ended.
+/// End of the work.
 #[derive(Debug, Clone)]
 pub enum Verdict {
     /// Done, with this result.
     Completed(Arc<RawValue>),
-    /// Failed, as far as this program can tell. The work may have been done unseen, so a re-drive asks for it under the same key.
+    /// Failed, as far as this program can tell. The work may have been done unseen, so a re-drive calls it with the same key.
     Failed(Failure),
-    /// Failed by the work's own word. A re-drive asks under a new key, since the old one would only bring this answer back.
+    /// Failed by the work's own verdict. A re-drive uses a new key, since the old key would only return this answer.
     Refused(Failure),
     /// Ended because the owner asked for it.
     Cancelled,
 }
 
-/// A try of the worker whose claim gave it `token` failed, and another may succeed. The record to write either waits for its next
-/// try (`retryAt`) or has ended: this was the last try, the next would begin after the deadline, or its owner asked to cancel it.
-/// The pause before the next try is `jitter` (0 to 1) times one that doubles with each try, or `after` if that is longer.
-/// A record that waits already, since only the answer to its write was lost, stays as it is.
+/// The record after a failed try of the claim of `token`, where another try may succeed. The order either waits for its next try
+/// (`retryAt`) or ends: this was the last try, the next would begin after the deadline, or the owner asked to cancel the order.
+/// The pause before the next try is `jitter` (0 to 1) times a pause that doubles with each try, or `after` if that is longer.
+/// A record that waits already, because only the answer to its write was lost, stays unchanged.
 pub fn retry(
     found: &Record,
     token: FencingToken,
@@ -424,7 +424,7 @@ pub fn retry(
     budgets: &Budgets,
 ) -> Result<Record, Fenced> {
     owned(found, token)?;
-    // Everyone else who removes the lease raises the fence, so this wait is the writer's own.
+    // Every other writer that removes the lease raises the fence, so the writer itself wrote this wait.
     if found.lease.is_none() && found.retry_at.is_some() {
         return Ok(found.clone());
     }
@@ -447,13 +447,13 @@ pub fn retry(
     record.retry_at = Some(retry_at);
     record.wake_at = Some(retry_at);
     // Should the copy be lost, the sweeper sends one.
-    record.due_at = Some(found.due(retry_at.after(budgets.first_look)));
+    record.due_at = Some(found.due(retry_at.after(budgets.overdue_after)));
     Ok(record)
 }
 
-/// An operator puts a failed order back on its way, in a new life, with a fresh budget. If the work itself said that it failed
-/// ([`Verdict::Refused`]), it is asked for under a new key, which has no answer yet; otherwise under the old key, since it may have been
-/// done unseen. Tries made stay counted, and a worker of the old life is fenced off. None when the order has not failed.
+/// The record of a failed order that an operator re-drives: a new life with a fresh budget. `None` if the order has not failed.
+/// If the work itself refused ([`Verdict::Refused`]), it is called with a new key, which has no answer yet; otherwise with the old key,
+/// since the work may have been done unseen. Earlier tries stay counted, and a worker of the old life is fenced off.
 /// Write the record before its message is sent; if the message is lost, the sweeper sends it.
 pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) -> Option<Record> {
     if found.status != Status::Failed {
@@ -473,7 +473,7 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     record.result = None;
     record.completed_at = None;
     record.ttl = None;
-    record.due_at = Some(now.after(budgets.first_look.min(budgets.order_deadline)));
+    record.due_at = Some(now.after(budgets.overdue_after.min(budgets.order_deadline)));
     record.deadline = now.after(budgets.order_deadline);
     note(&mut record, Event::Redriven, None, now);
     Some(record)
@@ -529,13 +529,13 @@ fn note(record: &mut Record, event: Event, code: Option<String>, now: Timestamp)
 }
 
 impl Record {
-    /// The moment to write down for a change. Clocks of two instances may differ by a second, and yet no order may end before it
-    /// began. Leases follow the clock as it is.
+    /// Moment that a change records, never before the record's last one: clocks of two instances may differ by a second, yet no order may
+    /// end before it began. Leases follow the clock unchanged.
     fn not_before(&self, now: Timestamp) -> Timestamp {
         now.max(self.updated_at)
     }
 
-    /// `moment`, or the order's deadline if that comes first: no look at an order that no worker holds is later than its deadline.
+    /// `moment`, or the order's deadline if that comes first: the sweeper looks at an order that no worker holds by its deadline.
     fn due(&self, moment: Timestamp) -> Timestamp {
         moment.min(self.deadline)
     }

@@ -13,8 +13,8 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Longest message, in bytes. A Standard queue takes 256 KB, header included (Service Bus quotas), and the host adds properties.
 pub const MAX_BYTES: usize = 256_000;
 
-/// A message as it is written. Its properties must not have names that the host uses in its trigger metadata: top-level properties
-/// of the body replace those (azure-functions-host #7119).
+/// A message as it is written. No property may have a name of the host's trigger metadata: top-level properties of the body replace
+/// that metadata (azure-functions-host #7119).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<'a> {
@@ -36,10 +36,10 @@ pub struct Message {
     pub life: Uuid,
 }
 
-/// Why a message cannot be read.
+/// Reason why a message cannot be read.
 #[derive(Debug)]
 pub enum Unreadable {
-    /// Not the JSON of a message; the reason holds no content of it.
+    /// Not the JSON of a message; the reason quotes no content of the message.
     Malformed(String),
     /// Written by a newer version of this program.
     Newer(u32),
@@ -80,7 +80,7 @@ pub fn read(text: &str) -> Result<Message, Unreadable> {
         Ok(message) => Err(Unreadable::Newer(message.schema_version)),
         Err(error) => match serde_json::from_str::<Version>(text) {
             Ok(version) if version.schema_version > SCHEMA_VERSION => Err(Unreadable::Newer(version.schema_version)),
-            // Kind and position of the error only: serde's text may quote the message.
+            // Only kind and position of the error: serde's text may quote the message.
             _ => Err(Unreadable::Malformed(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))),
         },
     }

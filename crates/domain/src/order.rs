@@ -1,4 +1,4 @@
-//! What a customer sends: an order, checked once at the edge and trusted from there on.
+//! An order as a customer sends it: checked once on arrival, and trusted from there on.
 
 use rust_decimal::Decimal;
 
@@ -10,64 +10,64 @@ pub const MAX_ID: usize = 128;
 pub const MAX_SKU: usize = 64;
 /// Longest `note`, in characters.
 pub const MAX_NOTE: usize = 2_000;
-/// Most lines in one order; with every line at its longest the message still fits the queue.
+/// Most lines in one order: with every line at its longest, the message still fits the queue.
 pub const MAX_ITEMS: usize = 500;
 /// Largest `quantity` of one line.
 pub const MAX_QUANTITY: u64 = 1_000_000;
 /// Largest `unitPrice`, in units of the currency.
 pub const MAX_UNIT_PRICE: u64 = 1_000_000_000;
-/// Most decimal places of a `unitPrice`: what price lists use (fuel, components) and exact in every step that follows.
+/// Most decimal places of a `unitPrice`: as many as price lists use (fuel, components), and exact in every later step.
 pub const MAX_PRICE_SCALE: u32 = 6;
 /// Longest number anywhere in an order, in characters; a longer one is a mistake or an attack.
 const MAX_NUMBER: usize = 64;
-/// Largest exponent of a number anywhere in an order, either way; beyond what a double holds, nobody means it.
+/// Largest exponent of a number anywhere in an order, positive or negative; a larger one is beyond a double, and a mistake.
 const MAX_EXPONENT: u32 = 400;
-/// What a reader of UTF-8 puts in the place of bytes that are none, the Functions host among them.
+/// Replacement that UTF-8 readers, such as the Functions host, put in place of invalid bytes.
 const REPLACEMENT: char = '\u{fffd}';
-/// What is said of a text that has it: two different texts may have become this one.
-const NOT_UTF8: &str = "this text was not UTF-8, or has U+FFFD, which stands for what was not; send it as UTF-8";
-/// Longest JSON pointer, in bytes: a hundred of them are one answer.
+/// Error text for a string with U+FFFD: two different texts may have become this one.
+const NOT_UTF8: &str = "this text was not UTF-8, or contains U+FFFD, which replaces invalid bytes; send it as UTF-8";
+/// Longest JSON pointer, in bytes: one answer holds up to a hundred pointers.
 const MAX_POINTER: usize = 1_000;
-/// So many mistakes are named at once; a text with more is not an order that somebody mistyped.
+/// Most mistakes in one answer; a text with more is not a mistyped order.
 const MAX_VIOLATIONS: usize = 100;
 
-/// A valid order. Unknown fields are not here: they stay with the text the record keeps.
+/// A valid order. Unknown fields are only in the text that the record keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The customer's own number for it.
+    /// The customer's own number of the order.
     pub order_id: String,
-    /// Who ordered.
+    /// The customer.
     pub customer_id: String,
-    /// ISO 4217, three capital letters.
+    /// Currency: ISO 4217, three capital letters.
     pub currency: String,
-    /// At least one line.
+    /// Lines, at least one.
     pub items: Vec<Item>,
-    /// For people.
+    /// Note for people.
     pub note: Option<String>,
 }
 
 /// One line of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// What is ordered.
+    /// The article.
     pub sku: String,
-    /// How many.
+    /// Quantity.
     pub quantity: u64,
-    /// Exact; 0 to [`MAX_UNIT_PRICE`].
+    /// Exact price of one unit, 0 to [`MAX_UNIT_PRICE`].
     pub unit_price: Decimal,
 }
 
-/// One thing wrong with an order, and where.
+/// One mistake of an order, and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// A JSON pointer into the body as it was sent (RFC 6901), e.g. `/items/0/quantity`; empty for the whole.
     pub pointer: String,
-    /// What to change.
+    /// Error text: what to change.
     pub detail: String,
 }
 
 impl Order {
-    /// Checks a whole order and names every mistake at once.
+    /// Checks a whole order and reports all mistakes together.
     pub fn read(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
         let mut check = Check { violations: Vec::new() };
         if !matches!(json, Json::Object(_)) {
@@ -88,7 +88,7 @@ impl Order {
     }
 }
 
-/// Where a value stands. Written out only when there is something to say about it: one long key may stand above many values.
+/// Place of a value in the order. Becomes a pointer only for a mistake, since one long key may be above many values.
 enum Place<'a> {
     Root,
     Key(&'a Place<'a>, &'a str),
@@ -96,7 +96,7 @@ enum Place<'a> {
 }
 
 impl Place<'_> {
-    /// Its JSON pointer; that of the nearest one above it which is not too long.
+    /// JSON pointer of the place; if too long, the pointer of the nearest place above that is not.
     fn pointer(&self) -> String {
         let (above, last) = match self {
             Self::Root => return String::new(),
@@ -113,7 +113,7 @@ impl Place<'_> {
     }
 }
 
-/// `/items/2` before `/items/10`.
+/// Sort key of a pointer: `/items/2` before `/items/10`.
 fn natural(pointer: &str) -> Vec<(u64, String)> {
     pointer.split('/').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
 }
@@ -127,7 +127,7 @@ impl Check {
         self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
     }
 
-    /// What holds for every value, known to us or not: no key twice, no absurd number, no text that was damaged on its way.
+    /// Checks for every value, in known and unknown fields: no duplicate key, no absurd number, no text damaged in transit.
     fn everywhere(&mut self, place: &Place<'_>, json: &Json<'_>) {
         if self.violations.len() >= MAX_VIOLATIONS {
             return;
@@ -135,7 +135,7 @@ impl Check {
         match json {
             Json::Object(members) => {
                 for same in members.chunk_by(|(a, _), (b, _)| a == b).filter(|same| same.len() > 1) {
-                    self.fail(Place::Key(place, &same[0].0).pointer(), "this key stands here more than once; keep one");
+                    self.fail(Place::Key(place, &same[0].0).pointer(), "this key is here more than once; keep one");
                 }
                 for (key, value) in members {
                     if key.contains(REPLACEMENT) {
@@ -229,7 +229,7 @@ impl Check {
         match item.member("quantity") {
             None => self.fail(pointer, format!("is missing; send a whole number from 1 to {MAX_QUANTITY}")),
             Some(Json::Number(digits)) => {
-                // `2.0` means two; `2.5` does not mean anything.
+                // `2.0` means two; `2.5` is an error.
                 match decimal(digits).map(|number| number.normalize()) {
                     Some(number) if number.scale() == 0 && number >= Decimal::ONE && number <= Decimal::from(MAX_QUANTITY) => {
                         return u64::try_from(number).unwrap_or(0);
@@ -263,9 +263,9 @@ impl Check {
     }
 }
 
-/// An exact decimal, or nothing: never rounded on the way in.
+/// An exact decimal; `None` for a number that would be rounded.
 fn decimal(digits: &str) -> Option<Decimal> {
-    // A string may hold anything; it is held to the grammar of a JSON number.
+    // A string must match the grammar of a JSON number too.
     digits.parse::<serde_json::Number>().ok()?;
     let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
     let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT)?;

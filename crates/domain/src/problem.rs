@@ -3,7 +3,7 @@
 use crate::order::Violation;
 use crate::record::Status;
 
-/// What those are told whose question changes nothing.
+/// `detail` for a request that changes nothing and failed.
 pub const ASK_AGAIN: &str = "ask again";
 
 /// A problem, as the body of an answer with this `status`.
@@ -11,37 +11,37 @@ pub const ASK_AGAIN: &str = "ask again";
 pub struct Problem {
     /// Stable name of the kind of problem.
     pub kind: &'static str,
-    /// The kind in words; the same for every problem of it.
+    /// Title of the kind; the same for every problem of one kind.
     pub title: &'static str,
     /// HTTP status code.
     pub status: u16,
-    /// What to change in this very request.
+    /// Explanation of this problem: what to change in the request.
     pub detail: String,
-    /// Every mistake of an order.
+    /// All mistakes of the order.
     pub errors: Vec<Violation>,
-    /// Whether the order may have been accepted all the same.
+    /// Whether the order may have been accepted despite the problem.
     pub outcome: Option<Outcome>,
-    /// Where the order stands that could not be cancelled.
+    /// Status of an order that could not be cancelled.
     pub order_status: Option<Status>,
-    /// Seconds after which asking again makes sense; the header `Retry-After`.
+    /// Seconds to wait before the same request again; the header `Retry-After`.
     pub retry_after: Option<u32>,
-    /// Other headers that belong to it.
+    /// Other headers of the answer.
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// What became of an order that was answered with a problem.
+/// Outcome of an order whose answer is a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// No order is recorded that this request means: it was looked for.
+    /// Not accepted: the store was read, and has no order of this request.
     NotAccepted,
-    /// There may be one; the same request again tells.
+    /// Not known: an order may be recorded. The same request again tells.
     Unknown,
 }
 
 macro_rules! problems {
     ($($(#[$doc:meta])* $name:ident($status:literal, $kind:literal, $title:literal);)*) => {
         impl Problem {
-            /// Status and type of every kind there is; `docs/problems.md` says what to do about each.
+            /// Status and type of every kind; `docs/problems.md` says what to do about each.
             pub const KINDS: &[(u16, &str)] = &[$(($status, concat!("urn:problem-type:waybill:", $kind))),*];
 
             $($(#[$doc])*
@@ -67,7 +67,7 @@ problems! {
     no_body(400, "no-body", "The request has no body");
     /// The body is not JSON.
     not_json(400, "not-json", "The body is not JSON");
-    /// The order has mistakes; they stand in `errors`.
+    /// The order has mistakes, which `errors` lists.
     invalid_order(400, "invalid-order", "The order is not valid");
     /// The header `Idempotency-Key` cannot be used.
     invalid_idempotency_key(400, "invalid-idempotency-key", "The Idempotency-Key is not valid");
@@ -77,7 +77,7 @@ problems! {
     forbidden(403, "forbidden", "The token does not allow this");
     /// The order is too large for the queue.
     order_too_large(413, "order-too-large", "The order is too large");
-    /// A body where none belongs, and a large one.
+    /// A large body on a request that needs none.
     body_too_large(413, "body-too-large", "The body is too large");
     /// The body is neither JSON nor text.
     unsupported_media_type(415, "unsupported-media-type", "The content type is not supported");
@@ -95,7 +95,7 @@ problems! {
     order_not_found(404, "order-not-found", "There is no such order");
     /// This caller asks too often.
     rate_limited(429, "rate-limited", "Too many requests");
-    /// More orders wait than can be worked on in good time.
+    /// The queue is so long that a new order would be processed too late.
     too_many_waiting(503, "too-many-waiting", "Too many orders are waiting");
     /// Orders cannot be recorded or read for a while.
     store_unavailable(503, "store-unavailable", "Orders cannot be recorded at the moment");
@@ -104,29 +104,29 @@ problems! {
 }
 
 impl Problem {
-    /// The store does not answer, and the question was not whether an order is accepted.
+    /// The store does not answer, on a request that submits no order.
     pub fn unavailable(detail: &str) -> Self {
         Self { retry_after: Some(5), ..Self::store_unavailable(detail) }
     }
 
-    /// Whether the store took an order is not known.
+    /// The store did not confirm the order, which may be recorded.
     pub fn may_be_recorded() -> Self {
         let detail = "the order may have been accepted; send the same request again to find out";
         Self { outcome: Some(Outcome::Unknown), ..Self::unavailable(detail) }
     }
 
-    /// The store took no order from this request. Another may have been before it.
+    /// This request recorded no order. An earlier request with the same key may have recorded one.
     pub fn nothing_recorded() -> Self {
         Self { outcome: Some(Outcome::Unknown), ..Self::unavailable("this request recorded nothing; send it again") }
     }
 
-    /// After a look for the order, which is not there.
+    /// The same problem after the store was read and has no such order.
     #[must_use]
     pub fn not_accepted(self) -> Self {
         Self { outcome: self.outcome.map(|_| Outcome::NotAccepted), ..self }
     }
 
-    /// An order that cannot be cancelled any more.
+    /// The order has ended with this status and cannot be cancelled.
     pub fn ended(status: Status) -> Self {
         Self { order_status: Some(status), ..Self::order_ended(format!("the order is {} and stays so", status.as_str())) }
     }

@@ -13,14 +13,14 @@ const MAX_DESCRIPTION: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quarantined {
-    /// Id derived from the text: a message that comes twice is kept once.
+    /// Id derived from the text, so that a message that arrives twice is kept once.
     pub id: Uuid,
-    /// Why the message cannot be processed.
+    /// Reason why the message cannot be processed.
     pub reason: String,
-    /// The dead-letter reason that the queue gave, if any.
+    /// Dead-letter reason from the queue, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter_reason: Option<String>,
-    /// When the message was put in quarantine; for one that was sent again and came back, the last time.
+    /// Moment when the message was put in quarantine: the latest, if it was sent again and came back.
     pub kept_at: Timestamp,
     /// The whole message.
     pub text: String,

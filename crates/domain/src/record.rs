@@ -1,6 +1,6 @@
-//! What is stored of an order: one record, and the types in it.
+//! Stored form of an order: one record, and the types in it.
 //!
-//! What may become of a record is decided in [`lifecycle`](crate::lifecycle).
+//! [`lifecycle`](crate::lifecycle) decides every change of a record.
 
 use std::sync::Arc;
 
@@ -11,95 +11,95 @@ use uuid::Uuid;
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
 
-/// The version this program writes. It reads this one and every older one.
-/// 1: without retries and re-emissions, which are absent then.
+/// Record version that this program writes. It reads this version and every older one.
+/// Version 1 has no retries and no re-emissions.
 pub const SCHEMA_VERSION: u32 = 2;
-/// Transitions that a record keeps: the first, and the latest of the others. The counters still count those that were dropped.
+/// Transitions that a record keeps: the first, and the latest of the others. The counters also count dropped transitions.
 pub const MAX_HISTORY: usize = 16;
-/// Longest message of a failure, in bytes: a record is small beside its order.
+/// Longest message of a failure, in bytes, so that a record stays small beside its order.
 pub const MAX_FAILURE: usize = 500;
 
-/// Everything known of one order; one item in the store, id and partition key are the tracking id.
+/// All facts about one order: one item in the store, whose id and partition key are the tracking id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// Form of this record; see [`SCHEMA_VERSION`].
+    /// Version of this record; see [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// The order's id, which clients know.
     pub tracking_id: TrackingId,
-    /// The caller that submitted the order. No other may see it.
+    /// The caller that submitted the order. No other caller may see the order.
     pub owner: String,
     /// Random id of the order's life, which begins with the record and anew with each re-drive. A message of another life is completed
     /// without an effect.
     pub life: Uuid,
-    /// Life under whose idempotency key the work is asked for, where that is an earlier life. The earlier life failed without the work's
-    /// own verdict, so its work may have been done unseen, and must not be done twice.
+    /// Earlier life whose idempotency key the work is called with. That life failed without the work's own verdict, so the work may have
+    /// been done unseen, and must not be done twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_life: Option<Uuid>,
     /// The order as it was accepted, byte for byte.
     pub order: Arc<RawValue>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
-    /// Where the request came from.
+    /// Origin of the request.
     pub metadata: Metadata,
-    /// Where the order stands.
+    /// Status of the order.
     pub status: Status,
-    /// 0 to 100, never backwards.
+    /// Progress of the work, 0 to 100; never goes back.
     pub progress: u8,
-    /// What the work is doing, or did last.
+    /// Current stage of the work, or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<String>,
-    /// Raised by every claim, and by every end that is written without the lease; never reset while the record is kept.
+    /// Fence: every claim raises it, and so does every end that is written without the lease. Never reset while the record is kept.
     pub fence: u64,
-    /// Tries that gave a verdict or are running.
+    /// Tries that gave a verdict, and the running one.
     pub attempt: u32,
-    /// Claims that ended without a verdict: a crash, a lost lease.
+    /// Claims that ended without a verdict, by a crash or a lost lease.
     pub interruptions: u32,
     /// Tries before the last re-drive. The budget of tries does not count them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts_before: u32,
-    /// How often the message was sent again since the last claim.
+    /// Times that the message was sent again since the last claim.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub emissions: u32,
-    /// Copies of the message that deliveries which met a live lease have scheduled in this life; see [`MAX_WAKE_UPS`](crate::lifecycle::MAX_WAKE_UPS).
+    /// Copies of the message scheduled in this life by deliveries that met a live lease; see [`MAX_WAKE_UPS`](crate::lifecycle::MAX_WAKE_UPS).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wake_ups: u32,
-    /// The worker's right to the order; absent while no worker holds it.
+    /// Lease of the worker; absent while no worker holds the order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
     /// The owner asked to cancel the order while a worker held it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel_requested: bool,
-    /// When the next try may begin; present while a retry waits.
+    /// Moment when the next try may begin; present while a retry waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
-    /// When the scheduled copy of the message arrives. A moment that has passed says nothing.
+    /// Moment when the scheduled copy of the message arrives. A past moment means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_at: Option<Timestamp>,
-    /// When the sweeper looks whether the order is stuck; absent once terminal.
+    /// Moment when the sweeper checks whether the order is stuck; absent in a terminal status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
-    /// After this moment the order fails, even while it waits.
+    /// Moment after which the order fails, even while it waits.
     pub deadline: Timestamp,
-    /// What the work made of the order.
+    /// Result of the work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Arc<RawValue>>,
-    /// Why the order failed, or why its last try did.
+    /// Reason why the order failed, or its last try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    /// When the order was recorded, which is before its 202.
+    /// Moment when the order was recorded, which is before its 202.
     pub submitted_at: Timestamp,
-    /// When the order was first claimed.
+    /// Moment of the first claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
-    /// When this record last changed.
+    /// Moment of the record's last change.
     pub updated_at: Timestamp,
-    /// When the order ended.
+    /// Moment when the order ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Timestamp>,
-    /// What happened, oldest first; see [`MAX_HISTORY`].
+    /// Transitions, oldest first; see [`MAX_HISTORY`].
     pub history: Vec<Transition>,
-    /// Seconds for which the store keeps the record after its last change; set when terminal.
+    /// Seconds for which the store keeps the record after its last change; set in a terminal status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
 }
@@ -110,19 +110,19 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl Record {
-    /// The latest claim's right to write.
+    /// Right to write of the latest claim.
     pub fn token(&self) -> FencingToken {
         FencingToken { life: self.life, fence: self.fence }
     }
 
-    /// The life under whose idempotency key the work is asked for.
+    /// Life whose idempotency key the work is called with.
     pub fn key_life(&self) -> Uuid {
         self.key_life.unwrap_or(self.life)
     }
 }
 
-/// A claim's right to write. The life belongs to it, since fences begin again at 0 when an order is sent once more after its record
-/// has expired.
+/// Right to write of a claim. The life is part of the token, since fences begin again at 0 when an order is sent again after its
+/// record has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FencingToken {
     /// The record's life at the claim.
@@ -131,7 +131,7 @@ pub struct FencingToken {
     pub fence: u64,
 }
 
-/// Where an order stands.
+/// Status of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -148,7 +148,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// Whether the order has ended. Only an operator can put it back on its way.
+    /// Whether the order has ended. Only an operator can re-drive it.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
@@ -170,13 +170,13 @@ impl Status {
 impl std::str::FromStr for Status {
     type Err = ();
 
-    /// Reads what [`Status::as_str`] gives.
+    /// The status with this name, as [`Status::as_str`] writes it.
     fn from_str(text: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|status| status.as_str() == text).ok_or(())
     }
 }
 
-/// Where a request came from. The message carries it too.
+/// Origin of a request. The message carries the origin too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
@@ -187,7 +187,7 @@ pub struct Metadata {
     /// The caller's subscription at a gateway, if there is a gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription_id: Option<String>,
-    /// When the request arrived.
+    /// Moment when the request arrived.
     pub received_at: Timestamp,
     /// W3C trace context of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,19 +196,19 @@ pub struct Metadata {
     pub owner: String,
 }
 
-/// One worker's right to write, until a moment by the store's clock.
+/// Right of one worker to write, until a moment by the store's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Lease {
-    /// The process that holds the lease.
+    /// Process that holds the lease.
     pub holder: Holder,
-    /// The invocation that claimed the order: one process runs many.
+    /// Invocation that claimed the order: one process runs many invocations.
     pub invocation: String,
-    /// When the lease runs out unless it is renewed.
+    /// Moment when the lease runs out unless it is renewed.
     pub expires_at: Timestamp,
 }
 
-/// A process, told apart from every other process, earlier ones included.
+/// Identity of a process, distinct from every other process, including earlier ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
@@ -219,11 +219,11 @@ pub struct Holder {
     pub boot: Option<String>,
     /// Process id.
     pub process: u32,
-    /// When the process started, in the system's own ticks. Process ids are used again.
+    /// Start of the process, in the system's own ticks, since process ids are reused.
     pub started: u64,
 }
 
-/// Why an order failed, as its owner may see it.
+/// Reason why an order failed, as its owner may see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Stable code, for programs.
@@ -244,13 +244,13 @@ impl Failure {
 /// One thing that happened to an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transition {
-    /// When it happened.
+    /// Moment of the event.
     pub at: Timestamp,
-    /// What happened.
+    /// The event.
     pub event: Event,
-    /// Number of the attempt in which it happened; 0 before the first.
+    /// Number of the attempt at the event; 0 before the first.
     pub attempt: u32,
-    /// Why a try failed.
+    /// Failure of the try.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
 }
@@ -263,9 +263,9 @@ pub enum Event {
     Accepted,
     /// A worker took the order.
     Claimed,
-    /// A worker took the order from one that vanished.
+    /// A worker took over the order of a worker that ended without a verdict.
     Interrupted,
-    /// A try failed, and another is to follow.
+    /// A try failed, and another follows.
     Retrying,
     /// An operator put the order back on its way after it had failed.
     Redriven,
@@ -295,7 +295,7 @@ impl Event {
         }
     }
 
-    /// Reads what [`Event::as_str`] gives.
+    /// The event with this name, as [`Event::as_str`] writes it.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|event| event.as_str() == text)
     }

@@ -1,4 +1,4 @@
-//! A moment as records and clients see it: RFC 3339, UTC, milliseconds.
+//! Moments in records and answers: RFC 3339, UTC, milliseconds.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Tracking ids: derived from a request, so that the same request finds the same record, and not guessable.
+//! Tracking ids: not guessable, and derived from a request, so that the same request finds the same record.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub const MAX_KEY: usize = 255;
 pub struct TrackingId(Uuid);
 
 impl TrackingId {
-    /// Parses a hyphenated `UUIDv8`, in any case: the only form of a tracking id.
+    /// Parses a hyphenated `UUIDv8`, in upper or lower case: the only form of a tracking id.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 36 {
             return None;
@@ -31,8 +31,8 @@ impl TrackingId {
         Self(Uuid::from_bytes(bytes))
     }
 
-    /// An id of the same form that no order has. Reading it takes as long as a miss, so that an order of another owner and no order
-    /// cannot be told apart by time.
+    /// An id of the same form that no order has. A read of this id takes as long as any miss, so that the time of an answer does not tell
+    /// another owner's order from no order.
     #[must_use]
     pub fn unused(self) -> Self {
         let bytes = self.0.into_bytes().map(|byte| !byte);
@@ -51,12 +51,12 @@ impl fmt::Display for TrackingId {
     }
 }
 
-/// The deployment's secret from which tracking ids are derived. Never printed.
+/// Secret of the deployment, from which tracking ids are derived. Never printed.
 #[derive(Clone)]
 pub struct TrackingKey(Vec<u8>);
 
 impl TrackingKey {
-    /// A key of at least 32 bytes; `None` for fewer, which could be guessed.
+    /// A key of at least 32 bytes; `None` for a shorter one, which could be guessed.
     pub fn new(secret: Vec<u8>) -> Option<Self> {
         (secret.len() >= 32).then_some(Self(secret))
     }
@@ -87,7 +87,7 @@ impl fmt::Debug for TrackingKey {
     }
 }
 
-/// The key that makes two requests the same request.
+/// Key by which two requests are the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdempotencyKey<'a> {
     /// The header `Idempotency-Key`.
@@ -118,7 +118,7 @@ impl<'a> IdempotencyKey<'a> {
 /// The key in an `Idempotency-Key` header: 1 to [`MAX_KEY`] visible ASCII characters, no spaces. One pair of quotes around the key is
 /// dropped: the IETF draft defines a quoted string, but most clients send the key bare.
 pub fn header_key(value: &str) -> Option<&str> {
-    // Only spaces and tabs around a header's value are not part of it (RFC 9110 section 5.6.3).
+    // Spaces and tabs around a header's value are not part of the value; other white space is (RFC 9110 section 5.6.3).
     let value = value.trim_matches([' ', '\t']);
     let value = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
     let visible = value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');

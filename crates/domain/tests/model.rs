@@ -1,8 +1,8 @@
-//! Every order of events in a small world: one order, two workers, a broker, a sweeper, and so many faults. What happens to the
-//! record is decided by the product's own functions; what is modelled is who calls them, when, and what gets lost in between.
+//! Every sequence of events in a small world: one order, two workers, a broker, a sweeper, and a limited number of faults. The
+//! product's own functions decide about the record; the model supplies their callers, the moments of calls, and the losses between.
 //!
-//! The search is written here because `stateright` cannot ask what matters most, whether from every state some way without a
-//! fault leads to an end: its `eventually` follows single paths up to where they meet. And it brings a web server along.
+//! The search is written here because `stateright` cannot check the most important property: from every state, some path without a
+//! fault leads to an end. Its `eventually` follows single paths up to where they meet. `stateright` also depends on a web server.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 #![expect(clippy::struct_excessive_bools, clippy::unused_self, reason = "a state is what it is; every step is asked in the same way")]
@@ -22,90 +22,91 @@ use waybill_domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Rec
 use waybill_domain::timestamp::Timestamp;
 use waybill_domain::tracking::TrackingId;
 
-/// Time goes in steps as long as the tolerance for copies that come early.
+/// Step of time, as long as the tolerance for copies that arrive early.
 const TICK: Duration = Duration::from_secs(2);
-/// Every state is seen from its own present.
+/// Present of every state; moments are relative to it.
 const NOW: Timestamp = Timestamp::from_milliseconds(1_000_000_000_000);
 const LEASE: Ticks = 2;
 const RETRY: Ticks = 2;
 const AWAY: Ticks = 2;
 const FIRST_LOOK: Ticks = 2;
-/// A copy for the end of a lease comes a tick after it.
+/// Furthest moment of a scheduled copy: the copy for the end of a lease arrives a tick after that end.
 const FURTHEST: Ticks = LEASE + 1;
-/// The sweeper never looks later than this, though its pauses may say so.
+/// Longest pause of the sweeper in the model; the product's pauses may be longer.
 const LONGEST: Ticks = 4;
-/// A deadline that nobody lives to see.
+/// Deadline that never comes.
 const NEVER: Ticks = Ticks::MAX;
 const MAX_ATTEMPTS: u8 = 2;
 const MAX_INTERRUPTIONS: u8 = 2;
 const MAX_DELIVERIES: usize = 3;
-/// So many copies were scheduled and have not come yet, at most, whatever happens: wake-ups do not multiply.
+/// Most scheduled copies that have not arrived yet, in any state: wake-ups do not multiply.
 const MOST_WAITING: usize = 3;
-/// With a re-drive.
+/// Lives of an order: the first, and one after a re-drive.
 const LIVES: usize = 2;
-/// As the record counts, whoever knows it best has this fence.
+/// Fence of the record, and of a worker that knows the latest claim.
 const FENCE: u64 = 10;
 
-/// How far ahead a moment is; one that has passed is 0.
+/// Distance of a moment from now; 0 for a past moment.
 type Ticks = u8;
 type Violation = &'static str;
 type Label = (&'static str, usize);
 
-/// What goes wrong, each so often at most.
+/// Kinds of faults; a scope limits the number of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
-    /// Whoever is at work vanishes at any step. A worker's message comes back.
+    /// A worker, the sweeper, the reader or the operator crashes at any step. A worker's message comes back.
     Crash,
-    /// The same, but only in the middle of the work.
+    /// A crash only in the middle of the work.
     Kill,
-    /// The store is away, or a wait takes too long: an invocation fails without holding the order.
+    /// The store does not answer, or a wait takes too long: an invocation fails without holding the order.
     Abandon,
-    /// A worker sleeps until its lease has run out, then goes on.
+    /// A worker sleeps until its lease has run out, then continues.
     Pause,
     /// The broker delivers a message twice.
     Duplicate,
-    /// The host or an operator does not send what was to be sent.
+    /// The host or an operator does not send a message.
     LostSend,
-    /// The broker takes a message for lost that somebody is working on.
+    /// The broker loses the lock of a message whose worker is still at work, and delivers the message again.
     LostLock,
-    /// A write is done, but its writer is told that he was refused.
+    /// A write is done, but its writer is told that the write was refused.
     LostAnswer,
-    /// A copy cannot be scheduled, and the worker knows.
+    /// A copy cannot be scheduled, and the worker learns so.
     NotScheduled,
-    /// A scheduled copy never comes.
+    /// A scheduled copy never arrives.
     LostCopy,
-    /// A scheduled copy comes early.
+    /// A scheduled copy arrives early.
     Early,
-    /// The backend is known to be away.
+    /// The backend is known not to answer.
     Away,
     /// The client sends its order again.
     AskAgain,
-    /// An operator puts a failed order back on its way.
+    /// An operator re-drives a failed order.
     Redrive,
-    /// Its owner wishes the order cancelled.
+    /// The owner asks to cancel the order.
     Cancel,
 }
 
 const FAULTS: usize = Fault::Cancel as usize + 1;
 
-/// A part of the world that is searched to its end.
+/// A part of the world that is searched completely.
 #[derive(Clone)]
 struct Scope {
     name: &'static str,
     faults: &'static [(Fault, u8)],
-    /// Without a Service Bus client a worker waits in its invocation.
+    /// Copies of messages can be scheduled; otherwise, without a Service Bus client, a worker waits in its invocation.
     schedules: bool,
     sweeps: bool,
-    /// Others see at once that a worker has crashed.
+    /// Other workers see a crash at once.
     sees_crashes: bool,
     /// Claim and end are one write.
     pure: bool,
     deadline: Ticks,
-    /// How long orders are known to wait for their first claim.
+    /// Known wait of orders for their first claim.
     wait: Ticks,
-    /// While nobody claims, the sweeper goes on sending, in growing pauses. Here it sends so many; then only what is lost.
+    /// Messages that the sweeper sends while no worker claims. The product goes on sending, in growing pauses; after this number the
+    /// model sends only lost messages again.
     emissions: u8,
-    /// So many copies of the message there are at once at most, dead letters included.
+    /// Most copies of the message at one moment, including dead letters.
     most: usize,
 }
 
@@ -122,7 +123,7 @@ const PLAIN: Scope = Scope {
     most: 0,
 };
 
-/// A record with everything that decides anything, seen from now.
+/// Every part of a record that decides anything, with moments relative to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Sketch {
     status: Status,
@@ -139,19 +140,19 @@ struct Sketch {
     wake: Option<Ticks>,
     due: Option<Ticks>,
     deadline: Ticks,
-    /// How long ago it changed.
+    /// Time since the last change.
     idle: Ticks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Who {
-    /// The invocation that this worker is in.
+    /// Current invocation of this worker.
     Worker(usize),
-    /// One that is over.
+    /// An invocation that has ended.
     Former,
 }
 
-/// What somebody has made of the record and not yet written.
+/// A change of the record, decided and not yet written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Change {
     sketch: Sketch,
@@ -163,33 +164,33 @@ struct Worker {
     at: At,
     /// Life and deliveries of the message in hand, while its lock is held.
     message: Option<(u8, u8)>,
-    /// Of the message.
+    /// Life of the message.
     life: u8,
-    /// Its fence is an old one.
+    /// The worker's fence is an old one.
     fenced: bool,
-    /// The version it knows is the latest.
+    /// The worker knows the latest version of the record.
     fresh: bool,
-    /// Its lease ran out while it slept.
+    /// The worker's lease ran out while the worker slept.
     paused: bool,
-    /// Another has claimed the order since, or ended it: what the fence is there to tell.
+    /// Another worker has claimed or ended the order since: the fence must tell.
     superseded: bool,
-    /// It has ended the order itself, and was not told.
+    /// The worker itself has ended the order, but the answer to that write was lost.
     ended: bool,
 }
 
 const IDLE: Worker =
     Worker { at: At::Idle, message: None, life: 0, fenced: false, fresh: false, paused: false, superseded: false, ended: false };
 
-/// What a worker does next.
+/// Next step of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum At {
     Idle,
     Look,
-    /// Without a change: somebody else wrote in between.
+    /// A write; without a change, another write came in between.
     Write(Purpose, Option<Change>),
-    /// A copy for the first moment; nothing is to do before the second.
+    /// Schedule a copy for the first moment; there is nothing to do before the second.
     Schedule(Ticks, Ticks),
-    /// In place: no message will come.
+    /// Wait in the invocation: no message will arrive.
     Wait(Ticks),
     Call,
     Called,
@@ -200,9 +201,9 @@ enum At {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Purpose {
     Claim,
-    /// Until when there is nothing to do.
+    /// Schedule a copy; there is nothing to do until this moment.
     Wake(Ticks),
-    /// The same: the copy for it could not be scheduled.
+    /// Take back a copy that could not be scheduled; there is nothing to do until this moment.
     NotScheduled(Ticks),
     End,
 }
@@ -226,7 +227,7 @@ impl Worker {
         matches!(self.at, At::Call | At::Called | At::Conclude(_))
     }
 
-    /// Two workers are alike; the lower one goes first.
+    /// Sort key of a worker, since two workers are interchangeable.
     fn rank(&self) -> (u8, Option<(u8, u8)>, u8, [bool; 5]) {
         let at = match self.at {
             At::Idle => 0,
@@ -246,7 +247,7 @@ impl Worker {
     }
 }
 
-/// The sweeper, and the reader of dead letters with its letter's life.
+/// State of the sweeper, or of the reader of dead letters, which holds the life of its letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Helper {
     Idle,
@@ -266,14 +267,14 @@ struct State {
     record: Option<Sketch>,
     /// Messages by life and deliveries; the first delivery is 0.
     ready: [[u8; MAX_DELIVERIES]; LIVES],
-    /// Messages by life and how far ahead their moment is.
+    /// Scheduled messages by life and distance of their moment.
     scheduled: [[u8; FURTHEST as usize + 1]; LIVES],
     dead: [u8; LIVES],
     workers: [Worker; 2],
     ingress: Ingress,
     sweeper: Helper,
     reader: Helper,
-    /// The life whose message an operator has yet to send.
+    /// Life whose message the operator has not sent yet.
     operator: Option<u8>,
     faults: [u8; FAULTS],
     /// Calls to the backend in this life.
@@ -315,7 +316,7 @@ impl State {
         queued + sum(&self.dead) + reading + self.workers.iter().filter(|worker| worker.message.is_some()).count()
     }
 
-    /// Copies that wait for their moment.
+    /// Number of copies that wait for their moment.
     fn waiting(&self) -> usize {
         self.scheduled.iter().flatten().map(|count| usize::from(*count)).sum()
     }
@@ -331,7 +332,7 @@ impl State {
         }
     }
 
-    /// The invocation is over, its message completed if its lock was still held.
+    /// Ends the invocation of worker `k`, which completes its message if the lock was still held.
     fn complete(&mut self, k: usize) {
         self.workers[k] = IDLE;
         self.each_sketch(|sketch| {
@@ -372,7 +373,7 @@ impl State {
         }
     }
 
-    /// The same state under the one name that both its names share.
+    /// Sorts the workers, so that two states that differ only in their numbers become one.
     fn sort(&mut self) {
         if self.workers[0].rank() > self.workers[1].rank() {
             self.workers.swap(0, 1);
@@ -391,7 +392,7 @@ struct Step {
     to: Result<State, Violation>,
 }
 
-/// What can happen next.
+/// Steps that can follow a state.
 struct Steps<'a> {
     from: &'a State,
     found: Vec<Step>,
@@ -420,7 +421,7 @@ impl Steps<'_> {
     }
 }
 
-/// One rule taken away.
+/// A rule that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutant {
     ClaimIgnoresALiveLease,
@@ -443,7 +444,7 @@ enum Mutant {
     RedriveDoesNotRaiseTheFence,
 }
 
-/// The product's decisions, with at most one rule taken away.
+/// The product's decisions, with at most one rule removed.
 struct Rules {
     budgets: Budgets,
     wait: Duration,
@@ -486,12 +487,12 @@ impl Rules {
         lifecycle::wake_up(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
     }
 
-    /// Lives are told apart by fences as well, as long as the record is kept.
+    /// Token with this fence and the life of `found`: while a record is kept, the fence alone must tell an old life apart.
     fn token(found: &Record, fence: u64) -> FencingToken {
         FencingToken { fence, ..found.token() }
     }
 
-    /// A record that passes for the writer's own.
+    /// The record as the writer sees it: with a mutant, it passes for the writer's own.
     fn own(&self, found: &Record, fence: u64, mutants: &[Mutant]) -> Record {
         if mutants.iter().any(|mutant| self.lacks(*mutant)) {
             Record { fence, status: Status::Processing, ..found.clone() }
@@ -555,7 +556,7 @@ impl Rules {
 struct World<'a> {
     scope: &'a Scope,
     rules: Rules,
-    /// What every record here has in common.
+    /// Record of the new order, from which every other record is made.
     accepted: Record,
 }
 
@@ -570,7 +571,7 @@ impl<'a> World<'a> {
             max_interruptions: MAX_INTERRUPTIONS.into(),
             order_deadline,
             retention: TICK,
-            first_look: TICK * u32::from(FIRST_LOOK),
+            overdue_after: TICK * u32::from(FIRST_LOOK),
         };
         let metadata = Metadata {
             api_name: String::new(),
@@ -645,7 +646,7 @@ impl<'a> World<'a> {
         Change { sketch, raises_fence: record.fence > FENCE }
     }
 
-    /// What is longer ago makes no difference.
+    /// Longest idle time that makes a difference.
     fn longest_idle(&self) -> Ticks {
         3 * self.scope.wait
     }
@@ -667,7 +668,7 @@ impl<'a> World<'a> {
         steps.found
     }
 
-    /// The record first, then the host sends.
+    /// Steps of `OrderIngress`: the order is recorded first, then the host sends the message.
     fn ingress(&self, steps: &mut Steps<'_>) {
         let state = steps.from;
         match (state.ingress, &state.record) {
@@ -700,7 +701,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Whoever asks from outside.
+    /// Steps of the owner and the operator.
     fn operator(&self, steps: &mut Steps<'_>, record: &Record) {
         if let Cancel::End(changed) | Cancel::Request(changed) = lifecycle::cancel(record, NOW, &self.rules.budgets) {
             let change = self.sketch(&changed);
@@ -731,7 +732,7 @@ impl<'a> World<'a> {
 
     fn time(&self, steps: &mut Steps<'_>) {
         let state = steps.from;
-        // A worker renews its lease in time, unless it sleeps.
+        // A worker renews its lease in time, unless the worker sleeps.
         let asleep = [0, 1].map(|k| {
             let runs_out = |sketch: &Sketch| sketch.lease == Some((Who::Worker(k), 1));
             let claiming = matches!(&state.workers[k].at, At::Write(Purpose::Claim, Some(change)) if runs_out(&change.sketch));
@@ -847,7 +848,7 @@ impl<'a> World<'a> {
                     }
                     Ok(())
                 });
-                // Written only over the version that tells of the copy.
+                // The change may only replace the version that announces the copy.
                 let change = worker.fresh.then(|| self.sketch(&lifecycle::take_back_wake_up(record)));
                 steps.fault(Fault::NotScheduled, ("cannot schedule a copy:", k), |state| {
                     state.workers[k].at = At::Write(Purpose::NotScheduled(until), change);
@@ -869,7 +870,7 @@ impl<'a> World<'a> {
                             return Err("more calls than claims");
                         }
                     }
-                    if worker.superseded && !worker.paused { Err("a call by a worker who lost his order awake") } else { Ok(()) }
+                    if worker.superseded && !worker.paused { Err("a call by an awake worker that had lost its order") } else { Ok(()) }
                 });
             }
             At::Called => {
@@ -961,7 +962,7 @@ impl<'a> World<'a> {
     }
 
     fn step_aside(&self, steps: &mut Steps<'_>, k: usize, fault: Option<Fault>, until: Timestamp, wake: Option<Record>) {
-        // Waiting in place is looking again.
+        // A worker that waits in its invocation looks again later.
         if !self.scope.schedules {
             return;
         }
@@ -1000,7 +1001,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Before its effect a worker may see the wish.
+    /// A worker may see the request to cancel before the effect of its work.
     fn break_off(&self, steps: &mut Steps<'_>, k: usize, record: &Record, fence: u64) {
         if steps.from.workers[k].fresh && record.cancel_requested {
             self.conclude(steps, k, record, fence, Ending::BrokenOff, "breaks off:");
@@ -1133,14 +1134,14 @@ fn read_again(steps: &mut Steps<'_>, k: usize) {
 fn stop(steps: &mut Steps<'_>, k: usize, fenced: Fenced) {
     steps.step(("stops:", k), |state| {
         if fenced == Fenced::AlreadyEnded && !state.workers[k].ended {
-            return Err("a worker took another's end for his own");
+            return Err("a worker took another's end for its own");
         }
         state.complete(k);
         Ok(())
     });
 }
 
-/// The record changes: every other version in anybody's hands is an old one now.
+/// Writes the record: every other version that a worker or helper knows becomes old.
 fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(), Violation> {
     let (Some(before), after) = (state.record, change.sketch) else { return Err("a record that is not there is written") };
     let (ends, life) = (after.status.is_terminal(), usize::from(after.life));
@@ -1149,7 +1150,7 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
         return Err("a second outcome in one life");
     }
     if writer.is_some_and(|k| state.workers[k].superseded) {
-        return Err("a write by a worker who had lost his order");
+        return Err("a write by a worker that had lost its order");
     }
     if same_life && before.progress > after.progress {
         return Err("progress went backwards");
@@ -1213,7 +1214,7 @@ fn ticks(moment: Timestamp) -> Ticks {
     u8::try_from(NOW.until(moment).as_millis().div_ceil(TICK.as_millis())).unwrap()
 }
 
-/// What was found in a scope.
+/// Result of the search of one scope.
 struct Explored {
     states: usize,
     most: usize,
@@ -1226,7 +1227,7 @@ impl fmt::Display for Explored {
     }
 }
 
-/// What must not be.
+/// A violation, and the shortest path to it.
 struct Broken {
     violation: Violation,
     states: usize,
@@ -1241,7 +1242,7 @@ impl fmt::Debug for Broken {
 
 type Known = HashMap<State, usize, BuildHasherDefault<Mix>>;
 
-/// States are hashed by the million in a build without optimisation, and nobody chooses them to collide.
+/// Fast hash: millions of states are hashed in a build without optimisation, and no attacker chooses colliding ones.
 #[derive(Default)]
 struct Mix(u64);
 
@@ -1273,7 +1274,7 @@ impl Hasher for Mix {
     }
 }
 
-/// Breadth first, so that what is found is found by the shortest way.
+/// Searches breadth first, so that a violation is found by the shortest path.
 fn explore(scope: &Scope, without: Option<Mutant>) -> Result<Explored, Broken> {
     let started = Instant::now();
     let world = World::new(scope, without);
@@ -1320,7 +1321,7 @@ fn explore(scope: &Scope, without: Option<Mutant>) -> Result<Explored, Broken> {
     }
 }
 
-/// A state from which no way without a fault leads to an end: the first.
+/// The first state from which no path without a fault leads to an end.
 fn stuck(states: usize, calm: &[(usize, usize)], ends: Vec<usize>) -> Option<usize> {
     let mut before = vec![Vec::new(); states];
     for (from, to) in calm {
@@ -1360,7 +1361,7 @@ fn broken(known: &Known, came: &[(usize, Label)], at: usize, last: Option<Label>
     Broken { violation, states: came.len(), trace: lines.join("\n") }
 }
 
-/// Together in some seconds, in a build without optimisation.
+/// Scopes that are searched together in some seconds, in a build without optimisation.
 const SCOPES: &[Scope] = &[
     Scope { name: "a crash, a kill", faults: &[(Fault::Crash, 1), (Fault::Kill, 1)], most: 6, ..PLAIN },
     Scope { name: "two kills that others see at once", faults: &[(Fault::Kill, 2)], sees_crashes: true, most: 6, ..PLAIN },
@@ -1427,7 +1428,7 @@ const SCOPES: &[Scope] = &[
     },
 ];
 
-/// Scopes with rules that are needed there, and what happens without them.
+/// Scopes, rules that each one needs, and the violation without each rule.
 const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
     (
         Scope { name: "nothing goes wrong", emissions: 1, most: 5, ..PLAIN },
@@ -1444,10 +1445,10 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
     (
         Scope { name: "a pause, a duplicate", faults: &[(Fault::Pause, 1), (Fault::Duplicate, 1)], most: 5, ..PLAIN },
         &[
-            (Mutant::ClaimIgnoresALiveLease, "a call by a worker who lost his order awake"),
-            (Mutant::ClaimDoesNotRaiseTheFence, "a write by a worker who had lost his order"),
-            (Mutant::WriteDoesNotCheckTheFence, "a write by a worker who had lost his order"),
-            (Mutant::AnyoneFinishes, "a write by a worker who had lost his order"),
+            (Mutant::ClaimIgnoresALiveLease, "a call by an awake worker that had lost its order"),
+            (Mutant::ClaimDoesNotRaiseTheFence, "a write by a worker that had lost its order"),
+            (Mutant::WriteDoesNotCheckTheFence, "a write by a worker that had lost its order"),
+            (Mutant::AnyoneFinishes, "a write by a worker that had lost its order"),
             (Mutant::ProgressIsWrittenAsTold, "progress went backwards"),
         ],
     ),
@@ -1457,7 +1458,7 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
     ),
     (
         Scope { name: "two pauses", faults: &[(Fault::Pause, 2)], most: 4, ..PLAIN },
-        &[(Mutant::GiveUpDoesNotRaiseTheFence, "a worker took another's end for his own")],
+        &[(Mutant::GiveUpDoesNotRaiseTheFence, "a worker took another's end for its own")],
     ),
     (
         Scope { name: "three duplicates", faults: &[(Fault::Duplicate, 3)], most: 7, ..PLAIN },
@@ -1482,7 +1483,7 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
         Scope { name: "a re-drive, a lost answer", faults: &[(Fault::Redrive, 1), (Fault::LostAnswer, 1)], most: 5, ..PLAIN },
         &[
             (Mutant::RedriveKeepsTheLife, "progress went backwards"),
-            (Mutant::RedriveDoesNotRaiseTheFence, "a write by a worker who had lost his order"),
+            (Mutant::RedriveDoesNotRaiseTheFence, "a write by a worker that had lost its order"),
         ],
     ),
 ];
@@ -1512,7 +1513,7 @@ fn each_rule_is_needed() {
         let explored = explore(scope, None).unwrap_or_else(|broken| panic!("{}: {broken:?}", scope.name));
         println!("{}: {explored}", scope.name);
         for (mutant, violation) in *mutants {
-            let Err(broken) = explore(scope, Some(*mutant)) else { panic!("{}: nobody notices {mutant:?}", scope.name) };
+            let Err(broken) = explore(scope, Some(*mutant)) else { panic!("{}: no violation without the rule: {mutant:?}", scope.name) };
             println!("  {mutant:?}: {}, after {} states", broken.violation, broken.states);
             assert_eq!(broken.violation, *violation, "{mutant:?}: {broken:?}");
         }

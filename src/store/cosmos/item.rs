@@ -318,7 +318,7 @@ mod tests {
             max_interruptions: 1000,
             order_deadline: Duration::from_hours(24),
             retention: Duration::from_hours(168),
-            first_look: Duration::from_mins(2),
+            overdue_after: Duration::from_mins(2),
         }
     }
 
