@@ -18,6 +18,7 @@ mod dead_letter;
 mod docs;
 mod emulator;
 mod faults;
+mod files;
 mod foreign;
 mod host;
 mod hostile;

@@ -3,17 +3,18 @@
 //! One thread owns the writing connection. It takes all operations that queued up during the last commit, runs them in one
 //! transaction, commits, and only then answers. A second thread answers reads.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 use tracing::error;
+
+use crate::files::{Files, log_of};
 
 /// Most operations in one commit: the first one waits for the last.
 const MAX_BATCH: usize = 256;
@@ -51,6 +52,23 @@ pub struct Database {
     writer: mpsc::Sender<Write>,
     reader: mpsc::Sender<Read>,
     counts: Arc<Counts>,
+    damaged: Damage,
+}
+
+/// Whether `SQLite` found the file damaged: later writes to the file may be lost.
+#[derive(Debug, Clone, Default)]
+struct Damage(Arc<AtomicBool>);
+
+impl Damage {
+    fn notice(&self, error: &rusqlite::Error) {
+        if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_noticed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Runs several statements of one operation: all of them, or none.
@@ -105,6 +123,14 @@ impl Database {
     /// Every directory on the way must exist.
     pub fn open(path: &Path, schema: &str) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        // SQLite deletes a log beside an empty database, and with the log the orders that are not yet in the database.
+        if is_empty(path) && !is_empty(&log_of(path)) {
+            let log = log_of(path);
+            return Err(failed(&format_args!(
+                "its write-ahead log {} is here and the database is not; put the database back, or move the log away",
+                log.display()
+            )));
+        }
         create_private(path).map_err(|error| failed(&error))?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
         let prepared = writer
@@ -125,11 +151,12 @@ impl Database {
         let (read_queue, pending_reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
-        let file = File::open(path).map_err(|error| failed(&error))?;
-        spawn("sqlite-write", Box::new(move || write_in_groups(&writer, &file, &pending_writes, &shared)))
-            .map_err(|error| failed(&error))?;
+        let files = Files::in_use(path).map_err(|error| failed(&error))?;
+        let damaged = Damage::default();
+        let writer = Writer { connection: writer, files, damaged: damaged.clone(), counts: shared, level: Durability::Synced, told: false };
+        spawn("sqlite-write", Box::new(move || writer.run(&pending_writes))).map_err(|error| failed(&error))?;
         spawn("sqlite-read", Box::new(move || pending_reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
-        Ok(Self { writer: write_queue, reader: read_queue, counts })
+        Ok(Self { writer: write_queue, reader: read_queue, counts, damaged })
     }
 
     /// Counts of operations and commits so far.
@@ -162,10 +189,12 @@ impl Database {
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
+        let damaged = self.damaged.clone();
         let run = Box::new(move |connection: Option<&Connection>| -> Done {
             let result = match connection.map(operation) {
                 Some(Ok(value)) => Ok(value),
                 Some(Err(error)) => {
+                    damaged.notice(&error);
                     error!(error = %error, "a database operation failed");
                     Err(Error::NotApplied)
                 }
@@ -184,8 +213,10 @@ impl Database {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
+        let damaged = self.damaged.clone();
         let read: Read = Box::new(move |connection| {
             let result = query(connection).map_err(|error| {
+                damaged.notice(&error);
                 error!(error = %error, "a database query failed");
                 Error::NotApplied
             });
@@ -196,54 +227,101 @@ impl Database {
     }
 }
 
-fn write_in_groups(connection: &Connection, file: &File, writes: &mpsc::Receiver<Write>, counts: &Counts) {
-    let mut group = Vec::new();
-    let mut done = Vec::new();
-    let mut level = Durability::Synced;
-    while let Ok(first) = writes.recv() {
-        group.push(first);
-        group.extend(writes.try_iter().take(MAX_BATCH - 1));
-        let needed = group.iter().map(|write| write.durability).find(|durability| *durability == Durability::Synced);
-        if is_deleted(file) {
-            error!("the database file was deleted: nothing can be recorded; stop, and start again");
-            group.drain(..).for_each(|write| (write.run)(None)());
-            continue;
-        }
-        let begun = set_level(connection, &mut level, needed.unwrap_or(Durability::Committed))
-            .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
-        if let Err(error) = begun {
-            error!(error = %error, "the database cannot be written");
-            group.drain(..).for_each(|write| (write.run)(None)());
-            continue;
-        }
-        counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
-        done.extend(group.drain(..).map(|write| (write.run)(Some(connection))));
-        match connection.execute_batch("COMMIT") {
-            Ok(()) => {
-                counts.commits.fetch_add(1, Ordering::Relaxed);
-                if level == Durability::Synced {
-                    counts.synced.fetch_add(1, Ordering::Relaxed);
-                }
+/// The thread that owns the writing connection.
+struct Writer {
+    connection: Connection,
+    files: Files,
+    damaged: Damage,
+    counts: Arc<Counts>,
+    level: Durability,
+    /// Whether an error line says why nothing is written.
+    told: bool,
+}
+
+impl Writer {
+    fn run(mut self, writes: &mpsc::Receiver<Write>) {
+        let mut group = Vec::new();
+        let mut done = Vec::new();
+        while let Ok(first) = writes.recv() {
+            group.push(first);
+            group.extend(writes.try_iter().take(MAX_BATCH - 1));
+            if !self.is_sound() || self.begin(&group).is_err() {
+                group.drain(..).for_each(|write| (write.run)(None)());
+                continue;
+            }
+            self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
+            done.extend(group.drain(..).map(|write| (write.run)(Some(&self.connection))));
+            // A file that lost its name during the group may lose the group: its members hear that the outcome is unknown.
+            if !self.damaged.is_noticed() && self.commit() && self.is_sound() {
                 done.drain(..).for_each(|done| done());
             }
-            Err(error) => {
-                error!(error = %error, "a database commit failed");
-                done.clear();
-                // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
-                if !connection.is_autocommit() {
-                    drop(connection.execute_batch("ROLLBACK"));
+            done.clear();
+            // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
+            if !self.connection.is_autocommit() {
+                drop(self.connection.execute_batch("ROLLBACK"));
+            }
+        }
+    }
+
+    /// Whether the next start will find the writes of this moment.
+    fn is_sound(&mut self) -> bool {
+        let told = std::mem::replace(&mut self.told, true);
+        if self.damaged.is_noticed() {
+            if !told {
+                error!(
+                    file = %self.files.path().display(),
+                    "the database is damaged, and nothing is written to it any more: stop this process, restore the file from a backup, and start again"
+                );
+            }
+            return false;
+        }
+        if let Some(lost) = self.files.lost() {
+            if !told {
+                error!(
+                    file = %lost.display(),
+                    "a file of the database was deleted, moved or replaced while it is in use, and nothing is written any more: stop this process, put the right file back, and start again"
+                );
+                // The contents of a deleted log end with this process: copy them into the database.
+                drop(self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+            }
+            return false;
+        }
+        self.told = false;
+        true
+    }
+
+    fn begin(&mut self, group: &[Write]) -> rusqlite::Result<()> {
+        let is_synced = group.iter().any(|write| write.durability == Durability::Synced);
+        let needed = if is_synced { Durability::Synced } else { Durability::Committed };
+        set_level(&self.connection, &mut self.level, needed).and_then(|()| self.connection.execute_batch("BEGIN IMMEDIATE")).inspect_err(
+            |error| {
+                self.damaged.notice(error);
+                error!(error = %error, "the database cannot be written");
+            },
+        )
+    }
+
+    fn commit(&self) -> bool {
+        match self.connection.execute_batch("COMMIT") {
+            Ok(()) => {
+                self.counts.commits.fetch_add(1, Ordering::Relaxed);
+                if self.level == Durability::Synced {
+                    self.counts.synced.fetch_add(1, Ordering::Relaxed);
                 }
+                true
+            }
+            Err(error) => {
+                self.damaged.notice(&error);
+                error!(error = %error, "a database commit failed");
+                false
             }
         }
     }
 }
 
-/// Whether the file was deleted: writes to it succeed, but no other process can read them.
-fn is_deleted(file: &File) -> bool {
-    #[cfg(unix)]
-    return file.metadata().is_ok_and(|metadata| std::os::unix::fs::MetadataExt::nlink(&metadata) == 0);
-    #[cfg(not(unix))]
-    false
+/// Whether a file has no bytes, or is not there.
+fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
 }
 
 /// Sync level: FULL syncs the log at each commit, NORMAL only at a checkpoint (`SQLite`, "PRAGMA synchronous", in WAL mode).
