@@ -72,8 +72,8 @@ fn exists(item: &str, sources: &[(PathBuf, String)]) -> bool {
     let mut segments = item.rsplit("::");
     let (name, container) = (segments.next().unwrap(), segments.next().unwrap());
     sources.iter().any(|(file, text)| {
-        let is_module =
-            file.file_stem().is_some_and(|stem| stem == container) || file.parent().is_some_and(|room| room.ends_with(container));
+        let room = if file.ends_with("src/lib.rs") { file.ancestors().nth(2) } else { file.parent() };
+        let is_module = file.file_stem().is_some_and(|stem| stem == container) || room.is_some_and(|room| room.ends_with(container));
         let is_type = ["struct", "enum", "trait", "impl"]
             .iter()
             .any(|keyword| text.lines().any(|line| has_word(line, keyword) && has_word(line, container)));

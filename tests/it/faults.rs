@@ -218,7 +218,7 @@ mod clocks {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
             ("FAKETIME_TIMESTAMP_FILE", clock.path.to_str().unwrap()),
             ("FAKETIME_NO_CACHE", "1"),
-            ("WORK_DELAY", "750ms"),
+            ("WORK_DELAY", "1500ms"),
             // By a clock that was set ahead every order has waited too long.
             ("ADMISSION_MAX_AGE", "0"),
         ];
