@@ -29,95 +29,96 @@ use crate::config::time_budget::{COSMOS_TIMEOUT, STAGES, TimeBudget, Writes};
 use crate::domain::lifecycle::Budgets;
 use crate::domain::tracking::TrackingKey;
 
-/// The secret that examples show; nobody's secret, so it is refused inside Azure.
+/// The secret that the examples show. Everyone can read it, so it is refused inside Azure.
 const EXAMPLE_TRACKING_KEY: &str = "for-development-only-0123456789abcdef";
 
 /// Longest `ttl` of an item of Cosmos DB, in seconds.
 const MAX_RETENTION: u64 = i32::MAX as u64;
 
-/// Where the host says on which port the handler is to listen.
+/// The port that the handler must listen on, as the host tells it.
 const PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 
-/// How to get a secret.
+/// Advice on making a secret.
 const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output of `openssl rand -hex 32`";
 
-/// Everything `waybill serve` is told.
+/// The settings of `waybill serve`.
 #[derive(Debug)]
 pub struct Config {
-    /// Where to listen on 127.0.0.1 (`FUNCTIONS_CUSTOMHANDLER_PORT`, set by the host).
+    /// The port on 127.0.0.1 (`FUNCTIONS_CUSTOMHANDLER_PORT`, set by the host).
     pub port: u16,
-    /// Where orders are kept and sent.
+    /// The places of records and messages.
     pub storage: Storage,
-    /// What an order may spend.
+    /// The tries, interruptions and times that an order may spend.
     pub budgets: Budgets,
-    /// What stands before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
+    /// The URL before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
-    /// Whose tokens let callers in (`AUTH_ISSUER`); without one, whoever the platform says it is.
+    /// The issuer whose tokens let callers in (`AUTH_ISSUER`). `None`: callers are named by the platform's headers.
     pub auth: Option<Auth>,
-    /// Whether the platform logs callers in (`WEBSITE_AUTH_ENABLED`), so that its headers can be believed.
+    /// Whether the platform logs callers in (`WEBSITE_AUTH_ENABLED`). Only then are its headers trusted.
     pub easy_auth: bool,
-    /// What is refused at the door (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and what belongs to them).
+    /// The limits on requests (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and the settings that belong to them).
     pub limits: Limits,
-    /// The HTTP service that does the work (`FULFILLMENT_URL`); without one it is the built-in pricing.
+    /// The HTTP service that does the work (`FULFILLMENT_URL`). `None`: the built-in pricing does it.
     pub fulfillment: Option<Http>,
-    /// Slept before each stage of the built-in work (`WORK_DELAY`).
+    /// The pause before each stage of the built-in work (`WORK_DELAY`).
     pub work_delay: Duration,
-    /// Share of the subtotal (`TAX_RATE`).
+    /// The share of the subtotal that is added as tax (`TAX_RATE`).
     pub tax_rate: Decimal,
-    /// How often a worker renews its lease: two renewals may be lost.
+    /// The time between two renewals of a lease. Two renewals in a row may fail before the lease runs out.
     pub lease_renewal: Duration,
-    /// What an invocation may spend until the host ends it.
+    /// The time of one invocation until the host ends it.
     pub time_budget: TimeBudget,
-    /// How long running invocations may take when asked to stop (`DRAIN_TIMEOUT`).
+    /// The time that running invocations have to end when the handler is asked to stop (`DRAIN_TIMEOUT`).
     pub drain_timeout: Duration,
-    /// Connections at the same time (`MAX_CONNECTIONS`).
+    /// The connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
-    /// Requests that may wait for an order to change, at the same time: each holds a connection, and work needs the other half.
+    /// The requests that may wait for an order to change at the same time. Each holds a connection, and the work needs the other
+    /// half.
     pub max_waiters: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
-    /// What looks like a mistake in the environment and stops nothing.
+    /// Likely mistakes in the environment, none of which prevents the start.
     warnings: Vec<String>,
 }
 
-/// Where orders are kept and sent: all that an operator's command needs, besides the [`Budgets`] of an order.
+/// The places of records and messages: all that an operator's command needs besides the [`Budgets`] of an order.
 #[derive(Debug)]
 pub struct Storage {
-    /// Where records are kept.
+    /// The place of the records.
     pub records: Records,
-    /// Where messages of our own go (`ServiceBusConnection`, `OrdersQueue`), if there is a way over HTTP.
+    /// The queue that this program sends to (`ServiceBusConnection`, `OrdersQueue`), if it can be reached over HTTP.
     pub service_bus: Option<ServiceBus>,
 }
 
-/// Where records are kept, and the secret under which tracking ids are derived (`TRACKING_ID_KEY`).
+/// The place of the records, and the secret under which tracking ids are derived (`TRACKING_ID_KEY`).
 #[derive(Debug)]
 pub enum Records {
-    /// In a file below this directory (`WAYBILL_DATA`). Without a secret one is made at random and kept beside the records.
+    /// A file below this directory (`WAYBILL_DATA`). Without a secret, a random one is made and kept beside the records.
     Embedded(PathBuf, Option<TrackingKey>),
-    /// In Cosmos DB (`CosmosConnection`), where all instances share the secret.
+    /// A container of Cosmos DB (`CosmosConnection`), where all instances share the secret.
     Cosmos(Cosmos, TrackingKey),
 }
 
-/// How log lines look.
+/// The form and levels of log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// One JSON object a line (`LOG_FORMAT`: `json`, `text`; by itself JSON in Azure, text elsewhere).
+    /// One JSON object per line (`LOG_FORMAT`: `json` or `text`; the default is JSON in Azure, text elsewhere).
     pub json: bool,
     /// Levels by target, e.g. `info,waybill=debug` (`RUST_LOG`).
     pub levels: String,
 }
 
-/// The environment of this process. What is not Unicode is not ours.
+/// The environment of this process. A variable that is not Unicode is left out: no setting has such a name or value.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
-/// The variable that says we run inside Azure, if one does. `FUNCTIONS_CORETOOLS_ENVIRONMENT` says that `func start` runs us
-/// on somebody's own machine, whatever else is set there.
+/// The variable that shows that this process runs inside Azure, if one does. `FUNCTIONS_CORETOOLS_ENVIRONMENT` means that `func
+/// start` runs it on a developer's machine, whichever other variables are set.
 ///
-/// `CONTAINER_NAME` is how Linux Consumption shows itself, but other container platforms set it too, so it counts only beside
-/// something that every function app there has: the required app setting `FUNCTIONS_EXTENSION_VERSION`, the site's name, or the
-/// platform's other `CONTAINER_` variables.
+/// `CONTAINER_NAME` is how Linux Consumption shows itself, but other container platforms set it too. It counts only beside a
+/// variable that every function app there has: the required app setting `FUNCTIONS_EXTENSION_VERSION`, the site's name, or one of
+/// the platform's other `CONTAINER_` variables.
 pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
     const SIGNS: [&str; 4] = ["WEBSITE_INSTANCE_ID", "LEGION_SERVICE_HOST", "WEBSITE_POD_NAME", "CONTAINER_APP_NAME"];
     const BESIDE: [&str; 5] = [
@@ -136,20 +137,20 @@ pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
 }
 
 impl LogConfig {
-    /// Reads how to log. A mistake is told by [`Config::read`], and by the stand-in once it logs.
+    /// Reads the form and levels of log lines. A mistake is reported by [`Config::read`], or by the stand-in once it logs.
     pub fn read(environment: &BTreeMap<String, String>) -> Self {
         let json = match environment.get("LOG_FORMAT").map(String::as_str) {
             Some("json") => true,
             Some("text") => false,
             _ => azure(environment).is_some(),
         };
-        // The libraries beside us speak of their own affairs at info; `RUST_LOG=info` asks for those too.
+        // The other libraries log their own work at info; `RUST_LOG=info` shows that too.
         let levels = environment.get("RUST_LOG").filter(|levels| !levels.is_empty());
         Self { json, levels: levels.cloned().unwrap_or_else(|| catalogue::default("RUST_LOG").into()) }
     }
 }
 
-/// Looks at the settings of an app on this machine before its handler is started with `environment`: problems prevent the start,
+/// Checks the settings of an app on this machine before its handler is started with `environment`. Problems prevent the start;
 /// warnings are about `values` that nothing reads.
 pub fn check(app: &Path, values: &BTreeMap<String, String>, environment: &BTreeMap<String, String>) -> Result<Vec<String>, Vec<String>> {
     let problems = Config::problems(environment);
@@ -157,7 +158,7 @@ pub fn check(app: &Path, values: &BTreeMap<String, String>, environment: &BTreeM
 }
 
 impl Config {
-    /// Reads every setting, or names everything that is wrong with them at once.
+    /// Reads every setting, or lists all mistakes at once.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         let mut settings = Settings { environment, problems: Vec::new() };
         let port = settings.port();
@@ -165,7 +166,7 @@ impl Config {
         settings.ended(config)
     }
 
-    /// Names everything that is wrong with settings outside a handler, which alone has a port.
+    /// Lists all mistakes in settings outside a handler. Only a handler has a port.
     pub fn problems(environment: &BTreeMap<String, String>) -> Vec<String> {
         let mut settings = Settings { environment, problems: Vec::new() };
         let port = if settings.text(PORT).is_some() { settings.port() } else { 0 };
@@ -210,7 +211,7 @@ impl Config {
         }
     }
 
-    /// Says to the log what looks like a mistake, and where `functionTimeout` was not found.
+    /// Logs likely mistakes, and where `functionTimeout` was not found.
     pub fn tell(&self) {
         for warning in &self.warnings {
             warn!("{warning}");
@@ -222,10 +223,10 @@ impl Config {
 }
 
 impl Storage {
-    /// Reads where orders are, and what they may spend, or names what is wrong with that: for commands beside a handler.
+    /// Reads the places and budgets of orders, or lists the mistakes in them: for commands that run beside a handler.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<(Self, Budgets), Vec<String>> {
         let mut settings = Settings { environment, problems: Vec::new() };
-        // A person waits here, and no host ends anything.
+        // A person waits for these commands, and no host ends them.
         let read = (Self::gather(&mut settings, COSMOS_TIMEOUT), settings.budgets());
         settings.ended(read)
     }
@@ -246,24 +247,24 @@ struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// A setting of ours. One that is set to nothing is not set.
+    /// A setting of this program. A setting with an empty value is not set.
     fn text(&self, name: &str) -> Option<&'a str> {
-        debug_assert!(catalogue::find(name).is_some(), "{name} is in no list");
+        debug_assert!(catalogue::find(name).is_some(), "{name} is not in the catalogue");
         self.platform(name)
     }
 
-    /// A variable of the platform's.
+    /// A variable that the platform sets.
     fn platform(&self, name: &str) -> Option<&'a str> {
         self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A setting that the bindings or the host read too, whose names do not depend on case.
+    /// A setting that the bindings or the host read too. Case does not matter in its name.
     fn binding_text(&self, name: &str) -> Option<&'a str> {
         let same = || self.environment.keys().find(|key| key.eq_ignore_ascii_case(name));
         self.platform(name).or_else(|| same().and_then(|key| self.platform(key)))
     }
 
-    /// A setting of the host's, whose sections are separated by `__` or `:`.
+    /// A setting of the host, whose sections are separated by `__` or `:`.
     fn host_setting(&self, name: &str) -> Option<&'a str> {
         self.binding_text(name).or_else(|| self.binding_text(&name.replace("__", ":")))
     }
@@ -272,7 +273,7 @@ impl<'a> Settings<'a> {
         if self.problems.is_empty() { Ok(read) } else { Err(self.problems) }
     }
 
-    /// What must not be set without something else: it would change nothing, and a person who set it would rely on it.
+    /// Refuses a setting that has no effect without another one, since a person who set it relies on it.
     fn pairs(&mut self) {
         const NEEDED: [(&str, &[&str], &str); 2] = [
             ("FULFILLMENT_URL", &["FULFILLMENT_TIMEOUT", "FULFILLMENT_AUTHORIZATION"], "set both, or neither"),
@@ -347,7 +348,7 @@ impl<'a> Settings<'a> {
         match (cosmos::read(self, in_azure, cosmos_timeout), key) {
             (Some(cosmos), Some(key)) => {
                 if in_azure.is_some() && self.text("TRACKING_ID_KEY") == Some(EXAMPLE_TRACKING_KEY) {
-                    self.problems.push(format!("TRACKING_ID_KEY is the one of the examples, which everybody knows: {OWN_KEY}"));
+                    self.problems.push(format!("TRACKING_ID_KEY is the key of the examples, which everyone can read: {OWN_KEY}"));
                 }
                 Records::Cosmos(cosmos, key)
             }
@@ -375,8 +376,8 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// The folder that holds `host.json`. The host starts the handler there, unless `workingDirectory` in `host.json` is another; its
-    /// own variable is right in both cases.
+    /// The folder that holds `host.json`. The host starts the handler there, unless `host.json` names another `workingDirectory`;
+    /// the host's own variable is right in both cases.
     fn app_root(&self) -> &'a Path {
         Path::new(self.platform("FUNCTIONS_APP_ROOT_PATH").unwrap_or("."))
     }
@@ -401,9 +402,9 @@ impl<'a> Settings<'a> {
                 && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok())
                 && url.query().is_none()
         });
-        // It becomes a header value: anything but visible ASCII there is a 500 of the host, after the message is sent.
+        // The URL becomes a header value. For any byte but visible ASCII there the host answers 500, after the message is sent.
         if !fits || text.contains('#') || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.problems.push(format!("PUBLIC_BASE_URL is {text:?}: set what stands before /orders, e.g. https://shop.example.com/api"));
+            self.problems.push(format!("PUBLIC_BASE_URL is {text:?}: set the URL before /orders, e.g. https://shop.example.com/api"));
         }
         Some(text.trim_end_matches('/').to_owned())
     }
@@ -441,7 +442,7 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// Longest duration a setting may have: a hundred years, far from the end of every clock we count with.
+/// Longest duration of a setting: a hundred years, far from the end of every clock that is used.
 const MAX_DURATION: u64 = 100 * 366 * 24 * 3600 * 1000;
 
 /// Reads `250ms`, `30s`, `5m`, `24h`, `7d`; a bare `0` needs no unit.

@@ -1,25 +1,25 @@
-//! `AUTH_ISSUER` and what belongs to it: whose tokens let callers in.
+//! `AUTH_ISSUER` and the settings that belong to it: the issuer whose tokens let callers in.
 
 use azure_core::http::Url;
 
 use crate::config::{Settings, connection};
 
-/// Whose tokens are taken, and what they must say.
+/// An issuer, and what its tokens must contain.
 #[derive(Debug, Clone)]
 pub struct Auth {
     /// The issuer, to the letter as its tokens name it (`AUTH_ISSUER`).
     pub issuer: String,
-    /// Whom its tokens must be meant for (`AUTH_AUDIENCE`).
+    /// The audience that a token must name (`AUTH_AUDIENCE`).
     pub audience: String,
-    /// What lets a caller submit orders (`AUTH_SUBMIT_SCOPE`); without it every valid token does.
+    /// The scope that a token needs to submit orders (`AUTH_SUBMIT_SCOPE`). `None`: every valid token may.
     pub submit_scope: Option<String>,
-    /// What lets a caller read his orders (`AUTH_READ_SCOPE`); without it every valid token does.
+    /// The scope that a token needs to read its bearer's orders (`AUTH_READ_SCOPE`). `None`: every valid token may.
     pub read_scope: Option<String>,
-    /// The role that reads the orders of all (`AUTH_OPERATOR_ROLE`).
+    /// The role that reads the orders of all callers (`AUTH_OPERATOR_ROLE`).
     pub operator_role: Option<String>,
 }
 
-/// Reads whose tokens are taken, or names what is wrong. `None`: nobody's, or there was a problem.
+/// Reads the issuer, or lists the mistakes. `None`: no token is accepted, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>) -> Option<Auth> {
     let submit_scope = scope(settings, "AUTH_SUBMIT_SCOPE");
     let read_scope = scope(settings, "AUTH_READ_SCOPE");
@@ -31,19 +31,19 @@ pub(super) fn read(settings: &mut Settings<'_>) -> Option<Auth> {
         ["AUTH_ISSUER", "AUTH_AUDIENCE", "AUTH_SUBMIT_SCOPE", "AUTH_READ_SCOPE", "AUTH_OPERATOR_ROLE"].into_iter().filter(is_set).collect();
     for needed in ["AUTH_ISSUER", "AUTH_AUDIENCE"] {
         if let (Some(other), None) = (set.first(), settings.text(needed)) {
-            // Else whoever set the other would believe that tokens are checked, or for whom.
+            // Without this problem, a person who set only the other would believe that tokens or their audience are checked.
             settings.problems.push(format!("{needed} is not set, but {other} is: set AUTH_ISSUER and AUTH_AUDIENCE, or none of AUTH_"));
         }
     }
     Some(Auth { issuer: issuer?, audience: audience?, submit_scope, read_scope, operator_role })
 }
 
-/// Whether the platform logs callers in before they reach us, and so vouches for its headers (`WEBSITE_AUTH_ENABLED`, which it sets).
+/// Whether the platform logs callers in before a request arrives, and so vouches for its headers (it sets `WEBSITE_AUTH_ENABLED`).
 pub(super) fn easy_auth(settings: &Settings<'_>) -> bool {
     settings.platform("WEBSITE_AUTH_ENABLED").is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
 }
 
-/// Whether nobody between here and there can read or change what is said.
+/// Whether no third party can read or change what is exchanged with this URL.
 pub fn is_secure(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && connection::is_loopback(url))
 }
@@ -56,7 +56,7 @@ fn issuer(settings: &mut Settings<'_>) -> Option<String> {
             is_secure(&url) && url.has_host() && plain
         });
     if !fits {
-        // The text is not repeated: there may be a password in it.
+        // The text is not repeated: it may contain a password.
         let problem = "AUTH_ISSUER is not the URL of an issuer: set it to the letter as its tokens name it in iss, e.g. \
                        https://login.example.com/tenant, without user, query and fragment; plain http only on this machine";
         return settings.problem(problem.into(), None);

@@ -1,4 +1,4 @@
-//! Every setting there is: its name, its default, and what it says, in one sentence.
+//! Every setting: its name, its default, and its meaning in one sentence.
 //!
 //! The defaults are read from here; `docs/settings.md` and `local.settings.json.example` are compared with this list by tests.
 
@@ -7,55 +7,55 @@ use std::fmt::{self, Display, Formatter};
 use crate::config::catalogue::DefaultValue::{Nothing, Value, Words};
 use crate::config::catalogue::Section::{Demonstration, Likely, MustHave, Odd, Tuning};
 
-/// A setting of ours.
+/// A setting of this program.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// Its name, to the letter.
+    /// The name, to the letter.
     pub name: &'static str,
-    /// What may follow `NAME__`, where an identity takes the place of a connection string.
+    /// The parts that may follow `NAME__`, where an identity takes the place of a connection string.
     pub parts: &'static [&'static str],
-    /// What holds without it.
+    /// The value without the setting.
     pub default: DefaultValue,
-    /// Where it is described.
+    /// The table that describes it.
     pub section: Section,
-    /// Whether its value is never shown.
+    /// Whether the value is never shown.
     pub secret: bool,
-    /// What it says, as Markdown.
+    /// The meaning, as Markdown.
     pub says: &'static str,
 }
 
-/// What holds without a setting.
+/// The value without a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultValue {
     /// No value.
     Nothing,
     /// This value, as a person would type it.
     Value(&'static str),
-    /// A value that depends on something else, in words.
+    /// A value that depends on something else, described in words.
     Words(&'static str),
 }
 
 /// A table of `docs/settings.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Section {
-    /// No app in Azure starts without these.
+    /// Settings without which no app in Azure starts.
     MustHave,
-    /// Most apps in Azure set some of these.
+    /// Settings of which most apps in Azure set some.
     Likely,
-    /// The defaults are right for most.
+    /// Settings whose defaults are right for most apps.
     Tuning,
-    /// For tests, and for machines that are not like others.
+    /// Settings for tests and for unusual machines.
     Odd,
-    /// Of the built-in work.
+    /// Settings of the built-in work.
     Demonstration,
 }
 
 /// A setting of an earlier version.
 #[derive(Debug, Clone, Copy)]
 pub struct Gone {
-    /// Its name, to the letter.
+    /// The name, to the letter.
     pub name: &'static str,
-    /// What holds now.
+    /// The rule that replaced it.
     pub instead: &'static str,
 }
 
@@ -216,7 +216,7 @@ pub static ALL: [Setting; 39] = [
     ),
 ];
 
-/// What was a setting once. A value that stays behind in an app must not be believed to hold.
+/// Settings of earlier versions. A person who left one in an app must learn that it has no effect.
 pub static GONE: [Gone; 10] = [
     Gone { name: "LEASE_RENEWAL", instead: "a lease is renewed every third of LEASE" },
     Gone { name: "CLAIM_WAIT", instead: "the wait follows from functionTimeout in host.json" },
@@ -244,13 +244,14 @@ pub(super) fn default(name: &str) -> &'static str {
 }
 
 impl Setting {
-    /// The settings that a person may set: its own name, and the parts of its section.
+    /// The names that a person may set: the setting's own, and the parts of its section.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let parts = self.parts.iter().map(|part| format!("{}__{part}", self.name));
         std::iter::once(self.name.to_owned()).chain(parts)
     }
 
-    /// Whether the bindings of the Functions host read it too, for which names have no case: these are not written in capitals.
+    /// Whether the bindings of the Functions host read the setting too. Such a name is not in capitals, and its case does not
+    /// matter.
     pub fn is_binding(&self) -> bool {
         self.name.bytes().any(|byte| byte.is_ascii_lowercase())
     }

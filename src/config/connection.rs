@@ -1,4 +1,4 @@
-//! What the connections of all bindings have in common: sections `NAME__…`, identities, connection strings.
+//! Common rules of all connections: sections `NAME__…`, identities, connection strings.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use azure_core::http::Url;
 use crate::config::Settings;
 use crate::config::identity::Identity;
 
-/// Who we are for this connection, by what the platform offers: the same order as the bindings' own.
+/// The identity for this connection, by what the platform offers, in the same order as the bindings try identities.
 pub(super) fn identity(settings: &Settings<'_>, connection: &str) -> Result<Identity, String> {
     let client_id = settings.binding_text(&format!("{connection}__clientId")).map(str::to_owned);
     match settings.binding_text(&format!("{connection}__credential")) {
@@ -19,13 +19,13 @@ pub(super) fn identity(settings: &Settings<'_>, connection: &str) -> Result<Iden
     }
 }
 
-/// A part of a connection string `Name=value;Name=value`, in any order; the value may contain `=`.
+/// A part of a connection string `Name=value;Name=value`, in any order. The value may contain `=`.
 pub(super) fn part<'t>(text: &'t str, wanted: &str) -> Option<&'t str> {
     let mut parts = text.split(';').filter_map(|part| part.split_once('='));
     parts.find_map(|(name, value)| name.trim().eq_ignore_ascii_case(wanted).then(|| value.trim())).filter(|value| !value.is_empty())
 }
 
-/// Whether this is on this machine.
+/// Whether the URL leads to this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -1,4 +1,4 @@
-//! `CosmosConnection` and what belongs to it: where records are kept on Azure, and who we are there.
+//! `CosmosConnection` and the settings that belong to it: the records in Azure, and the identity that reads them.
 //!
 //! The names follow the Functions bindings: a section `CosmosConnection__accountEndpoint` (with `__credential` and `__clientId`)
 //! for an identity, or the plain setting `CosmosConnection` for a connection string.
@@ -13,39 +13,39 @@ use base64::engine::general_purpose::STANDARD;
 use crate::config::identity::Identity;
 use crate::config::{Settings, connection};
 
-/// The key of every Cosmos DB emulator of Microsoft's: documented, and no secret.
+/// The key of every Cosmos DB emulator of Microsoft: documented, and no secret.
 const WELL_KNOWN_KEY: &str = "C2y6yDjf5/R+ob0N8A7Cgv30VRDJIWEHLM+4QDU5DE2nQ9nDuVTqobD4b8mGGyPMbIZnqyMsEcaGQy67XIw/Jw==";
 
-/// A container of a Cosmos DB account, and how to ask it.
+/// A container of a Cosmos DB account, and how to reach it.
 #[derive(Debug, Clone)]
 pub struct Cosmos {
     /// The account, e.g. `https://shop.documents.azure.com/`.
     pub endpoint: Url,
-    /// What lets us in.
+    /// The credential.
     pub access: Access,
-    /// `CosmosDatabase`.
+    /// The database (`CosmosDatabase`).
     pub database: String,
-    /// `CosmosContainer`.
+    /// The container (`CosmosContainer`).
     pub container: String,
-    /// From a question to its answer, repetitions included.
+    /// The time from a question to its answer, repetitions included.
     pub timeout: Duration,
-    /// Whether this is an emulator, whose certificate nobody signed.
+    /// Whether this is an emulator, whose certificate no authority signed.
     pub emulator: bool,
 }
 
-/// What lets us into an account.
+/// A credential for an account.
 #[derive(Debug, Clone)]
 pub enum Access {
-    /// Its key, from a connection string.
+    /// The account's key, from a connection string.
     Key(Secret),
-    /// An identity with a role there.
+    /// An identity that has a role in the account.
     Identity(Identity),
 }
 
-/// What follows `CosmosConnection__`.
+/// The parts that may follow `CosmosConnection__`.
 const PARTS: [&str; 3] = ["accountEndpoint", "credential", "clientId"];
 
-/// Whether any setting says that records are to be in Cosmos DB. Names of database and container alone do not.
+/// Whether any setting asks for records in Cosmos DB. Names of database and container alone do not.
 pub(super) fn is_mentioned(settings: &Settings<'_>) -> bool {
     settings.binding_text("CosmosConnection").is_some() || mentioned_parts(settings).next().is_some()
 }
@@ -57,7 +57,7 @@ fn mentioned_parts<'a>(settings: &Settings<'a>) -> impl Iterator<Item = &'a str>
     names.filter(|name| name.get(..SECTION.len()).is_some_and(|start| start.eq_ignore_ascii_case(SECTION)))
 }
 
-/// A connection under a name that nobody reads would leave the records on this machine, in silence.
+/// Refuses a connection under a misspelt name, which would silently leave the records on this machine.
 fn misspelt(settings: &mut Settings<'_>) {
     let parts =
         mentioned_parts(settings).filter(|name| !PARTS.iter().any(|part| name["CosmosConnection__".len()..].eq_ignore_ascii_case(part)));
@@ -74,7 +74,7 @@ fn misspelt(settings: &mut Settings<'_>) {
     settings.problems.extend(problems);
 }
 
-/// Reads the connection, or names what is wrong with it; `None` when records are to be elsewhere, or after a problem.
+/// Reads the connection, or lists the mistakes. `None`: the records are elsewhere, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>, timeout: Duration) -> Option<Cosmos> {
     misspelt(settings);
     if !is_mentioned(settings) {
@@ -156,11 +156,11 @@ fn url(text: &str) -> Result<Url, String> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none())
         .filter(|url| url.path() == "/" && url.query().is_none())
-        // The text is not repeated: somebody may have put a whole connection string there.
+        // The text is not repeated: it may be a whole connection string.
         .ok_or_else(|| "the Cosmos DB endpoint is no URL of an account: set https://ACCOUNT.documents.azure.com/".into())
 }
 
-/// An emulator is on this machine, or is named as one.
+/// Whether this is an emulator: on this machine, or named as one.
 fn is_emulator(endpoint: &Url, named: Option<&str>) -> bool {
     connection::is_loopback(endpoint) || named.is_some_and(|named| endpoint.host_str().is_some_and(|host| named.eq_ignore_ascii_case(host)))
 }
@@ -236,7 +236,7 @@ mod tests {
         refused(&[both[0], ("TRACKING_ID_KEY", "")], "TRACKING_ID_KEY is not set");
         refused(&[both[0], ("TRACKING_ID_KEY", "short")], "TRACKING_ID_KEY is too short");
         let example = ("TRACKING_ID_KEY", "for-development-only-0123456789abcdef");
-        refused(&[both[0], example, ("WEBSITE_INSTANCE_ID", "i")], "the one of the examples");
+        refused(&[both[0], example, ("WEBSITE_INSTANCE_ID", "i")], "the key of the examples");
         refused(
             &[("CosmosConnection", "AccountEndpoint=http://127.0.0.1:8081/;AccountKey=c2VjcmV0"), ("WEBSITE_INSTANCE_ID", "i")],
             "is an emulator",

@@ -1,4 +1,4 @@
-//! `FULFILLMENT_URL` and what belongs to it: which HTTP service is the work, instead of the built-in pricing.
+//! `FULFILLMENT_URL` and the settings that belong to it: the HTTP service that does the work, instead of the built-in pricing.
 //!
 //! Plain `http://` is allowed anywhere, not on this machine only: the backend is the deployment's own, and private networks and
 //! service meshes often end TLS elsewhere.
@@ -10,25 +10,25 @@ use http::HeaderValue;
 
 use crate::config::Settings;
 
-/// Failed calls in a row after which the service is left alone.
+/// Failed calls in a row after which the service is not called for a pause.
 pub const BREAKER_FAILURES: u32 = 5;
-/// Longest time for which the service is left alone, however many probes fail.
+/// Longest pause in which the service is not called, after any number of failed probes.
 pub const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
 
-/// An HTTP service, and how long to bear with it.
+/// An HTTP service, and its limits of time.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// Where orders are posted to (`FULFILLMENT_URL`).
+    /// The URL that orders are posted to (`FULFILLMENT_URL`).
     pub url: Url,
-    /// From the call to the result, polls included (`FULFILLMENT_TIMEOUT`); below the host's `functionTimeout`.
+    /// The time from the call to the result, polls included (`FULFILLMENT_TIMEOUT`); below the host's `functionTimeout`.
     pub timeout: Duration,
-    /// The header of this name, to the letter (`FULFILLMENT_AUTHORIZATION`); marked as sensitive, so that nothing shows it.
+    /// The `Authorization` header, to the letter (`FULFILLMENT_AUTHORIZATION`); marked as sensitive, so that nothing shows it.
     pub authorization: Option<HeaderValue>,
-    /// The time for which nobody calls after [`BREAKER_FAILURES`]: longer than the first retries of one order wait.
+    /// The first pause after [`BREAKER_FAILURES`], without any call: longer than the first retries of one order wait.
     pub breaker_pause: Duration,
 }
 
-/// Reads the backend, or names what is wrong with it. `None`: the work is the built-in one, or there was a problem.
+/// Reads the backend, or lists the mistakes. `None`: the work is the built-in one, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>, retry_base: Duration) -> Option<Http> {
     let timeout = settings.duration("FULFILLMENT_TIMEOUT", Duration::from_millis(100));
     let breaker_pause = (retry_base * 5).min(MAX_BREAKER_PAUSE);
@@ -39,7 +39,7 @@ pub(super) fn read(settings: &mut Settings<'_>, retry_base: Duration) -> Option<
         matches!(url.scheme(), "http" | "https") && url.has_host() && plain
     });
     let Some(url) = url else {
-        // The text is not repeated: there may be a password in it.
+        // The text is not repeated: it may contain a password.
         let problem = "FULFILLMENT_URL is no URL to post orders to: set e.g. https://backend.example.com/orders, and what lets us in as \
                        FULFILLMENT_AUTHORIZATION, not in the URL";
         return settings.problem(problem.into(), None);
@@ -47,7 +47,7 @@ pub(super) fn read(settings: &mut Settings<'_>, retry_base: Duration) -> Option<
     Some(Http { url, timeout, authorization, breaker_pause })
 }
 
-/// Never says what the text was.
+/// Reads the `Authorization` header. A problem does not repeat the text.
 fn authorization(settings: &mut Settings<'_>) -> Option<HeaderValue> {
     let Ok(mut value) = HeaderValue::from_str(settings.text("FULFILLMENT_AUTHORIZATION")?) else {
         return settings.problem("FULFILLMENT_AUTHORIZATION is no header value: set one line such as `Bearer TOKEN`".into(), None);

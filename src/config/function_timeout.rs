@@ -1,4 +1,4 @@
-//! When the host ends an invocation: `functionTimeout` of the app's `host.json`, which the host does not tell the handler.
+//! The time limit of an invocation: `functionTimeout` of the app's `host.json`, which the host does not tell the handler.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -9,36 +9,36 @@ use serde_json::Value;
 
 use crate::config::{MAX_DURATION, Settings, duration};
 
-/// What the host takes where `host.json` says nothing: five minutes on the Consumption plan, and more on every other plan.
+/// The host's own default without `functionTimeout`: five minutes on the Consumption plan, and more on every other plan.
 const DEFAULT: Duration = Duration::from_mins(5);
-/// The host ends an invocation never. Far from the end of every clock we count with.
+/// No time limit, as a duration: far from the end of every clock that is used.
 pub const UNLIMITED: Duration = Duration::from_millis(MAX_DURATION);
-/// Shortest `functionTimeout` that the host takes.
+/// Shortest `functionTimeout` that the host accepts.
 const LEAST: Duration = Duration::from_secs(1);
 /// The app setting by which the host replaces `functionTimeout` of `host.json`.
 const HOST_SETTING: &str = "AzureFunctionsJobHost__functionTimeout";
 
-/// When the host ends an invocation, and the handler with it.
+/// The time after which the host ends an invocation, and the handler with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionTimeout {
-    /// [`UNLIMITED`]: never.
+    /// The limit. [`UNLIMITED`]: there is none.
     pub value: Duration,
-    /// Where it was found.
+    /// The place where the limit was found.
     pub source: Source,
-    /// Why it was not found elsewhere, for the log.
+    /// The reason why the limit was not found elsewhere, for the log.
     pub remark: Option<String>,
 }
 
-/// Where `functionTimeout` was found.
+/// The place where `functionTimeout` was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The variable `FUNCTION_TIMEOUT`, which overrides.
+    /// The variable `FUNCTION_TIMEOUT`, which overrides all others.
     Variable,
-    /// The app setting that replaces what `host.json` says.
+    /// The app setting that replaces the value in `host.json`.
     HostSetting,
     /// The app's `host.json`.
     HostJson,
-    /// Nowhere.
+    /// No place: the default counts.
     Default,
 }
 
@@ -48,13 +48,13 @@ impl Display for Source {
             Self::Variable => "FUNCTION_TIMEOUT",
             Self::HostSetting => HOST_SETTING,
             Self::HostJson => "functionTimeout in host.json",
-            Self::Default => "functionTimeout (5m, since host.json does not say another)",
+            Self::Default => "functionTimeout (5m, since host.json sets no other)",
         })
     }
 }
 
 impl Source {
-    /// Where a person would look for it.
+    /// The name under which a person finds the limit.
     pub fn file(self) -> &'static str {
         match self {
             Self::Variable => "environment",
@@ -65,12 +65,12 @@ impl Source {
     }
 }
 
-/// Finds out when the host ends an invocation, whatever is wrong with other settings.
+/// Finds the time limit, also when other settings are wrong.
 pub fn of(environment: &BTreeMap<String, String>) -> FunctionTimeout {
     read(&mut Settings { environment, problems: Vec::new() })
 }
 
-/// Finds out when the host ends an invocation, or names what is wrong with `FUNCTION_TIMEOUT`.
+/// Finds the time limit, or reports the mistake in `FUNCTION_TIMEOUT`.
 pub(super) fn read(settings: &mut Settings<'_>) -> FunctionTimeout {
     const NAME: &str = "FUNCTION_TIMEOUT";
     let found = |value, source| FunctionTimeout { value, source, remark: None };
@@ -88,7 +88,7 @@ pub(super) fn read(settings: &mut Settings<'_>) -> FunctionTimeout {
     if let Some(text) = settings.host_setting(HOST_SETTING) {
         return match time_limit(text) {
             Some(limit) => found(limit, Source::HostSetting),
-            None => default(format!("{HOST_SETTING} is {text:?}, which is no time that the host takes")),
+            None => default(format!("{HOST_SETTING} is {text:?}, which is no time that the host accepts")),
         };
     }
     let path = settings.app_root().join("host.json");
@@ -109,7 +109,7 @@ fn from_host_json(path: &Path) -> Result<Option<Duration>, String> {
     if text == "null" {
         return Ok(None);
     }
-    time_limit(&text).map(Some).ok_or_else(|| format!("functionTimeout is {text}, which is no time that the host takes"))
+    time_limit(&text).map(Some).ok_or_else(|| format!("functionTimeout is {text}, which is no time that the host accepts"))
 }
 
 /// A time span as .NET writes it, `hh:mm`, `hh:mm:ss` or `d.hh:mm:ss`, with a fraction or without; a bare number is days.
@@ -123,7 +123,7 @@ fn time_limit(text: &str) -> Option<Duration> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
         text.parse::<u64>().ok().filter(|number| is_plain && *number <= most)
     };
-    // .NET holds some ten million days.
+    // .NET holds about ten million days.
     let days = |text: &str| number(text, 10_000_000);
     let (first, clock) = match text.split_once('.') {
         Some((first, clock)) if !first.contains(':') => (days(first)?, clock),
@@ -134,7 +134,7 @@ fn time_limit(text: &str) -> Option<Duration> {
     let seconds = match parts[..] {
         [whole] if clock == text => days(whole)? * 86_400,
         [hours, minutes] => first * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60,
-        // The documented surprise: 24:00:00 is 24 days.
+        // A documented surprise: 24:00:00 is 24 days.
         [hours, minutes, seconds] if number(hours, 23).is_none() && first == 0 => {
             days(hours)? * 86_400 + number(minutes, 23)? * 3_600 + number(seconds, 59)? * 60
         }
@@ -144,13 +144,13 @@ fn time_limit(text: &str) -> Option<Duration> {
         }
         _ => return None,
     };
-    // A fraction only shortens what is left of a second, which nobody counts on.
+    // A fraction is dropped: it only shortens the rest of a second, which no limit depends on.
     fraction.is_none_or(|fraction| !fraction.is_empty() && number(fraction, u64::MAX).is_some()).then_some(())?;
     let limit = Duration::from_secs(seconds).min(UNLIMITED);
     (limit >= LEAST).then_some(limit)
 }
 
-/// JSON of which `//` and `/* */` outside strings are left out, as the host leaves them out.
+/// JSON without the `//` and `/* */` comments outside strings, which the host leaves out too.
 fn without_comments(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,21 +1,21 @@
-//! Which identity this process has towards Azure.
+//! The identity of this process towards Azure.
 
 use std::fmt;
 
 /// An identity that Azure knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// The platform's: the app's own, or the user-assigned one with this client id.
+    /// A managed identity of the platform: the app's own, or the user-assigned one with this client id.
     Managed {
-        /// Of a user-assigned identity.
+        /// The client id of a user-assigned identity.
         client_id: Option<String>,
     },
-    /// A Kubernetes service account's.
+    /// A Kubernetes service account.
     Workload {
-        /// Instead of `AZURE_CLIENT_ID`.
+        /// The client id to use instead of `AZURE_CLIENT_ID`.
         client_id: Option<String>,
     },
-    /// The person's who is signed in on this machine (`az login` or `azd auth login`).
+    /// The person signed in on this machine (`az login` or `azd auth login`).
     DeveloperTools,
 }
 
@@ -25,13 +25,13 @@ impl fmt::Display for Identity {
             Self::Managed { client_id: None } => f.write_str("the system-assigned managed identity"),
             Self::Managed { client_id: Some(id) } => write!(f, "the user-assigned managed identity {id}"),
             Self::Workload { .. } => f.write_str("the workload identity"),
-            Self::DeveloperTools => f.write_str("whoever is signed in with the Azure CLI or the Azure Developer CLI"),
+            Self::DeveloperTools => f.write_str("the user signed in with the Azure CLI or the Azure Developer CLI"),
         }
     }
 }
 
 impl Identity {
-    /// What to do when it does not work.
+    /// Advice for an identity that does not work.
     pub const fn advice(&self) -> &'static str {
         match self {
             Self::Managed { client_id: None } => {

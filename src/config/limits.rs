@@ -1,4 +1,4 @@
-//! What is refused at the door: who asks too often, and everybody while too much waits or the store is away.
+//! Limits on requests: per caller, and for all callers while the backlog is too old or the store does not answer.
 
 use std::time::Duration;
 
@@ -13,29 +13,30 @@ const MAX_PERIOD: Duration = Duration::from_hours(24);
 /// Period of a rate limit that names none.
 const PERIOD: Duration = Duration::from_mins(1);
 
-/// The limits at the door.
+/// The limits on requests.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Requests that cost something, of each caller in a [period](Self::rate_period) (`RATE_LIMIT`); zero switches it off.
+    /// Requests with a cost of each caller in a [period](Self::rate_period) (`RATE_LIMIT`); zero switches the limit off.
     pub rate: u32,
     /// The time in which [requests](Self::rate) are counted, in whole seconds.
     pub rate_period: Duration,
-    /// A header in which a gateway names the caller's subscription (`RATE_LIMIT_SUBSCRIPTION_HEADER`); believed only if named.
+    /// The header in which a gateway names the caller's subscription (`RATE_LIMIT_SUBSCRIPTION_HEADER`). No other header is trusted
+    /// for this.
     pub subscription_header: Option<HeaderName>,
-    /// How many proxies of ours append to `X-Forwarded-For` (`TRUSTED_PROXIES`); without any it is not believed.
+    /// The number of own proxies that append to `X-Forwarded-For` (`TRUSTED_PROXIES`). Zero: that header is not trusted.
     pub trusted_proxies: usize,
-    /// The age of the backlog beyond which no new order is accepted (`ADMISSION_MAX_AGE`); zero switches it off.
+    /// The age of the backlog beyond which no new order is accepted (`ADMISSION_MAX_AGE`); zero switches the limit off.
     pub admission_max_age: Duration,
 }
 
-/// Reads the limits, or names what is wrong with them.
+/// Reads the limits, or lists the mistakes in them.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: bool) -> Limits {
     let (rate, rate_period) = rate(settings);
     Limits {
         rate,
         rate_period,
         subscription_header: subscription_header(settings),
-        // The front end of App Service appends the address that called it; elsewhere nothing is known of what stands before us.
+        // The front end of App Service appends the address of its caller. Elsewhere no proxy is known.
         trusted_proxies: settings.number_or("TRUSTED_PROXIES", in_azure.into(), 0, MAX_PROXIES) as usize,
         admission_max_age: settings.duration("ADMISSION_MAX_AGE", Duration::ZERO),
     }
@@ -47,7 +48,7 @@ fn rate(settings: &mut Settings<'_>) -> (u32, Duration) {
     let text = settings.text(NAME).unwrap_or(catalogue::default(NAME));
     let (number, period) =
         text.split_once('/').map_or((text, Some(PERIOD)), |(number, period)| (number.trim_end(), duration(period.trim())));
-    // A client is told the period in whole seconds.
+    // Clients are told the period in whole seconds.
     let period = period.filter(|period| (1..=MAX_PERIOD.as_secs()).contains(&period.as_secs()) && period.subsec_nanos() == 0);
     match (number.parse(), period) {
         (Ok(number), Some(period)) => (number, period),

@@ -1,4 +1,4 @@
-//! `ServiceBusConnection` and what belongs to it: where our own client sends messages, and who we are there.
+//! `ServiceBusConnection` and the settings that belong to it: the queue that this program sends to, and the identity that sends.
 //!
 //! The names follow the Functions bindings, which read the same settings: `ServiceBusConnection__fullyQualifiedNamespace` (with
 //! `__credential` and `__clientId`) for an identity, or the plain setting `ServiceBusConnection` for a connection string.
@@ -9,39 +9,39 @@ use azure_core::http::Url;
 use crate::config::identity::Identity;
 use crate::config::{Settings, connection};
 
-/// Where the REST protocol is answered instead of at the namespace; `waybill local` sets it for its handler.
+/// The URL that answers the REST protocol instead of the namespace; `waybill local` sets it for its handler.
 pub const REST_ENDPOINT: &str = "SERVICE_BUS_REST_ENDPOINT";
 
-/// A queue of a Service Bus namespace, and how to get at it over HTTPS.
+/// A queue of a Service Bus namespace, and how to reach it over HTTPS.
 #[derive(Debug, Clone)]
 pub struct ServiceBus {
     /// The namespace, e.g. `https://shop.servicebus.windows.net/`.
     pub endpoint: Url,
-    /// What lets us in.
+    /// The credential.
     pub access: Access,
-    /// `OrdersQueue`.
+    /// The queue (`OrdersQueue`).
     pub queue: String,
 }
 
-/// What lets us into a namespace.
+/// A credential for a namespace.
 #[derive(Debug, Clone)]
 pub enum Access {
     /// A shared access key, from a connection string.
     Key {
-        /// The policy it belongs to.
+        /// The policy that the key belongs to.
         name: String,
-        /// The key, as it is written.
+        /// The key, as the connection string writes it.
         key: Secret,
     },
-    /// An identity with a role there.
+    /// An identity that has a role in the namespace.
     Identity(Identity),
 }
 
-/// Reads the connection, or names what is wrong with it. `None`: there is no REST endpoint, or there was a problem.
+/// Reads the connection, or lists the mistakes. `None`: there is no REST endpoint, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) -> Option<ServiceBus> {
     let found = namespace(settings, in_azure).unwrap_or_else(|problem| settings.problem(problem, None));
     let (endpoint, access) = found?;
-    // Names of Service Bus; they become a part of URLs as they are.
+    // Only names that Service Bus allows: the name becomes a part of URLs as it is.
     let is_name = |queue: &&str| queue.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/'));
     let Some(queue) = settings.text("OrdersQueue").filter(is_name) else {
         return settings.problem("OrdersQueue is not set to the name of a queue: name the one that the orders go through".into(), None);
@@ -63,7 +63,7 @@ fn namespace(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Result<
             let endpoint = https(host).ok_or(
                 "ServiceBusConnection__fullyQualifiedNamespace is no host name: set it to NAMESPACE.servicebus.windows.net, without sb://",
             )?;
-            // What stands in for Service Bus knows keys only, and nobody else is to get a token.
+            // The stand-in for Service Bus knows keys only, and a token is only for Service Bus itself.
             Ok(rest_endpoint.is_none().then_some((endpoint, Access::Identity(identity))))
         }
         (None, Some(text)) => {
@@ -83,7 +83,7 @@ fn namespace(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Result<
     }
 }
 
-/// An address of this machine, which no token leaves.
+/// An address of this machine: messages for it do not leave the machine.
 fn rest_endpoint(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Result<Option<Url>, String> {
     let Some(text) = settings.text(REST_ENDPOINT) else { return Ok(None) };
     if let Some(sign) = in_azure {
@@ -96,13 +96,13 @@ fn rest_endpoint(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Res
     url.map(Some).ok_or_else(|| format!("{REST_ENDPOINT} must be an address of this machine, e.g. http://127.0.0.1:5300"))
 }
 
-/// Never says what the text was: somebody may have put a whole connection string there.
+/// Reads a connection string. The problem does not repeat the text, which may be a secret.
 fn https(host: &str) -> Option<Url> {
     let is_host = host.contains('.') && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
     is_host.then(|| Url::parse(&format!("https://{host}/")).ok()).flatten()
 }
 
-/// What a connection string should look like.
+/// The advice on the form of a connection string.
 const NO_CONNECTION_STRING: &str = "ServiceBusConnection is no connection string: set \
      Endpoint=sb://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=NAME;SharedAccessKey=KEY, or, better, \
      ServiceBusConnection__fullyQualifiedNamespace alone and an identity";
@@ -110,18 +110,18 @@ const NO_CONNECTION_STRING: &str = "ServiceBusConnection is no connection string
 /// A connection string of Service Bus, taken apart.
 #[derive(Clone, Copy)]
 pub struct ConnectionString<'t> {
-    /// Of the namespace. A port is for AMQP, and left out.
+    /// The host name of the namespace, without the port, which is for AMQP.
     pub host: &'t str,
     /// The shared access policy.
     pub name: &'t str,
-    /// Its key.
+    /// The key of the policy.
     pub key: &'t str,
-    /// Whether it leads to Microsoft's emulator, or to what plays Service Bus on this machine otherwise.
+    /// Whether it leads to Microsoft's emulator, or to another stand-in for Service Bus on this machine.
     pub emulator: bool,
 }
 
 impl<'t> ConnectionString<'t> {
-    /// `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order. The error does not say what the text was.
+    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order. The error does not repeat the text.
     pub fn parse(text: &'t str) -> Result<Self, &'static str> {
         let part = |name| connection::part(text, name).ok_or(NO_CONNECTION_STRING);
         let (_, host) = part("Endpoint")?.split_once("://").ok_or(NO_CONNECTION_STRING)?;
@@ -188,7 +188,7 @@ mod tests {
         assert!(read(&[REST]).unwrap().is_none());
         assert!(read(&[EMULATOR]).unwrap().is_none());
         assert!(read(&[("ServiceBusConnection", "Endpoint=sb://localhost;SharedAccessKeyName=n;SharedAccessKey=k")]).unwrap().is_none());
-        assert!(read(&[NAMESPACE, REST]).unwrap().is_none(), "a token is for nobody but the namespace");
+        assert!(read(&[NAMESPACE, REST]).unwrap().is_none(), "a token is sent to the namespace alone");
     }
 
     #[test]

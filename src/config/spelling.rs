@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::catalogue::{ALL, GONE, Setting};
 
-/// What the names of settings begin with that the Functions host, the platform and the Azure libraries read.
+/// Beginnings of the names that the Functions host, the platform and the Azure libraries read.
 const PLATFORM: [&str; 16] = [
     "APPINSIGHTS_",
     "APPLICATIONINSIGHTS_",
@@ -24,27 +24,31 @@ const PLATFORM: [&str; 16] = [
     "SSL_CERT_",
     "WEBSITE",
 ];
-/// Letters that a name has at least to be compared by two mistakes rather than one: short names are often near each other.
+/// Letters from which a name may differ by two mistakes rather than one. Short names are often similar to each other.
 const LONG: usize = 9;
 
-/// Warnings about names of the environment, which holds much that is not ours: only names that nearly are, and those of earlier
-/// versions.
+/// Warnings about names in the environment, which holds many names of other programs: only about misspelt settings, and settings of
+/// earlier versions.
 pub fn in_environment<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     names.filter_map(|name| doubt(name).map(|doubt| format!("{name} {doubt}"))).collect()
 }
 
-/// Warnings about `Values` of an app's settings that nothing reads: neither we, nor the host, nor a file of the app. Names that
-/// [`in_environment`] warns of are left to it, since every value is in the handler's environment.
+/// Warnings about `Values` of an app's settings that nothing reads: neither this program, nor the host, nor a file of the app.
+/// Names that [`in_environment`] warns of are left out, since every value is in the handler's environment too.
 pub fn in_values(values: &BTreeMap<String, String>, app: &Path) -> Vec<String> {
     let named = files(app);
     let is_unread = |name: &&String| {
         let name = name.as_str();
         !is_known(name) && doubt(name).is_none() && !is_platform(name) && !named.iter().any(|text| names(text, name))
     };
-    values.keys().filter(is_unread).map(|name| format!("{name} in Values is read by nothing: no setting, no binding of the app")).collect()
+    values
+        .keys()
+        .filter(is_unread)
+        .map(|name| format!("{name} in Values has no effect: it is no setting, and no binding of the app names it"))
+        .collect()
 }
 
-/// Whether this is a setting of ours, or a part of one. Those that the bindings read have no case.
+/// Whether this is a setting of this program, or a part of one. In a setting that the bindings read, case does not matter.
 fn is_known(name: &str) -> bool {
     let is = |setting: &Setting| {
         setting.names().any(|known| if setting.is_binding() { known.eq_ignore_ascii_case(&name.replace(':', "__")) } else { known == name })
@@ -52,7 +56,7 @@ fn is_known(name: &str) -> bool {
     ALL.iter().any(is)
 }
 
-/// What is to be told of a name that is not ours: it was, or it nearly is.
+/// The warning about a name that is a setting of an earlier version, or nearly a setting.
 fn doubt(name: &str) -> Option<String> {
     if let Some(gone) = GONE.iter().find(|gone| gone.name == name) {
         return Some(format!("is not a setting any more: {}", gone.instead));
@@ -79,14 +83,14 @@ fn files(app: &Path) -> Vec<String> {
     files.filter_map(|file| std::fs::read_to_string(file).ok()).map(|text| text.to_ascii_lowercase()).collect()
 }
 
-/// Whether a text in lower case has a setting as `%NAME%`, or as a connection: `"NAME"`, whose parts are `NAME__…`.
+/// Whether a text in lower case mentions the setting as `%NAME%`, or as a connection: `"NAME"`, whose parts are `NAME__…`.
 fn names(text: &str, name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let connection = name.split("__").next().and_then(|name| name.split(':').next()).unwrap_or(&name);
     text.contains(&format!("%{name}%")) || text.contains(&format!("\"{connection}\""))
 }
 
-/// Letters to add, leave out, replace, or swap with their neighbour, to make one of the other.
+/// The number of letters to add, leave out, replace, or swap with their neighbour, to turn one name into the other.
 fn distance(one: &str, other: &str) -> usize {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     if one.len().abs_diff(other.len()) > 2 {

@@ -1,62 +1,61 @@
-//! The time that one invocation has: what the host's `functionTimeout` leaves for work and for waits, after what is kept for the
-//! last writes.
+//! The time of one invocation: the part of the host's `functionTimeout` for work and waits, after a reserve for the last writes.
 
 use std::time::Duration;
 
 use crate::config::function_timeout::FunctionTimeout;
 
-/// Stages of the built-in work, before each of which `WORK_DELAY` is slept.
+/// Stages of the built-in work. `WORK_DELAY` is slept before each.
 pub const STAGES: usize = 4;
-/// From a call of Service Bus to its answer, token and repetitions included: an invocation waits for it.
+/// Longest time from a call of Service Bus to its answer, token and repetitions included. The invocation waits for the answer.
 pub const SERVICE_BUS_DEADLINE: Duration = Duration::from_secs(5);
 /// Time for which another process may hold the write lock of `SQLite` before an operation fails.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// From a question to Cosmos DB to its answer, repetitions included, where `functionTimeout` leaves time for it.
+/// Time from a question to Cosmos DB to its answer, repetitions included, where `functionTimeout` is long enough.
 pub const COSMOS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Share of a short `functionTimeout` that one question to Cosmos DB may take: three of them are kept for the last writes.
+/// Share of a short `functionTimeout` that one question to Cosmos DB may take. Three of them are reserved for the last writes.
 const COSMOS_SHARE: u32 = 20;
-/// Shortest time in which Cosmos DB can be asked at all.
+/// Shortest useful time for a question to Cosmos DB.
 const LEAST_COSMOS_TIMEOUT: Duration = Duration::from_millis(100);
-/// Longest wait for an order that another worker holds. A longer one would hold one of the host's few concurrent calls for it.
+/// Longest wait for an order that another worker holds. A longer wait would block one of the host's few concurrent calls.
 const LONGEST_CLAIM_WAIT: Duration = Duration::from_mins(3);
 /// Longest wait for a store that does not answer.
 const LONGEST_STORE_WAIT: Duration = Duration::from_mins(1);
-/// Questions to the store that may begin last and take their time: a claim, a renewal, an end.
+/// Questions to the store that may begin last: a claim, a renewal, an end.
 const LAST_WRITES: u32 = 3;
-/// For everything in the last writes that is no question: parsing, scheduling of tasks, the answer to the host.
+/// Time for everything else in the last writes: parsing, scheduling of tasks, the answer to the host.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// The time of one invocation, shared out.
+/// The time of one invocation, divided.
 #[derive(Debug, Clone)]
 pub struct TimeBudget {
-    /// When the host ends the invocation, and the handler with it.
+    /// The time after which the host ends the invocation, and the handler with it.
     pub function_timeout: FunctionTimeout,
-    /// For working and waiting, so that the host does not end the invocation.
+    /// The time for working and waiting, after which the last writes still fit.
     pub working_time: Duration,
-    /// For waiting for an order that another worker holds.
+    /// The time for waiting for an order that another worker holds.
     pub claim_wait: Duration,
-    /// For waiting for a store that does not answer.
+    /// The time for waiting for a store that does not answer.
     pub store_wait: Duration,
-    /// For one try of the work.
+    /// The time for one try of the work.
     pub longest_try: Duration,
 }
 
-/// Where the last writes go.
+/// The targets of the last writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Writes {
-    /// Records are in Cosmos DB, not in a file.
+    /// Whether records are in Cosmos DB, not in a file.
     pub(super) cosmos: bool,
-    /// Messages are scheduled in Service Bus.
+    /// Whether messages are scheduled in Service Bus.
     pub(super) service_bus: bool,
 }
 
-/// From a question to Cosmos DB to its answer: five seconds, or less where the host leaves little time.
+/// The time from a question to Cosmos DB to its answer: five seconds, or less where `functionTimeout` is short.
 pub(super) fn cosmos_timeout(function_timeout: Duration) -> Duration {
     (function_timeout / COSMOS_SHARE).clamp(LEAST_COSMOS_TIMEOUT, COSMOS_TIMEOUT)
 }
 
-/// Kept for what may begin last and take its time: a claim, a renewal, an end, and the copy of a message for the next try.
+/// The reserve for the calls that may begin last: a claim, a renewal, an end, and the copy of a message for the next try.
 fn reserve_for_last_writes(function_timeout: Duration, writes: Writes) -> Duration {
     let store = if writes.cosmos { cosmos_timeout(function_timeout) } else { SQLITE_BUSY_TIMEOUT };
     let queue = if writes.service_bus { SERVICE_BUS_DEADLINE } else { Duration::ZERO };
@@ -64,7 +63,7 @@ fn reserve_for_last_writes(function_timeout: Duration, writes: Writes) -> Durati
 }
 
 impl TimeBudget {
-    /// Shares out the time of an invocation. The error says what does not fit.
+    /// Divides the time of an invocation. The error names the setting that does not fit.
     pub(super) fn share_out(
         function_timeout: FunctionTimeout,
         writes: Writes,
@@ -72,7 +71,7 @@ impl TimeBudget {
     ) -> (Self, Option<String>) {
         let whole = function_timeout.value;
         let working_time = whole.saturating_sub(reserve_for_last_writes(whole, writes));
-        // Some of it may have passed before a wait or a try begins.
+        // Some of the time may have passed before a wait or a try begins.
         let most = working_time * 9 / 10;
         let problem = if !leaves_time(whole, writes) {
             // Sixty seconds are enough for any store and queue.
@@ -96,7 +95,7 @@ impl TimeBudget {
     }
 }
 
-/// Whether a second at least is left for the work.
+/// Whether at least a second is left for the work.
 fn leaves_time(function_timeout: Duration, writes: Writes) -> bool {
     function_timeout >= reserve_for_last_writes(function_timeout, writes) + Duration::from_secs(1)
 }

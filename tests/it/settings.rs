@@ -287,7 +287,7 @@ fn a_value_that_nothing_reads_is_told_by_the_local_host() {
 
     host.program.line("RETENTOIN is no setting: did you mean RETENTION?");
     let lines = host.program.lines();
-    let told: Vec<_> = lines.iter().filter(|line| line.contains("is read by nothing")).collect();
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("in Values has no effect")).collect();
     assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("COLOR in Values"), "{lines:?}");
 }
 
