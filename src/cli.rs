@@ -1,4 +1,4 @@
-//! What a person types.
+//! The command line.
 
 pub mod serve;
 #[cfg(feature = "local")]
@@ -40,13 +40,13 @@ enum Command {
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     #[cfg(feature = "local")]
     Local(functions_host::arguments::Arguments),
-    /// Look at orders, put failed ones back on their way, cancel others.
+    /// Look at orders, send failed ones again, cancel others.
     Orders(Orders),
-    /// Look at messages that nobody could act on, and send them again.
+    /// Look at messages that no function could act on, and send them again.
     Quarantine(Quarantine),
     /// Compare the records with queue and dead letters; exit code 1 if anything disagrees.
     Verify {
-        /// Look at every order that has not ended, and at so many of all, newest first.
+        /// Look at every order that has not ended, and at this number of all orders, newest first.
         #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=i64::from(operate::MOST)))]
         limit: u32,
         #[command(flatten)]
@@ -69,7 +69,7 @@ struct Where {
     #[cfg(feature = "local")]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// One JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -87,13 +87,13 @@ enum OrdersCommand {
         /// accepted, processing, completed, failed or cancelled.
         #[arg(long, value_parser = status)]
         status: Option<Status>,
-        /// Submitted longer ago than this, e.g. 1h.
+        /// Only orders submitted longer ago than this, e.g. 1h.
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         older_than: Option<Duration>,
-        /// Of this owner.
+        /// Only orders of this owner.
         #[arg(long)]
         owner: Option<String>,
-        /// At most so many.
+        /// The most orders to list.
         #[arg(long, default_value_t = 100)]
         limit: u32,
         #[command(flatten)]
@@ -113,9 +113,9 @@ enum OrdersCommand {
         #[command(flatten)]
         place: Where,
     },
-    /// Put failed orders back on their way, with a fresh budget.
+    /// Send failed orders again, with a fresh budget.
     Retry(Chosen),
-    /// Cancel orders, whoever owns them, as their owners can with DELETE.
+    /// Cancel orders of any owner, as owners can with DELETE.
     Cancel(Chosen),
 }
 
@@ -123,7 +123,7 @@ enum OrdersCommand {
 struct Chosen {
     #[arg(value_parser = tracking_id, required = true)]
     ids: Vec<TrackingId>,
-    /// Needed for more than one.
+    /// Confirm a change of more than one.
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -138,7 +138,7 @@ struct Quarantine {
 
 #[derive(Debug, Subcommand)]
 enum QuarantineCommand {
-    /// List what is kept, and why.
+    /// List the kept messages, and why each was kept.
     List {
         #[command(flatten)]
         place: Where,
@@ -197,7 +197,7 @@ impl Orders {
 }
 
 impl Chosen {
-    /// Ends the program, as for any wrong argument, unless all of them are.
+    /// Ends the program, as for any wrong argument, unless all of them are valid.
     fn meant(&self) -> Vec<TrackingId> {
         if self.ids.len() > 1 && !self.yes {
             let many = format!("these are {} orders: add --yes if all of them are meant", self.ids.len());

@@ -1,4 +1,4 @@
-//! The work an order is accepted for.
+//! The work for which an order is accepted.
 
 pub mod http;
 pub mod pricing;
@@ -17,39 +17,39 @@ use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::Pricing;
 use crate::outbound::breaker;
 
-/// How far the work is.
+/// The progress of the work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Percent.
     pub progress: u8,
-    /// What comes now.
+    /// The stage that begins now.
     pub stage: Cow<'static, str>,
 }
 
-/// What came of a try.
+/// The outcome of a try.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// The order ends with this verdict.
     Ended(Verdict),
-    /// The try failed, and another may succeed; not before this pause if one is named.
+    /// The try failed, and another may succeed; it must not begin before this pause, if one is named.
     Again(Failure, Option<Duration>),
 }
 
-/// The right to try once; dropped unused, it goes back.
+/// The right to try once; if dropped unused, it is given back.
 pub type Permit = breaker::Permit;
 
 /// The work.
 #[derive(Debug)]
 pub enum Fulfillment {
-    /// Built in, pure: prices the order in named stages. The pause is slept before each stage, for demonstrations; zero makes
-    /// the work end at once.
+    /// The built-in work, which is pure: prices the order in named stages. The pause is slept before each stage, for
+    /// demonstrations; with zero the work ends at once.
     Pricing(Pricing, Duration),
-    /// Whatever an HTTP service makes of the order.
+    /// The work of an HTTP service.
     Http(Backend),
 }
 
 impl Fulfillment {
-    /// How long the work is expected to take.
+    /// The expected time of the work.
     pub fn estimate(&self) -> Duration {
         match self {
             Self::Pricing(_, pause) => {
@@ -59,7 +59,7 @@ impl Fulfillment {
         }
     }
 
-    /// What the work gives at once, where it is pure and needs no time: claim and end may then be one write.
+    /// The result at once, where the work is pure and needs no time: claim and end may then be one write.
     pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
         match self {
             Self::Pricing(pricing, pause) => pause.is_zero().then(|| price(pricing, order)),
@@ -67,7 +67,7 @@ impl Fulfillment {
         }
     }
 
-    /// Whether the work can be broken off. A call in flight cannot: nobody could say whether its effect has happened.
+    /// Whether the work can be broken off. A call in flight cannot: its effect may have happened already.
     pub fn can_break_off(&self) -> bool {
         match self {
             Self::Pricing(..) => true,
@@ -75,7 +75,7 @@ impl Fulfillment {
         }
     }
 
-    /// Asked before an order is claimed. `Err`: how long nobody should try.
+    /// The right to try an order that is about to be claimed. `Err`: the time for which no try should begin.
     pub fn admit(&self) -> Result<Permit, Duration> {
         match self {
             Self::Pricing(..) => Ok(Permit::free()),
@@ -83,7 +83,8 @@ impl Fulfillment {
         }
     }
 
-    /// Does the work of a claimed order, and tells each step before it begins. Ends early when nobody listens any more.
+    /// Does the work of a claimed order, and sends each step before the step begins. Ends early when the receiver of `steps` is
+    /// dropped.
     pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
         match self {
             Self::Pricing(pricing, pause) => {

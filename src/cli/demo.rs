@@ -32,11 +32,11 @@ const APP: [(&str, &str); 7] = [
     ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
 ];
 const ORDER: &str = include_str!("../../samples/order.json");
-/// Slept before each of the four stages, so that there is progress to see.
+/// The pause before each of the four stages, so that there is progress to see.
 const WORK_DELAY: &str = "400ms";
-/// Between two looks at the status.
+/// The pause between two looks at the status.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// A demo that takes longer has failed.
+/// The longest time of a demo: one that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Like `println!`, but a closed pipe is no reason to stop half way.
@@ -44,7 +44,7 @@ macro_rules! say {
     ($($text:tt)*) => { drop(writeln!(std::io::stdout(), $($text)*)) };
 }
 
-/// Runs the demo; `Err` says what went wrong.
+/// Runs the demo. `Err`: what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let mut log = LogConfig::read(environment);
     if !environment.contains_key("RUST_LOG") {
@@ -152,7 +152,7 @@ async fn ask(
     Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
 }
 
-/// One line that moves on a terminal, one line a change elsewhere.
+/// Progress: one line that moves on a terminal, one line per change elsewhere.
 fn line(record: &Value, elapsed: Duration) {
     let progress = record["progress"].as_u64().unwrap_or(0).min(100);
     let filled = usize::try_from(progress / 5).unwrap_or(0);
@@ -181,7 +181,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::write(path, text)
 }
 
-/// Removed when the demo ends.
+/// A directory that is removed when the demo ends.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -194,7 +194,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What cannot be removed is the system's to clean up.
+        // The system removes temporary files that are left behind.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }

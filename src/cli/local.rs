@@ -1,4 +1,4 @@
-//! `waybill local`: the stand-in for the Functions host, with what our handler needs of it.
+//! `waybill local`: the stand-in for the Functions host, set up for this handler.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) fn run(arguments: Arguments, environment: &BTreeMap<String, String>) 
     host::command(options(arguments), environment)
 }
 
-/// Inside Azure the Functions host itself does this work.
+/// Refuses to run inside Azure, where the Functions host itself does this work.
 pub(crate) fn refuse_in_azure(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let Some(sign) = config::azure(environment) else { return Ok(()) };
     Err(vec![format!(
@@ -24,7 +24,7 @@ pub(crate) fn refuse_in_azure(environment: &BTreeMap<String, String>) -> Result<
     )])
 }
 
-/// What the host must know of our handler.
+/// The facts about this handler that the host needs.
 pub(crate) fn options(arguments: Arguments) -> Options {
     Options {
         arguments,

@@ -1,4 +1,4 @@
-//! `waybill settings`: every setting, its value, and where that comes from.
+//! `waybill settings`: every setting, its value, and the source of the value.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,30 +12,30 @@ use crate::config::catalogue::{ALL, DefaultValue, Setting};
 use crate::config::function_timeout::{self, FunctionTimeout, UNLIMITED};
 use crate::config::{Config, spelling};
 
-/// Shown in place of a secret.
+/// The text shown in place of a secret.
 const MASK: &str = "***";
 
-/// Whose settings, and how they are shown.
+/// The app whose settings are shown, and the form of the output.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// The app's folder, whose local.settings.json and host.json count below the environment.
     #[arg(long, value_name = "DIR", default_value = ".")]
     app: PathBuf,
-    /// One JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-/// One setting as it holds.
+/// One setting with its effective value.
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
-    /// `None`: there is none.
+    /// The value. `None`: there is none.
     value: Option<String>,
     source: &'static str,
 }
 
-/// Shows the settings. `Err`: they are not good, and these are the reasons; the settings are shown all the same.
+/// Shows the settings. `Err`: the mistakes in them; the settings are shown all the same.
 pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     let (values, mut problems) = match values(&options.app) {
         Ok(values) => (values, Vec::new()),
@@ -62,7 +62,7 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// `Values` of the app's settings. What is deployed has no such file, and no reader of it.
+/// `Values` of the app's settings. A deployed app has no such file, and its build does not read one.
 #[cfg(feature = "local")]
 fn values(app: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
     functions_host::app::settings_of(app)
@@ -119,7 +119,7 @@ fn show(rows: &[Row], json: bool) {
     }
 }
 
-/// As a person would type it.
+/// A duration, as a person would type it.
 fn shown(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];

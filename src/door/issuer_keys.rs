@@ -1,4 +1,4 @@
-//! The issuer's keys: read in the background, kept while it is away, read again when a token names one we do not know.
+//! The issuer's keys: read in the background, kept while the issuer does not answer, read again when a token names an unknown key.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,25 +18,25 @@ use crate::config;
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 
-/// For both documents of the issuer together.
+/// Time for both documents of the issuer together.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Largest document, in bytes; real ones are a few thousand.
 const MAX_DOCUMENT: usize = 256 * 1024;
-/// Keys are read again so often: one that the issuer has withdrawn is good for no longer than this.
+/// Time after which keys are read again: a key that the issuer has withdrawn is accepted for no longer than this.
 const PERIOD: Duration = Duration::from_mins(10);
 /// Pauses before an issuer that did not answer is asked again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
-/// Tokens with unknown keys cause one reading in this time at most: anybody can make up such tokens.
+/// Shortest time between two readings because of unknown keys: a client can make up any number of tokens with such keys.
 const DEMAND_PAUSE: Duration = Duration::from_secs(5);
-/// How long a request waits for the first reading, as for a store that is just being opened.
+/// Longest wait of a request for the first reading, as for a store that is just being opened.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 
-/// What RSA keys sign with, and the names of it.
+/// Algorithms of RSA keys, by name.
 const RSA: &[(&str, Algorithm)] = &[("RS256", Algorithm::RS256), ("PS256", Algorithm::PS256)];
-/// What EC keys on P-256 sign with.
+/// Algorithms of EC keys on P-256, by name.
 const EC: &[(&str, Algorithm)] = &[("ES256", Algorithm::ES256)];
 
-/// What the issuer's keys are by `kid`. `None`: several keys have this one, so that nobody can say which is meant.
+/// The issuer's keys by `kid`. `None`: several keys have this `kid`, so none of them can be chosen.
 #[derive(Debug, Default)]
 pub(super) struct KeySet(BTreeMap<String, Option<Key>>);
 
@@ -57,28 +57,28 @@ pub(super) struct Keys {
     wanted: Notify,
 }
 
-/// What is known of the issuer.
+/// State of the last readings.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// How many readings have ended.
+    /// The number of readings that have ended.
     round: u64,
-    /// The keys of the last one that succeeded.
+    /// The keys of the last reading that succeeded.
     keys: Option<Arc<KeySet>>,
-    /// Whether the last one failed.
+    /// Whether the last reading failed.
     failed: bool,
 }
 
 /// The readings that requests ask for.
 #[derive(Debug, Default)]
 struct Demand {
-    /// How many readings have begun.
+    /// The number of readings that have begun.
     begun: u64,
-    /// The latest that was asked for, by its number, and when.
+    /// The latest reading that was asked for, by its number, and when.
     asked: Option<(Instant, u64)>,
 }
 
 impl KeySet {
-    /// The key that is meant by this `kid`.
+    /// The key with this `kid`.
     pub(super) fn get(&self, key_id: &str) -> Option<&Key> {
         self.0.get(key_id)?.as_ref()
     }
@@ -96,13 +96,13 @@ impl Key {
 pub(super) struct KeysUnknown;
 
 impl Keys {
-    /// Prepares everything; asks nobody.
+    /// Prepares everything; sends no request.
     pub(super) fn new(issuer: &str) -> Result<Self, String> {
         let client = outbound::http::client().build().map_err(|error| error.to_string())?;
         Ok(Self { client, issuer: issuer.to_owned(), known: watch::Sender::default(), demand: Mutex::default(), wanted: Notify::new() })
     }
 
-    /// Reads the keys at once, then whenever they are old or wanted. All readings happen here, one after the other.
+    /// Reads the keys at once, then whenever they are old or asked for. All readings happen here, one after the other.
     pub(super) async fn keep(&self) -> Infallible {
         let mut failures = 0;
         loop {
@@ -130,7 +130,8 @@ impl Keys {
         }
     }
 
-    /// The keys among which this one is, if there is one; read again for it when that is not too often.
+    /// The keys, which contain this one if the issuer has it. For an unknown key they are read again, unless the last such reading
+    /// was too recent.
     pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, KeysUnknown> {
         let mut known = self.known.subscribe();
         let mut now = known.borrow_and_update().clone();
@@ -140,7 +141,7 @@ impl Keys {
         let has_it = |now: &Known| now.keys.as_ref().is_some_and(|keys| keys.0.contains_key(key_id));
         if !has_it(&now)
             && let Some(number) = self.ask(now.round)
-            // An issuer that is away may stay so; nobody holds his connection for it.
+            // An issuer that failed may stay away; no request holds its connection to wait for it.
             && !now.failed
         {
             // Twice the deadline: another reading may have to end first.
@@ -154,8 +155,8 @@ impl Keys {
         }
     }
 
-    /// The reading to wait for, by its number, after so many have ended: one that begins now, unless one was asked for lately; then
-    /// that one, or whichever is going on. Any number of requests wait for the same.
+    /// The number of the reading to wait for, when `ended` readings have ended: one that begins now, or, if a reading was asked for
+    /// lately, that reading or the one that is running. Any number of requests wait for the same reading.
     fn ask(&self, ended: u64) -> Option<u64> {
         let mut demand = self.demand.lock();
         let next = demand.begun + 1;
@@ -183,15 +184,16 @@ impl Keys {
         let base = self.issuer.strip_suffix('/').unwrap_or(&self.issuer);
         let url = format!("{base}/.well-known/openid-configuration").parse().map_err(|_| "AUTH_ISSUER is no base of a URL")?;
         let discovery: Discovery = self.document(url, "discovery document").await?;
-        // Else a document of somebody else on the same host would decide who our callers are (OpenID Connect Discovery section 4.3).
+        // Without this check, a foreign document on the same host would decide who the callers are (OpenID Connect Discovery
+        // section 4.3).
         if discovery.issuer != self.issuer {
-            return Err("its discovery document names another issuer; AUTH_ISSUER must be the same to the letter".into());
+            return Err("its discovery document names another issuer; set AUTH_ISSUER to that name, to the letter".into());
         }
         let url =
             discovery.jwks_uri.parse().ok().filter(config::auth::is_secure).ok_or("its jwks_uri is neither https nor on this machine")?;
         let jwks: Jwks = self.document(url, "key set").await?;
         let keys = key_set(jwks.keys);
-        // An issuer whose keys we cannot use at all is broken rather than without keys; those we had are kept.
+        // An issuer without one usable key is broken rather than without keys; the keys known so far are kept.
         if keys.0.values().all(Option::is_none) { Err("none of its keys can be used".into()) } else { Ok(keys) }
     }
 
@@ -206,7 +208,7 @@ impl Keys {
     }
 }
 
-/// What is known once so many readings have ended.
+/// The state once `number` readings have ended.
 async fn ended(known: &mut watch::Receiver<Known>, number: u64, wait: Duration) -> Option<Known> {
     let later = tokio::time::timeout(wait, known.wait_for(|known| known.round >= number)).await;
     later.ok()?.ok().map(|known| known.clone())
@@ -221,7 +223,7 @@ fn key_set(jwks: Vec<Value>) -> KeySet {
     keys
 }
 
-/// A key for signatures that we take (RFC 7517); others stand in key sets too, and are none of our business.
+/// A key that is accepted for signatures (RFC 7517). Key sets contain other keys too, which are skipped.
 fn key(jwk: Value) -> Option<Key> {
     #[derive(Deserialize)]
     struct Jwk {
@@ -259,7 +261,7 @@ mod tests {
     fn a_request_waits_for_a_reading_that_began_after_it_and_causes_few() {
         let keys = Keys::new("http://localhost").unwrap();
         keys.demand.lock().begun = 2;
-        // The second may have read what there was before; any number wait for the third.
+        // The second reading may have read the keys before the change; any number of requests wait for the third.
         assert_eq!((keys.ask(1), keys.ask(1)), (Some(3), Some(3)));
 
         keys.demand.lock().begun = 3;

@@ -1,8 +1,8 @@
-//! Bearer tokens: whether one is the issuer's, meant for us, and valid now.
+//! Bearer tokens: whether a token is the issuer's, meant for this service, and valid now.
 //!
-//! The signature is checked by `jsonwebtoken`; everything around it is checked here, since what a token may look like is narrower
-//! here than there: three algorithms, each only with a key of its kind, and no JSON that two readers could read differently
-//! (RFC 8725). Nothing in a token is ever followed: keys come from the issuer alone.
+//! The signature is checked by `jsonwebtoken`; everything around it is checked here, since fewer forms are accepted: three
+//! algorithms, each only with a key of its kind, and no JSON that two readers could read differently (RFC 8725). No URL in a token
+//! is ever followed: keys come from the issuer alone.
 
 use std::convert::Infallible;
 
@@ -15,13 +15,13 @@ use crate::config;
 use crate::domain::json::Json;
 use crate::door::issuer_keys::{Keys, KeysUnknown};
 
-/// Longest token, in bytes: real ones are below four thousand, and longer ones are work for nothing.
+/// Longest token, in bytes: real ones are below four thousand, and reading longer ones is wasted work.
 const MAX_TOKEN: usize = 16 * 1024;
-/// Longest `sub`, in bytes, as section 2 of `OpenID` Connect Core limits it; it stands in every record and message.
+/// Longest `sub`, in bytes, as section 2 of `OpenID` Connect Core limits it; every record and message contains it.
 const MAX_SUBJECT: usize = 255;
-/// So far, in seconds, clocks may differ.
+/// Largest difference between two clocks, in seconds.
 const LEEWAY: f64 = 60.0;
-/// What other tokens of the same issuer carry as `typ` is not for us: logout tokens, security events (RFC 8725 section 3.11).
+/// `typ` of tokens that are access tokens. The same issuer's logout tokens and security events are refused (RFC 8725 section 3.11).
 const TYPES: [&str; 2] = ["JWT", "at+jwt"];
 
 /// Checks tokens of one issuer.
@@ -31,23 +31,23 @@ pub struct Auth {
     keys: Keys,
 }
 
-/// What a valid token says.
+/// Claims of a valid token.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Claims {
-    /// Whom it is about, unique within the issuer.
+    /// The subject, unique within the issuer.
     pub subject: String,
-    /// What its bearer may do: `scope`, `scp` and `roles` together, since issuers give a program its rights as roles.
+    /// The rights of the bearer: `scope`, `scp` and `roles` together, since issuers give a program its rights as roles.
     rights: Vec<String>,
-    /// What its bearer is (`roles`).
+    /// The roles of the bearer (`roles`).
     roles: Vec<String>,
 }
 
-/// Why a token does not let in.
+/// The reason why a token is refused.
 #[derive(Debug)]
 pub enum Refused {
-    /// It is not valid. Why is for the log alone: whoever forges tokens is not to learn what is still wrong.
+    /// The token is not valid. The cause is for the log alone: a forger must not learn which check failed.
     Invalid(&'static str),
-    /// The issuer's keys are not known yet, or this token's key is not and the issuer is away.
+    /// The issuer's keys are not known yet, or the token's key is unknown while the issuer does not answer.
     Unavailable,
 }
 
@@ -57,19 +57,19 @@ impl Claims {
         self.rights.iter().any(|given| given == right)
     }
 
-    /// Whether its bearer has this role. A scope of that name is none: users grant scopes to programs by themselves.
+    /// Whether the bearer has this role. A scope of that name does not count: users grant scopes to programs by themselves.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|given| given == role)
     }
 }
 
 impl Auth {
-    /// Prepares everything; asks nobody.
+    /// Prepares everything; sends no request.
     pub fn new(settings: &config::auth::Auth) -> Result<Self, String> {
         Ok(Self { settings: settings.clone(), keys: Keys::new(&settings.issuer)? })
     }
 
-    /// Whose tokens are taken.
+    /// The issuer whose tokens are accepted.
     pub fn settings(&self) -> &config::auth::Auth {
         &self.settings
     }
@@ -79,10 +79,11 @@ impl Auth {
         self.keys.keep().await
     }
 
-    /// Judges a token at this moment, in seconds of Unix time.
+    /// Checks a token at this moment, in seconds of Unix time.
     pub async fn verify(&self, token: &str, now: f64) -> Result<Claims, Refused> {
         let read = Token::read(token).map_err(Refused::Invalid)?;
-        // Before the signature: what is not meant for us costs neither arithmetic nor a look at the issuer's keys.
+        // Claims are checked before the signature: a token for another audience costs neither arithmetic nor a reading of the
+        // issuer's keys.
         let claims = read.claims(&self.settings, now).map_err(Refused::Invalid)?;
         let key = self.keys.find(&read.key_id).await.map_err(|KeysUnknown| Refused::Unavailable)?;
         let key = key.get(&read.key_id).ok_or(Refused::Invalid("no key of the issuer has its kid"))?;
@@ -94,7 +95,7 @@ impl Auth {
     }
 }
 
-/// A token taken apart; nothing of it is proven yet.
+/// A token taken apart, its signature not yet checked.
 #[derive(Debug)]
 pub struct Token<'t> {
     algorithm: Algorithm,
@@ -105,7 +106,7 @@ pub struct Token<'t> {
 }
 
 impl<'t> Token<'t> {
-    /// Takes a token apart, or says why it is none of ours.
+    /// Takes a token apart, or names the form that is not accepted.
     pub fn read(token: &'t str) -> Result<Self, &'static str> {
         if token.len() > MAX_TOKEN {
             return Err("it is too long");
@@ -124,7 +125,7 @@ impl<'t> Token<'t> {
         if header.member("crit").is_some() {
             return Err("its header has extensions that must be understood");
         }
-        // Keys, and places of keys, that a token brings itself: no issuer needs them, and a forger does.
+        // Header members that bring a key, or the URL of one: no issuer needs them, and a forger does.
         if ["jku", "jwk", "x5u", "x5c"].into_iter().any(|name| header.member(name).is_some()) {
             return Err("its header brings a key of its own");
         }
@@ -139,7 +140,7 @@ impl<'t> Token<'t> {
         Ok(Self { algorithm, key_id, claims, signed, signature })
     }
 
-    /// What it says, should its signature be good; or why that lets nobody in at this moment.
+    /// The claims, valid if the signature is; or the reason why they are refused at this moment.
     pub fn claims(&self, settings: &config::auth::Auth, now: f64) -> Result<Claims, &'static str> {
         let claims = object(&self.claims).ok_or("its claims are no JSON object without duplicates")?;
         if text(&claims, "iss") != Some(&settings.issuer) {
@@ -169,7 +170,7 @@ fn decoded(part: &str) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-/// A JSON object in which, at any depth, no name stands twice.
+/// A JSON object in which no name occurs twice, at any depth.
 fn object(text: &str) -> Option<Json<'_>> {
     Json::parse(text).ok().filter(|json| matches!(json, Json::Object(_)) && is_unique(json))
 }
@@ -177,7 +178,7 @@ fn object(text: &str) -> Option<Json<'_>> {
 fn is_unique(json: &Json<'_>) -> bool {
     match json {
         Json::Object(members) => {
-            // Sorted by name, so duplicates are neighbours.
+            // The names are sorted, so duplicates are neighbours.
             members.windows(2).all(|pair| pair[0].0 != pair[1].0) && members.iter().all(|(_, value)| is_unique(value))
         }
         Json::Array(elements) => elements.iter().all(is_unique),

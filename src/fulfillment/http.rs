@@ -1,7 +1,7 @@
 //! The work behind HTTP: one call, answered at once, line by line, or later (202 and `Location`).
 //!
-//! What the backend says is for us alone, but for a result, a problem's title and detail, an error's code and message, and the
-//! name of a stage: those reach the customer, cut and without control characters. Bodies are never logged.
+//! Answers of the backend stay within this program, except a result, a problem's title and detail, an error's code and message, and
+//! the name of a stage: those reach the customer, cut and without control characters. Bodies are never logged.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,14 +27,14 @@ use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 
-/// Until a connection stands: within a data centre that is milliseconds, and who is not there at all is known soon.
+/// Longest time to connect: within a data centre it takes milliseconds, and an absent backend is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections are given up sooner than usual servers do it (Node.js: five seconds), since a request on a connection that is
-/// just being closed costs a try.
+/// Time after which an idle connection is closed: sooner than usual servers close it (Node.js: five seconds), since a request on a
+/// connection that the server is closing costs a try.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest result, and longest line of a stream, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
 const MAX_RESULT: usize = 512 * 1024;
-/// A problem is read so far; in bytes.
+/// Longest part of a problem that is read, in bytes.
 const MAX_PROBLEM: usize = 16 * 1024;
 /// Longest piece of the backend's text that is shown, in characters.
 const MAX_TEXT: usize = 200;
@@ -44,9 +44,9 @@ const POLL: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration
 const MIN_ASKED_POLL: Duration = Duration::from_millis(200);
 /// Longest pause between two polls, where the backend names a longer one.
 const MAX_ASKED_POLL: Duration = Duration::from_secs(30);
-/// Longest pause before another try that it may ask for.
+/// Longest pause before another try that the backend may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
-/// A call weighs one in so many in the mean.
+/// The share of one call in the mean: one in this many.
 const MEAN_OF: u32 = 5;
 
 const UNAVAILABLE: &str = "backend_unavailable";
@@ -59,21 +59,21 @@ pub struct Backend {
     timeout: Duration,
     authorization: Option<HeaderValue>,
     breaker: Arc<Breaker>,
-    /// What calls took lately.
+    /// The mean time of recent calls.
     mean: Mutex<Option<Duration>>,
 }
 
-/// Why there is no result.
+/// The reason why there is no result.
 enum Trouble {
     /// The backend's own verdict.
     Refused(Failure),
-    /// An answer that makes no sense, and would make none at another try.
+    /// An answer that cannot be understood, and would not be at another try.
     Final(Failure),
-    /// The backend is there, and wants another try.
+    /// The backend answers, and asks for another try.
     Busy(Failure, Option<Duration>),
-    /// It is not there, or as good as not.
+    /// The backend does not answer, or answers as one that is down.
     Down(Failure, Option<Duration>),
-    /// Somewhere between here and there.
+    /// A transport error between this program and the backend.
     Broken(reqwest::Error),
 }
 
@@ -84,9 +84,9 @@ impl From<reqwest::Error> for Trouble {
 }
 
 impl Backend {
-    /// Prepares everything; connects to nothing. One client for all calls, which keeps connections but no cookies, follows no
-    /// redirects (an order and its `Authorization` go where the setting says, and nowhere else), and asks no proxy, whatever the
-    /// environment says: proxies there are meant for the way out, and a backend is usually within.
+    /// Prepares everything; connects to nothing. One client makes all calls. The client keeps connections but no cookies, follows
+    /// no redirects (an order and its `Authorization` go only where the setting says), and uses no proxy from the environment: such
+    /// a proxy is for the internet, and a backend is usually inside the network.
     pub fn new(config: &config::fulfillment::Http) -> Result<Self, String> {
         let pauses = Backoff { first: config.breaker_pause, longest: MAX_BREAKER_PAUSE };
         info!(backend.origin = config.url.origin().ascii_serialization(), "orders are worked on by an HTTP backend");
@@ -102,18 +102,18 @@ impl Backend {
         })
     }
 
-    /// What calls that gave a verdict took lately, as an exponentially weighted mean; a second before the first.
+    /// The mean time of recent calls that gave a verdict, exponentially weighted; a second before the first.
     pub fn estimate(&self) -> Duration {
         self.mean.lock().unwrap_or(Duration::from_secs(1))
     }
 
-    /// Asked before an order is claimed. `Err`: how long nobody should call.
+    /// The right to call for an order that is about to be claimed. `Err`: the time for which no call should begin.
     pub fn admit(&self) -> Result<Permit, Duration> {
         self.breaker.admit(Instant::now())
     }
 
-    /// Calls once for a claimed order, polls included, and passes progress on. Dropped as soon as nobody takes the steps any more:
-    /// whoever wanted them lost the order.
+    /// Calls once for a claimed order, polls included, and passes progress on. The call is dropped when the receiver of `steps` is:
+    /// the worker has lost the order.
     pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
         let started = Instant::now();
         let (progress, latest) = watch::channel(None);
@@ -144,8 +144,9 @@ impl Backend {
         }
     }
 
-    /// What goes with every request for an order. The key stays the same until the backend has given its verdict, so that one that
-    /// honours it does the work once; a re-drive after a verdict has another key, and is not answered with the old failure.
+    /// The headers of every request for an order. The key stays the same until the backend has given its verdict, so that a backend
+    /// that honours the key does the work once; a re-drive after a verdict has another key, and is not answered with the old
+    /// failure.
     fn headers(&self, record: &Record) -> HeaderMap {
         let key = HeaderValue::try_from(format!("{}/{}", record.tracking_id, record.key_life())).expect("two UUIDs are visible ASCII");
         let mut headers = HeaderMap::from_iter([
@@ -161,7 +162,7 @@ impl Backend {
     }
 }
 
-/// Passes on the latest step, however slowly steps are taken: the call never waits for that. Ends when nobody takes any.
+/// Passes on the latest step, however slowly steps are received: the call never waits for that. Ends when the receiver is dropped.
 async fn pass_on(mut latest: watch::Receiver<Option<Step>>, steps: mpsc::Sender<Step>) {
     loop {
         tokio::select! {
@@ -202,12 +203,12 @@ impl Call<'_> {
         request.headers(self.headers.clone()).send().await
     }
 
-    /// Asks at `Location` until there is a verdict; the call's deadline is the only end there is otherwise.
+    /// Polls `Location` until there is a verdict; otherwise only the call's deadline ends it.
     async fn poll(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
         let nowhere = || Trouble::Final(invalid("the backend took the order and did not say where to ask for it"));
         let mut url = location(&response, self.url).ok_or_else(nowhere)??;
         let mut polls = 0;
-        // What a 202 says about progress is welcome; it need not say anything.
+        // The body of a 202 may report progress, and may be anything else.
         if let Some(members) = read(&mut response, MAX_RESULT).await.ok().as_deref().and_then(members) {
             self.tell(&members);
         }
@@ -227,7 +228,7 @@ impl Call<'_> {
                 };
             }
             if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
-                // It took the order, and has lost it since: the same key asks for it again.
+                // The backend took the order, and has lost it since: the same key asks for it again.
                 return Err(Trouble::Busy(
                     Failure::new(UNAVAILABLE, format!("the backend lost the order (HTTP {})", status.as_u16())),
                     None,
@@ -253,8 +254,8 @@ impl Call<'_> {
         }
     }
 
-    /// What an answer means that is none of success. Only of 400 and 422 it is sure that they are about the order itself, and that
-    /// nothing was done for it; others may come from whoever stands before the backend.
+    /// The meaning of an answer that is no success. Only 400 and 422 are surely about the order itself, with nothing done for it;
+    /// other codes may come from a proxy before the backend.
     async fn refusal(&self, mut response: Response) -> Trouble {
         let status = response.status();
         let after = retry_after(&response).map(|after| after.min(MAX_RETRY_AFTER));
@@ -262,8 +263,8 @@ impl Call<'_> {
         match status.as_u16() {
             300..=399 => redirected(status),
             425 => Trouble::Busy(failure(UNAVAILABLE), after),
-            // An earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section 2.6),
-            // as when we were killed during it. Five tries together give it the time of one.
+            // An earlier request under this key is still being worked on (draft-ietf-httpapi-idempotency-key-header-07, section
+            // 2.6), for example one that this program sent before it was killed. Five tries together give it the time of one.
             409 => Trouble::Busy(failure("backend_busy"), after.or(Some(self.timeout / 4))),
             429 => Trouble::Busy(failure("backend_busy"), after),
             408 | 500.. => Trouble::Down(failure(UNAVAILABLE), after),
@@ -279,7 +280,8 @@ impl Call<'_> {
         }
     }
 
-    /// The same of an order that the backend has taken: it may have been done, or be done yet, whatever is said here.
+    /// The meaning of such an answer for an order that the backend has taken: the work may be done already, or later, whatever the
+    /// answer says.
     async fn lost_sight(&self, response: Response) -> Trouble {
         match self.refusal(response).await {
             Trouble::Refused(failure) => Trouble::Final(failure),
@@ -297,7 +299,7 @@ impl Call<'_> {
             }
             let members = members(&line).ok_or_else(|| Trouble::Final(invalid("a line of the backend's answer is no JSON object")))?;
             let is_step = members.contains_key("progress") || members.contains_key("stage");
-            // Many serialisers write what is absent as null, and no order may end by that.
+            // Many serialisers write an absent member as null, which must not end an order.
             let is_told = |raw: &RawValue| raw.get() != "null";
             if let Some(told) = members.get("result").filter(|raw| is_told(raw) || !is_step) {
                 return result(told.get().as_bytes());
@@ -310,7 +312,7 @@ impl Call<'_> {
         Err(Trouble::Down(Failure::new(UNAVAILABLE, "the backend's answer ended before its result"), None))
     }
 
-    /// Moves progress, if this says anything new about it.
+    /// Moves progress, if this line reports a new value.
     fn tell(&self, members: &Members<'_>) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and 100 then")]
         let percent = |percent: f64| percent.clamp(0.0, 100.0) as u8;
@@ -336,7 +338,7 @@ fn members(body: &[u8]) -> Option<Members<'_>> {
     serde_json::from_slice(body).ok()
 }
 
-/// A member that is a string and says something, made fit to be shown.
+/// A member that is a non-empty string, made fit to be shown.
 fn text(members: &Members<'_>, name: &str) -> Option<String> {
     let text = Cow::<str>::deserialize(*members.get(name)?).ok()?;
     Some(clean(&text)).filter(|text| !text.is_empty())
@@ -347,7 +349,7 @@ fn clean(text: &str) -> String {
     text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
 }
 
-/// A body as a result; no body is one too. Deeper nesting than readers bear is refused, as in orders.
+/// A body as a result; an empty body is one too. Nesting that is too deep for readers is refused, as in orders.
 fn result(body: &[u8]) -> Result<Arc<RawValue>, Trouble> {
     if body.len() > MAX_RESULT {
         return Err(too_large());
@@ -362,7 +364,7 @@ fn result(body: &[u8]) -> Result<Arc<RawValue>, Trouble> {
     Ok(raw.into())
 }
 
-/// The backend's own verdict: it cannot be done; or not yet, where it says so.
+/// The backend's own verdict: the work cannot be done; or not yet, where the answer says so.
 fn failed(members: &Members<'_>) -> Trouble {
     // Not a `serde_json::Value`, for which some names of members are reserved.
     let error: Members<'_> = members.get("error").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
@@ -387,7 +389,7 @@ fn redirected(status: StatusCode) -> Trouble {
     Trouble::Final(Failure::new("backend_redirected", format!("the backend leads elsewhere (HTTP {})", status.as_u16())))
 }
 
-/// `Location`, if it leads to the same origin: nobody else is to see what we send.
+/// `Location`, if it leads to the same origin: no other server may see the requests for an order.
 fn location(response: &Response, base: &Url) -> Option<Result<Url, Trouble>> {
     let value = response.headers().get(LOCATION)?;
     let url = value.to_str().ok().and_then(|text| base.join(text).ok());
@@ -401,7 +403,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     text.parse().map(Duration::from_secs).ok().or_else(|| {
         let moment = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-        // One that has passed is now.
+        // A date in the past means now.
         Some(jiff::Timestamp::now().duration_until(moment).try_into().unwrap_or_default())
     })
 }
@@ -416,7 +418,7 @@ async fn read(response: &mut Response, limit: usize) -> Result<Vec<u8>, Trouble>
     outbound::http::body(response, limit).await?.ok_or_else(too_large)
 }
 
-/// The next line, with its end; the last one need not have one.
+/// The next line, with its line break; the last line need not have one.
 async fn next_line(response: &mut Response, unread: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Trouble> {
     loop {
         if let Some(end) = unread.iter().position(|byte| *byte == b'\n') {

@@ -12,7 +12,7 @@ use crate::domain::order::Order;
 use crate::domain::record::Failure;
 use crate::fulfillment::Step;
 
-/// The stages, in order, with the progress that stands when each begins.
+/// The stages, in order, with the progress at the beginning of each.
 pub const STAGES: [Step; time_budget::STAGES] = [
     Step { progress: 0, stage: Cow::Borrowed("validating") },
     Step { progress: 25, stage: Cow::Borrowed("pricing lines") },
@@ -30,7 +30,7 @@ pub struct Pricing {
     pub tax_rate: Decimal,
 }
 
-/// What pricing makes of an order; amounts are decimal strings in the currency's own number of places.
+/// The priced order; amounts are decimal strings in the currency's own number of places.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Priced<'a> {

@@ -1,4 +1,4 @@
-//! How long the last orders took that this instance ended, and the estimate for the next one that follows from them.
+//! Times of the last orders that this instance ended, and the estimate for the next order that follows from them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
 
-/// The number of orders that count, the last ones: enough to know the slowest tenth, few enough to follow a change.
+/// The number of last orders that count: enough to know the slowest tenth, few enough to follow a change.
 const LAST: usize = 128;
 /// Shortest pause between two looks at a status.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
@@ -18,7 +18,7 @@ const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// The next look at an order that takes longer than others comes after this share of its time so far.
 const OVERTIME: u32 = 10;
 
-/// How long the last orders took that this instance ended.
+/// Times of the last orders that this instance ended.
 #[derive(Debug, Default)]
 pub struct CompletionTimes {
     took: Mutex<Took>,
@@ -26,18 +26,18 @@ pub struct CompletionTimes {
 
 #[derive(Debug, Default)]
 struct Took {
-    /// From submission to end.
+    /// The times from submission to end.
     whole: Last,
-    /// From the first claim to the end.
+    /// The times from the first claim to the end.
     work: Last,
 }
 
-/// How long an order takes that is submitted now.
+/// The estimated times of an order that is submitted now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// From submission to end.
+    /// The time from submission to end.
     pub whole: Duration,
-    /// From the first claim to the end.
+    /// The time from the first claim to the end.
     pub work: Duration,
 }
 
@@ -56,8 +56,8 @@ impl CompletionTimes {
         }
     }
 
-    /// What nine orders in ten do not exceed, behind a queue whose oldest order has waited for `backlog`. `work` stands in for the
-    /// measured work until the first order has ended.
+    /// The time that nine orders in ten do not exceed, behind a queue whose oldest order has waited for `backlog`. `work` stands in
+    /// for the measured work until the first order has ended.
     pub fn estimate(&self, work: Duration, backlog: Duration) -> Estimate {
         let took = self.took.lock();
         let (whole, work) = (took.whole.nine_in_ten.unwrap_or(work), took.work.nine_in_ten.unwrap_or(work));
@@ -67,13 +67,13 @@ impl CompletionTimes {
 }
 
 impl Estimate {
-    /// When an order will have ended, never in the past.
+    /// The estimated moment of an order's end, never in the past.
     pub fn completion(&self, record: &Record, now: Timestamp) -> Timestamp {
         record.completed_at.unwrap_or_else(|| now.after(self.left(record, now)))
     }
 
-    /// After this time an order is worth a look: half of what is left, so that the looks come closer together as the end does; at
-    /// once when it has ended.
+    /// The pause before the next look at an order: half of the time that is left, so that looks come closer together towards the
+    /// end; zero when the order has ended.
     pub fn next_look(&self, record: &Record, now: Timestamp) -> Duration {
         if record.status.is_terminal() {
             return MIN_PAUSE;
@@ -88,13 +88,13 @@ impl Estimate {
         pause.clamp(MIN_PAUSE, MAX_PAUSE)
     }
 
-    /// What is left of the work by what it says itself, if it has said anything.
+    /// The rest of the work by its own progress, if it has reported any.
     fn by_progress(&self, record: &Record) -> Option<Duration> {
         let share = f64::from(record.progress.min(100)) / 100.0;
         (record.progress > 0).then(|| self.work.mul_f64(1.0 - share))
     }
 
-    /// Zero: it should have ended.
+    /// The rest of the estimated time. Zero: the order should have ended.
     fn left(&self, record: &Record, now: Timestamp) -> Duration {
         if let Some(retry_at) = record.retry_at.filter(|retry_at| *retry_at > now) {
             return now.until(retry_at) + self.work;
@@ -102,7 +102,7 @@ impl Estimate {
         match (record.status, record.started_at) {
             (Status::Accepted, _) => self.whole.saturating_sub(record.submitted_at.until(now)),
             (_, started_at) => {
-                // Both shrink, and what progress says is no reason to look later than before it said so.
+                // Both shrink, and a report of progress is no reason to look later than without the report.
                 let by_time = self.work.saturating_sub(started_at.map_or(Duration::ZERO, |started_at| started_at.until(now)));
                 self.by_progress(record).map_or(by_time, |left| left.min(by_time))
             }
@@ -110,19 +110,19 @@ impl Estimate {
     }
 }
 
-/// The header fields that say so: `Retry-After` in whole seconds, never none, and the finer one that Azure's own clients know, in
-/// steps: the same request a moment later is to get the same answer.
+/// The header fields for a pause: `Retry-After` in whole seconds, at least one, and the finer field that Azure's own clients know,
+/// in steps: the same request a moment later must get the same answer.
 pub fn retry_after(pause: Duration) -> [(&'static str, String); 2] {
     let step = MIN_PAUSE.as_millis();
     [("Retry-After", whole_seconds(pause).to_string()), ("retry-after-ms", (pause.as_millis().div_ceil(step) * step).to_string())]
 }
 
-/// The last durations, and what nine in ten of them do not exceed.
+/// The last durations, and the time that nine in ten of them do not exceed.
 #[derive(Debug, Default)]
 struct Last {
     /// A ring: at most [`LAST`], the oldest first.
     durations: VecDeque<Duration>,
-    /// `None` before the first.
+    /// The time that nine in ten do not exceed. `None` before the first order.
     nine_in_ten: Option<Duration>,
 }
 
@@ -132,7 +132,7 @@ impl Last {
             self.durations.pop_front();
         }
         self.durations.push_back(duration);
-        // Once for each order that ends, so that an estimate, which every status request needs, costs nothing.
+        // Computed once for each order that ends, so that an estimate, which every status request needs, costs nothing.
         let mut durations: Vec<_> = self.durations.iter().copied().collect();
         let rank = (durations.len() * 9).div_ceil(10);
         self.nine_in_ten = Some(*durations.select_nth_unstable(rank - 1).1);

@@ -1,4 +1,4 @@
-//! What clients send and are answered. Records may change without these types, and these types without the records.
+//! Bodies of requests and answers. Records may change without these types, and these types without the records.
 //!
 //! `openapi` describes them to clients; the names of the types are those of the schemas.
 
@@ -80,7 +80,7 @@ pub struct AcceptedOrder<'a> {
 }
 
 impl<'a> AcceptedOrder<'a> {
-    /// What is said of an order that has just been accepted, or was before.
+    /// The answer for an order that has just been accepted, or was before.
     pub fn of(record: &Record, status_url: &'a str, estimated_completion: timestamp::Timestamp) -> Self {
         Self {
             tracking_id: TrackingId(record.tracking_id),
@@ -119,7 +119,7 @@ pub struct OrderStatus<'a> {
     updated_at: Timestamp,
     #[schema(required)]
     completed_at: Option<Timestamp>,
-    /// Its owner wishes it cancelled, and somebody still works on it; absent otherwise.
+    /// The owner has asked to cancel the order, and a worker still holds it; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[schema(required = false)]
     cancel_requested: bool,
@@ -140,7 +140,7 @@ pub struct OrderStatus<'a> {
 }
 
 impl<'a> From<&'a Record> for OrderStatus<'a> {
-    /// What its owner may see of a record: no lease, no fence, no owner.
+    /// The part of a record that its owner may see: no lease, no fence, no owner.
     fn from(record: &'a Record) -> Self {
         let failure = record.error.as_ref().map(|record::Failure { code, message }| Failure { code, message });
         let (error, last_error) = if record.status.is_terminal() { (failure, None) } else { (None, failure) };
@@ -193,7 +193,7 @@ pub struct ListedOrder {
 }
 
 impl ListedOrder {
-    /// What a list shows of a record, in a list at this URL.
+    /// The part of a record that a list shows, in a list at this URL.
     pub fn of(record: &Record, url: &str) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(rename_all = "camelCase", default)]
@@ -217,7 +217,7 @@ impl ListedOrder {
     }
 }
 
-/// The id of an order. Where nobody has to log in, it is all that a client needs to read the status.
+/// The id of an order. Where callers need not log in, the id is all that a client needs to read the status.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = String, format = "uuid")]

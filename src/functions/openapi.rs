@@ -1,6 +1,6 @@
 //! The contract with clients: `OpenAPI` 3.1, from the types that are read and answered.
 //!
-//! What stands here and not at the types is what HTTP adds: paths, headers, status codes. `docs/openapi.json` is a copy.
+//! This file adds what HTTP adds to the types: paths, headers, status codes. `docs/openapi.json` is a copy.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub fn json() -> String {
 )]
 struct Contract;
 
-/// How callers show who they are.
+/// The credentials that callers send.
 struct Keys;
 
 impl Modify for Keys {
@@ -46,13 +46,13 @@ impl Modify for Keys {
     }
 }
 
-/// What all operations on orders have in common: whom they refuse, and the headers of every answer.
+/// The common part of all operations on orders: refusals, and the headers of every answer.
 struct Callers;
 
 impl Modify for Callers {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         for (path, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/orders")) {
-            // A client that follows its order as told must not be refused.
+            // The status is not limited: a client that polls it as `Retry-After` tells must not be refused.
             let is_limited = !path.ends_with("/status");
             for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
                 complete(&mut operation.responses.responses, is_limited);
@@ -77,7 +77,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
         let content = Content::new(Some(Ref::from_schema_name("Problem")));
         let refusal = ResponseBuilder::new().description(description).content("application/problem+json", content);
         let refusal = named.into_iter().fold(refusal, |refusal, (name, kind, description)| refusal.header(name, header(kind, description)));
-        // An operation that says more about one has it already.
+        // An operation that says more about a header has it already.
         responses.entry(status.to_owned()).or_insert_with(|| refusal.build().into());
     }
     let everywhere = [
@@ -176,13 +176,13 @@ fn read_order() {}
 
 /// Cancel an order
 ///
-/// A call to a backend is never broken off, since nobody could say whether its effect has happened.
+/// A call to a backend is never broken off, since its effect may have happened already.
 #[utoipa::path(
     delete, path = "/orders/{trackingId}", operation_id = "cancelOrder", tag = "orders",
     params(("trackingId" = TrackingId, Path, description = "from the 202")),
     responses(
         (status = 200, description = "It is cancelled, now or before", body = OrderStatus, headers(("ETag" = String, description = "of what is shown"))),
-        (status = 202, description = "Somebody works on it: it ends `cancelled`, or as the work ends", body = OrderStatus, headers(
+        (status = 202, description = "A worker holds it: it ends `cancelled`, or as the work ends", body = OrderStatus, headers(
             ("ETag" = String, description = "of what is shown"),
             ("Location" = String, description = "the status, absolute"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),

@@ -90,7 +90,7 @@ enum Reason {
     Unwritten(StoreError),
     /// Another worker holds the order until this moment, or ends it sooner, and no message will come.
     Held(Timestamp),
-    /// Nobody works on the order before this moment, and no message will come for it.
+    /// No worker may take the order before this moment, and no message will come for it.
     Waits(Timestamp),
 }
 

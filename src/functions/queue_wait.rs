@@ -1,4 +1,4 @@
-//! How long orders have lately waited for their first claim, as far as this instance claimed them.
+//! The time that orders have lately waited for their first claim, as far as this instance claimed them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Pauses between tries: they grow, and chance keeps apart instances that failed together.
+//! Pauses between tries: each is longer than the last, and a random factor separates instances that failed together.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use std::time::Duration;
 pub struct Backoff {
     /// The pause after the first failure.
     pub first: Duration,
-    /// No pause grows beyond this, or beyond the first if that is longer.
+    /// The longest pause, unless the first is longer.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// The pause after a failure that `earlier` others in a row came before.
+    /// The pause after a failure that follows `earlier` consecutive failures.
     pub fn pause(self, earlier: u32) -> Duration {
         self.first.saturating_mul(1 << earlier.min(31)).min(self.longest.max(self.first))
     }
@@ -23,7 +23,7 @@ pub fn jittered(pause: Duration, least: f64, most: f64) -> Duration {
     pause.mul_f64(least + (most - least) * share())
 }
 
-/// From 0 to 1; without randomness the mean.
+/// A random number from 0 to 1; without randomness the mean.
 pub fn share() -> f64 {
     f64::from(getrandom::u32().unwrap_or(u32::MAX / 2)) / f64::from(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! A circuit breaker: while something that we depend on is down, it is left alone, and nobody waits to find out that it is.
+//! A circuit breaker: while a dependency is down it is not called, and no caller waits to find out that it is down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,30 +8,30 @@ use tracing::{info, warn};
 
 use crate::outbound::backoff::{Backoff, jittered};
 
-/// Counts what calls came to, and says whether there may be another.
+/// Counts failed calls, and decides whether another call may begin.
 #[derive(Debug)]
 pub struct Breaker {
-    /// What it stands before, as the log calls it.
+    /// The name of the dependency in the log.
     what: &'static str,
-    /// So many failures in a row open it.
+    /// Consecutive failures that open the breaker.
     failures: u32,
-    /// Before each probe, by how many failed before it.
+    /// The pause before each probe, by the number of probes that failed before it.
     pauses: Backoff,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Everybody may call; so many failed in a row.
+    /// Closed: any call may begin. Holds the number of consecutive failures.
     Closed { failures: u32 },
-    /// Nobody may call before that moment; then one may.
+    /// Open: no call may begin before that moment; then one may, the probe.
     Open { until: Instant, failed_probes: u32 },
-    /// That one calls, or is about to, since that moment.
+    /// Half-open: since that moment the probe is running, or about to begin.
     HalfOpen { since: Instant, failed_probes: u32 },
 }
 
-/// The right to call once. Dropped without an [`end`](Permit::end), it was not used: where it was the only one there is, another
-/// may have it.
+/// The right to call once. A permit that is dropped without an [`end`](Permit::end) was not used; if it was the probe's, another
+/// caller may have it.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
@@ -40,17 +40,17 @@ pub struct Permit {
 }
 
 impl Breaker {
-    /// Closed at first.
+    /// A closed breaker.
     pub fn new(what: &'static str, failures: u32, pauses: Backoff) -> Self {
         Self { what, failures, pauses, state: Mutex::new(State::Closed { failures: 0 }) }
     }
 
-    /// Whether everybody may call.
+    /// Whether any call may begin.
     pub fn is_closed(&self) -> bool {
         matches!(*self.state.lock(), State::Closed { .. })
     }
 
-    /// Its state, for operators: `closed`, `open`, `half-open`.
+    /// The state, for operators: `closed`, `open`, `half-open`.
     pub fn as_str(&self) -> &'static str {
         match *self.state.lock() {
             State::Closed { .. } => "closed",
@@ -59,7 +59,7 @@ impl Breaker {
         }
     }
 
-    /// Asks for a call. `Err`: after this time it is worth asking again.
+    /// The right to call. `Err`: the time after which to ask for it again.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
         let mut state = self.state.lock();
         let probe = match *state {
@@ -70,13 +70,13 @@ impl Breaker {
                 *state = State::HalfOpen { since: now, failed_probes };
                 true
             }
-            // What it finds may take a while; those who wait are not to come back all at once.
+            // The probe may take a while. The random part keeps those that wait from coming back all at once.
             State::HalfOpen { .. } => return Err(longer(self.pauses.first)),
         };
         Ok(Permit { breaker: Some(Arc::clone(self)), probe })
     }
 
-    /// Only what the probe finds counts while calls are still out that began before: they tell of earlier.
+    /// A success. While the breaker is not closed only the probe's counts: other calls began earlier, and tell of an earlier time.
     fn succeed(&self, probe: bool) {
         let mut state = self.state.lock();
         match *state {
@@ -114,12 +114,12 @@ impl Breaker {
 }
 
 impl Permit {
-    /// Where nothing can be down.
+    /// A permit where nothing can be down.
     pub const fn free() -> Self {
         Self { breaker: None, probe: false }
     }
 
-    /// The call has come to an end; whether anybody was there.
+    /// Records the end of the call, and whether the dependency answered.
     pub fn end(mut self, was_there: bool, now: Instant) {
         match self.breaker.take() {
             Some(breaker) if was_there => breaker.succeed(self.probe),
@@ -137,7 +137,7 @@ impl Drop for Permit {
     }
 }
 
-/// Up to a quarter: instances that lost it together do not come back together.
+/// A pause, longer by up to a quarter at random: instances that lost the dependency together do not come back together.
 fn longer(pause: Duration) -> Duration {
     jittered(pause, 1.0, 1.25)
 }
@@ -156,7 +156,7 @@ mod tests {
         breaker
     }
 
-    /// How long it is open at `now`, checked against the pause it should have.
+    /// The pause of a breaker that is open at `now`, checked against the pause that it should have.
     fn open(breaker: &Arc<Breaker>, now: Instant, pause: Duration) -> Duration {
         let left = breaker.admit(now).unwrap_err();
         assert!(left >= pause && left <= pause.mul_f64(1.25), "{left:?}");
