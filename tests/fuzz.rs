@@ -1,4 +1,4 @@
-//! What strangers write, read by each parser that meets it first: valid texts, damaged at random.
+//! Untrusted texts, read by each parser that meets them first: valid texts, damaged at random.
 //!
 //! A few seconds each; how to run them for longer, and what came of it, is in `docs/fuzzing.md`.
 
@@ -256,7 +256,7 @@ fn written(json: &Json<'_>, text: &mut String) {
     }
 }
 
-/// Header and claims as a token, with a signature that nobody looks at here.
+/// Header and claims as a token, with a signature that is not checked here.
 fn token(header: &str, claims: &str) -> String {
     let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
     format!("{header}.{claims}.c2lnbmF0dXJl")
@@ -385,7 +385,7 @@ fn a_request_of_the_host_is_refused_without_being_quoted_or_means_the_same_howev
             Ok(request) => {
                 let other = respelled(&String::from_utf8_lossy(&bytes));
                 let again = envelope::http_request(other.as_bytes()).unwrap();
-                // Who the host says the client is stays as it is written, until somebody looks into it.
+                // The host's description of the client stays as it is written until it is used.
                 let parts = |request: &HttpRequest<'_>| {
                     format!("{:?}", (&request.url, &request.headers, &request.params, &request.body, request.function_key()))
                 };

@@ -55,7 +55,7 @@ fn accepted() -> Record {
     lifecycle::accept(submission, Duration::ZERO, Timestamp::from_milliseconds(0), &budgets())
 }
 
-/// Claimed by somebody at this moment.
+/// The record, claimed by a worker at this moment.
 fn claimed(found: &Record, now: Timestamp) -> Record {
     let claimant = Claimant { life: found.life, holder: &holder(1), invocation: "i", now, holder_gone: false };
     match lifecycle::claim(found, &claimant, &budgets()) {
@@ -64,7 +64,7 @@ fn claimed(found: &Record, now: Timestamp) -> Record {
     }
 }
 
-/// An order that nobody claimed in its time, put back on its way.
+/// An order that no worker claimed in its time, put back by an operator.
 fn redriven_unclaimed(now: Timestamp) -> Record {
     let Sweep::GiveUp(failed) = lifecycle::sweep(&accepted(), Duration::ZERO, now, &budgets()) else { panic!("its time is over") };
     lifecycle::redrive(&failed, Uuid::from_u128(2), now, &budgets()).unwrap()
@@ -78,7 +78,7 @@ fn holder(process: u32) -> Holder {
     Holder { instance: "i".into(), boot: Some("b".into()), process, started: 1 }
 }
 
-/// One thing that happens: somebody read the record some versions ago, and now writes what he made of it.
+/// One event: a writer read the record some versions ago, and now writes a change of it.
 #[derive(Debug, Clone)]
 enum Step {
     Claim { worker: u32, invocation: u8, gone: bool, other_life: bool, stale: Option<Index>, wait: i64 },
@@ -118,7 +118,7 @@ impl Versions {
         fits
     }
 
-    /// As a worker does: refused, he reads again and applies the same change, if he still may.
+    /// Writes as a worker does: after a refusal the worker reads again and applies the same change, if it still may.
     fn change(&mut self, seen: usize, change: impl Fn(&Record) -> Result<Record, Fenced>) -> Result<(), Fenced> {
         let record = change(&self.0[seen])?;
         if !self.write(seen, record) {
@@ -187,7 +187,7 @@ proptest! {
                     let found = versions.0[seen].clone();
                     let life = if other_life { Uuid::from_u128(2) } else { LIFE };
                     let time = Timestamp::from_milliseconds(now);
-                    // Nobody takes himself for gone.
+                    // No worker takes itself for gone.
                     let gone = gone && found.lease.as_ref().is_some_and(|lease| lease.holder != holder);
                     let claimant = Claimant { life, holder: &holder, invocation: &invocation, now: time, holder_gone: gone };
                     let live = found.lease.as_ref().is_some_and(|lease| lease.expires_at > time) && !gone;
@@ -247,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn an_order_that_somebody_keeps_asking_for_ends(lives in vec((0..3u32, 1_000..120_000i64), 1..60)) {
+    fn an_order_that_clients_keep_asking_for_ends(lives in vec((0..3u32, 1_000..120_000i64), 1..60)) {
         let budgets = budgets();
         let mut record = accepted();
         let mut now = 0;
@@ -514,11 +514,11 @@ fn an_order_is_asked_for_under_one_key_until_the_work_has_given_its_verdict() {
     let refused = redriven(&ended(&still_unseen, Verdict::Refused(failure())), 4);
     assert_eq!(refused.key_life(), Uuid::from_u128(4));
     let timely = Timestamp::from_milliseconds(budgets().order_deadline.as_millis().try_into().unwrap());
-    assert_eq!(redriven_unclaimed(timely).key_life(), LIFE, "nobody knows what a worker did that is gone");
+    assert_eq!(redriven_unclaimed(timely).key_life(), LIFE, "a worker that is gone may have done the work");
 }
 
 #[test]
-fn nobody_looks_later_than_the_deadline_however_long_the_queue_is() {
+fn a_sweep_is_due_by_the_deadline_however_long_the_queue_is() {
     let budgets = budgets();
     for wait in [0, 1, 60, 3_600, 36_000, 360_000].map(Duration::from_secs) {
         let submission = |record: Record| Submission {
@@ -598,7 +598,7 @@ fn a_wake_up_that_is_nearly_due_may_be_the_message_that_asks_and_counts_for_none
 
     assert!(lifecycle::wake_up(&waits(now.after(Duration::from_secs(10))), until, now, &budgets).is_none());
     assert!(lifecycle::wake_up(&waits(now.after(Duration::from_secs(1))), until, now, &budgets).is_some());
-    // What is written stands for others who ask at the same time, however soon somebody wants to be woken.
+    // The record stands for all deliveries that read it at the same time, however soon one of them asks to be woken.
     for wish in [0, 1, 2, 3, 20].map(Duration::from_secs) {
         let written = lifecycle::wake_up(&accepted(), now.after(wish), now, &budgets).unwrap();
         assert!(lifecycle::wake_up(&written, now.after(wish), now, &budgets).is_none(), "{wish:?}");

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_limit_and_believe_nobody() {
+    fn defaults_allow_100_orders_a_minute_and_trust_no_proxy() {
         let limits = read(&[]).unwrap();
 
         assert_eq!((limits.rate, limits.rate_period, limits.trusted_proxies), (100, Duration::from_mins(1), 0));

@@ -1,4 +1,4 @@
-//! Who is let in, with what, and whose orders he sees.
+//! Callers: which tokens let one in, and which orders it sees.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ fn start(issuer: &Issuer) -> (Directory, Handler) {
     (data, handler)
 }
 
-/// A handler that asks nobody to log in.
+/// A handler that requires no login.
 fn open(settings: &[(&str, &str)]) -> (Directory, Handler) {
     let data = Directory::new();
     let handler = Handler::start(data.path(), settings);
@@ -140,7 +140,7 @@ impl Forge<'_> {
 }
 
 #[test]
-fn a_forged_token_lets_nobody_in_and_tells_nothing() {
+fn a_forged_token_is_refused_without_a_reason() {
     let (issuer, other) = (Issuer::start(), Issuer::start());
     let (thief, mute) = (Key::rsa(), Key::rsa());
     let evil = format!("{}/evil", issuer.url);
@@ -190,14 +190,14 @@ fn a_forged_token_lets_nobody_in_and_tells_nothing() {
     forge.header("kid that is no text", &json!({ "kid": 1 }));
     for kid in ["../../../../../../dev/null", "/dev/null", "file:///dev/null", "rsa-1/../rsa-1", "rsa-1\u{0}", "' or '1'='1", &evil] {
         forge.header(&format!("kid {kid:?}"), &json!({ "kid": kid }));
-        forge.signed_by(&format!("kid {kid:?} and a key of his own"), &thief, &json!({ "kid": kid }));
+        forge.signed_by(&format!("kid {kid:?} and a key of its own"), &thief, &json!({ "kid": kid }));
     }
     for (name, value) in
         [("jku", json!(evil)), ("x5u", json!(evil)), ("jwk", thief.jwk("rsa-1")), ("x5c", json!([base64url(thief.public())]))]
     {
         forge.header(&format!("{name}, else genuine"), &json!({ name: value }));
-        forge.signed_by(&format!("{name} and a key of his own"), &thief, &json!({ name: value }));
-        forge.signed_by(&format!("{name} and a key of his own with a kid"), &thief, &json!({ name: value, "kid": "evil" }));
+        forge.signed_by(&format!("{name} and a key of its own"), &thief, &json!({ name: value }));
+        forge.signed_by(&format!("{name} and a key of its own with a kid"), &thief, &json!({ name: value, "kid": "evil" }));
     }
     forge.header("extensions", &json!({ "crit": ["exp"] }));
     forge.header("unencoded claims", &json!({ "crit": ["b64"], "b64": false }));
@@ -381,7 +381,7 @@ fn a_genuine_token_lets_in_however_it_is_written() {
 }
 
 #[test]
-fn who_sends_no_token_is_asked_for_one_before_anything_else() {
+fn a_request_without_a_token_is_refused_before_anything_else() {
     let issuer = Issuer::start();
     let (_data, handler) = start(&issuer);
     let token = issuer.token("alice", BOTH);
@@ -459,7 +459,7 @@ fn anothers_order_is_answered_byte_for_byte_as_an_unknown_one() {
 }
 
 #[test]
-fn nobody_cancels_or_lists_the_orders_of_others() {
+fn a_caller_cannot_cancel_or_list_the_orders_of_others() {
     let issuer = Issuer::start();
     let (_data, handler) = start(&issuer);
     let [alice, bob] = ["alice", "bob"].map(|subject| issuer.token(subject, BOTH));
@@ -521,7 +521,7 @@ fn an_operator_reads_all_and_submits_only_with_the_scope() {
     assert_eq!(status(&handler, &id, &token(&json!({ "roles": "orders.operator" }))).status, 200);
     assert_eq!(status(&handler, UNKNOWN, &operator).status, 404);
     assert_eq!(submit(&handler, "OP-2", &operator).status, 403);
-    // A role, not a scope that somebody grants himself.
+    // A role counts, and a scope does not: users grant scopes by themselves.
     for claims in [json!({ "scope": "orders.read orders.operator" }), json!({ "scope": READ, "roles": ["orders.operators"] })] {
         assert_eq!(status(&handler, &id, &token(&claims)).status, 404, "{claims}");
     }
@@ -538,7 +538,7 @@ fn a_new_key_is_found_once_and_a_withdrawn_one_is_gone() {
     issuer.publish_keys(&[next.jwk("rsa-2")]);
     let after = next.token(&with(Issuer::header(), &json!({ "kid": "rsa-2" })).to_string(), &issuer.claims("alice", BOTH).to_string());
 
-    assert_eq!(submit(&handler, "ROTATE-1", &before).status, 202, "as long as nobody has looked");
+    assert_eq!(submit(&handler, "ROTATE-1", &before).status, 202, "until the keys are read again");
     for _ in 0..20 {
         submitted(&handler, "ROTATE-1", &after);
     }
@@ -566,7 +566,7 @@ fn any_number_of_requests_wait_for_one_reading() {
             })
             .collect();
         issuer.wait_until_asked(DISCOVERY, 2);
-        // Who has a key that is known waits for nobody.
+        // A caller whose key is known does not wait.
         assert_eq!(submit(&handler, "WAIT-KNOWN", &issuer.token("alice", BOTH)).status, 202);
         issuer.feels(Mood::Answers);
         for thread in waiting {
@@ -611,7 +611,7 @@ fn keys_are_kept_while_the_issuer_is_away() {
     let new = next.token(&with(Issuer::header(), &json!({ "kid": "rsa-2" })).to_string(), &issuer.claims("alice", BOTH).to_string());
     issuer.feels(Mood::Away);
 
-    // Nobody can say whether this key is new or made up.
+    // While the issuer is away, a new key cannot be told from an invented one.
     let answer = submit(&handler, "AWAY-1", &new);
 
     assert_eq!((answer.status, kind(&answer)), (503, "auth-unavailable"), "{answer:?}");
@@ -619,7 +619,7 @@ fn keys_are_kept_while_the_issuer_is_away() {
     handler.program.line("the issuer's keys could not be read");
     let id = submitted(&handler, "AWAY-1", &issuer.token("alice", BOTH));
     assert_eq!(status(&handler, &id, &issuer.token("alice", BOTH)).status, 200);
-    // Nor does anybody hold a connection for an issuer that was away just now.
+    // No request holds a connection for an issuer that has just failed.
     issuer.feels(Mood::Silent);
     issuer.wait_until_asked(DISCOVERY, issuer.asked(DISCOVERY) + 1);
     let asked_at = Instant::now();
@@ -631,7 +631,7 @@ fn keys_are_kept_while_the_issuer_is_away() {
 }
 
 #[test]
-fn nobody_is_let_in_before_the_keys_are_known() {
+fn no_token_is_accepted_before_the_keys_are_known() {
     let port = free_port();
     let issuer_url = format!("http://127.0.0.1:{port}");
     let data = Directory::new();
@@ -655,7 +655,7 @@ fn nobody_is_let_in_before_the_keys_are_known() {
 }
 
 #[test]
-fn an_issuer_that_is_back_is_asked_as_soon_as_somebody_comes() {
+fn an_issuer_that_is_back_is_asked_at_the_next_request() {
     let port = free_port();
     let data = Directory::new();
     let handler = Handler::start(data.path(), &settings(&format!("http://127.0.0.1:{port}")));
@@ -701,7 +701,7 @@ fn an_issuer_that_is_not_the_one_or_makes_no_sense_gives_no_keys() {
 }
 
 #[test]
-fn an_issuer_that_does_not_answer_holds_nobody_up_for_long() {
+fn an_issuer_that_does_not_answer_delays_a_request_briefly() {
     let issuer = Issuer::start();
     issuer.feels(Mood::Silent);
     let data = Directory::new();
@@ -754,7 +754,7 @@ fn submit_as(handler: &Handler, identities: &Value, headers: &[(&str, &str)]) ->
 }
 
 #[test]
-fn without_tokens_a_function_key_of_ones_own_is_an_owner() {
+fn without_tokens_a_callers_own_function_key_is_an_owner() {
     let (_data, handler) = open(&[]);
     let host = "WebJobsAuthLevel";
 

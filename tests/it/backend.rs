@@ -70,7 +70,7 @@ impl Backend {
         let url = format!("http://{}/jobs/orders?code=1", listener.local_addr().unwrap());
         let script = Arc::new(Mutex::new(Script { replies: replies.into_iter().collect(), asked: Vec::new() }));
         let shared = Arc::clone(&script);
-        // Ends with the test's process; nobody asks any more once the handler is gone.
+        // The thread ends with the test's process; no request comes once the handler is gone.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let script = Arc::clone(&shared);
@@ -117,7 +117,7 @@ fn answer(mut stream: TcpStream, script: &Mutex<Script>) {
         }
     };
 
-    // Who asked may have gone.
+    // The client may have gone.
     let _ = match reply {
         Reply::Answer(status, headers, body) => {
             let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -355,7 +355,7 @@ fn a_request_that_is_under_way_already_is_asked_for_again_under_the_same_key() {
 }
 
 #[test]
-fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
+fn a_retry_by_an_operator_keeps_the_key_of_work_that_may_be_done() {
     let data = Directory::new();
     let backend = Backend::start([]);
     let handler = backend.handler(data.path(), &[("MAX_ATTEMPTS", "1")]);
@@ -380,7 +380,8 @@ fn an_operator_who_tries_again_doubles_nothing_that_was_done_unseen() {
         assert_eq!(handler.process(&message.take().unwrap()).status, 200);
         let arguments = ["orders", "retry", &id, "--data", data.path().to_str().unwrap()];
         if Program::waybill(&arguments, &[]).end().0.success() {
-            // It is sent to the queue of `waybill local`, which does not run here; whoever asks again is given it too.
+            // The message is sent to the queue of `waybill local`, which does not run here; the same request again is answered with
+            // the message too.
             message = handler.ingress(Some(&order("B-UNSEEN").to_string()), &[]).message;
         }
     }
@@ -417,7 +418,7 @@ fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
 }
 
 #[test]
-fn nobody_follows_the_backend_elsewhere() {
+fn a_redirect_of_the_backend_is_not_followed() {
     let work = Work::start(&[]);
     let elsewhere = Backend::start([json_reply(200, &json!({}))]);
     let location = [("Location", elsewhere.url.as_str())];
@@ -642,7 +643,7 @@ fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
         work.backend.reply([reply(503, &[("Retry-After", asked)], "")]);
         let (id, message) = submit(&work.handler, asked);
 
-        assert_eq!(work.handler.process(&message).status, 500, "nobody else would wake it");
+        assert_eq!(work.handler.process(&message).status, 500, "no other message would wake it");
 
         let status = work.handler.status(&id).body;
         assert_eq!((&status["status"], &status["lastError"]["code"]), (&json!("processing"), &json!("backend_unavailable")), "{status}");

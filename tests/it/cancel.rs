@@ -36,7 +36,7 @@ fn backend() -> (String, mpsc::Receiver<()>, mpsc::Sender<&'static str>) {
 }
 
 #[test]
-fn an_order_that_nobody_works_on_is_cancelled_at_once_and_for_good() {
+fn an_order_without_a_worker_is_cancelled_at_once_and_for_good() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
     let (id, message) = submit(&handler, "C-1");
@@ -165,9 +165,9 @@ fn an_order_that_waits_for_its_next_try_is_cancelled_at_once() {
 }
 
 #[test]
-fn whoever_comes_after_a_worker_that_died_honours_the_wish_first() {
+fn a_cancel_request_outlives_a_worker_that_died() {
     let data = Directory::new();
-    // The instance has another name each time, so that nobody sees at once that the worker is gone.
+    // The instance has another name each time, so that the worker's death is not seen at once.
     let settings = |instance| [&LEASE[..], &[("WORK_DELAY", "20s"), ("CONTAINER_NAME", instance)]].concat();
     let mut first = Handler::start(data.path(), &settings("one"));
     let (id, message) = submit(&first, "C-7");
@@ -199,7 +199,7 @@ fn it_is_a_delete_of_the_order_itself() {
 }
 
 #[test]
-fn a_claim_whose_answer_comes_after_its_lease_calls_nobody_once_the_order_is_cancelled() {
+fn a_claim_answered_after_its_lease_makes_no_call_for_a_cancelled_order() {
     let emulator = Emulator::start(&[]);
     let (url, called, answers) = backend();
     let settings = [&LEASE[..], &[("FULFILLMENT_URL", &url)]].concat();
@@ -217,6 +217,6 @@ fn a_claim_whose_answer_comes_after_its_lease_calls_nobody_once_the_order_is_can
         assert_eq!(working.join().unwrap(), 200);
     });
 
-    assert!(called.try_recv().is_err(), "nobody is called for an order that is cancelled");
+    assert!(called.try_recv().is_err(), "no call is made for a cancelled order");
     assert_eq!(events(&handler.status(&id).body), ["accepted", "claimed", "cancelled"]);
 }

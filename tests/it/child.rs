@@ -585,7 +585,7 @@ fn a_probe_that_is_lost_is_followed_by_another() {
     }
     let directory = Directory::new();
     app(&directory, "deaf.sh", &[]);
-    // Whoever comes first is never answered.
+    // The first connection is never answered.
     let handler = "import os, socket, threading\n\
                    listener = socket.create_server(('127.0.0.1', int(os.environ['FUNCTIONS_CUSTOMHANDLER_PORT'])))\n\
                    first = listener.accept()\n\

@@ -39,7 +39,7 @@ fn faked(how: &[(&str, &str)], library: &str, emulator: &Emulator, more: &[(&str
     handler
 }
 
-/// Its newest log line has its machine's time, or nothing is shown here.
+/// Checks that the newest log line has the wrong time of its machine; otherwise the test would show nothing.
 fn is_off_by(offset: &str, handler: &Handler) {
     let minutes: i64 = offset.trim_end_matches('m').parse().unwrap();
     eventually("its log has its machine's time", || {

@@ -321,7 +321,7 @@ fn one_connection_carries_many_invocations() {
 }
 
 #[test]
-fn what_is_no_envelope_is_refused_and_harms_nobody() {
+fn what_is_no_envelope_is_refused_and_harms_no_other() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
     let bodies: [&[u8]; 9] = [

@@ -215,7 +215,7 @@ fn an_order_that_is_recorded_is_never_said_not_to_be() {
 }
 
 #[test]
-fn of_two_whose_answers_are_lost_one_knows_the_write_as_his_own() {
+fn of_two_writers_with_lost_answers_one_knows_its_write() {
     let emulator = Emulator::start(&[]);
     let handler = handler(&emulator, &[]);
     for number in 0..20 {
@@ -557,7 +557,7 @@ fn a_look_that_began_before_an_order_was_accepted_does_not_deny_it_afterwards() 
 }
 
 #[test]
-fn of_many_who_ask_for_one_order_that_is_not_there_none_waits_for_all_others() {
+fn requests_for_one_missing_order_do_not_wait_for_each_other() {
     let emulator = Emulator::start(&[]);
     let handler = handler(&emulator, &[]);
     emulator.fault(&json!({ "kind": "delay", "ms": 200, "operations": ["read"] }));
@@ -573,7 +573,7 @@ fn of_many_who_ask_for_one_order_that_is_not_there_none_waits_for_all_others() {
 }
 
 #[test]
-fn those_who_ask_for_what_is_not_there_hold_few_connections() {
+fn requests_for_missing_orders_hold_few_connections() {
     let emulator = Emulator::start(&[]);
     // Two places, one of them for one caller.
     let handler = handler(&emulator, &[("MAX_CONNECTIONS", "8")]);
@@ -624,7 +624,7 @@ fn the_whole_flow_runs_through_the_host() {
 }
 
 #[test]
-fn many_who_wait_for_one_order_cost_about_one_read_a_second() {
+fn many_waiters_for_one_order_cost_about_one_read_a_second() {
     const WAITERS: usize = 100;
     let emulator = Emulator::start(&[]);
     let handler = handler(&emulator, &[]);
@@ -643,13 +643,13 @@ fn many_who_wait_for_one_order_cost_about_one_read_a_second() {
         }
     });
 
-    // One when they come, one a second, and a few for those who come late.
+    // One read when the requests come, one a second, and a few for late requests.
     let (reads, seconds) = (requests(&emulator, "read"), started.elapsed().as_secs());
     assert!((3..=seconds * 2 + 4).contains(&reads), "{reads} reads in {seconds} s");
 }
 
 #[test]
-fn nobody_is_told_of_an_older_version_than_he_has_just_been_told_of() {
+fn a_caller_is_never_shown_an_older_version_than_before() {
     let emulator = Emulator::start(&[]);
     let (here, there) = (handler(&emulator, &[]), handler(&emulator, &[]));
     let (id, _) = accepted(&here, "COSMOS-TOLD");

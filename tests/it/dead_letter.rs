@@ -106,7 +106,7 @@ fn an_order_whose_budget_is_spent_fails_visibly() {
 }
 
 #[test]
-fn what_nobody_can_read_and_what_no_order_knows_is_kept_whole_and_once() {
+fn an_unreadable_or_unknown_message_is_kept_whole_and_once() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
     let (_, message) = submit(&handler, "D-6");

@@ -47,7 +47,7 @@ fn count(status: &Value, event: &str) -> usize {
     events(status).iter().filter(|found| **found == event).count()
 }
 
-/// Completed, by one outcome, at the first attempt, and interrupted at most so often.
+/// Completed, by one outcome, at the first attempt, and with at most this number of interruptions.
 fn completed_once(status: &Value, interruptions: usize) {
     let ends = ["completed", "failed", "cancelled"].map(|event| count(status, event));
     assert_eq!((&status["status"], &status["attempt"], ends), (&json!("completed"), &json!(1), [1, 0, 0]), "{status}");
@@ -109,7 +109,7 @@ impl Fake {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (heard, answered): (Arc<Mutex<Vec<Heard>>>, Arc<AtomicUsize>) = Default::default();
         let shared = (Arc::clone(&heard), Arc::clone(&answered), Arc::new(reply));
-        // Ends with the test's process; nobody asks any more once the handlers are gone.
+        // The thread ends with the test's process; no request comes once the handlers are gone.
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let (heard, answered, reply) = shared.clone();
@@ -120,7 +120,7 @@ impl Fake {
                         heard.push(request);
                         heard.len() - 1
                     };
-                    // Who asked may have gone.
+                    // The client may have gone.
                     let _ = stream.write_all(reply(number).as_bytes());
                     answered.fetch_add(1, Ordering::Relaxed);
                 });
@@ -248,7 +248,7 @@ mod clocks {
         })
     }
 
-    /// By so many minutes, as what is recorded now shows.
+    /// Checks that the clock is off by this number of minutes, as new records show.
     fn is_off_by(host: &Host, id: &str, minutes: i64) {
         let submitted: jiff::Timestamp = status_of(host, id)["submittedAt"].as_str().unwrap().parse().unwrap();
         let off = submitted.duration_since(jiff::Timestamp::now()).as_secs();
@@ -387,7 +387,7 @@ mod disks {
         eventually("everything agrees", || verify().0.success().then_some(()));
     }
 
-    /// Files that nobody can change, not even who has them open; freed at the end.
+    /// Files that no process can change, even through a handle that is open; freed at the end.
     struct Immutable(Vec<PathBuf>);
 
     impl Immutable {
@@ -538,7 +538,7 @@ mod pauses {
     }
 
     #[test]
-    fn a_worker_stopped_beyond_its_lease_changes_nothing_and_calls_nobody_once_another_has_its_order() {
+    fn a_worker_stopped_beyond_its_lease_writes_and_calls_nothing_once_another_has_its_order() {
         let data = Directory::new();
         let silence = Gate::default();
         let held = silence.clone();
@@ -570,7 +570,7 @@ mod pauses {
     }
 
     #[test]
-    fn a_worker_stopped_while_a_retry_waits_calls_nobody_once_another_has_made_it() {
+    fn a_worker_stopped_while_a_retry_waits_makes_no_call_once_another_has_made_it() {
         let data = Directory::new();
         let backend = Fake::start(|number| match number {
             0 => reply(503, "Retry-After: 1\r\n", ""),
@@ -630,7 +630,7 @@ mod pauses {
     }
 
     #[test]
-    fn an_answer_that_waited_for_a_stopped_worker_counts_while_nobody_else_has_its_order() {
+    fn an_answer_that_waited_for_a_stopped_worker_counts_while_no_other_has_its_order() {
         let data = Directory::new();
         let gate = Gate::default();
         let held = gate.clone();
@@ -689,7 +689,7 @@ mod pauses {
         let ended = shown(&second, &id);
         assert_eq!(statuses, [200, 200]);
         completed_once(&ended, 1);
-        // Whoever wrote first after the pause has it, and his answer counts.
+        // The worker that wrote first after the pause has the order, and its answer counts.
         let (calls, by) = if count(&ended, "interrupted") == 1 { (2, IN_TIME) } else { (1, LATE) };
         assert_eq!(ended["result"], serde_json::from_str::<Value>(by).unwrap(), "{ended}");
         assert_eq!(backend.calls_of_one_order(), calls);
@@ -1009,7 +1009,7 @@ mod messages {
         assert_eq!((&ended["status"], &ended["attempt"]), (&json!("completed"), &json!(ATTEMPTS)), "{ended}");
         assert_eq!((count(&ended, "completed"), count(&ended, "interrupted")), (1, 0), "{ended}");
         assert_eq!(backend.calls_of_one_order(), ATTEMPTS);
-        // The first message; then a copy for each retry, and in all at most two for the end of somebody's lease.
+        // The first message; then a copy for each retry, and at most two for the end of a lease.
         assert_eq!(deliveries, COPIES * (1 + scheduled_copies));
         assert!(deliveries <= COPIES * (ATTEMPTS + 2), "{deliveries}");
         agrees(&data);

@@ -88,7 +88,7 @@ impl App {
         entries.filter(|entry| entry["event"] == event && entry["function"] == function).collect()
     }
 
-    /// Waits until the handler has written down as many.
+    /// Waits until the handler has written down this number.
     pub fn recorded(&self, event: &str, function: &str, count: usize) -> Vec<Value> {
         eventually(&format!("{count} times {event} of {function}"), || {
             let records = self.records(event, function);

@@ -15,7 +15,7 @@ const CANARY: &str = "CANARY";
 /// What a process may hold at most at any moment, in MiB: a 10 MB body is some copies of itself in the host.
 const PEAK: u64 = 192;
 
-/// A host that is asked for hostile things, and for an order of somebody else in between.
+/// A host that receives hostile requests, and another caller's order in between.
 struct Attacked {
     host: Host,
     data: Directory,
@@ -28,8 +28,8 @@ impl Attacked {
         Self { host: Host::start(data.path(), &[]), data, others: 0 }
     }
 
-    /// Somebody else sends an order, and it completes.
-    fn somebody_else_is_served(&mut self) {
+    /// Another caller sends an order, and it completes.
+    fn another_caller_is_served(&mut self) {
         self.others += 1;
         let id = self.host.submit(&order(&format!("OTHER-{}", self.others)));
         let ended = self.host.ended(&id);
@@ -42,7 +42,7 @@ impl Attacked {
         record["process"].as_u64().unwrap().try_into().unwrap()
     }
 
-    /// So many orders were accepted, and no log line repeats what was sent.
+    /// Checks that this number of orders was accepted, and that no log line repeats the request.
     fn accepted(&self, orders: usize) {
         let lines = self.host.program.lines();
         let accepted = lines.iter().filter(|line| line.contains("order accepted")).count();
@@ -67,7 +67,7 @@ fn memory(process: u32, measure: &str) -> Option<u64> {
     Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
 }
 
-/// Sends these bytes. Whoever refuses them early may close before all of them are sent.
+/// Sends these bytes. A server that refuses them early may close before all of them are sent.
 fn send(port: u16, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -81,7 +81,7 @@ fn send(port: u16, bytes: &[u8]) -> TcpStream {
 fn received(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        // Whoever closes before all was read resets the connection.
+        // A server that closes before all was read resets the connection.
         Err(error) if error.kind() != ErrorKind::ConnectionReset => format!("left waiting: {error}\r\n\r\n"),
         _ => String::from_utf8(answer).unwrap(),
     }
@@ -318,7 +318,7 @@ fn framings() -> Vec<Row> {
 }
 
 #[test]
-fn a_hostile_request_is_refused_and_harms_nobody() {
+fn a_hostile_request_is_refused_and_harms_no_other() {
     let mut attacked = Attacked::start();
     let handler = attacked.handler();
     let mut wrong = Vec::new();
@@ -329,7 +329,7 @@ fn a_hostile_request_is_refused_and_harms_nobody() {
             if row.breaks_off {
                 stream.shutdown(Shutdown::Write).unwrap();
             }
-            attacked.somebody_else_is_served();
+            attacked.another_caller_is_served();
             let verdict = verdict(&received(stream));
             if verdict != row.expected {
                 let shown = String::from_utf8_lossy(&row.bytes[..row.bytes.len().min(300)]).into_owned();
@@ -506,14 +506,14 @@ fn a_traceparent_adds_no_header_to_what_a_backend_is_asked() {
     }
 }
 
-/// So many files this process has open; nothing where there is no `/proc`.
+/// The number of files that this process has open; `None` where there is no `/proc`.
 fn open_files(process: u32) -> Option<usize> {
     std::fs::read_dir(format!("/proc/{process}/fd")).ok().map(Iterator::count)
 }
 
-/// A thousand connections that send a byte now and then, to whoever listens there.
+/// A thousand connections that send a byte now and then to this port.
 #[test]
-fn a_thousand_slow_connections_delay_nobody() {
+fn a_thousand_slow_connections_delay_no_other() {
     const SLOW: usize = 1000;
     // What macOS allows a process before it asks for more; the 1,024 of Linux would just suffice for these.
     const USUAL: &str = "ulimit -Sn 256 && exec \"$@\"";
@@ -547,7 +547,7 @@ fn a_thousand_slow_connections_delay_nobody() {
             for stream in &mut slow {
                 stream.write_all(more.as_bytes()).unwrap();
             }
-            attacked.somebody_else_is_served();
+            attacked.another_caller_is_served();
         }
         attacked.holds_at_most(96, "VmRSS");
         drop(slow);
@@ -555,5 +555,5 @@ fn a_thousand_slow_connections_delay_nobody() {
     }
 
     attacked.accepted(attacked.others);
-    assert_eq!([attacked.host.program.id(), attacked.handler()], processes, "nobody was restarted");
+    assert_eq!([attacked.host.program.id(), attacked.handler()], processes, "no process was restarted");
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::emulator::Emulator;
 use crate::support::{Answer, Handler, eventually, try_submit};
 
-/// What the platform puts into `IDENTITY_HEADER`; whoever has it gets tokens.
+/// The value of `IDENTITY_HEADER`, with which any process gets tokens.
 const SECRET: &str = "E1D7F00DC0FFEE";
 const CLIENT_ID: &str = "7f0b1c52-5d3e-4b8e-9a66-2c1a7de0f3aa";
 const SYSTEM_ASSIGNED: &str = "the system-assigned managed identity";
@@ -53,7 +53,7 @@ impl TokenEndpoint {
         let url = format!("http://{}/msi/token", listener.local_addr().unwrap());
         let script = Arc::new(Mutex::new(Script { replies: replies.to_vec().into(), asked: Vec::new() }));
         let shared = Arc::clone(&script);
-        // Ends with the test's process; nobody asks any more once the handler is gone.
+        // The thread ends with the test's process; no request comes once the handler is gone.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let script = Arc::clone(&shared);
@@ -114,7 +114,7 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) {
     let head =
         format!("HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let mut stream = stream;
-    // Who asked may have gone.
+    // The client may have gone.
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
@@ -127,7 +127,7 @@ fn completes(handler: &Handler, order_id: &str) {
     assert_eq!((status.status, &status.body["status"]), (200, &"completed".into()), "{status:?}");
 }
 
-/// The customer is told to come back, since nobody can see whether the order was accepted before; nothing is sent.
+/// The customer is told to come back, since an earlier request may have been accepted; nothing is sent.
 fn is_refused(answer: &Answer) {
     assert_eq!((answer.status, &answer.body["outcome"]), (503, &"unknown".into()), "{answer:?}");
     assert!(answer.headers["Retry-After"].as_str().unwrap().parse::<u32>().unwrap() > 0, "{answer:?}");

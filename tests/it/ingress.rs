@@ -219,7 +219,7 @@ fn numbers_may_be_written_in_any_way_that_means_the_same() {
 }
 
 #[test]
-fn absurd_numbers_are_refused_in_fields_nobody_knows_too() {
+fn absurd_numbers_are_refused_in_unknown_fields_too() {
     let (_data, handler) = start();
     let hundred = "1".repeat(100);
 

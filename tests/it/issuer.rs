@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-/// Whom the tokens are for.
+/// The audience of the tokens.
 pub const AUDIENCE: &str = "api://orders";
 /// Where the keys are.
 const JWKS: &str = "/keys";
@@ -62,7 +62,7 @@ impl Key {
         }
     }
 
-    /// The public half as bytes that anybody has.
+    /// The public half of the key, as bytes that every client can get.
     pub fn public(&self) -> Vec<u8> {
         match self {
             Self::Rsa(key) => key.public_key().as_ref().to_vec(),
@@ -179,7 +179,7 @@ impl Issuer {
         self.asked(JWKS)
     }
 
-    /// Waits until something was asked for so often.
+    /// Waits until this path was asked for this number of times.
     pub fn wait_until_asked(&self, path: &str, times: usize) {
         crate::support::eventually("the issuer is asked", || (self.asked(path) >= times).then_some(()));
     }

@@ -64,7 +64,7 @@ fn a_client_of_the_host_is_told_its_quota_and_then_when_to_come_back() {
 }
 
 #[test]
-fn a_caller_is_let_in_again_when_he_was_told_so() {
+fn a_caller_is_let_in_again_after_retry_after() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1s")]);
     assert_eq!(try_submit(&handler, "R-4", &[]).status, 202);
@@ -73,7 +73,7 @@ fn a_caller_is_let_in_again_when_he_was_told_so() {
 
     let started = Instant::now();
     let mut refusals = 0;
-    eventually("he is let in", || {
+    eventually("the caller is let in", || {
         let answer = try_submit(&handler, "R-5", &[]);
         refusals += u32::from(answer.status == 429);
         (answer.status == 202).then_some(())
@@ -101,7 +101,7 @@ fn what_a_client_claims_about_itself_gains_nothing() {
     let data = Directory::new();
     let direct = Handler::start(data.path(), &settings);
     assert_eq!(try_submit(&direct, "R-9", &from("192.0.2.1")).status, 202);
-    assert_eq!(try_submit(&direct, "R-10", &from("192.0.2.2")).status, 429, "who cannot be told apart is one caller");
+    assert_eq!(try_submit(&direct, "R-10", &from("192.0.2.2")).status, 429, "callers that cannot be told apart are one caller");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_subscription_counts_before_the_address_and_stands_in_the_message() {
 }
 
 #[test]
-fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often() {
+fn an_order_accepted_before_is_answered_beyond_the_rate_limit() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1h")]);
     let first = try_submit(&handler, "R-16", &[]);
@@ -147,7 +147,11 @@ fn an_order_that_was_accepted_before_is_answered_to_a_caller_who_asks_too_often(
     assert_eq!(again.headers["RateLimit"].as_str().map(|field| &field[..13]), Some("\"default\";r=0"));
     assert_eq!(again.message, None, "it costs nothing more than the answer");
     assert_eq!((other.status, conflict.status, invalid.status), (429, 409, 429));
-    assert_eq!((&other.body["outcome"], &invalid.body["outcome"]), (&json!("not_accepted"), &json!("unknown")), "who knows what it means");
+    assert_eq!(
+        (&other.body["outcome"], &invalid.body["outcome"]),
+        (&json!("not_accepted"), &json!("unknown")),
+        "an unreadable order may be an accepted one"
+    );
     assert_eq!(handler.process(first.message.as_deref().unwrap()).status, 200);
     assert_eq!(try_submit(&handler, "R-16", &[]).body["status"], "completed");
 }
@@ -187,7 +191,7 @@ fn while_too_many_wait_new_orders_are_refused_and_known_ones_answered() {
 }
 
 #[test]
-fn who_knows_nothing_of_the_backlog_looks_before_he_promises() {
+fn an_instance_without_a_backlog_reading_reads_before_it_accepts() {
     for emulator in [None, Some(Emulator::start(&[]))] {
         let data = Directory::new();
         let begin = |settings: &[(&str, &str)]| match &emulator {
@@ -247,7 +251,7 @@ fn a_store_that_fails_again_and_again_is_left_alone_and_asked_by_one_at_a_time()
     assert_ne!(breaker(&handler), "closed");
     let again = try_submit(&handler, "B-1", &[]);
     assert_eq!((again.status, &again.body["status"]), (202, &json!("accepted")), "it was accepted before: {again:?}");
-    assert!(again.message.is_some(), "nobody knows whether its message left before the store was away");
+    assert!(again.message.is_some(), "its message may not have left before the store was away");
 
     // Many at a time, for as long as two probes take.
     let end = Instant::now() + Duration::from_secs(8);
@@ -328,7 +332,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
         is_written();
         assert_eq!((outcome(&handler, "U-1"), outcome(&handler, "U-2")), ("unknown".into(), "not_accepted".into()));
         emulator.calm();
-        // It is repeated by whoever writes.
+        // The request that writes repeats the write.
         assert_eq!(first.join().unwrap().status, 202);
     });
     assert_eq!(try_submit(&handler, "U-1", &[]).status, 202);
@@ -349,7 +353,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     is_written();
     drop(stream);
     handler.program.line("a connection ended early");
-    assert_eq!(outcome(&handler, "U-3"), "unknown", "nobody waits for its answer, and it is written all the same");
+    assert_eq!(outcome(&handler, "U-3"), "unknown", "the client is gone, and the order is written all the same");
     emulator.calm();
     eventually("it is accepted", || (try_submit(&handler, "U-3", &[]).status == 202).then_some(()));
 }

@@ -222,7 +222,7 @@ fn a_live_handlers_order_is_never_taken_however_long_it_works() {
 }
 
 #[test]
-fn one_who_must_not_wait_longer_gives_the_message_back() {
+fn a_delivery_that_must_not_wait_longer_gives_the_message_back() {
     let data = Directory::new();
     let (first, second) = (delayed(data.path(), "60s", &[]), delayed(data.path(), "1ms", &[("FUNCTION_TIMEOUT", "17s")]));
     let (id, message) = submit(&first, "P-9");

@@ -30,7 +30,7 @@ const HOUR: Duration = Duration::from_hours(1);
 /// As late as a scheduled message may be.
 const LATEST: Duration = Duration::from_secs(1);
 
-/// An app whose queue `idle` has no trigger, so that nobody but the test receives from it.
+/// An app whose queue `idle` has no trigger, so that only the test receives from it.
 struct Idle {
     directory: Directory,
     connection: String,
@@ -328,7 +328,7 @@ fn a_message_has_at_most_256_kb() {
     assert_eq!(send(body.len() - 2), 201);
     assert_eq!(send(body.len() - 1), 413);
     let too_large = vec![b'x'; 1024 * 1024];
-    // Who is refused before he has sent everything may see the connection break.
+    // A client that is refused before it has sent everything may see the connection break.
     let headers = [("Authorization", &*signature(&bus.url, POLICY, KEY, HOUR))];
     let answer = try_request("POST", &format!("{}/idle/messages", bus.url), &headers, Some(&too_large));
     assert!(answer.as_ref().map_or(true, |answer| answer.status == 413), "{answer:?}");
@@ -484,7 +484,7 @@ fn converse(mut stream: &TcpStream, record: &Mutex<Vec<Heard>>, replies: &Mutex<
         match reply.unwrap() {
             Reply::Answer(status, headers, body) => {
                 let head = format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
-                // Who asked may have gone.
+                // The client may have gone.
                 let _ = stream.write_all(format!("{head}{body}").as_bytes());
             }
             // Until the other side hangs up.
@@ -553,7 +553,7 @@ fn after_three_tries_whether_it_was_sent_depends_on_what_was_answered() {
 }
 
 #[test]
-fn who_says_when_to_come_back_is_asked_then() {
+fn a_send_is_repeated_after_the_pause_that_the_namespace_names() {
     let fake = Fake::start(&[Reply::Answer(429, "Retry-After: 1\r\n".into(), String::new()), status(201)]);
     let patient = Fake::start(&[Reply::Answer(429, "Retry-After: 60\r\n".into(), String::new())]);
 
@@ -567,7 +567,7 @@ fn who_says_when_to_come_back_is_asked_then() {
 }
 
 #[test]
-fn a_namespace_that_hangs_costs_five_seconds_and_nobody_knows_whether_it_was_sent() {
+fn a_send_to_a_namespace_that_hangs_is_unknown_after_five_seconds() {
     let fake = Fake::start(&[Reply::Hang]);
 
     let started = Instant::now();

@@ -451,7 +451,7 @@ fn asked_twice_it_leaves_at_once() {
 }
 
 #[test]
-fn a_half_sent_request_blocks_nobody() {
+fn a_half_sent_request_blocks_no_other() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
 
@@ -483,7 +483,7 @@ fn one_connection_too_many_waits_its_turn() {
 }
 
 #[test]
-fn whoever_keeps_a_connection_and_uses_it_again_does_not_starve_those_who_wait_for_one() {
+fn a_connection_in_use_does_not_starve_connections_that_wait() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "2")]);
     let connect = || TcpStream::connect(("127.0.0.1", handler.port)).unwrap();

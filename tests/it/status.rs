@@ -234,7 +234,7 @@ fn waited(handler: &Handler, id: &str, headers: &[(&str, &str)]) -> (Answer, Dur
 }
 
 #[test]
-fn who_knows_a_version_is_told_so_without_a_body_until_there_is_another() {
+fn a_known_version_is_answered_304_until_it_changes() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
     let (id, message) = submit(&handler, "S-ETAG");
@@ -279,7 +279,11 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
         let waits = scope.spawn(|| waited(&handler, &id, &[("Prefer", "respond-async, wait=30")]));
         let knows = scope.spawn(|| waited(&handler, &id, &[("Prefer", "wait=30"), ("If-None-Match", &etag)]));
         let eager = handler.status_with(&id, &[("Prefer", "wait=30"), ("If-None-Match", "\"old\"")]);
-        assert_eq!((eager.status, eager.headers.get("Preference-Applied")), (200, None), "who knows an old version does not wait");
+        assert_eq!(
+            (eager.status, eager.headers.get("Preference-Applied")),
+            (200, None),
+            "a client that knows an old version does not wait"
+        );
         handler.until_waiting(2);
         assert_eq!(handler.process(&message).status, 200);
         for (answer, took) in [waits.join().unwrap(), knows.join().unwrap()] {
@@ -294,7 +298,7 @@ fn a_status_that_is_to_wait_is_answered_when_the_order_changes() {
 }
 
 #[test]
-fn who_finds_no_place_to_wait_is_answered_at_once_and_a_stop_answers_all() {
+fn a_request_without_a_wait_slot_is_answered_at_once_and_a_stop_answers_all() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[("MAX_CONNECTIONS", "3")]);
     let (id, _) = submit(&handler, "S-PLACES");
@@ -325,8 +329,8 @@ fn one_caller_gets_half_of_the_places_to_wait() {
     std::thread::scope(|scope| {
         let first = scope.spawn(|| waits("one", "wait=5"));
         handler.until_waiting(1);
-        assert!(!waits("one", "wait=5"), "the caller has his place");
-        assert!(waits("two", "wait=1"), "another has his own");
+        assert!(!waits("one", "wait=5"), "the caller has its place");
+        assert!(waits("two", "wait=1"), "another caller has its own");
         assert!(first.join().unwrap());
     });
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Whatever is waited for comes within this, or the test fails; generous, for machines that build beside the tests.
+/// Longest wait for anything; generous, for machines that build beside the tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory of its own, removed at the end.
@@ -124,7 +124,7 @@ impl Program {
     /// Waits for its end by itself.
     pub fn end(mut self) -> (ExitStatus, Vec<String>) {
         let status = eventually("the program ends", || self.child.try_wait().unwrap());
-        // Its pipes are read to their end once nobody holds them any more.
+        // The pipes end once no process holds them any more.
         let lines = eventually("its output is read", || (Arc::strong_count(&self.output) == 1).then(|| self.lines()));
         (status, lines)
     }
@@ -157,7 +157,7 @@ pub fn stop_between_writes(program: &Program, data: &Path) {
         program.signal("STOP");
         eventually("it has stopped", || {
             let state = std::fs::read_to_string(format!("/proc/{}/stat", program.id()));
-            // Elsewhere nobody tells.
+            // Other systems do not show it.
             state.map_or(true, |state| state.contains(") T ")).then_some(())
         });
         let free = database.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
@@ -301,7 +301,7 @@ impl Handler {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Until so many requests wait for an order to change.
+    /// Waits until this number of requests wait for an order to change.
     pub fn until_waiting(&self, number: u64) {
         eventually("they wait", || (self.readyz().json()["waiting"]["forChange"] == number).then_some(()));
     }

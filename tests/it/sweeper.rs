@@ -215,7 +215,7 @@ fn the_host_sends_what_was_never_sent_by_its_timer() {
     let data = Directory::new();
     let host = Host::start(data.path(), &[SOON, ("SweepSchedule", "* * * * * *")]);
     let handler = host.figures()["handlerPort"].as_u64().unwrap();
-    // The record is written, and nobody sends the message: the host died, say.
+    // The record is written, and its message is never sent, as when the host dies.
     let envelope = http_envelope("POST", "http://localhost/api/orders", &json!({}), Some(&order("S-10").to_string()), &[]);
     let answer = request("POST", &format!("http://127.0.0.1:{handler}/OrderIngress"), &[], Some(envelope.to_string().as_bytes()));
     let body: Value = serde_json::from_str(answer.json()["Outputs"]["res"]["body"].as_str().unwrap()).unwrap();
