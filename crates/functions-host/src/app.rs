@@ -1,7 +1,7 @@
-//! A Functions app as it lies on disk: `host.json`, `local.settings.json` and one folder for each function.
+//! A Functions app on disk: `host.json`, `local.settings.json` and one folder for each function.
 //!
-//! Everything is read once, at the start, and everything wrong is said at once.
-//! The real host keeps going instead: without a good `host.json` it answers 503 to every request and tries again.
+//! All files are read once, at the start, and all mistakes are reported together.
+//! The real host continues instead: without a good `host.json` it answers 503 to every request and tries again.
 
 pub(crate) mod function;
 pub(crate) mod host_json;
@@ -23,10 +23,10 @@ use settings::{Configuration, LocalHost, LocalSettings};
 pub(crate) struct App {
     /// The folder that holds `host.json`, as an absolute path.
     pub(crate) root: PathBuf,
-    /// Things to tell the person before the start, one line each; none of them prevents it.
+    /// Notices to print before the start, one line each; none prevents the start.
     pub(crate) notices: Vec<String>,
-    /// The app settings to add to the inherited environment of the handler: `Values` of `local.settings.json` without
-    /// those the environment has already.
+    /// App settings to add to the inherited environment of the handler: `Values` of `local.settings.json`, without settings that the
+    /// environment has already.
     pub(crate) settings: BTreeMap<String, String>,
     /// `Host` of `local.settings.json`.
     pub(crate) local_host: LocalHost,
@@ -85,7 +85,7 @@ impl App {
 
     /// Whether a function's HTTP requests go to the handler as they are instead of inside an invocation.
     ///
-    /// It takes the app's `enableForwardingHttpRequest` and a function with one input, HTTP, and one output, HTTP
+    /// Forwarding needs the app's `enableForwardingHttpRequest` and a function with one input, HTTP, and one output, HTTP
     /// (`FunctionMetadataExtensions.cs` of the host): one more output puts the function back into an invocation.
     /// With the older `httpWorker` section such functions are always forwarded.
     pub(crate) fn forwards(&self, function: &Function) -> bool {
@@ -95,13 +95,12 @@ impl App {
             && matches!(function.outputs[..], [Output::Http { .. }])
     }
 
-    /// One line for each function in error, in the host's words.
+    /// One line for each function in error, with the real host's wording.
     pub(crate) fn in_error_lines(&self) -> impl Iterator<Item = String> {
         self.in_error.iter().map(|(name, reason)| format!("The '{name}' function is in error: {reason}"))
     }
 
-    /// What `func start` prints about the functions; `base` is the address without the route prefix, such as
-    /// `http://localhost:7071`.
+    /// List of the functions as `func start` prints it; `base` is the address without the route prefix, such as `http://localhost:7071`.
     ///
     /// HTTP functions come first, then the others, then those switched off (`DisplayFunctionsInfoUtilities.cs`).
     pub(crate) fn listing(&self, base: &str) -> String {
@@ -130,17 +129,17 @@ impl App {
     }
 }
 
-/// What the readers of the files have to say.
+/// Notices and problems found in the files.
 #[derive(Debug, Default)]
 struct Notes {
-    /// Told to the person; the start goes on.
+    /// Notices, which do not prevent the start.
     notices: Vec<String>,
-    /// Each one prevents the start.
+    /// Problems, each of which prevents the start.
     problems: Vec<String>,
 }
 
 impl Notes {
-    /// The value of an option, its mistake noted and then treated as absent, so that the next one is found too.
+    /// Value of an option. A mistake is noted and the option treated as absent, so that the next mistake is found too.
     fn keep<T>(&mut self, value: Result<Option<T>, String>) -> Option<T> {
         value.unwrap_or_else(|problem| {
             self.problems.push(problem);
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_json_is_told_with_its_line_and_column() {
+    fn invalid_json_is_reported_with_its_line_and_column() {
         let mut files = orders();
         files[0].1 = "{\n  \"version\": 2.0.0\n}";
         files[1].1 = "[";
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_without_settings_starts_and_is_told_what_azure_needs() {
+    fn an_app_without_settings_starts_with_notices_of_what_azure_needs() {
         let mut files = orders();
         files.remove(1);
 
@@ -415,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_built_yet_is_told() {
+    fn a_program_that_is_not_built_yet_gives_a_notice() {
         let mut files = orders();
         let host = HOST.replace("\"handler\"", "\"target/debug/handler\"");
         files[0].1 = &host;

@@ -1,4 +1,4 @@
-//! What a person may ask of the host on a command line; a program that runs the host inside itself flattens it into its own.
+//! Command-line options of the host. A program that runs the host inside itself flattens them into its own.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
 
-/// What a person asked for.
+/// Command-line options.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
     /// The app's folder, where host.json is.
@@ -18,7 +18,7 @@ pub struct Arguments {
     /// Address to listen on.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     pub host: IpAddr,
-    /// Where everything durable is kept [default: a hidden directory in the app's folder]
+    /// Directory of all durable data [default: a hidden directory in the app's folder]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// The handler to start, instead of the one host.json names.
@@ -27,18 +27,18 @@ pub struct Arguments {
     /// Send invocations with a Content-Length, as `func start` does, instead of chunked, as Azure does.
     #[arg(long)]
     pub content_length: bool,
-    /// How long a receiver holds a message before it is delivered again.
+    /// Time that a receiver holds a message before the message is delivered again.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub lock_duration: Duration,
     /// Deliveries before a message is dead-lettered.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_delivery_count: u32,
-    /// How long running invocations may take after Ctrl-C.
+    /// Time for running invocations to end after Ctrl-C.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
 }
 
-/// A positive time such as 30s, in one unit or more of them.
+/// A positive time such as 30s, in one or more units.
 fn duration(text: &str) -> Result<Duration, &'static str> {
     let span: Option<Span> = text.parse().ok();
     let signed = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());

@@ -1,4 +1,4 @@
-//! One invocation from envelope to outputs: call the handler, read its answer, send its messages, then reply.
+//! Dispatch of an invocation: call the handler, read its answer, send its messages, then reply.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use crate::service_bus::broker::{Broker, Outgoing, Properties};
 use crate::wire::answer::{self, Outcome, Outputs, Reply};
 use crate::wire::invocation::Sys;
 
-/// Beyond `functionTimeout`: the host's own grace, observed.
+/// Grace after `functionTimeout`, as observed on the host.
 const TIMEOUT_GRACE: Duration = Duration::from_secs(2);
 
-/// A function, with what is needed at each invocation worked out once.
+/// A function, prepared once for all its invocations.
 #[derive(Debug, Clone)]
 pub(crate) struct Callable {
-    /// The name of its folder.
+    /// Name of the function's folder.
     pub(crate) name: String,
-    /// What starts it.
+    /// Trigger of the function.
     pub(crate) trigger: Trigger,
-    /// Its outputs as answers name them.
+    /// Outputs by the names that answers use.
     pub(crate) outputs: Outputs,
-    /// The queue behind each of `outputs.messages`.
+    /// Queue of each of `outputs.messages`.
     pub(crate) queues: Vec<String>,
-    /// Requests go to the handler as they are.
+    /// Whether requests go to the handler unchanged.
     pub(crate) forwards: bool,
 }
 
@@ -54,31 +54,31 @@ impl Callable {
 
 /// Runs invocations.
 pub(crate) struct Dispatcher {
-    /// The way to the handler.
+    /// Client of the handler.
     pub(crate) handler: Handler,
-    /// Where messages go.
+    /// Broker that takes the messages.
     pub(crate) broker: Broker,
-    /// How long one invocation may take; no limit when absent.
+    /// Longest time of one invocation; no limit when absent.
     pub(crate) function_timeout: Option<Duration>,
-    /// Every running invocation holds a clone: once this and all of them are dropped, nothing runs any more.
+    /// Sender of which every running invocation holds a clone: once all are dropped, no invocation runs.
     pub(crate) running: mpsc::Sender<()>,
 }
 
-/// The invocation failed; the log says why, and nobody else learns it.
+/// Failure of an invocation. Only the log has the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed;
 
-/// One invocation about to run.
+/// An invocation that has not run yet.
 #[derive(Debug)]
 pub(crate) struct Invocation {
-    /// Its id, in the header and in the log.
+    /// Id of the invocation, in the header and in the log.
     pub(crate) id: Uuid,
     now: Timestamp,
     guid: Uuid,
 }
 
 impl Invocation {
-    /// A new one.
+    /// A new invocation.
     pub(crate) fn new() -> Self {
         Self { id: Uuid::new_v4(), now: Timestamp::now(), guid: Uuid::new_v4() }
     }
@@ -96,7 +96,7 @@ impl Default for Invocation {
 }
 
 impl Dispatcher {
-    /// Calls the handler and does what its answer says; messages are on disk when this returns.
+    /// Calls the handler and carries out its answer; messages are on disk when this returns.
     pub(crate) async fn invoke(self: &Arc<Self>, function: &Callable, invocation: &Invocation, envelope: Vec<u8>) -> Result<Reply, Failed> {
         let running = self.running.clone();
         let id = invocation.id.to_string();
@@ -107,7 +107,7 @@ impl Dispatcher {
         answered
     }
 
-    /// Runs a call under `functionTimeout`; a handler that lets it pass is ended, with everything else it is doing.
+    /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls.
     pub(crate) async fn within_timeout<T>(
         &self,
         function: &Callable,
@@ -178,7 +178,7 @@ impl Dispatcher {
     }
 }
 
-/// What the host's output binding puts beside a body, and nothing else (host §4.4).
+/// Properties that the host's output binding sends beside a body (host §4.4).
 fn sent_by(invocation: &str) -> Properties {
     let mut properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
     properties.application_properties.insert("$AzureWebJobsParentId".into(), invocation.into());

@@ -1,4 +1,4 @@
-//! The host: reads the app, starts its handler and everything that triggers functions, runs, stops.
+//! The host: reads the app, starts its handler and the triggers, runs, stops.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,37 +29,37 @@ use crate::trigger::http::Front;
 use crate::trigger::queue::Listener;
 use crate::trigger::timer;
 
-/// Clients keep idle connections for about a minute.
+/// Time for a request's headers, longer than clients keep idle connections: about a minute.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// Looks at the settings of an app whose handler is this very program, before the handler is started: the app's folder, `Values` of
-/// its settings, and the whole environment that the handler is to get. Warnings are told; problems prevent the start.
+/// Check of an app whose handler is this program, before the handler starts. Gets the app's folder, `Values` of its settings, and the
+/// whole environment of the handler. Warnings are logged; problems prevent the start.
 pub type Check = fn(&Path, &BTreeMap<String, String>, &BTreeMap<String, String>) -> Result<Vec<String>, Vec<String>>;
 
-/// What to run, and what the program that runs the host says of itself and its handler.
+/// Options of a host: the command line, and facts about the program that runs the host and about its handler.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What a person asked for.
+    /// Options of the command line.
     pub arguments: Arguments,
-    /// The command as a person types it.
+    /// Command that a person types to start the host.
     pub command: &'static str,
-    /// The data directory below the app's folder, where neither a person nor a setting names another.
+    /// Data directory below the app's folder, unless an argument or a setting names another.
     pub data: &'static str,
-    /// The app setting that names the data directory. The handler is given it too: its records belong beside the queue that names
+    /// App setting that names the data directory. The handler gets the setting too: its records belong beside the queue that refers to
     /// them.
     pub data_setting: Option<&'static str>,
-    /// The setting by which the handler learns where the REST protocol of Service Bus is answered.
+    /// Setting that tells the handler the address of the REST protocol of Service Bus.
     pub rest_endpoint_setting: Option<&'static str>,
-    /// The name by which host.json means this very program, which then need not be built into the app's folder.
+    /// Name by which host.json means this program, which then need not be in the app's folder.
     pub own_handler: Option<&'static str>,
-    /// What else must be right where the handler is this very program.
+    /// Further check where the handler is this program.
     pub check: Option<Check>,
 }
 
 impl Options {
-    /// For any handler: no setting has a meaning of its own.
+    /// Options for any handler: no setting has a special meaning.
     pub fn new(arguments: Arguments) -> Self {
         Self {
             arguments,
@@ -73,17 +73,17 @@ impl Options {
     }
 }
 
-/// A host that is up.
+/// A host that is ready.
 #[derive(Debug)]
 pub struct Up {
-    /// Where it listens.
+    /// Address on which the host listens.
     pub address: SocketAddr,
-    /// What `func start` would print.
+    /// List of the functions, as `func start` prints it.
     pub listing: String,
 }
 
-/// Runs the host until it is asked to stop. `Err`: why it could not start or go on, one line each.
-/// `up` hears once the handler answers.
+/// Runs the host until it is asked to stop. `Err`: reasons why the host could not start or continue, one line each.
+/// `up` gets a message when the handler answers.
 pub async fn run(
     options: Options,
     environment: &BTreeMap<String, String>,
@@ -94,7 +94,7 @@ pub async fn run(
     let mut app = App::load(&arguments.app, environment)?;
     let one = |problem: String| vec![problem];
 
-    // One place for records and messages; the handler's own setting counts, below the app's folder as under the real host.
+    // One directory for records and messages. The handler's own setting applies, relative to the app's folder as under the real host.
     let setting = options.data_setting.and_then(|name| environment.get(name).or_else(|| app.settings.get(name)));
     let setting = setting.filter(|path| !path.is_empty());
     let data = arguments.data.clone().unwrap_or_else(|| app.root.join(setting.map_or(options.data, String::as_str)));
@@ -181,7 +181,7 @@ impl Host {
                 is_ready = ready.handler.wait_until_ready() => is_ready,
             };
             if is_ready {
-                // Nobody may be listening, which is fine.
+                // The receiver may be dropped, which is fine.
                 drop(up.send(Up { address, listing }));
             }
         });
@@ -190,7 +190,7 @@ impl Host {
         let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: MAX_CONNECTIONS, drain_timeout };
         let (rest, rest_listener) = rest;
         let rest = move |request| Arc::clone(&rest).answer(request);
-        // Invocations that may still end may also send: it goes on until nothing runs any more.
+        // Running invocations may still send messages, so the REST protocol is served until none runs.
         let serving_rest = server::serve(rest_listener, rest, limits.clone(), std::future::pending());
         let service = {
             let front = Arc::clone(&front);
@@ -207,13 +207,13 @@ impl Host {
                 drained = server::serve(listener, service, limits, stop) => drained,
                 problem = broken_down(&mut tasks) => return Err(vec![problem]),
             };
-            // Queue and timer invocations end too: each holds a sender, and so do the dispatcher's owners.
+            // Wait for queue and timer invocations too: each holds a sender, and so do the dispatcher's owners.
             drop(front);
             let rest = async {
                 while tasks.join_next().await.is_some() {}
                 ended.recv().await
             };
-            // One deadline for all of them, from the moment of the wish.
+            // One deadline for all of them, from the request to stop.
             let asked = *stopped_at.borrow();
             let left = drain_timeout.saturating_sub(asked.map_or(Duration::ZERO, |asked| asked.elapsed()));
             let rest = tokio::time::timeout(left, rest).await;
@@ -232,8 +232,8 @@ impl Host {
     }
 }
 
-/// Waits for a trigger that ended although nobody asked it to: a host that takes orders and does nothing with them is worse
-/// than none.
+/// Waits for a trigger that ended without a request to stop: a host that accepts orders and does not process them is worse than no
+/// host.
 async fn broken_down(tasks: &mut JoinSet<()>) -> String {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -243,7 +243,7 @@ async fn broken_down(tasks: &mut JoinSet<()>) -> String {
     std::future::pending().await
 }
 
-/// How to start the handler, and what to tell the person about it.
+/// Launch options of the handler, and a notice for the person, if any.
 fn plan(
     options: &Options,
     app: &App,
@@ -294,7 +294,7 @@ fn is_named(program: &Path, name: Option<&str>) -> bool {
     program.file_stem().zip(name).is_some_and(|(stem, name)| stem.eq_ignore_ascii_case(name))
 }
 
-/// Two hosts on one queue would each believe that the other's messages are free.
+/// Locks the data directory: two hosts on one queue would each take the other's messages for free.
 fn lock(data: &Path, command: &str) -> Result<File, String> {
     directory::create(data).map_err(|error| format!("cannot make the data directory {}: {error}; pass another --data", data.display()))?;
     let path = data.join("host.lock");
@@ -316,12 +316,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-/// As a person would type it.
+/// Address as a person types it.
 fn shown(address: SocketAddr) -> String {
     if address.ip().is_loopback() || address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }
 
-/// Runs the host as a command: prints the functions, stops on Ctrl-C. Log lines are started before.
+/// Runs the host as a command: prints the functions, stops on Ctrl-C. Start logging before.
 pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     serving::process::open_many_files();
     let runtime =
@@ -330,7 +330,7 @@ pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Resu
         let (sender, up) = oneshot::channel();
         tokio::spawn(async move {
             if let Ok(Up { listing, .. }) = up.await {
-                // A closed pipe is no reason to stop.
+                // A closed pipe must not stop the host.
                 drop(writeln!(std::io::stdout(), "{listing}\nPress Ctrl-C to stop."));
             }
         });

@@ -1,7 +1,7 @@
-//! A stand-in for the Azure Functions host: plays it on one machine, for any custom handler.
+//! A stand-in for the Azure Functions host on one machine, for any custom handler.
 //!
-//! It reads the real `host.json`, `*/function.json` and `local.settings.json`, starts the handler as a child process, and calls
-//! it only over HTTP, in the host's own JSON. What is behind it (a durable queue, timers) needs nothing but a directory.
+//! The stand-in reads the real `host.json`, `*/function.json` and `local.settings.json`, starts the handler as a child process, and
+//! calls the handler only over HTTP, in the host's own JSON. Its durable queue and its timers need only a directory.
 
 pub mod arguments;
 pub mod host;

@@ -1,4 +1,4 @@
-//! What plays Service Bus on this machine.
+//! Stand-in for Service Bus on this machine.
 
 pub mod broker;
 mod connection;

@@ -1,4 +1,4 @@
-//! What starts a function: a client's request, a message, a moment.
+//! Triggers of a function: a client's request, a message, a moment.
 
 pub mod http;
 pub(crate) mod queue;

@@ -14,7 +14,7 @@ use crate::trigger::timer::schedule::Schedule;
 pub(crate) struct Function {
     /// The name of its folder, which is the path the host posts invocations to.
     pub(crate) name: String,
-    /// What starts it.
+    /// Trigger that starts the function.
     pub(crate) trigger: Trigger,
     /// The output bindings, in file order.
     pub(crate) outputs: Vec<Output>,
@@ -31,8 +31,8 @@ pub(crate) enum Trigger {
         route: String,
         /// The methods it answers; empty, the default, is every method.
         methods: Vec<Method>,
-        /// Who may call it in Azure. `func start` and this host let everyone in.
-        #[cfg_attr(not(test), expect(dead_code, reason = "read so that a mistake is told; every client is let in"))]
+        /// Callers allowed in Azure. `func start` and this host let every client in.
+        #[cfg_attr(not(test), expect(dead_code, reason = "read so that a mistake is reported; every client is let in"))]
         auth_level: AuthLevel,
     },
     /// `serviceBusTrigger` on a queue.
@@ -45,7 +45,7 @@ pub(crate) enum Trigger {
         connection: String,
         /// `cardinality` is `many`: an invocation is given a batch. Default one message.
         cardinality_many: bool,
-        /// How a message is handed over. Default as text.
+        /// Form in which the handler gets a message. Default text.
         data_type: Option<DataType>,
         /// `autoCompleteMessages` of this trigger; `None`, the default, leaves it to `host.json`.
         auto_complete_messages: Option<bool>,
@@ -54,9 +54,9 @@ pub(crate) enum Trigger {
     Timer {
         /// The name of the binding, the key of `Data` in the invocation.
         name: String,
-        /// When it fires.
+        /// Schedule of the timer.
         schedule: Schedule,
-        /// Whether it also fires when the host starts. Default false.
+        /// Whether the timer also fires when the host starts. Default false.
         run_on_startup: bool,
         /// Whether `ScheduleStatus` is kept and handed over. Default true, but always false for a schedule that fires
         /// more than once a minute (see [`Schedule::is_sub_minute`]).
@@ -80,7 +80,7 @@ pub(crate) enum Output {
         queue: String,
         /// The setting that holds the connection. Default `AzureWebJobsServiceBus`.
         connection: String,
-        /// How the reply's value becomes a message. Default as text.
+        /// Form in which the reply's value becomes a message. Default text.
         data_type: Option<DataType>,
     },
 }
@@ -111,7 +111,7 @@ pub(crate) enum DataType {
 /// The setting a Service Bus binding without `connection` uses (`ServiceBusClientFactory.cs`).
 const DEFAULT_CONNECTION: &str = "AzureWebJobsServiceBus";
 
-/// What a function folder holds.
+/// Contents of a function's folder.
 pub(super) struct Folder {
     pub(super) function: Function,
     pub(super) disabled: bool,
@@ -180,7 +180,7 @@ fn check(bindings: &[Binding<'_>]) -> Result<(), String> {
     }
 }
 
-/// Whether the app or the file switches the function off.
+/// Whether a setting or the file switches the function off.
 fn is_disabled(name: &str, node: &Node<'_>, configuration: &Configuration) -> bool {
     let is_on = |value: &str| value == "1" || value.eq_ignore_ascii_case("true");
     // A shell cannot set a name with dots, and the Linux plans write `_` or `__` for them.
@@ -233,7 +233,7 @@ impl<'a> Binding<'a> {
         let kind = node.child("type").text();
         let kind = kind.ok_or_else(|| format!("Binding '{name}' is invalid. Bindings must specify a Type."))?;
         let direction = match node.child("direction").text() {
-            // The host's default too, so that a trigger needs none.
+            // The host has the same default, so that a trigger needs no direction.
             None => Direction::In,
             Some(text) => match text.to_ascii_lowercase().as_str() {
                 "in" => Direction::In,
@@ -401,7 +401,7 @@ impl Function {
 
 /// A route in lower case without the names of its parameters: `Orders/{id:int?}` is `orders/{:int?}`.
 ///
-/// What limits a parameter stays, because `{id:int}` and `{name:alpha}` can live side by side.
+/// The constraints of a parameter stay, because `{id:int}` and `{name:alpha}` can exist side by side.
 fn shape(route: &str) -> String {
     let mut output = String::new();
     let mut in_name = false;

@@ -31,7 +31,7 @@ pub(crate) struct HostJson {
 /// `extensions.http` (`HttpOptions.cs` of azure-webjobs-sdk-extensions).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Http {
-    /// What comes before every route, without slashes at its ends. Default `api`; may be empty.
+    /// Prefix of every route, without slashes at its ends. Default `api`; may be empty.
     pub(crate) route_prefix: String,
     /// Headers added to each response that does not have them already, in file order.
     pub(crate) custom_headers: Vec<(String, String)>,
@@ -47,16 +47,16 @@ pub(crate) struct CustomHandler {
     /// `description.defaultExecutablePath` as written.
     #[cfg_attr(not(test), expect(dead_code, reason = "for comparison with `executable`"))]
     pub(crate) executable_path: String,
-    /// What to run for it.
+    /// Program to run.
     pub(crate) executable: Executable,
     /// The directory the handler starts in. Default the app root; a relative one is below the app root.
     pub(crate) working_directory: PathBuf,
     /// `enableForwardingHttpRequest`, default false. See [`App::forwards`](super::App::forwards).
     pub(crate) enable_forwarding_http_request: bool,
-    /// How long the handler may take until it answers HTTP. Default 30 seconds.
+    /// Time for the handler to start to answer HTTP. Default 30 seconds.
     pub(crate) initialization_timeout: Duration,
     /// `description.useStdErrorStreamForErrorsOnly`, default true: a line on stderr is an error unless it says "warn".
-    #[expect(dead_code, reason = "read so that a mistake is told")]
+    #[expect(dead_code, reason = "read so that a mistake is reported")]
     pub(crate) use_std_error_stream_for_errors_only: bool,
     /// The section is the older `httpWorker`: functions with HTTP in and out only are always forwarded, and to the path
     /// `/NAME` instead of the path the client asked for.
@@ -80,11 +80,11 @@ pub(crate) enum Executable {
 pub(crate) struct ServiceBus {
     /// Messages of one queue handled at once. Default 16 for each core.
     pub(crate) max_concurrent_calls: usize,
-    /// How long the lock of a message is renewed. Default 5 minutes; `None` is a negative time, no limit.
+    /// Time for which the lock of a message is renewed. Default 5 minutes; `None` is a negative time, no limit.
     pub(crate) max_auto_lock_renewal_duration: Option<Duration>,
     /// Whether a message is completed when its invocation succeeds. Default true; a trigger may say otherwise.
     pub(crate) auto_complete_messages: bool,
-    /// The largest batch a trigger with `cardinality: many` is given. Default 1000 messages.
+    /// Largest batch for a trigger with `cardinality: many`. Default 1000 messages.
     pub(crate) max_message_batch_size: usize,
 }
 
@@ -341,7 +341,7 @@ fn unknown_keys(document: &Value) -> Vec<String> {
         .collect()
 }
 
-/// How many letters must be added, removed or changed to turn one word into the other.
+/// Number of letters to add, remove or change to turn one word into the other.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_with_a_space_splits_and_the_person_is_told() {
+    fn an_argument_with_a_space_splits_and_gives_a_notice() {
         let (host, notes) = read(handler(&json!(["two words", "\"kept whole\"", "--port=%PORT%", "a%UNSET%b"])), &[]);
 
         let lookup = |name: &str| (name == "PORT").then(|| "7071".to_owned());
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_root_key_is_told_with_the_nearest_known_one() {
+    fn an_unknown_root_key_is_reported_with_the_nearest_known_one() {
         let mut document = handler(&json!([]));
         document["extension"] = json!({});
         document["orders"] = json!({});

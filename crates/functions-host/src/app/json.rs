@@ -149,7 +149,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The error says what the value should have been, with its path.
+    /// Reads a value; the error names its path and the expected form.
     fn read<T>(&self, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, String> {
         let Some(value) = self.value else {
             return Ok(None);

@@ -12,7 +12,7 @@ use super::{
     json::{self, Node},
 };
 
-/// What `local.settings.json` says about the local host itself (its `Host` section).
+/// Settings of the local host: the section `Host` of `local.settings.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LocalHost {
     /// `Host.LocalHttpPort`: the TCP port to listen on. `None`, the default, leaves it to the command line or 7071.
@@ -23,7 +23,7 @@ pub(crate) struct LocalHost {
     pub(crate) cors_credentials: bool,
 }
 
-/// `local.settings.json` as read: its values with those skipped that the environment has already, and its `Host` part.
+/// `local.settings.json` as read: its `Host` section, and its values without those that the environment has already.
 #[derive(Debug, Default)]
 pub(super) struct LocalSettings {
     pub(super) values: BTreeMap<String, String>,

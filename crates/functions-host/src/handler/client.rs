@@ -1,4 +1,4 @@
-//! The way to the handler: invocations, forwarded requests, and whether it can be called.
+//! Client of the handler: invocations, forwarded requests, and whether the handler can be called.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,11 +15,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-/// The host version this stand-in plays.
+/// Host version that this stand-in follows.
 pub(crate) const HOST_VERSION: &str = "4.1037.0.0";
-/// An invocation waits this long for a handler that is starting: four times thirty seconds.
+/// Time that an invocation waits for a starting handler: four times thirty seconds.
 const READY_WAIT: Duration = Duration::from_mins(2);
-/// Larger answers are refused; the real host would hold them in memory.
+/// Largest answer that is accepted; the real host would hold a larger one in memory.
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
 
 /// Whether the handler can be called.
@@ -27,11 +27,11 @@ const MAX_ANSWER: usize = 128 * 1024 * 1024;
 pub(super) enum Phase {
     Starting,
     Ready(u64),
-    /// It left with exit code 0: the host does not restart it, and every call fails at once.
+    /// The handler ended with exit code 0: the host does not restart it, and every call fails at once.
     Gone,
 }
 
-/// The way to the handler; cheap to clone.
+/// Client of the handler; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Handler {
     pub(super) client: HandlerClient,
@@ -44,7 +44,7 @@ pub(crate) struct Handler {
 /// The HTTP client that calls the handler.
 pub(super) type HandlerClient = Client<HttpConnector, FramedBody>;
 
-/// A client whose connections are kept, and named as the host names headers.
+/// An HTTP client that keeps connections, and writes header names as the host does.
 pub(super) fn http_client() -> HandlerClient {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
@@ -55,25 +55,25 @@ pub(super) fn http_client() -> HandlerClient {
         .build(connector)
 }
 
-/// What a handler answered, not read yet.
+/// Answer of a handler, whose body is not read yet.
 #[derive(Debug)]
 pub(crate) struct RawAnswer {
-    /// Its status.
+    /// Status of the answer.
     pub(crate) status: StatusCode,
-    /// Its headers.
+    /// Headers of the answer.
     pub(crate) headers: hyper::HeaderMap,
-    /// Its body.
+    /// Body of the answer.
     pub(crate) body: Bytes,
 }
 
-/// Why a call of the handler failed.
+/// Failure of a call of the handler.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// It is not running and will not be.
+    /// The handler has ended and will not be started.
     Gone,
-    /// It did not become ready in time.
+    /// The handler did not become ready in time.
     NotReady,
-    /// The connection broke: it crashed, or closed it.
+    /// The connection broke: the handler crashed, or closed it.
     Broken(String),
 }
 
@@ -88,7 +88,7 @@ impl std::fmt::Display for CallError {
 }
 
 impl Handler {
-    /// Where the handler listens.
+    /// Port on which the handler listens.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -133,7 +133,7 @@ impl Handler {
         }
     }
 
-    /// What the host says of itself meanwhile.
+    /// State of the host, as its admin endpoint reports it.
     pub(crate) fn state(&self) -> &'static str {
         match *self.phase.borrow() {
             Phase::Starting => "Starting",
@@ -142,7 +142,7 @@ impl Handler {
         }
     }
 
-    /// The running start of the handler, if it is ready.
+    /// Number of the current start of the handler, if it is ready.
     pub(crate) fn generation(&self) -> Option<u64> {
         match *self.phase.borrow() {
             Phase::Ready(generation) => Some(generation),
@@ -150,9 +150,9 @@ impl Handler {
         }
     }
 
-    /// Ends this start of the handler, every call in it included, and starts it again: what the host does when a function runs
-    /// into `functionTimeout`. Not counted as an error of the handler. Nothing happens when it was replaced already. When this
-    /// returns, it is given no further call: what fails with it may come back at once.
+    /// Ends this start of the handler, with every call in it, and starts the handler again, as the host does after a `functionTimeout`.
+    /// Does not count as an error of the handler. Does nothing if another start has replaced this one. When this returns, the old process
+    /// gets no further call: a message whose call failed with it may be delivered again at once.
     pub(crate) async fn kill(&self, generation: u64) {
         let ended = |phase: &Phase| !matches!(phase, Phase::Ready(ready) if *ready == generation);
         if self.kills.send(generation).await.is_err() || self.phase.clone().wait_for(ended).await.is_err() {

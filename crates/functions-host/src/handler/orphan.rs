@@ -1,4 +1,4 @@
-//! The handler that a host leaves behind when it is killed, and that the next host ends.
+//! Orphans: a handler that a killed host leaves behind, and that the next host ends.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 use serving::process::{self, Started};
 use tracing::{debug, warn};
 
-/// How long the end of an orphan is waited for.
+/// Longest wait for the end of an orphan.
 const ORPHAN_WAIT: Duration = Duration::from_secs(5);
 
-/// Between two looks whether an orphan is gone.
+/// Pause between two looks whether an orphan has ended.
 const LOOK_PERIOD: Duration = Duration::from_millis(25);
 
-/// The process of a handler, as written down for the next host.
+/// Process of a handler, recorded for the next host.
 #[derive(Debug, Serialize, Deserialize)]
 struct Orphan {
     process: u32,
     started: u64,
-    /// Start times begin anew with each boot.
+    /// Boot of the machine, since start times begin anew with each boot.
     #[serde(default)]
     boot: Option<String>,
 }
 
-/// Writes down a handler that was started, where the system tells when that was.
+/// Records a started handler, on systems that tell the start time of a process.
 pub(super) fn write_down(process: u32, record: &Path) -> std::io::Result<()> {
     match process::started(process) {
         Started::At(started) => {
@@ -34,7 +34,7 @@ pub(super) fn write_down(process: u32, record: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Two handlers must not run side by side: ends the one an earlier host left behind.
+/// Ends the handler that an earlier host left behind: two handlers must not run side by side.
 pub(super) async fn end(record: &Path) -> Result<(), String> {
     let Ok(text) = std::fs::read(record) else { return Ok(()) };
     let Ok(orphan) = serde_json::from_slice::<Orphan>(&text) else { return Ok(()) };
@@ -56,12 +56,12 @@ pub(super) async fn end(record: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Each handler leads a process group of its own, so this ends nothing else. Nothing may be left of it, which is fine.
+/// Ends the process group of an orphan. Each handler leads its own group, so no other process ends. The group may have ended already.
 #[cfg(unix)]
 pub(super) fn kill_group(leader: u32) {
     let leader = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(Err(error)) = leader.map(|leader| rustix::process::kill_process_group(leader, rustix::process::Signal::KILL)) {
-        debug!(%error, "nothing is left of the handler");
+        debug!(%error, "no process of the handler is left");
     }
 }
 
@@ -72,7 +72,7 @@ pub(super) fn kill_group(_leader: u32) {}
 fn kill_process(process: u32) {
     let process = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(Err(error)) = process.map(|process| rustix::process::kill_process(process, rustix::process::Signal::KILL)) {
-        debug!(%error, "the orphan is gone already");
+        debug!(%error, "the orphan has ended already");
     }
 }
 

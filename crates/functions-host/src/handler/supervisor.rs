@@ -1,4 +1,4 @@
-//! The handler's process: started, probed, restarted and ended by the host's rules (functions-host, process life cycle).
+//! Supervisor of the handler's process: starts, probes, restarts and ends it by the host's rules (functions-host, process life cycle).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -13,30 +13,30 @@ use tracing::{info, warn};
 use crate::handler::client::{self, FramedBody, Handler, HandlerClient, Phase};
 use crate::handler::orphan::{self, kill_group};
 
-/// For the answer to the first probe.
+/// Time for the answer to the first probe.
 const FIRST_PROBE: Duration = Duration::from_secs(1);
-/// Between two probes of a handler that does not answer yet.
+/// Pause between two probes of a handler that does not answer yet.
 const PROBE_PERIOD: Duration = Duration::from_millis(25);
-/// One error more than this within [`ERROR_WINDOW`] stops the host.
+/// Most errors within [`ERROR_WINDOW`]; one more stops the host.
 const MAX_RESTARTS: usize = 2;
-/// How long an error counts.
+/// Time for which an error counts.
 const ERROR_WINDOW: Duration = Duration::from_mins(30);
-/// How to start a handler.
+/// Launch options of a handler.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// Where it is to listen, from [`free_port`].
+    /// Port for the handler, from [`free_port`].
     pub(crate) port: u16,
-    /// What to run.
+    /// Program to run.
     pub(crate) executable: PathBuf,
-    /// Its arguments.
+    /// Arguments of the program.
     pub(crate) arguments: Vec<String>,
-    /// Where to run it.
+    /// Working directory.
     pub(crate) working_directory: PathBuf,
-    /// Added to the inherited environment.
+    /// Variables added to the inherited environment.
     pub(crate) environment: BTreeMap<String, String>,
-    /// Until its first answer.
+    /// Time until the first answer.
     pub(crate) initialization_timeout: Duration,
-    /// Where the running process is written down, so that the next host can end an orphan.
+    /// File that names the running process, so that the next host can end an orphan.
     pub(crate) record: PathBuf,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Supervisor {
     kills: mpsc::Receiver<u64>,
 }
 
-/// Prepares; nothing runs yet. `chunked` says how bodies are framed: as in Azure, or as under `func start`.
+/// Prepares a supervisor without starting the handler. `chunked`: bodies are framed as in Azure, otherwise as under `func start`.
 pub(crate) fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
     let port = plan.port;
     let client = client::http_client();
@@ -60,7 +60,7 @@ pub(crate) fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
 }
 
 impl Supervisor {
-    /// Runs until the host must stop; the text says why. Dropping the future kills the handler.
+    /// Runs until the host must stop; returns the reason. Dropping the future kills the handler.
     pub(crate) async fn run(mut self) -> String {
         if let Err(problem) = orphan::end(&self.plan.record).await {
             return problem;
@@ -72,7 +72,7 @@ impl Supervisor {
                 Ok(child) => child,
                 Err(error) => return self.cannot_start(&error),
             };
-            // With everything it started: a wrapper script may leave the real handler behind on our port.
+            // Ends the whole process group: a wrapper script may leave the real handler behind on the port.
             let group = Group(child.id());
             let mut was_ready = false;
             let exit = tokio::select! {
@@ -121,17 +121,17 @@ impl Supervisor {
                 }
                 Next::Stop => {
                     return format!(
-                        "the handler ended {} times within 30 minutes (last: {}): the host stops, as in Azure; mend the handler and start again",
+                        "the handler ended {} times within 30 minutes (last: {}): the host stops, as in Azure; repair the handler and start again",
                         MAX_RESTARTS + 1,
                         describe(exit)
                     );
                 }
             }
         }
-        unreachable!("the handler is never started so often")
+        unreachable!("the number of restarts is bounded")
     }
 
-    /// Waits for the end of a ready handler; kills it when asked to.
+    /// Waits for the end of a ready handler; kills the handler on request.
     async fn watch(&mut self, child: &mut Child, generation: u64) -> std::io::Result<ExitStatus> {
         loop {
             tokio::select! {
@@ -140,7 +140,7 @@ impl Supervisor {
                     if asked == generation {
                         self.phase.send_replace(Phase::Starting);
                         end(child).await;
-                        // A handler that the host itself ended restarts uncounted, like one that asks for it with exit code 200.
+                        // The host itself ended the handler: like exit code 200, this restarts it without counting an error.
                         return child.wait().await.map(|_| restart_status());
                     }
                 }
@@ -174,7 +174,7 @@ impl Supervisor {
         command.args(&self.plan.arguments).current_dir(&self.plan.working_directory).envs(&self.plan.environment);
         command.stdin(Stdio::null()).kill_on_drop(true);
         #[cfg(unix)]
-        command.process_group(0); // Ctrl-C is for the host: it lets invocations end first.
+        command.process_group(0); // Ctrl-C is for the host, which lets invocations end first.
         #[cfg(target_os = "linux")]
         die_with_parent(&mut command);
         let child = command.spawn()?;
@@ -188,7 +188,7 @@ impl Supervisor {
         let executable = self.plan.executable.display();
         let directory = &self.plan.working_directory;
         match error.kind() {
-            // The system gives one error for all three.
+            // The system reports one error for three causes.
             std::io::ErrorKind::NotFound if !directory.is_dir() => {
                 format!(
                     "the working directory {} does not exist: make it, or correct customHandler.description.workingDirectory in host.json",
@@ -208,10 +208,10 @@ impl Supervisor {
         }
     }
 
-    /// Whether the handler answered within its time. Any answer counts, 404 included.
+    /// Whether the handler answered in time. Any answer counts, even 404.
     async fn probe(&self) -> bool {
         let asking = async {
-            // A probe may be lost with a handler that is just gone; each is waited for twice as long as the one before.
+            // A probe may be lost with a handler that has just ended; the wait doubles with each probe.
             let mut patience = FIRST_PROBE;
             loop {
                 let request = Request::builder()
@@ -237,7 +237,7 @@ enum Next {
     Stop,
 }
 
-/// A process and what it started; ended when dropped, as when the host stops.
+/// A process and its child processes; ended when dropped, such as when the host stops.
 struct Group(Option<u32>);
 
 impl Drop for Group {
@@ -248,7 +248,7 @@ impl Drop for Group {
     }
 }
 
-/// SIGKILL without SIGTERM, as the host does.
+/// Ends a process group with SIGKILL, without SIGTERM, as the host does.
 async fn end(child: &mut Child) {
     if let Err(error) = child.kill().await {
         warn!(%error, "the handler cannot be ended");

@@ -15,14 +15,14 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// What a dead-letter queue is named after its queue (Service Bus, "Path to the dead-letter queue").
+/// Suffix of a dead-letter queue's name after the name of its queue (Service Bus, "Path to the dead-letter queue").
 pub const DEAD_LETTER_SUFFIX: &str = "/$deadletterqueue";
-/// How long a receiver sleeps at most when a message will be ready at a moment: its clock may jump, or stand still while the
-/// machine sleeps. Without such a message it sleeps until one is sent.
+/// Longest sleep of a receiver while a message will be ready at a known moment: the clock may jump, or stand still while the machine
+/// sleeps. Without such a message the receiver sleeps until a message is sent.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
-/// `visible_at` is the one moment that counts: when a scheduled message comes due, when a lock runs out, or when a message was
-/// enqueued. A message is ready once that has passed, whatever the reason it was away.
+/// Tables of the queue. `visible_at` is the moment from which a message is ready: the due time of a scheduled message, the end of a
+/// lock, or the time of enqueueing.
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS messages (
         sequence_number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,16 +38,16 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS messages_ready ON messages (queue, visible_at, sequence_number);
 ";
 
-/// What a broker decides for all its queues.
+/// Options of a broker, for all its queues.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// How long a receiver holds a message before it is given to another.
+    /// Time that a receiver holds a message before another receiver may get the message.
     pub lock_duration: Duration,
     /// Deliveries before a message is dead-lettered.
     pub max_delivery_count: u32,
 }
 
-/// Every queue of this machine, in one file. Queues come into being when they are first named.
+/// All queues of this machine, in one file. A queue exists from its first use.
 #[derive(Clone)]
 pub struct Broker {
     database: Database,
@@ -58,41 +58,41 @@ pub struct Broker {
 /// A message to be sent.
 #[derive(Debug, Clone, Default)]
 pub struct Outgoing {
-    /// Its body.
+    /// Body of the message.
     pub body: Vec<u8>,
-    /// Everything else.
+    /// Properties of the message.
     pub properties: Properties,
-    /// When it may be delivered; at once when absent.
+    /// Moment from which the message may be delivered; at once when absent.
     pub scheduled_at: Option<Timestamp>,
-    /// How long it lives; for ever when absent.
+    /// Life of the message; for ever when absent.
     pub time_to_live: Option<Duration>,
 }
 
-/// What travels beside a body.
+/// Properties that travel beside a body.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Properties {
-    /// Made by the broker when absent.
+    /// Id of the message; the broker makes one when absent.
     pub message_id: String,
     /// MIME type of the body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// For correlation.
+    /// Id for correlation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// Also known as label.
+    /// Subject, also known as label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// Where to answer.
+    /// Address for the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
-    /// Where it is meant to go.
+    /// Address that the message is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The sender's own; the broker adds `DeadLetterReason` and `DeadLetterErrorDescription` to dead letters.
+    /// The sender's own properties; the broker adds `DeadLetterReason` and `DeadLetterErrorDescription` to dead letters.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub application_properties: Map<String, Value>,
-    /// The queue it was dead-lettered from.
+    /// Queue from which the message was dead-lettered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter_source: Option<String>,
 }
@@ -100,28 +100,28 @@ pub struct Properties {
 /// A message held under a lock.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Unique in this broker, and growing.
+    /// Sequence number, unique in this broker, and growing.
     pub sequence_number: i64,
-    /// Names the lock.
+    /// Token that names the lock.
     pub lock_token: Uuid,
-    /// 1 at the first delivery.
+    /// Deliveries so far; 1 at the first.
     pub delivery_count: u32,
-    /// When it was sent.
+    /// Moment when the message was sent.
     pub enqueued_at: Timestamp,
-    /// When it vanishes, if ever.
+    /// Moment when the message expires, if ever.
     pub expires_at: Option<Timestamp>,
-    /// Its body.
+    /// Body of the message.
     pub body: Vec<u8>,
-    /// Everything else.
+    /// Properties of the message.
     pub properties: Properties,
 }
 
-/// What became of a settlement or renewal.
+/// Result of a settlement or renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// As asked.
+    /// Done as requested.
     Done,
-    /// The lock had run out: somebody else may have the message.
+    /// The lock had run out: another receiver may have the message.
     LockLost,
 }
 
@@ -132,12 +132,12 @@ impl Broker {
         Ok(Self { database, rules, arrivals: Arc::default() })
     }
 
-    /// How long a lock lasts.
+    /// Duration of a lock.
     pub fn lock_duration(&self) -> Duration {
         self.rules.lock_duration
     }
 
-    /// Sends messages in order; on disk when this returns.
+    /// Sends messages in order; they are on disk when this returns.
     pub async fn send(&self, queue: &str, messages: Vec<Outgoing>) -> Result<(), Error> {
         if messages.is_empty() {
             return Ok(());
@@ -164,8 +164,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Locks up to `max` messages, oldest first; waits until there is one. A power failure may undo this, and what follows it
-    /// for the message: then it is delivered again, as any message may be.
+    /// Locks up to `max` messages, oldest first; waits until one is ready. A power failure may undo the lock, and a later settlement:
+    /// the message is then delivered again, as any message may be.
     pub async fn receive(&self, queue: &str, max: usize) -> Result<Vec<Received>, Error> {
         loop {
             let received = self.receive_within(queue, max, Duration::MAX).await?;
@@ -175,12 +175,12 @@ impl Broker {
         }
     }
 
-    /// Like [`Broker::receive`], but gives up after `patience`, with nothing. Who is dropped while he waits takes no message with him.
+    /// Like [`Broker::receive`], but returns nothing after `patience`. A future that is dropped while it waits locks no message.
     pub async fn receive_within(&self, queue: &str, max: usize, patience: Duration) -> Result<Vec<Received>, Error> {
         let started = Instant::now();
         let arrivals = self.arrivals(queue);
         loop {
-            // Listen before looking: it hears every send from here on.
+            // Listen before the check, so that no send after the check is missed.
             let arrival = arrivals.notified();
             let name = entity(queue);
             let rules = self.rules.clone();
@@ -199,7 +199,7 @@ impl Broker {
         }
     }
 
-    /// The message of this queue that is held under this lock; its [`Received::lock_token`] is set.
+    /// The message of this queue that is held under this lock, with [`Received::lock_token`] set.
     pub async fn held(&self, queue: &str, lock_token: Uuid) -> Result<Option<Received>, Error> {
         let name = entity(queue);
         self.database
@@ -216,7 +216,7 @@ impl Broker {
             .await
     }
 
-    /// The message is dealt with.
+    /// Removes a message that has been processed.
     pub async fn complete(&self, message: &Received) -> Result<Settled, Error> {
         let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
         let changed = self
@@ -230,7 +230,7 @@ impl Broker {
         Ok(settled(changed))
     }
 
-    /// The message is to be delivered again, at once, or dead-lettered when it was delivered often enough.
+    /// Makes a message ready again at once, or dead-letters it after its last delivery.
     pub async fn abandon(&self, queue: &str, message: &Received) -> Result<Settled, Error> {
         let (sequence_number, lock_token) = (message.sequence_number, message.lock_token);
         let spent = message.delivery_count >= self.rules.max_delivery_count && !entity(queue).ends_with(DEAD_LETTER_SUFFIX);
@@ -249,7 +249,7 @@ impl Broker {
                 if spent {
                     return dead_letter(connection, &name, sequence_number, properties, max);
                 }
-                // Back to its place: it is as old as it was.
+                // The message keeps its age, and so its place in the queue.
                 connection
                     .prepare_cached("UPDATE messages SET lock_token = NULL, visible_at = enqueued_at WHERE sequence_number = ?1")?
                     .execute([sequence_number])
@@ -281,7 +281,7 @@ impl Broker {
         Ok(settled(changed))
     }
 
-    /// At the start of a host no receiver is left from an earlier one: what they held is ready at once.
+    /// Makes every locked message ready at the start of a host: no receiver of an earlier host is left.
     pub async fn release_locks(&self) -> Result<usize, Error> {
         self.database
             .write(|connection| {
@@ -290,7 +290,7 @@ impl Broker {
             .await
     }
 
-    /// Every message, with the queue it is in; nothing is locked or counted.
+    /// Every message with its queue; locks no message and counts no delivery.
     pub async fn peek(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         self.database
             .read(|connection| {
@@ -300,7 +300,7 @@ impl Broker {
             .await
     }
 
-    /// How many messages each queue holds, and how the disk work was grouped.
+    /// Number of messages in each queue, and counts of the database.
     pub async fn figures(&self) -> Result<Value, Error> {
         let queues = self
             .database
@@ -334,22 +334,22 @@ impl Broker {
     }
 }
 
-/// Names of queues have no case in Service Bus: `orders/$DeadLetterQueue` is `orders/$deadletterqueue`.
+/// Name of a queue in lower case: Service Bus ignores case, so `orders/$DeadLetterQueue` is `orders/$deadletterqueue`.
 fn entity(queue: &str) -> String {
     queue.to_ascii_lowercase()
 }
 
-/// What a look at a queue found.
+/// Result of a look at a queue.
 struct Look {
-    /// What was ready, locked now.
+    /// Messages that were ready and are locked now.
     locked: Vec<Received>,
-    /// When the next message will be ready, if none was.
+    /// Moment when the next message will be ready, if none was.
     next: Option<i64>,
-    /// Whether messages went to the dead-letter queue instead.
+    /// Whether messages went to the dead-letter queue.
     dead_lettered: bool,
 }
 
-/// Locks what is ready; also tells when the next message will be, if none is.
+/// Locks ready messages; returns the moment of the next one if none is ready.
 fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -> rusqlite::Result<Look> {
     let now = now();
     let until = after(moment(now), rules.lock_duration).as_millisecond();
@@ -368,7 +368,7 @@ fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -
         if message.expires_at.is_some_and(|at| at.as_millisecond() <= now) {
             connection.prepare_cached("DELETE FROM messages WHERE sequence_number = ?1")?.execute([sequence_number])?;
         } else if message.delivery_count >= rules.max_delivery_count && !queue.ends_with(DEAD_LETTER_SUFFIX) {
-            // Its last lock ran out: a receiver that vanished counts like one that abandoned.
+            // The last lock ran out: a receiver that crashed counts like one that abandoned the message.
             dead_letter(connection, queue, sequence_number, message.properties, rules.max_delivery_count)?;
             dead_lettered = true;
         } else {
@@ -383,7 +383,7 @@ fn lock_ready(connection: &Connection, queue: &str, max: usize, rules: &Rules) -
     let next = if !locked.is_empty() {
         None
     } else if found {
-        // Everything that was ready has just left; there may be more behind it.
+        // All ready messages were dead-lettered or had expired; more may be behind them.
         Some(now)
     } else {
         connection.prepare_cached("SELECT MIN(visible_at) FROM messages WHERE queue = ?1")?.query_row([queue], |row| row.get(0))?
@@ -436,17 +436,17 @@ pub(crate) fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
 
-/// A moment as the database keeps it: milliseconds since the Unix epoch.
+/// Moment in the database's form: milliseconds since the Unix epoch.
 pub(crate) fn moment(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
 }
 
-/// The moment `duration` later; stops at the end of representable time.
+/// The moment `duration` later, at most the latest representable moment.
 pub(crate) fn after(at: Timestamp, duration: Duration) -> Timestamp {
     at.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-/// How long from `at` until `later`; zero when `later` has passed.
+/// Time from `at` until `later`; zero when `later` has passed.
 pub(crate) fn until(at: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(at)).unwrap_or_default()
 }

@@ -1,17 +1,17 @@
-//! The connection string of a namespace, as far as a shared access key goes.
+//! Connection string of a namespace: the parts for a shared access key.
 
-/// A shared access policy, and the host of the namespace that it is for.
+/// A shared access policy, and the host of its namespace.
 pub(super) struct ConnectionString<'t> {
-    /// Of the namespace. A port is for AMQP, and left out.
+    /// Host of the namespace, without the port, which is for AMQP.
     pub(super) host: &'t str,
-    /// The shared access policy.
+    /// Name of the shared access policy.
     pub(super) name: &'t str,
-    /// Its key.
+    /// Key of the policy.
     pub(super) key: &'t str,
 }
 
 impl<'t> ConnectionString<'t> {
-    /// `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order; a value may contain `=`.
+    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order; a value may contain `=`.
     pub(super) fn parse(text: &'t str) -> Option<Self> {
         let part = |wanted: &str| {
             let mut parts = text.split(';').filter_map(|part| part.split_once('='));

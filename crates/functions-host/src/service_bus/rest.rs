@@ -1,7 +1,7 @@
 //! The REST protocol of Service Bus over the local queue: send, receive and settle, for clients that hold the key.
 //!
-//! After the "Service Bus REST API" reference. Left out: topics, sessions, batches, and custom properties on the way in. There is
-//! no identity on this machine, so only signatures let anybody in, those of the connection strings that the app's bindings name.
+//! Follows the "Service Bus REST API" reference, without topics, sessions, batches, and custom properties of sent messages. There is
+//! no identity on this machine, so a request needs a signature by a key in the connection strings that the app's bindings name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -30,36 +30,37 @@ use crate::app::function::{Output, Trigger};
 use crate::service_bus::broker::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Received, Settled, after, until};
 use crate::service_bus::connection::ConnectionString;
 
-/// Of a message in a Standard namespace, its properties included ("Service Bus quotas").
+/// Largest message in a Standard namespace, including its properties ("Service Bus quotas").
 const MAX_MESSAGE: usize = 256 * 1024;
-/// Until a client's body has arrived.
+/// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a receiver waits that names no timeout.
+/// Wait of a receiver that names no timeout.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
-/// How long a receiver waits at most.
+/// Longest wait of a receiver.
 const MAX_WAIT: Duration = Duration::from_secs(300);
-/// Life of a message in a queue that sets none (Service Bus: 14 days).
+/// Life of a message in a queue without a default (Service Bus: 14 days).
 const DEFAULT_LIFE: Duration = Duration::from_hours(336);
 
 type HttpResponse = Response<Full<Bytes>>;
 
-/// The data plane of a namespace that has the queues of an app.
+/// Data plane of a namespace with the queues of an app.
 pub(crate) struct Rest {
     broker: Broker,
-    /// Without dead-letter queues, in lower case.
+    /// Queue names in lower case, without dead-letter queues.
     queues: BTreeSet<String>,
     /// Shared access policies: names and keys.
     keys: Vec<(String, String)>,
-    /// What a signature may call this namespace.
+    /// Host names by which a signature may call this namespace.
     hosts: Vec<String>,
     address: SocketAddr,
 }
 
-/// Why a request is refused: status, and what is wrong.
+/// Refusal of a request: status, and what is wrong.
 struct Refusal(StatusCode, &'static str);
 
 const UNKNOWN_QUEUE: Refusal = Refusal(StatusCode::GONE, "no binding of this app names this queue");
-const LOCK_LOST: Refusal = Refusal(StatusCode::NOT_FOUND, "no message is held under this lock: it has run out, or was settled");
+const LOCK_LOST: Refusal =
+    Refusal(StatusCode::NOT_FOUND, "no message is held under this lock: the lock ran out, or the message was settled");
 const TOO_LARGE: Refusal = Refusal(StatusCode::PAYLOAD_TOO_LARGE, "a message has at most 256 KB, its properties included");
 
 impl Rest {
@@ -132,7 +133,7 @@ impl Rest {
         }
     }
 
-    /// The queue that a path names, and what comes after `/messages`.
+    /// The queue that a path names, and the rest of the path after `/messages`.
     fn find<'p>(&self, path: &'p str) -> Option<(String, Vec<&'p str>)> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let is_messages = |segment: &&str| segment.eq_ignore_ascii_case("messages");
@@ -153,7 +154,8 @@ impl Rest {
         }
         let described = headers.get("brokerproperties").map_or(&b"{}"[..], HeaderValue::as_bytes);
         let Described { message_id, correlation_id, label, reply_to, to, time_to_live, scheduled_enqueue_time_utc } =
-            serde_json::from_slice(described).map_err(|_| bad("BrokerProperties is not the JSON it should be"))?;
+            serde_json::from_slice(described)
+                .map_err(|_| bad("BrokerProperties is not a JSON object with properties of the right types"))?;
         let scheduled_at = scheduled_enqueue_time_utc.map(|text| jiff::fmt::rfc2822::parse(&text)).transpose();
         let scheduled_at = scheduled_at.map_err(|_| bad("ScheduledEnqueueTimeUtc is no date like Sun, 06 Nov 1994 08:49:37 GMT"))?;
         let time_to_live = time_to_live.map(Duration::try_from_secs_f64).transpose();
@@ -192,14 +194,14 @@ impl Rest {
         Ok(received.map_err(|error| failed(&error))?.pop())
     }
 
-    /// `id` is the message's id or its sequence number.
+    /// The locked message; `id` is its id or its sequence number.
     async fn held(&self, queue: &str, id: &str, lock: &str) -> Result<Received, Refusal> {
         let lock = Uuid::parse_str(lock).map_err(|_| LOCK_LOST)?;
         let held = self.broker.held(queue, lock).await.map_err(|error| failed(&error))?;
         held.filter(|held| held.properties.message_id == id || held.sequence_number.to_string() == id).ok_or(LOCK_LOST)
     }
 
-    /// A message as the answer to who received it; the sender's own properties are headers, texts among them in quotes.
+    /// A message as the answer to its receiver. The sender's own properties are headers; a text property is in quotes.
     fn delivery(&self, status: StatusCode, message: Received) -> HttpResponse {
         let Received { sequence_number, lock_token, delivery_count, enqueued_at, expires_at, body, properties } = message;
         let life = expires_at.map_or(DEFAULT_LIFE, |at| until(enqueued_at, at));
@@ -236,13 +238,14 @@ impl Rest {
         answer
     }
 
-    /// `SharedAccessSignature sr=…&sig=…&se=…&skn=…`: a signature over the resource as it is written there and the expiry, by
-    /// the key's text ("Service Bus access control with Shared Access Signatures").
+    /// Checks `SharedAccessSignature sr=…&sig=…&se=…&skn=…`: a signature over the resource as written there and the expiry, by the
+    /// key's text ("Service Bus access control with Shared Access Signatures").
     fn admit(&self, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
         let no = |detail| Refusal(StatusCode::UNAUTHORIZED, detail);
         let given = headers.get(header::AUTHORIZATION).and_then(|text| text.to_str().ok()).ok_or(no("there is no Authorization"))?;
-        let signature =
-            given.strip_prefix("SharedAccessSignature ").ok_or(no("only a SharedAccessSignature lets in: there is no identity here"))?;
+        let signature = given
+            .strip_prefix("SharedAccessSignature ")
+            .ok_or(no("Authorization must be a SharedAccessSignature: there is no identity here"))?;
         let part = |wanted| {
             let found = signature.split('&').filter_map(|part| part.split_once('=')).find(|(name, _)| *name == wanted);
             found.map(|(_, value)| value).ok_or(no("the signature is not complete"))
@@ -272,7 +275,7 @@ impl Rest {
     }
 }
 
-/// The header `BrokerProperties` of who sends. Others are ignored, as Service Bus does.
+/// Properties in a sender's header `BrokerProperties`. Other properties are ignored, as Service Bus does.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Described {
@@ -293,11 +296,11 @@ fn settled(settled: Result<Settled, database::Error>) -> Result<HttpResponse, Re
 }
 
 fn failed(error: &database::Error) -> Refusal {
-    error!(%error, "the queue did not do what its REST protocol asked for");
+    error!(%error, "the queue failed a request of the REST protocol");
     Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the queue did not answer")
 }
 
-/// JSON in ASCII, as headers have it.
+/// JSON in ASCII, for a header.
 fn header_text(value: &Value) -> Option<HeaderValue> {
     let mut text = String::new();
     for character in value.to_string().chars() {

@@ -1,4 +1,4 @@
-//! What the host answers over HTTP: functions below `/api`, a little of `/admin`, and a welcome page.
+//! HTTP answers of the host: functions below `/api`, a part of `/admin`, and a welcome page.
 
 pub mod route;
 
@@ -24,14 +24,14 @@ use crate::trigger::queue;
 use crate::wire::answer::{self, Reply};
 use crate::wire::invocation::{self, Identity};
 
-/// Kestrel's and the host's own limit; a larger body breaks the connection there, and is told here.
+/// Largest body, the limit of Kestrel and the host. There a larger body breaks the connection; here it gets an answer.
 const MAX_BODY: usize = 100 * 1024 * 1024;
-/// Until a client's body has arrived.
+/// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(100);
 
 type HttpResponse = Response<Full<Bytes>>;
 
-/// The HTTP side of the host.
+/// HTTP server of the host.
 pub(crate) struct Front {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
@@ -47,7 +47,7 @@ pub(crate) struct Front {
     name: &'static str,
 }
 
-/// One of the outstanding requests; free again also when its client leaves.
+/// Place of one outstanding request; freed when the request ends or its client leaves.
 struct Outstanding<'a> {
     outstanding: &'a AtomicUsize,
     before: usize,
@@ -73,7 +73,7 @@ struct Route {
 }
 
 impl Front {
-    /// Prepares the routes of an app; the most specific one is asked first.
+    /// Prepares the routes of an app, most specific first.
     pub(crate) fn new(
         app: &App,
         dispatcher: Arc<Dispatcher>,
@@ -158,7 +158,7 @@ impl Front {
         }
     }
 
-    /// A method that is not listed is a 404, as on the real host.
+    /// Answers a function's request; a method that is not listed is a 404, as on the real host.
     fn find(&self, path: &str, method: &Method) -> Option<(&Route, Params)> {
         self.routes
             .iter()
@@ -168,7 +168,7 @@ impl Front {
 
     async fn call(self: &Arc<Self>, route: &Route, params: Params, request: Request<Incoming>) -> HttpResponse {
         let (parts, body) = request.into_parts();
-        // The host takes a body only by its Content-Length (azure-functions-host #4926); what comes chunked is read and lost.
+        // The host passes on a body only with a Content-Length (azure-functions-host #4926); a chunked body is read and lost.
         let sized = parts.headers.contains_key(header::CONTENT_LENGTH);
         let body = match collected(body).await {
             Ok(body) => body,
@@ -178,7 +178,7 @@ impl Front {
         let dispatcher = Arc::clone(&self.dispatcher);
         let invocation = Invocation::new();
         if function.forwards {
-            // A task of its own, like below.
+            // A separate task, so that a client that leaves does not cancel the invocation.
             let task = tokio::spawn(async move { forward(&dispatcher, &function, &invocation, Request::from_parts(parts, body)).await });
             return task.await.unwrap_or_else(|error| broken_down(&error));
         }
@@ -197,7 +197,7 @@ impl Front {
             },
             &invocation.sys(&function.name),
         );
-        // A task of its own: a client that goes away does not cancel the invocation.
+        // A separate task: a client that leaves does not cancel the invocation.
         let task = tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });
         match task.await {
             Ok(Ok(Reply::Response(response))) => respond(response, &parts.method),
@@ -207,7 +207,7 @@ impl Front {
         }
     }
 
-    /// What the host offers without its keys; `func start` asks for none.
+    /// Admin endpoints of the host, without keys, as under `func start`.
     async fn admin(self: &Arc<Self>, request: Request<Incoming>) -> HttpResponse {
         let (parts, body) = request.into_parts();
         match (&parts.method, parts.uri.path().trim_end_matches('/')) {
@@ -300,7 +300,7 @@ impl Front {
     }
 }
 
-/// The body of a client, or the answer to a client whose body is too large, broken, or does not come.
+/// Body of a client's request, or the answer if the body is too large, broken or late.
 async fn collected(body: Incoming) -> Result<Bytes, HttpResponse> {
     let too_large = || closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n"));
     if body.size_hint().lower() > MAX_BODY as u64 {
@@ -314,12 +314,12 @@ async fn collected(body: Incoming) -> Result<Bytes, HttpResponse> {
     }
 }
 
-/// `enableForwardingHttpRequest`: the request as it is, and the answer as it comes.
+/// Forwards a request and its answer unchanged (`enableForwardingHttpRequest`).
 async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: &Invocation, mut request: Request<Bytes>) -> HttpResponse {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let id = invocation.id.to_string();
     let headers = request.headers_mut();
-    // Of this hop only; the client makes its own.
+    // Headers of one hop; the HTTP client writes its own.
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::UPGRADE, header::TE] {
         headers.remove(name);
     }
@@ -385,14 +385,14 @@ fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     first.eq_ignore_ascii_case(prefix).then_some(rest)?.strip_prefix('/')
 }
 
-/// What goes into URLs for clients is a host and nothing that could be a path, a query or a user; Kestrel answers 400 too.
+/// Whether the Host header is only a host, without path, query or user, since it goes into URLs for clients; Kestrel answers 400 too.
 fn has_one_host(version: Version, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let valid = |host: &HeaderValue| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
         !host.is_empty() && host.as_bytes().iter().all(plain)
     };
-    // HTTP/1.0 need not have one.
+    // HTTP/1.0 does not require a Host header.
     hosts.next().map_or(version == Version::HTTP_10, valid) && hosts.next().is_none()
 }
 

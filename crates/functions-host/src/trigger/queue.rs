@@ -12,15 +12,15 @@ use crate::app::function::{self, Trigger};
 use crate::app::host_json::ServiceBus;
 use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
 use crate::service_bus::broker::{Properties, Received, Settled, after, moment, now};
-use crate::wire::invocation::{self, Client, DataType, Message};
+use crate::wire::invocation::{self, Client, Message, MessageForm};
 
-/// After the queue could not be read.
+/// Pause after a failed read of the queue.
 const BROKER_PAUSE: Duration = Duration::from_secs(1);
-/// So many messages are received at once at most, whatever `maxConcurrentCalls` allows.
+/// Most messages received at once, even if `maxConcurrentCalls` allows more.
 const MAX_RECEIVE: u32 = 256;
-/// Life of a message in a queue that sets none (Service Bus: 14 days), for the metadata only.
+/// Life of a message in a queue without a default (Service Bus: 14 days), for the metadata only.
 const DEFAULT_LIFE: Duration = Duration::from_hours(336);
-/// What a local namespace is called, as under the Service Bus emulator.
+/// Host name of the local namespace, as under the Service Bus emulator.
 const NAMESPACE: &str = "localhost";
 
 /// One function's queue trigger.
@@ -37,12 +37,12 @@ struct QueueTrigger {
     binding: String,
     queue: String,
     many: bool,
-    data_type: DataType,
+    form: MessageForm,
     auto_complete: bool,
 }
 
 impl Listener {
-    /// The listener of a function, if it has a queue trigger.
+    /// Listener of a function, if the function has a queue trigger.
     pub(crate) fn of(dispatcher: Arc<Dispatcher>, function: Arc<Callable>, options: ServiceBus) -> Option<Self> {
         let Trigger::Queue { name, queue, cardinality_many, data_type, auto_complete_messages, .. } = &function.trigger else {
             return None;
@@ -51,16 +51,16 @@ impl Listener {
             binding: name.clone(),
             queue: queue.clone(),
             many: *cardinality_many,
-            data_type: data_type_of(*data_type),
+            form: form_of(*data_type),
             auto_complete: auto_complete_messages.unwrap_or(options.auto_complete_messages),
         };
         Some(Self { dispatcher, function, trigger, options, client: format!("{NAMESPACE}-{}", Uuid::new_v4()) })
     }
 
-    /// Receives until asked to stop. Running invocations go on.
+    /// Receives messages until asked to stop. Running invocations continue.
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let this = Arc::new(self);
-        // Batches are not limited by maxConcurrentCalls; one at a time is what the extension does per receiver.
+        // maxConcurrentCalls does not limit batches: the extension runs one batch at a time for each receiver.
         let (most, batch) =
             if this.trigger.many { (1, this.options.max_message_batch_size) } else { (this.options.max_concurrent_calls, 1) };
         let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
@@ -94,15 +94,15 @@ impl Listener {
         }
     }
 
-    /// As many messages as may run now. Nothing is received for a handler that is not there: every delivery would fail at once,
-    /// and ten of them make a dead letter.
+    /// Messages that may run now. Receives none while the handler cannot be called: every delivery would fail at once, and ten failed
+    /// deliveries make a dead letter.
     async fn receive(&self, permits: &Arc<Semaphore>, batch: usize) -> Result<(Vec<Received>, OwnedSemaphorePermit), ()> {
         if self.dispatcher.handler.generation().is_none() && !self.dispatcher.handler.wait_until_ready().await {
             return Err(());
         }
         let mut permit = Arc::clone(permits).acquire_owned().await.map_err(drop)?;
         let more = u32::try_from(permits.available_permits()).unwrap_or(u32::MAX).min(MAX_RECEIVE);
-        // Nobody else takes from them.
+        // No other task takes from the permits.
         if let Ok(more) = Arc::clone(permits).try_acquire_many_owned(more) {
             permit.merge(more);
         }
@@ -175,10 +175,10 @@ impl Listener {
         let client = Client { fully_qualified_namespace: NAMESPACE, identifier: &self.client };
         let binding = &self.trigger.binding;
         if let ([message], false) = (messages, self.trigger.many) {
-            return Ok(invocation::message(binding, &view(message), self.trigger.data_type, &client, &sys));
+            return Ok(invocation::message(binding, &view(message), self.trigger.form, &client, &sys));
         }
         let views: Vec<Message<'_>> = messages.iter().map(view).collect();
-        invocation::messages(binding, &views, self.trigger.data_type, &client, &sys)
+        invocation::messages(binding, &views, self.trigger.form, &client, &sys)
     }
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn manual_envelope(function: &Callable, input: &str, invocation: &Inv
         properties: Properties::default(),
     };
     let client = Client { fully_qualified_namespace: NAMESPACE, identifier: NAMESPACE };
-    Some(invocation::message(name, &view(&received), data_type_of(*data_type), &client, &invocation.sys(&function.name)))
+    Some(invocation::message(name, &view(&received), form_of(*data_type), &client, &invocation.sys(&function.name)))
 }
 
 fn view(received: &Received) -> Message<'_> {
@@ -224,10 +224,11 @@ fn view(received: &Received) -> Message<'_> {
     }
 }
 
-fn data_type_of(data_type: Option<function::DataType>) -> DataType {
+/// Form of a message for a binding with this `dataType`.
+fn form_of(data_type: Option<function::DataType>) -> MessageForm {
     match data_type {
-        None => DataType::Unset,
-        Some(function::DataType::String) => DataType::String,
-        Some(function::DataType::Binary | function::DataType::Stream) => DataType::Binary,
+        None => MessageForm::Unset,
+        Some(function::DataType::String) => MessageForm::String,
+        Some(function::DataType::Binary | function::DataType::Stream) => MessageForm::Binary,
     }
 }

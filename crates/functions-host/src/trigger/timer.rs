@@ -12,10 +12,10 @@ use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Invocation};
 use crate::wire::invocation::{self, ScheduleStatus};
 
-/// A longer sleep is cut, so that a changed clock is noticed.
+/// Longest sleep, so that a changed clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
-/// Fires until asked to stop. What it remembers of the schedule ends with the host: there is no storage account here.
+/// Fires until asked to stop. The schedule status is lost at the end of the host, since there is no storage account here.
 pub(crate) async fn run(dispatcher: Arc<Dispatcher>, function: Arc<Callable>, mut stop: watch::Receiver<bool>) {
     let Trigger::Timer { name, schedule, run_on_startup, use_monitor } = &function.trigger else { return };
     let mut last = None;
@@ -37,7 +37,7 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>, function: Arc<Callable>, mu
         let invocation = Invocation::new();
         let envelope = invocation::timer(name, status.as_ref(), false, &invocation.sys(&function.name));
         last = Some(Timestamp::now());
-        // Failures are in the log; a timer has nobody else to tell.
+        // A failure is in the log; a timer has no client to answer.
         drop(dispatcher.invoke(&function, &invocation, envelope).await);
     }
 }

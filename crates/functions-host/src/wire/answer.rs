@@ -1,4 +1,4 @@
-//! What the host makes of a handler's answer: messages to send and a response for the client (host §4).
+//! Reading of a handler's answer: messages to send and a response for the client (host §4).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::wire::newtonsoft::{Json, MAX_DEPTH, MAX_ENVELOPE_DEPTH, is_date, looks_like_json, parse};
 
-/// The output bindings of the function that answered.
+/// Output bindings of the function that answered.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outputs {
     /// Whether a client waits for a response.
@@ -25,13 +25,13 @@ pub(crate) struct Outputs {
 /// One Service Bus output binding.
 #[derive(Debug, Clone)]
 pub(crate) struct MessageOutput {
-    /// Its name, looked up with regard to case.
+    /// Name of the binding, case-sensitive.
     pub(crate) name: String,
     /// `dataType: binary`, which stops the host from decoding base64, and no more.
     pub(crate) binary: bool,
 }
 
-/// What follows from an answer the host does not refuse outright.
+/// Effect of an answer that the host does not refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// The invocation ends.
@@ -40,23 +40,23 @@ pub(crate) enum Answer {
     Hang,
 }
 
-/// What to do, in this order: log, send, reply.
+/// Actions, in this order: log, send, reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// Lines the handler wants logged under the invocation, at Information.
+    /// Lines to log under the invocation, at Information.
     pub(crate) logs: Vec<String>,
     /// Bodies to send, each group with the place of its binding in [`Outputs::messages`].
     pub(crate) messages: Vec<(usize, Vec<String>)>,
-    /// How the invocation ends after that.
+    /// End of the invocation, after that.
     pub(crate) reply: Reply,
 }
 
-/// How an invocation ends.
+/// End of an invocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
     /// Success, and no client waits.
     None,
-    /// Success, and this is what the client gets.
+    /// Success, with the response for the client.
     Response(Response),
     /// Failure although [`Outcome::messages`] are sent: a client gets 500 with an empty body, a trigger message is abandoned.
     Failed(Refusal),
@@ -69,13 +69,13 @@ pub(crate) struct Response {
     pub(crate) status: u16,
     /// A valid header value; `None` for no content at all and for decoded bytes.
     pub(crate) content_type: Option<String>,
-    /// The other headers, each name once.
+    /// Other headers, each name once.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, not yet cut for a status that has none.
     pub(crate) body: Vec<u8>,
 }
 
-/// Why the host fails an invocation: for the log, never for the client.
+/// Reason why the host fails an invocation: for the log, never for the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal(pub(crate) String);
 
@@ -94,7 +94,7 @@ pub(crate) fn decide(status: u16, content_type: Option<&str>, body: &[u8], outpu
     if !(200..300).contains(&status) {
         return Err(Refusal(format!("the handler answered with status {status}")));
     }
-    // Before the content type: without content there is nothing whose type could be wrong.
+    // This comes before the content type: without content no type can be wrong.
     if body.is_empty() {
         return Ok(Answer::Hang);
     }
@@ -524,7 +524,7 @@ mod tests {
         outcome(&body, &create_order()).messages.into_iter().flat_map(|(_, bodies)| bodies).collect()
     }
 
-    /// What an observer outside sees, in the words of the fixture.
+    /// Outcome as seen from outside, in the form of the fixture.
     fn seen(result: Result<Answer, Refusal>) -> (Value, Vec<String>) {
         let failed = || json!({"status": 500, "contentType": null, "body": ""});
         match result {

@@ -24,16 +24,16 @@ use crate::wire::newtonsoft::{
 pub struct Sys<'a> {
     /// The function's name.
     pub method_name: &'a str,
-    /// When the invocation began.
+    /// Start of the invocation.
     pub utc_now: Timestamp,
     /// A fresh GUID.
     pub rand_guid: Uuid,
 }
 
-/// Whom the host takes the client for (host §7).
+/// Identity that the host gives the client (host §7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// What `func start` makes of everyone.
+    /// Admin: `func start` gives it to every client.
     LocalAdmin,
     /// A request without a key in Azure.
     Anonymous,
@@ -52,17 +52,17 @@ pub struct Request<'a> {
     pub query: Option<&'a str>,
     /// Every header of the client.
     pub headers: &'a HeaderMap,
-    /// What the route found.
+    /// Values of the route's parameters.
     pub params: &'a Params,
     /// `None` when the client sent no `Content-Length`: the host loses a chunked body (host issue #4926).
     pub body: Option<&'a [u8]>,
-    /// Whom the host takes the client for.
+    /// Identity that the host gives the client.
     pub identity: Identity,
 }
 
-/// `dataType` of a serviceBusTrigger.
+/// Form of a message in `Data`, by `dataType` of a serviceBusTrigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DataType {
+pub enum MessageForm {
     /// Left out of `function.json`: text, but parsed JSON in a batch.
     Unset,
     /// `string`
@@ -102,18 +102,18 @@ pub struct Message<'a> {
     pub reply_to_session_id: Option<&'a str>,
     pub partition_key: Option<&'a str>,
     pub transaction_partition_key: Option<&'a str>,
-    /// Where the broker puts `DeadLetterReason` and its description, too.
+    /// Application properties, also with the broker's `DeadLetterReason` and its description.
     pub application_properties: &'a Map<String, Value>,
 }
 
-/// What the timer's monitor remembers of its schedule.
+/// Schedule status kept by the timer's monitor.
 #[derive(Debug, Clone, Copy)]
 pub struct ScheduleStatus {
     /// The last occurrence.
     pub last: Timestamp,
     /// The next occurrence.
     pub next: Timestamp,
-    /// When this was written down.
+    /// Moment when this status was recorded.
     pub last_updated: Timestamp,
 }
 
@@ -182,8 +182,8 @@ pub fn http(request: &Request, sys: &Sys) -> Vec<u8> {
 /// The envelope of a serviceBusTrigger for one message (host §3.3b).
 ///
 /// A JSON body is not parsed into `Data`, but its properties shadow the broker's metadata (host issue #7119).
-pub fn message(binding: &str, message: &Message, data_type: DataType, client: &Client, sys: &Sys) -> Vec<u8> {
-    let text = (data_type != DataType::Binary).then(|| String::from_utf8_lossy(message.body));
+pub fn message(binding: &str, message: &Message, form: MessageForm, client: &Client, sys: &Sys) -> Vec<u8> {
+    let text = (form != MessageForm::Binary).then(|| String::from_utf8_lossy(message.body));
 
     let mut metadata = Metadata::default();
     for name in ACTIONS {
@@ -216,7 +216,7 @@ pub fn message(binding: &str, message: &Message, data_type: DataType, client: &C
 ///
 /// Without a `dataType` the host parses every message, and one that is not JSON fails the whole batch.
 /// No body property is promoted here.
-pub fn messages(binding: &str, messages: &[Message], data_type: DataType, client: &Client, sys: &Sys) -> Result<Vec<u8>, String> {
+pub fn messages(binding: &str, messages: &[Message], form: MessageForm, client: &Client, sys: &Sys) -> Result<Vec<u8>, String> {
     let mut data = String::new();
     data.push('[');
     for (position, message) in messages.iter().enumerate() {
@@ -224,10 +224,10 @@ pub fn messages(binding: &str, messages: &[Message], data_type: DataType, client
             data.push(',');
         }
         let text = String::from_utf8_lossy(message.body);
-        match data_type {
-            DataType::Binary => write_base64(&mut data, message.body),
-            DataType::String => write_string(&mut data, &text),
-            DataType::Unset => parse(&text, MAX_DEPTH)
+        match form {
+            MessageForm::Binary => write_base64(&mut data, message.body),
+            MessageForm::String => write_string(&mut data, &text),
+            MessageForm::Unset => parse(&text, MAX_DEPTH)
                 .map_err(|reason| format!("message {position} of the batch is not JSON: {reason}"))?
                 .write_compact(&mut data),
         }
@@ -285,7 +285,7 @@ pub fn timer(binding: &str, schedule_status: Option<&ScheduleStatus>, is_past_du
     out.into_bytes()
 }
 
-/// Objects of the .NET extension that a custom handler can do nothing with.
+/// Objects of the .NET extension that are of no use to a custom handler.
 const ACTIONS: [&str; 5] = ["MessageReceiver", "MessageSession", "MessageActions", "SessionActions", "ReceiveActions"];
 
 /// One piece of a message's metadata, by how it is encoded.
@@ -352,7 +352,7 @@ impl Field<'_> {
 
 /// A value of `Metadata`, encoded only when it is written because a later one may take its place.
 enum Entry<'a> {
-    /// Left out, and whatever was there before with it.
+    /// No value; removes an earlier value of the same name too.
     Null,
     Text(Cow<'a, str>),
     Json(Json<'a>),
@@ -801,7 +801,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// What must be known to build an envelope, read back from the envelope of a fixture.
+    /// Inputs of an envelope, read back from the envelope of a fixture.
     struct Known {
         text: String,
         envelope: Value,
@@ -902,7 +902,7 @@ mod tests {
         assert_eq!(binary_envelope, binary.text);
     }
 
-    /// Its identity is one of a function key, which the stand-in does not hand out.
+    /// The fixture's identity is that of a function key, which the stand-in does not issue.
     #[test]
     fn a_get_without_a_body_differs_from_the_fixture_in_its_identity_only() {
         let known = Known::read("http-trigger-get-no-body.request.json");
@@ -1076,10 +1076,12 @@ mod tests {
             ..bare(b"\x00\x01\x02\xfd\xfe\xff", &binary_properties)
         };
 
-        for (known, view, data_type) in
-            [(json, json_message, DataType::Unset), (plain, plain_message, DataType::String), (binary, binary_message, DataType::Binary)]
-        {
-            let envelope = message("orderMessage", &view, data_type, &CLIENT, &known.sys());
+        for (known, view, form) in [
+            (json, json_message, MessageForm::Unset),
+            (plain, plain_message, MessageForm::String),
+            (binary, binary_message, MessageForm::Binary),
+        ] {
+            let envelope = message("orderMessage", &view, form, &CLIENT, &known.sys());
             assert_eq!(String::from_utf8(envelope).unwrap(), known.text);
         }
     }
@@ -1108,7 +1110,7 @@ mod tests {
             ..first
         };
 
-        let envelope = messages("orders", &[first, second], DataType::Unset, &CLIENT, &known.sys());
+        let envelope = messages("orders", &[first, second], MessageForm::Unset, &CLIENT, &known.sys());
 
         assert_eq!(String::from_utf8(envelope.unwrap()).unwrap(), known.text);
     }
@@ -1118,19 +1120,19 @@ mod tests {
         let known = Known::read("servicebus-trigger-batch.request.json");
         let none = Map::new();
         let batch = [bare(b"1", &none), bare(b"a\"b", &none)];
-        let data = |data_type| {
-            messages("orders", &batch, data_type, &CLIENT, &known.sys()).map(|envelope| {
+        let data = |form| {
+            messages("orders", &batch, form, &CLIENT, &known.sys()).map(|envelope| {
                 let envelope: Value = serde_json::from_slice(&envelope).unwrap();
                 envelope["Data"]["orders"].as_str().unwrap().to_owned()
             })
         };
 
-        assert!(data(DataType::Unset).unwrap_err().contains("message 1"));
-        assert_eq!(data(DataType::String).unwrap(), r#"["1","a\"b"]"#);
-        assert_eq!(data(DataType::Binary).unwrap(), r#"["MQ==","YSJi"]"#);
+        assert!(data(MessageForm::Unset).unwrap_err().contains("message 1"));
+        assert_eq!(data(MessageForm::String).unwrap(), r#"["1","a\"b"]"#);
+        assert_eq!(data(MessageForm::Binary).unwrap(), r#"["MQ==","YSJi"]"#);
     }
 
-    /// They came through another queue's extension, which knows fewer of the keys, so only the keys it has are compared.
+    /// The captured envelopes came through another queue's extension, which has fewer keys, so only its keys are compared.
     #[test]
     fn the_captured_queue_envelopes_come_out_with_the_same_values_in_the_same_order() {
         for name in ["queue-empty", "queue-json-array", "queue-json", "queue-number", "queue-text"] {
@@ -1147,7 +1149,7 @@ mod tests {
                 ..bare(body.as_bytes(), &properties)
             };
 
-            let envelope = message("orderMessage", &view, DataType::Unset, &CLIENT, &known.sys());
+            let envelope = message("orderMessage", &view, MessageForm::Unset, &CLIENT, &known.sys());
             let mut envelope: Value = serde_json::from_slice(&envelope).unwrap();
             envelope["Metadata"].as_object_mut().unwrap().retain(|key, _| expected.contains_key(key));
 

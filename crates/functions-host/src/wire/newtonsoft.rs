@@ -1,8 +1,9 @@
-//! JSON as Newtonsoft.Json reads it and .NET writes it back, which is what a handler and a queue see of the host.
+//! JSON as Newtonsoft.Json reads it and .NET writes it: the form in which a handler and a queue get the host's texts.
 //!
-//! `serde_json::Value` is not used on purpose.
-//! It loses the digits of a number unless a feature is on, and with that feature it gives a meaning to two secret object keys which a hostile body may contain.
-//! The host's reader also accepts comments, single quotes and trailing commas; this one refuses them, so that nobody comes to depend on them.
+//! `serde_json::Value` is not used on purpose: it loses the digits of a number unless a feature is on, and with that feature two secret
+//! object keys, which a hostile body may contain, have a meaning.
+//! The host's reader also accepts comments, single quotes and trailing commas; this one refuses them, so that no handler comes to depend
+//! on them.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,13 +12,13 @@ use std::fmt::Write;
 use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
 
-/// Newtonsoft.Json 13 refuses deeper text unless told otherwise; it bounds our recursion too.
+/// Deepest nesting, the default limit of Newtonsoft.Json 13; it bounds the recursion here too.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// What `System.Net.Http.Formatting` allows for a response body it reads.
+/// Deepest nesting of a response body that `System.Net.Http.Formatting` reads.
 pub(super) const MAX_ENVELOPE_DEPTH: usize = 256;
 
-/// Above this many members a repeated name is looked for with a map, so that a hostile object costs linear time.
+/// Number of members above which a map finds a repeated name, so that a hostile object costs linear time.
 const FEW: usize = 32;
 
 /// A JSON value that still has the digits and, where no escape was used, the memory of the text it came from.
@@ -496,7 +497,7 @@ fn integer(digits: &str) -> &str {
     if digits == "-0" { "0" } else { digits }
 }
 
-/// Everything with a point or an exponent is a `double` to Newtonsoft (`FloatParseHandling.Double`).
+/// Value of a number with a point or an exponent: a `double` to Newtonsoft (`FloatParseHandling.Double`).
 fn double(digits: &str) -> f64 {
     digits.parse().unwrap_or(f64::NAN)
 }
@@ -560,7 +561,7 @@ fn write_double(out: &mut String, value: f64) {
 /// A string that Newtonsoft turned into a `DateTime` (`DateParseHandling.DateTime`, the default).
 struct Instant {
     at: DateTime,
-    /// What `RoundtripKind` writes after it: `Z`, nothing, or the offset of the host's own zone, which we take for UTC.
+    /// Suffix that `RoundtripKind` writes: `Z`, nothing, or the offset of the host's own zone, taken as UTC here.
     suffix: &'static str,
 }
 

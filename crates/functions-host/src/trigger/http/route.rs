@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
-/// Route values in template order; an optional parameter the path does not give is there as `None`.
+/// Route values in template order; an optional parameter that the path leaves out is `None`.
 pub type Params = Vec<(String, Option<String>)>;
 
 /// A parsed `route` of an httpTrigger, without the route prefix.
@@ -14,7 +14,7 @@ pub struct Template {
     segments: Vec<Segment>,
 }
 
-/// How specific a template is, segment by segment; of two that match, the lesser is the one the host takes.
+/// Precedence of a template, segment by segment; of two that match, the host takes the lesser.
 ///
 /// A literal is before a constrained parameter, then a plain one, then an optional one, then a catch-all.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +23,7 @@ pub struct Precedence(Vec<Rank>);
 impl Template {
     /// Parses a template such as `orders/{id:guid}/{section?}`.
     ///
-    /// The error says what to change in `function.json`.
+    /// The error names the change needed in `function.json`.
     pub fn parse(template: &str) -> Result<Self, String> {
         let text = template.strip_prefix("~/").or_else(|| template.strip_prefix('/')).unwrap_or(template);
         let text = text.strip_suffix('/').unwrap_or(text);
@@ -75,7 +75,7 @@ impl Template {
         rest.is_none().then_some(params)
     }
 
-    /// How specific the template is; sort by it and take the first that matches.
+    /// Precedence of the template; sort by it and take the first that matches.
     pub fn precedence(&self) -> Precedence {
         Precedence(self.segments.iter().map(Segment::rank).collect())
     }
@@ -130,9 +130,9 @@ enum Constraint {
     Guid,
     Alpha,
     Bool,
-    /// Both ends included.
+    /// Range, including both ends.
     Value(i64, i64),
-    /// Counted in UTF-16 units, as .NET counts.
+    /// Length in UTF-16 units, as .NET counts.
     Length(usize, usize),
 }
 
@@ -212,7 +212,7 @@ impl Segment {
         }
     }
 
-    /// The value of a segment the path does not reach, if it may be left out.
+    /// Value of a segment that the path leaves out, if the template allows that.
     fn omitted(&self) -> Option<(String, Option<String>)> {
         match self {
             Self::Parameter(parameter) if !parameter.is_required() => parameter.bind(None),
@@ -245,7 +245,7 @@ impl Segment {
 }
 
 impl Parameter {
-    /// Parses what is between the braces: `*rest`, `id:int:min(1)`, `page=1`, `section?`.
+    /// Parses the text between the braces: `*rest`, `id:int:min(1)`, `page=1`, `section?`.
     fn parse(text: &str) -> Result<Self, String> {
         let (text, catch_all) = match text.strip_prefix('*') {
             Some(rest) => (rest.strip_prefix('*').unwrap_or(rest), true),

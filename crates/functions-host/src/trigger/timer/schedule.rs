@@ -1,4 +1,4 @@
-//! When a timer trigger fires: an NCRONTAB expression or a fixed period.
+//! Schedule of a timer trigger: an NCRONTAB expression or a fixed period.
 //!
 //! The host hands the text to `NCrontab` first and to `TimeSpan.TryParse` second
 //! (`TimerSchedule.cs` and `CronSchedule.cs` of azure-webjobs-sdk-extensions), so this reads both in that order.
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-/// When a timer trigger fires, in UTC.
+/// Schedule of a timer trigger, in UTC.
 ///
 /// The host uses UTC unless `WEBSITE_TIME_ZONE` is set, which this host does not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Schedule {
         .map_err(|reason| format!("\"{text}\" is not a schedule: {reason}"))
     }
 
-    /// The first time strictly after `after` at which the timer fires.
+    /// First time strictly after `after` at which the timer fires.
     ///
     /// `None` when there is none, as for 30 February.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
@@ -67,8 +67,8 @@ impl Schedule {
     /// Whether the timer can fire more than once in a minute.
     ///
     /// The host then keeps no schedule status, whatever `useMonitor` says (`TimerSchedule.cs`).
-    /// It decides by counting the occurrences in the minute after it starts; this looks at the seconds field instead,
-    /// so that the answer does not depend on when it is asked.
+    /// The host counts the occurrences in the minute after its start; this function checks the seconds field instead,
+    /// so that the answer does not depend on the time of the call.
     pub fn is_sub_minute(&self) -> bool {
         match &self.0 {
             Kind::Cron(cron) => cron.seconds.count_ones() > 1,
@@ -77,7 +77,7 @@ impl Schedule {
     }
 }
 
-/// The Gregorian calendar, weekdays included, repeats after this many days: a day not found by then never comes.
+/// Days after which the Gregorian calendar, including weekdays, repeats: a day not found by then never comes.
 const CALENDAR_CYCLE_DAYS: usize = 146_097;
 
 impl Cron {
@@ -256,7 +256,7 @@ fn fraction_ticks(text: &str) -> Option<u32> {
     if significant.len() == text.len() {
         return None;
     }
-    // No tick is left of what has so many zeros before it.
+    // With that number of zeros before it, a digit is below one tick.
     let divisor = 10_u32.checked_pow(length - TICK_DIGITS);
     Some(divisor.map_or(0, |divisor| (number + divisor / 2) / divisor))
 }
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_expression_is_told_why() {
+    fn a_refused_expression_has_a_reason() {
         for (expression, reason) in [
             ("0 60 * * * *", "minute 60 is not a value from 0 to 59"),
             ("0 0 0 * * 7", "day of week 7 is not a value from 0 to 6"),
