@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bolero::{TypeGenerator, check};
 use functions_host::trigger::timer::schedule::{Schedule, time_span};
-use functions_host::wire::invocation::{self, Client, DataType, Identity, Message, Request, Sys};
+use functions_host::wire::invocation::{self, Client, Identity, Message, MessageForm, Request, Sys};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp as Moment;
 use serde_json::value::RawValue;
@@ -479,7 +479,7 @@ fn what_the_host_writes_is_read_as_it_was_sent() {
                 transaction_partition_key: None,
                 application_properties: &properties,
             };
-            let bytes = invocation::message("orderMessage", &message, DataType::Unset, &client, &sys);
+            let bytes = invocation::message("orderMessage", &message, MessageForm::Unset, &client, &sys);
             let read = envelope::queue_message(&bytes).unwrap();
             assert_eq!(read.text, String::from_utf8_lossy(body));
         }
