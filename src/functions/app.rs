@@ -92,7 +92,7 @@ impl App {
         })
     }
 
-    /// The store for a customer's request, which waits at most [`OPENING`].
+    /// The store for a customer's request, which waits at most `OPENING`.
     pub async fn store_for_customer(&self) -> Option<&StatusStore> {
         tokio::time::timeout(OPENING, self.store.wait()).await.ok()
     }

@@ -1,7 +1,7 @@
 //! `OrderProcessor`: a message arrives, its order is claimed, worked on and ended; every other copy changes nothing.
 //!
 //! One delivery of a message looks at its order, again and again, until the message may be completed or must come back:
-//! [`claim`] decides whether this delivery may work on the order, [`work`] does the work and records its end, and [`wake_up`] hands
+//! `claim` decides whether this delivery may work on the order, `work` does the work and records its end, and `wake_up` hands
 //! the order over to a later copy of the message.
 
 mod claim;

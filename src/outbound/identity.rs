@@ -133,7 +133,7 @@ impl TokenCredential for Tokens {
 
 impl Tokens {
     /// Drops tokens after a service refused one. A token may have expired unnoticed if this machine's clock is slow; the credential
-    /// is replaced too, since the cache in `azure_identity` uses the same clock. Tokens younger than [`PAUSE`] stay: an identity
+    /// is replaced too, since the cache in `azure_identity` uses the same clock. Tokens younger than `PAUSE` stay: an identity
     /// without a role is refused with every token.
     pub fn forget(&self) {
         let mut fetched = self.0.fetched.lock();

@@ -93,7 +93,7 @@ impl ClaimAttempt<'_, '_> {
     }
 
     /// Writes the claim.
-    async fn take(&self, record: Record) -> Result<Versioned, Next> {
+    async fn take(&mut self, record: Record) -> Result<Versioned, Next> {
         let config = &self.delivery.app.config;
         // At `functionTimeout` the host ends the whole handler, and every other order in it. The message comes back at once, with all
         // of its time.
@@ -108,6 +108,8 @@ impl ClaimAttempt<'_, '_> {
         if decided.elapsed().max(decided_at.elapsed().unwrap_or_default()) > config.budgets.lease / 2 {
             return Err(Next::LookAgain(Reason::Unwritten(StoreError::Unknown)));
         }
+        // A wake-up from before this claim is none of this try.
+        self.delivery.unconfirmed_wake_ups.clear();
         failpoint!("after-claim");
         self.observe(&record);
         Ok(Versioned { record, etag })

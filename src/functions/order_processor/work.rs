@@ -92,7 +92,7 @@ impl<'a> ClaimedOrder<'a> {
                     task.abort();
                     return Err(self.stop(fenced));
                 }
-                // The work goes on: the lease has not run out, and the next renewal asks again.
+                // The work goes on, and the next renewal asks again. If the lease runs out before, the fence decides.
                 Err(NotWritten::Store(error)) => {
                     warn!(order.tracking_id = %self.latest.record.tracking_id, %error, "progress could not be recorded");
                 }
@@ -117,7 +117,7 @@ impl<'a> ClaimedOrder<'a> {
         Ok(())
     }
 
-    /// Writes the end of the try, again and again while the store does not answer. No write begins after the delivery's deadline.
+    /// Writes the end of the try, again and again while the store does not answer. No write is repeated after the delivery's deadline.
     async fn write_end(&mut self, outcome: &Outcome) -> Result<(), Next> {
         let (store, config, token) = (self.delivery.store, &self.delivery.app.config, self.token);
         // The same for every repetition of the write.
@@ -148,9 +148,10 @@ impl<'a> ClaimedOrder<'a> {
 
     /// Renews the lease, and writes the progress along with it.
     async fn renew(&mut self, step: Option<&Step>) -> Result<(), NotWritten> {
-        let (token, now, budgets) = (self.token, self.delivery.store.now(), &self.delivery.app.config.budgets);
+        let (token, store, budgets) = (self.token, self.delivery.store, &self.delivery.app.config.budgets);
         let (progress, stage) = step.map_or((0, None), |step| (step.progress, Some(&*step.stage)));
-        self.write(|found| lifecycle::advance(found, token, progress, stage, now, budgets)).await
+        // The clock is read for each write: after a refused one, a lease from before it may have run out.
+        self.write(|found| lifecycle::advance(found, token, progress, stage, store.now(), budgets)).await
     }
 
     /// Writes a change. A refused write is followed by a look: the change is applied to the new version, if the order is still this
