@@ -366,7 +366,7 @@ pub struct Violation<'a> {
     detail: &'a str,
 }
 
-/// What became of an order that was answered with a problem.
+/// Whether an order that was answered with a problem may have been accepted.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "`problem::Outcome` has them")]
