@@ -64,17 +64,12 @@ pub struct Config {
     pub work_delay: Duration,
     /// The share of the subtotal that is added as tax (`TAX_RATE`).
     pub tax_rate: Decimal,
-    /// The time between two renewals of a lease. Two renewals in a row may fail before the lease runs out.
-    pub lease_renewal: Duration,
     /// The time of one invocation until the host ends it.
     pub time_budget: TimeBudget,
     /// The time that running invocations have to end when the handler is asked to stop (`DRAIN_TIMEOUT`).
     pub drain_timeout: Duration,
     /// The connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
-    /// The requests that may wait for an order to change at the same time. Each holds a connection, and the work needs the other
-    /// half.
-    pub max_waiters: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
     /// Likely mistakes in the environment, none of which prevents the start.
@@ -199,16 +194,25 @@ impl Config {
             fulfillment,
             work_delay,
             tax_rate: settings.tax_rate(),
-            lease_renewal: budgets.lease / 3,
             time_budget,
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::ZERO),
             max_connections,
-            max_waiters: max_connections / 2,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.platform(name)).map(str::to_owned),
             warnings: spelling::in_environment(settings.environment.keys().map(String::as_str)),
             storage,
             budgets,
         }
+    }
+
+    /// The time between two renewals of a lease. Two renewals in a row may fail before the lease runs out.
+    pub fn lease_renewal(&self) -> Duration {
+        self.budgets.lease / 3
+    }
+
+    /// The requests that may wait for an order to change at the same time. Each holds a connection, and the work needs the other
+    /// half.
+    pub fn max_waiters(&self) -> usize {
+        self.max_connections / 2
     }
 
     /// Logs likely mistakes, and where `functionTimeout` was not found.

@@ -78,9 +78,9 @@ impl App {
                 None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
             },
             store: SetOnce::new(),
-            watchers: Watchers::new(config.max_waiters),
+            watchers: Watchers::new(config.max_waiters()),
             // Half of the connections that are not reserved for waiting; the other half is left for work.
-            visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters) / 2).max(1)),
+            visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters()) / 2).max(1)),
             stopping: SetOnce::new(),
             queue_wait: QueueWait::default(),
             completion_times: CompletionTimes::default(),

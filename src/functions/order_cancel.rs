@@ -90,7 +90,7 @@ fn requested(app: &App, request: &HttpRequest<'_>, record: &Record) -> Response 
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let next_look = app.estimate().next_look(record, now);
     // Work that can be interrupted ends at the worker's next renewal of the lease, which sees the request.
-    let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal } else { next_look };
+    let seen = if app.fulfillment.can_break_off() { app.config.lease_renewal() } else { next_look };
     response.headers.extend(completion_times::retry_after(next_look.min(seen)));
     response
 }

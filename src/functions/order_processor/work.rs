@@ -57,11 +57,11 @@ impl<'a> ClaimedOrder<'a> {
         let (claimed, worker) = (self.latest.record.clone(), Arc::clone(app));
         // A task of its own, so that a panic in the work ends in a verdict.
         let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, &claimed, sender).await });
-        let mut renewal = tokio::time::interval(app.config.lease_renewal);
+        let mut renewal = tokio::time::interval(app.config.lease_renewal());
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.reset();
         // Progress waits for the next renewal where writes are paid for.
-        let progress_pause = store.progress_pause(app.config.lease_renewal);
+        let progress_pause = store.progress_pause(app.config.lease_renewal());
         let (mut step, mut written) = (None, Instant::now());
         loop {
             tokio::select! {
