@@ -123,12 +123,11 @@ impl<'a> ClaimedOrder<'a> {
         // The same for every repetition of the write.
         let jitter = backoff::share();
         let until = self.delivery.deadline.min(Instant::now() + config.time_budget.store_wait);
+        let end = |found: &Record| match outcome {
+            Outcome::Ended(verdict) => lifecycle::finish(found, token, verdict.clone(), store.now(), &config.budgets),
+            Outcome::Again(failure, after) => lifecycle::retry(found, token, failure.clone(), *after, jitter, store.now(), &config.budgets),
+        };
         loop {
-            let now = store.now();
-            let end = |found: &Record| match outcome {
-                Outcome::Ended(verdict) => lifecycle::finish(found, token, verdict.clone(), now, &config.budgets),
-                Outcome::Again(failure, after) => lifecycle::retry(found, token, failure.clone(), *after, jitter, now, &config.budgets),
-            };
             failpoint!("before-finish" if matches!(outcome, Outcome::Ended(_)));
             failpoint!("before-retry-record" if matches!(outcome, Outcome::Again(..)));
             match self.write(end).await {
