@@ -413,10 +413,11 @@ fn a_timer_fires_by_its_schedule_and_at_the_start_when_asked() {
     app.function("Never", &json!([{ "type": "timerTrigger", "direction": "in", "name": "timer", "schedule": "0 0 0 1 1 *" }]));
     let host = app.start(&[], &[]);
 
-    let ticks = app.recorded("end", "Tick", 2);
+    let ticks = app.recorded("end", "Tick", 4);
     let once = app.recorded("end", "Once", 1);
 
-    let apart = ticks[1]["at"].as_f64().unwrap() - ticks[0]["at"].as_f64().unwrap();
+    // The mean of three: a handler that has just started is late with its first tick, and the second follows sooner.
+    let apart = (ticks[3]["at"].as_f64().unwrap() - ticks[0]["at"].as_f64().unwrap()) / 3.0;
     assert!((0.5..10.0).contains(&apart), "{ticks:?}");
     assert_eq!(ticks[0]["text"]["Schedule"]["AdjustForDST"], true);
     assert_eq!(once[0]["text"]["IsPastDue"], false);
