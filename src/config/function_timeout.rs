@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use host_json::time_span::time_span;
 
 use crate::config::{MAX_DURATION, Settings, duration};
 
@@ -101,8 +101,7 @@ pub(super) fn read(settings: &mut Settings<'_>) -> FunctionTimeout {
 
 fn from_host_json(path: &Path) -> Result<Option<Duration>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let document: Value =
-        serde_json::from_str(&without_comments(text.trim_start_matches('\u{feff}'))).map_err(|error| error.to_string())?;
+    let document = host_json::parse(&text)?;
     let mut values = document.as_object().into_iter().flatten();
     let Some((_, value)) = values.find(|(name, _)| name.eq_ignore_ascii_case("functionTimeout")) else { return Ok(None) };
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -112,79 +111,13 @@ fn from_host_json(path: &Path) -> Result<Option<Duration>, String> {
     time_limit(&text).map(Some).ok_or_else(|| format!("functionTimeout is {text}, which is no time that the host accepts"))
 }
 
-/// A time span as .NET writes it, `hh:mm`, `hh:mm:ss` or `d.hh:mm:ss`, with a fraction or without; a bare number is days.
-/// `-1` is no limit.
+/// A time limit that the host accepts. `-1` is no limit.
 fn time_limit(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text == "-1" {
         return Some(UNLIMITED);
     }
-    let number = |text: &str, most: u64| {
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse::<u64>().ok().filter(|number| is_plain && *number <= most)
-    };
-    // .NET holds about ten million days.
-    let days = |text: &str| number(text, 10_000_000);
-    let (first, clock) = match text.split_once('.') {
-        Some((first, clock)) if !first.contains(':') => (days(first)?, clock),
-        _ => (0, text),
-    };
-    let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
-    let parts: Vec<&str> = clock.split(':').collect();
-    let seconds = match parts[..] {
-        [whole] if clock == text => days(whole)? * 86_400,
-        [hours, minutes] => first * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60,
-        // A documented surprise: 24:00:00 is 24 days.
-        [hours, minutes, seconds] if number(hours, 23).is_none() && first == 0 => {
-            days(hours)? * 86_400 + number(minutes, 23)? * 3_600 + number(seconds, 59)? * 60
-        }
-        [hours, minutes, seconds] => first * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60 + number(seconds, 59)?,
-        [whole, hours, minutes, seconds] if first == 0 => {
-            days(whole)? * 86_400 + number(hours, 23)? * 3_600 + number(minutes, 59)? * 60 + number(seconds, 59)?
-        }
-        _ => return None,
-    };
-    // A fraction is dropped: it only shortens the rest of a second, which no limit depends on.
-    fraction.is_none_or(|fraction| !fraction.is_empty() && number(fraction, u64::MAX).is_some()).then_some(())?;
-    let limit = Duration::from_secs(seconds).min(UNLIMITED);
-    (limit >= LEAST).then_some(limit)
-}
-
-/// JSON without the `//` and `/* */` comments outside strings, which the host leaves out too.
-fn without_comments(text: &str) -> String {
-    let mut kept = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(character) = rest.chars().next() {
-        let length = match character {
-            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => rest[2..].find("*/").map_or(rest.len(), |end| end + 4),
-            '"' => {
-                let length = string_length(rest);
-                kept.push_str(&rest[..length]);
-                length
-            }
-            other => {
-                kept.push(other);
-                other.len_utf8()
-            }
-        };
-        rest = &rest[length..];
-    }
-    kept
-}
-
-/// The length in bytes of the JSON string at the start of `text`, quotes included.
-fn string_length(text: &str) -> usize {
-    let mut escaped = false;
-    for (index, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return index + 1,
-            _ => {}
-        }
-    }
-    text.len()
+    time_span(text).map(|limit| limit.min(UNLIMITED)).filter(|limit| *limit >= LEAST)
 }
 
 #[cfg(test)]
@@ -195,7 +128,7 @@ mod tests {
     fn times_are_read_as_the_host_reads_them() {
         for (text, expected) in [
             ("00:05:00", Some(Duration::from_secs(300))),
-            ("00:00:05.5", Some(Duration::from_secs(5))),
+            ("00:00:05.5", Some(Duration::from_millis(5_500))),
             ("1:30", Some(Duration::from_secs(5_400))),
             ("1.02:00:00", Some(Duration::from_secs(93_600))),
             ("1:02:00:00", Some(Duration::from_secs(93_600))),
@@ -208,18 +141,6 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(time_limit(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn comments_are_left_out_and_strings_are_kept() {
-        let text = "{ // one \"quote\n \"é\": \"//x/*\\\"*/\", /* two\n lines */ \"functionTimeout\": -1 }";
-
-        let document: Value = serde_json::from_str(&without_comments(text)).unwrap();
-
-        assert_eq!(document, serde_json::json!({ "é": "//x/*\"*/", "functionTimeout": -1 }));
-        for text in ["/*", "\"", "\"\\", "//", "/"] {
-            without_comments(text);
         }
     }
 }

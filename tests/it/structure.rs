@@ -13,11 +13,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("fulfillment", &["outbound", "config", "domain"]),
     ("store", &["outbound", "config", "domain", "group_commit"]),
     ("outbound", &["config", "domain::timestamp"]),
-    ("config", &["domain"]),
+    ("config", &["domain", "host_json"]),
     ("envelope", &[]),
     ("domain", &[]),
-    ("functions_host", &["serving", "group_commit"]),
+    ("functions_host", &["serving", "group_commit", "host_json"]),
     ("serving", &[]),
+    ("host_json", &[]),
     ("group_commit", &[]),
 ];
 
@@ -114,7 +115,7 @@ fn modules() -> Vec<Module> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut modules = Vec::new();
     collect(&root.join("src"), "", &mut modules);
-    for name in ["domain", "functions-host", "serving", "group-commit"] {
+    for name in ["domain", "functions-host", "serving", "group-commit", "host-json"] {
         collect(&root.join("crates").join(name).join("src"), &name.replace('-', "_"), &mut modules);
     }
     assert!(modules.len() > 50, "only {} files were found", modules.len());
@@ -132,7 +133,7 @@ fn collect(directory: &Path, prefix: &str, modules: &mut Vec<Module>) {
             // The root of a crate is the crate.
             let name = if stem == "lib" && !prefix.is_empty() { prefix.to_owned() } else { name };
             let own_crate = match room(&name) {
-                own @ ("domain" | "functions_host" | "serving" | "group_commit") => format!("{own}::"),
+                own @ ("domain" | "functions_host" | "serving" | "group_commit" | "host_json") => format!("{own}::"),
                 _ => String::new(),
             };
             let imports = imports(&fs::read_to_string(&path).unwrap(), &own_crate);
@@ -147,7 +148,9 @@ fn imports(text: &str, own_crate: &str) -> BTreeSet<String> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut imports = BTreeSet::new();
-    for (start, is_own) in [("crate::", true), ("functions_host::", false), ("serving::", false), ("group_commit::", false)] {
+    for (start, is_own) in
+        [("crate::", true), ("functions_host::", false), ("serving::", false), ("group_commit::", false), ("host_json::", false)]
+    {
         for (at, _) in code.match_indices(start) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == ':') {

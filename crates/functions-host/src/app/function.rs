@@ -3,10 +3,7 @@
 use http::Method;
 use serde_json::Value;
 
-use super::{
-    json::{self, Node},
-    settings::Configuration,
-};
+use super::{json::Node, settings::Configuration};
 use crate::trigger::timer::schedule::Schedule;
 
 /// A function that can run.
@@ -123,7 +120,7 @@ impl Folder {
         if !is_function_name(name) {
             return Err(format!("'{name}' is not a valid function name: use letters, digits, - and _, starting with a letter"));
         }
-        let document = json::parse(text).map_err(|reason| format!("function.json: {reason}"))?;
+        let document = host_json::parse(text).map_err(|reason| format!("function.json: {reason}"))?;
         let root = Node::root(&document);
         let bindings = root.child("bindings").value.and_then(Value::as_array).filter(|bindings| !bindings.is_empty());
         let bindings = bindings.ok_or("At least one binding must be declared.")?;

@@ -126,7 +126,7 @@ impl HostJson {
             return None;
         }
         let document = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        let document = document.and_then(|text| json::parse(&text));
+        let document = document.and_then(|text| host_json::parse(&text));
         let document = document.and_then(|document| match document {
             Value::Object(_) => Ok(document),
             _ => Err("the file is not a JSON object".to_owned()),

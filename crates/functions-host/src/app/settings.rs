@@ -45,7 +45,7 @@ impl LocalSettings {
             notes.notices.push(format!("{FILE} not found: using {EXAMPLE}"));
         }
         let document = std::fs::read_to_string(root.join(file)).map_err(|error| error.to_string());
-        let document = match document.and_then(|text| json::parse(&text)) {
+        let document = match document.and_then(|text| host_json::parse(&text)) {
             Ok(document) => document,
             Err(reason) => {
                 notes.problems.push(format!("{file}: {reason}"));
