@@ -13,7 +13,6 @@ pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_sweeper;
 pub mod open_api;
-pub mod openapi;
 pub mod shown;
 pub mod in_flight;
 pub mod watchers;

@@ -1,6 +1,6 @@
 //! Bodies of requests and answers. Records may change without these types, and these types without the records.
 //!
-//! `openapi` describes them to clients; the names of the types are those of the schemas.
+//! `open_api` describes them to clients; the names of the types are those of the schemas.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
