@@ -279,20 +279,21 @@ impl<'a> Settings<'a> {
 
     /// Refuses a setting that has no effect without another one, since a person who set it relies on it.
     fn pairs(&mut self) {
-        const NEEDED: [(&str, &[&str], &str); 2] = [
-            ("FULFILLMENT_URL", &["FULFILLMENT_TIMEOUT", "FULFILLMENT_AUTHORIZATION"], "set both, or neither"),
-            ("CosmosConnection", &["CosmosDatabase", "CosmosContainer"], "set the connection too, or neither database nor container"),
-        ];
-        for (needed, others, advice) in NEEDED {
-            let is_missing = if needed == "CosmosConnection" { !cosmos::is_mentioned(self) } else { self.text(needed).is_none() };
-            let set: Vec<_> = others.iter().filter(|other| is_missing && self.text(other).is_some()).collect();
-            for other in set {
-                self.problems.push(format!("{needed} is not set, but {other} is: {advice}"));
-            }
-        }
-        for other in ["WORK_DELAY", "TAX_RATE"] {
-            if self.text(other).is_some() && self.text("FULFILLMENT_URL").is_some() {
-                self.problems.push(format!("{other} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them"));
+        let has_backend = self.text("FULFILLMENT_URL").is_some();
+        let has_cosmos = cosmos::is_mentioned(self);
+        let cosmos = "CosmosConnection is not set, but {} is: set the connection too, or neither database nor container";
+        let backend = "FULFILLMENT_URL is not set, but {} is: set both, or neither";
+        let built_in = "{} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them";
+        for (name, has_effect, problem) in [
+            ("FULFILLMENT_TIMEOUT", has_backend, backend),
+            ("FULFILLMENT_AUTHORIZATION", has_backend, backend),
+            ("CosmosDatabase", has_cosmos, cosmos),
+            ("CosmosContainer", has_cosmos, cosmos),
+            ("WORK_DELAY", !has_backend, built_in),
+            ("TAX_RATE", !has_backend, built_in),
+        ] {
+            if !has_effect && self.text(name).is_some() {
+                self.problems.push(problem.replace("{}", name));
             }
         }
     }
