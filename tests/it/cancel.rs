@@ -220,3 +220,26 @@ fn a_claim_answered_after_its_lease_makes_no_call_for_a_cancelled_order() {
     assert!(called.try_recv().is_err(), "no call is made for a cancelled order");
     assert_eq!(events(&handler.status(&id).body), ["accepted", "claimed", "cancelled"]);
 }
+
+#[test]
+fn a_claim_answered_late_makes_no_call_for_an_order_that_is_to_be_cancelled() {
+    let emulator = Emulator::start(&[]);
+    let (url, called, answers) = backend();
+    let handler = Handler::begin(&emulator.with(&[("LEASE", "5s"), ("FULFILLMENT_URL", &url)])).ready();
+    let (id, message) = submit(&handler, "C-WISH");
+    // The claim is recorded at once, and its answer comes after half of the lease, which still holds.
+    emulator.fault(&json!({ "kind": "delay", "ms": 3000, "operations": ["replace"], "count": 1 }));
+
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| handler.process(&message).status);
+        eventually("it is claimed", || (handler.status(&id).body["status"] == "processing").then_some(()));
+        assert_eq!(handler.cancel(&id).status, 202);
+        // Should it be called all the same, it must not hang.
+        answers.send("200 OK").unwrap();
+        assert_eq!(working.join().unwrap(), 200);
+    });
+
+    assert!(called.try_recv().is_err(), "no first call is made for an order that is to be cancelled");
+    let status = handler.status(&id).body;
+    assert_eq!((events(&status), &status["attempt"]), (vec!["accepted", "claimed", "cancelled"], &json!(1)), "{status}");
+}

@@ -135,7 +135,7 @@ pub enum Claim {
     /// one.
     Wait(Timestamp, Option<Record>),
     /// Write this record; then the order belongs to this invocation. If the invocation's claim is recorded already, because only the
-    /// answer to that write was lost, the record renews the lease.
+    /// answer to that write was lost or came late, the record renews the lease.
     Take(Record),
     /// A budget is spent, or the owner asked to cancel the order: write this end.
     GiveUp(Record),
@@ -150,14 +150,15 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     }
     if let Some(lease) = &found.lease {
         if lease.holder == *claimant.holder && lease.invocation == claimant.invocation {
-            return Claim::Take(renewed(found, now, budgets));
+            // The work has not begun, and the order may have been cancelled, or its deadline may have passed, since the claim was written.
+            return give_up(found, false, now, budgets).map_or_else(|| Claim::Take(renewed(found, now, budgets)), Claim::GiveUp);
         }
         if lease.expires_at > now && !claimant.holder_gone {
             return Claim::Wait(lease.expires_at, step_aside(found, lease.expires_at, now, budgets));
         }
     }
     let interrupted = found.lease.is_some();
-    if let Some(record) = give_up(found, now, budgets) {
+    if let Some(record) = give_up(found, interrupted, now, budgets) {
         return Claim::GiveUp(record);
     }
     if let Some(retry_at) = found.retry_at.filter(|retry_at| *retry_at > now.after(TOLERANCE)) {
@@ -213,14 +214,15 @@ pub fn wake_up(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budge
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
-/// The end of an order that no worker holds, if a budget is spent or the owner asked to cancel it.
-fn give_up(found: &Record, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    let interruptions = found.interruptions + u32::from(found.lease.is_some());
+/// The end of an order that no worker works on, if a budget is spent or the owner asked to cancel it. `interrupted`: the lease in the
+/// record is that of a worker that ended without a verdict.
+fn give_up(found: &Record, interrupted: bool, now: Timestamp, budgets: &Budgets) -> Option<Record> {
+    let interruptions = found.interruptions + u32::from(interrupted);
     let verdict = if found.cancel_requested {
         Verdict::Cancelled
     } else if now >= found.deadline {
         Verdict::Failed(Failure::new("deadline_exceeded", "the order was not processed in time"))
-    } else if found.lease.is_some() && interruptions >= budgets.max_interruptions {
+    } else if interrupted && interruptions >= budgets.max_interruptions {
         Verdict::Failed(Failure::new("interrupted", "processing was interrupted too often"))
     } else {
         return None;
@@ -256,7 +258,7 @@ pub fn cancel(found: &Record, now: Timestamp, budgets: &Budgets) -> Cancel {
     } else if found.status.is_terminal() {
         Cancel::Ended
     } else if found.lease.as_ref().is_none_or(|lease| lease.expires_at <= now) {
-        give_up(&wish(), now, budgets).map_or(Cancel::Requested, Cancel::End)
+        give_up(&wish(), found.lease.is_some(), now, budgets).map_or(Cancel::Requested, Cancel::End)
     } else if found.cancel_requested {
         Cancel::Requested
     } else {
@@ -286,7 +288,7 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
     if let Some(lease) = found.lease.as_ref().filter(|lease| lease.expires_at > now) {
         return Sweep::Postpone(Record { due_at: Some(lease.expires_at), ..found.clone() });
     }
-    if let Some(record) = give_up(found, now, budgets) {
+    if let Some(record) = give_up(found, found.lease.is_some(), now, budgets) {
         return Sweep::GiveUp(record);
     }
     if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
@@ -339,7 +341,7 @@ pub fn dead_letter(found: &Record, life: Uuid, holder_gone: bool, wait: Duration
     if found.status.is_terminal() || found.life != life || held || comes_up {
         return DeadLetter::Nothing;
     }
-    match give_up(found, now, budgets) {
+    match give_up(found, found.lease.is_some(), now, budgets) {
         Some(record) => DeadLetter::GiveUp(record),
         None if found.emissions > 0 => DeadLetter::Nothing,
         None => DeadLetter::Emit(emit_again(found, wait, now, budgets)),

@@ -429,6 +429,7 @@ enum Mutant {
     ClaimSetsNoDueAt,
     ClaimNeverGivesUp,
     ClaimForgetsTheWish,
+    RenewedClaimForgetsTheWish,
     WriteDoesNotCheckTheFence,
     AnyoneFinishes,
     ProgressIsWrittenAsTold,
@@ -459,6 +460,13 @@ impl Rules {
     fn claim(&self, found: &Record, claimant: &Claimant<'_>) -> Claim {
         let holder_gone = claimant.holder_gone || self.lacks(Mutant::ClaimIgnoresALiveLease);
         let claimant = Claimant { holder_gone, ..*claimant };
+        let is_own = found.lease.as_ref().is_some_and(|lease| lease.holder == *claimant.holder && lease.invocation == claimant.invocation);
+        if is_own && self.lacks(Mutant::RenewedClaimForgetsTheWish) {
+            return match lifecycle::claim(&Record { cancel_requested: false, ..found.clone() }, &claimant, &self.budgets) {
+                Claim::Take(taken) => Claim::Take(Record { cancel_requested: found.cancel_requested, ..taken }),
+                other => other,
+            };
+        }
         if self.lacks(Mutant::ClaimForgetsTheWish) {
             return lifecycle::claim(&Record { cancel_requested: false, ..found.clone() }, &claimant, &self.budgets);
         }
@@ -823,6 +831,7 @@ impl<'a> World<'a> {
             }),
             At::Write(purpose, Some(change)) => {
                 steps.step(("writes:", k), |state| {
+                    wanted(state, purpose)?;
                     let at = match purpose {
                         Purpose::Claim => At::Call,
                         Purpose::Wake(until) => At::Schedule(change.sketch.wake.unwrap(), until),
@@ -835,6 +844,7 @@ impl<'a> World<'a> {
                     Ok(())
                 });
                 steps.fault(Fault::LostAnswer, ("writes, is told otherwise:", k), |state| {
+                    wanted(state, purpose)?;
                     state.workers[k].at = purpose.next_when_refused();
                     write(state, Some(k), change)
                 });
@@ -1141,6 +1151,12 @@ fn stop(steps: &mut Steps<'_>, k: usize, fenced: Fenced) {
     });
 }
 
+/// A claim precedes the call to the backend, whether the claim is the first one or is renewed.
+fn wanted(state: &State, purpose: Purpose) -> Result<(), Violation> {
+    let unwanted = purpose == Purpose::Claim && state.record.is_some_and(|record| record.wish);
+    if unwanted { Err("a claim of an order that is to be cancelled") } else { Ok(()) }
+}
+
 /// Writes the record: every other version that a worker or helper knows becomes old.
 fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(), Violation> {
     let (Some(before), after) = (state.record, change.sketch) else { return Err("a record that is not there is written") };
@@ -1172,9 +1188,6 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
     }
     let holds = |sketch: &Sketch, k| sketch.lease.is_some_and(|(who, _)| who == Who::Worker(k));
     let takes = writer.is_some_and(|k| holds(&after, k) && !holds(&before, k));
-    if before.wish && takes {
-        return Err("a claim of an order that is to be cancelled");
-    }
     for (k, worker) in state.workers.iter_mut().enumerate() {
         if writer == Some(k) {
             continue;
@@ -1455,6 +1468,10 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
     (
         Scope { name: "a wish to cancel, a kill", faults: &[(Fault::Cancel, 1), (Fault::Kill, 1)], most: 5, ..PLAIN },
         &[(Mutant::ClaimForgetsTheWish, "a claim of an order that is to be cancelled")],
+    ),
+    (
+        Scope { name: "a wish to cancel, a lost answer", faults: &[(Fault::Cancel, 1), (Fault::LostAnswer, 1)], most: 5, ..PLAIN },
+        &[(Mutant::RenewedClaimForgetsTheWish, "a claim of an order that is to be cancelled")],
     ),
     (
         Scope { name: "two pauses", faults: &[(Fault::Pause, 2)], most: 4, ..PLAIN },
