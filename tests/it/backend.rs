@@ -1,16 +1,14 @@
 //! An HTTP service as the work: what it is sent, and what becomes of each of its answers.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::fake::{Fake, Reply, reply};
 use crate::support::{Directory, Handler, Program, events, eventually, free_port, http_envelope, order, stop_between_writes, submit};
 
 /// Everything a customer or a log may never see.
@@ -18,37 +16,20 @@ const SECRET: &str = "c2VjcmV0";
 
 /// A backend whose answers are scripted.
 struct Backend {
+    fake: Fake,
     url: String,
-    script: Arc<Mutex<Script>>,
 }
 
-struct Script {
-    /// In this order; the last one for ever.
-    replies: VecDeque<Reply>,
-    asked: Vec<Asked>,
+/// A body that is shorter than it says.
+fn torn() -> Reply {
+    Reply::Text("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{\"half\":".into())
 }
 
-enum Reply {
-    Answer(u16, Vec<(&'static str, String)>, String),
-    /// A body that is shorter than it says.
-    Torn,
-    /// Newline-delimited JSON, as the test sends it.
-    Stream(Receiver<&'static str>),
-    /// Nothing; the connection is kept until the other side ends it.
-    Silence,
-}
-
-/// A request as it arrived; names in lower case.
-#[derive(Debug, Clone)]
-struct Asked {
-    line: String,
-    headers: BTreeMap<String, String>,
-    body: String,
-    at: Instant,
-}
-
-fn reply(status: u16, headers: &[(&'static str, &str)], body: &str) -> Reply {
-    Reply::Answer(status, headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect(), body.to_owned())
+/// Newline-delimited JSON, as the test sends it.
+fn stream() -> (Sender<&'static str>, Reply) {
+    let (lines, received) = mpsc::channel();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n";
+    (lines, Reply::Stream(head, Arc::new(Mutex::new(received))))
 }
 
 fn json_reply(status: u16, body: &Value) -> Reply {
@@ -66,27 +47,8 @@ fn taken() -> Reply {
 
 impl Backend {
     fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/jobs/orders?code=1", listener.local_addr().unwrap());
-        let script = Arc::new(Mutex::new(Script { replies: replies.into_iter().collect(), asked: Vec::new() }));
-        let shared = Arc::clone(&script);
-        // The thread ends with the test's process; no request comes once the handler is gone.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let script = Arc::clone(&shared);
-                std::thread::spawn(move || answer(stream, &script));
-            }
-        });
-        Self { url, script }
-    }
-
-    /// From now on these are the answers.
-    fn reply(&self, replies: impl IntoIterator<Item = Reply>) {
-        self.script.lock().unwrap().replies = replies.into_iter().collect();
-    }
-
-    fn asked(&self) -> Vec<Asked> {
-        self.script.lock().unwrap().asked.clone()
+        let fake = Fake::replying(replies);
+        Self { url: format!("{}/jobs/orders?code=1", fake.url), fake }
     }
 
     fn handler(&self, data: &Path, more: &[(&str, &str)]) -> Handler {
@@ -94,44 +56,6 @@ impl Backend {
         settings.extend(more);
         Handler::start(data, &settings)
     }
-}
-
-fn answer(mut stream: TcpStream, script: &Mutex<Script>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let Some(line) = head.next() else { return };
-    let headers = head.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
-    let headers: BTreeMap<_, _> = headers.collect();
-    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
-    reader.read_exact(&mut body).unwrap();
-
-    let reply = {
-        let mut script = script.lock().unwrap();
-        let at = Instant::now();
-        script.asked.push(Asked { line, headers, body: String::from_utf8(body).unwrap(), at });
-        match script.replies.front() {
-            Some(Reply::Answer(status, headers, body)) if script.replies.len() == 1 => {
-                Reply::Answer(*status, headers.clone(), body.clone())
-            }
-            _ => script.replies.pop_front().unwrap_or(Reply::Silence),
-        }
-    };
-
-    // The client may have gone.
-    let _ = match reply {
-        Reply::Answer(status, headers, body) => {
-            let headers: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            let length = body.len();
-            let head = format!("HTTP/1.1 {status} Said\r\n{}Content-Length: {length}\r\nConnection: close\r\n\r\n", headers.concat());
-            stream.write_all(format!("{head}{body}").as_bytes())
-        }
-        Reply::Torn => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"half\":"),
-        Reply::Stream(lines) => {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n");
-            lines.iter().try_for_each(|line| stream.write_all(line.as_bytes()))
-        }
-        Reply::Silence => reader.read_to_end(&mut Vec::new()).map(|_| ()),
-    };
 }
 
 /// Sends an order, has it worked on to its end, and shows it.
@@ -158,7 +82,7 @@ impl Work {
 
     /// What becomes of one order whose backend answers so.
     fn became(&self, replies: impl IntoIterator<Item = Reply>) -> Value {
-        self.backend.reply(replies);
+        self.backend.fake.reply(replies);
         self.orders.set(self.orders.get() + 1);
         worked(&self.handler, &format!("W-{}", self.orders.get()))
     }
@@ -213,7 +137,7 @@ fn the_order_is_posted_as_it_was_accepted_and_the_answer_is_the_result() {
 
     assert_eq!(handler.process(&message).status, 200);
 
-    let [asked] = &backend.asked()[..] else { panic!("one call") };
+    let [asked] = &backend.fake.heard()[..] else { panic!("one call") };
     assert_eq!((asked.line.as_str(), asked.body.as_str()), ("POST /jobs/orders?code=1 HTTP/1.1", text.trim()));
     let message: Value = serde_json::from_str(&message).unwrap();
     let key = format!("{id}/{}", message["life"].as_str().unwrap());
@@ -243,7 +167,7 @@ fn without_what_is_optional_the_call_has_none_of_it() {
 
     completed_with(&worked(&backend.handler(data.path(), &[]), "B-2"), &json!([1, "two", null]));
 
-    let asked = &backend.asked()[0];
+    let asked = &backend.fake.heard()[0];
     assert!(["traceparent", "authorization", "cookie"].iter().all(|name| !asked.headers.contains_key(*name)), "{asked:?}");
 }
 
@@ -295,14 +219,14 @@ fn names_that_a_json_library_reserves_are_names_like_others() {
     .into_iter()
     .enumerate()
     {
-        backend.reply([lines(&format!("{{\"error\":{told}}}\n"))]);
+        backend.fake.reply([lines(&format!("{{\"error\":{told}}}\n"))]);
         failed_with(&worked(&handler, &format!("RESERVED-{number}")), "backend_failed", "the backend failed the order: out_of_stock");
     }
-    backend.reply([lines("{\"error\":{\"$serde_json::private::RawValue\":\"\\\"no text\\\"\"}}\n")]);
+    backend.fake.reply([lines("{\"error\":{\"$serde_json::private::RawValue\":\"\\\"no text\\\"\"}}\n")]);
     failed_with(&worked(&handler, "RESERVED-NO-TEXT"), "backend_failed", "the backend failed the order");
 
     let result = r#"{"a":{"$serde_json::private::RawValue":"]"}}"#;
-    backend.reply([reply(200, &[], result)]);
+    backend.fake.reply([reply(200, &[], result)]);
     let (id, message) = submit(&handler, "RESERVED-RESULT");
     assert_eq!(handler.process(&message).status, 200);
 
@@ -350,7 +274,7 @@ fn a_request_that_is_under_way_already_is_asked_for_again_under_the_same_key() {
     completed_with(&status, &json!(1));
     assert_eq!((&status["attempt"], &status["history"][2]["code"]), (&json!(2), &json!("backend_busy")), "{status}");
     assert!(started.elapsed() >= Duration::from_millis(500), "{:?}", started.elapsed());
-    let keys: Vec<_> = work.backend.asked().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
+    let keys: Vec<_> = work.backend.fake.heard().iter().map(|asked| asked.headers["idempotency-key"].clone()).collect();
     assert!(keys.len() == 2 && keys[0] == keys[1], "{keys:?}");
 }
 
@@ -363,7 +287,7 @@ fn a_retry_by_an_operator_keeps_the_key_of_work_that_may_be_done() {
     let at = |place: &'static str| [("Location", place), ("Retry-After", "0")];
     // Tries, each of which the operator puts back on its way: those after which the work may have been done, and the backend's verdicts.
     let unseen = [
-        vec![Reply::Torn],
+        vec![torn()],
         vec![reply(503, &[], "")],
         vec![reply(200, &[], "{\"half")],
         vec![taken(), reply(403, &[], "")],
@@ -376,7 +300,7 @@ fn a_retry_by_an_operator_keeps_the_key_of_work_that_may_be_done() {
     let (unseen_tries, refused_tries) = (unseen.len(), refused.len());
     let mut message = Some(message);
     for answers in unseen.into_iter().chain(refused).chain([vec![json_reply(200, &json!(1))]]) {
-        backend.reply(answers);
+        backend.fake.reply(answers);
         assert_eq!(handler.process(&message.take().unwrap()).status, 200);
         let arguments = ["orders", "retry", &id, "--data", data.path().to_str().unwrap()];
         if Program::waybill(&arguments, &[]).end().0.success() {
@@ -388,7 +312,7 @@ fn a_retry_by_an_operator_keeps_the_key_of_work_that_may_be_done() {
 
     let status = handler.status(&id).body;
     assert_eq!(status["status"], "completed", "{status}");
-    let posts = backend.asked().into_iter().filter(|asked| asked.line.starts_with("POST"));
+    let posts = backend.fake.heard().into_iter().filter(|asked| asked.line.starts_with("POST"));
     let keys: Vec<String> = posts.map(|asked| asked.headers["idempotency-key"].clone()).collect();
     assert_eq!(keys.len(), unseen_tries + refused_tries + 1, "{keys:?}");
     assert!(keys[..=unseen_tries].iter().all(|key| *key == keys[0]), "{keys:?}");
@@ -411,7 +335,7 @@ fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     assert_eq!(handler.process(&message).status, 500, "it waited for the breaker");
 
     handler.program.line("too little is left of functionTimeout");
-    assert_eq!(backend.asked().len(), 5);
+    assert_eq!(backend.fake.heard().len(), 5);
     assert_eq!(handler.process(&message).status, 200);
     let status = handler.status(&id).body;
     assert_eq!((&status["status"], &status["attempt"]), (&json!("completed"), &json!(2)), "{status}");
@@ -431,7 +355,7 @@ fn a_redirect_of_the_backend_is_not_followed() {
     failed_with(&work.became([reply(202, &[("Location", "//u:p@[::1")], "")]), "backend_redirected", message);
     failed_with(&work.became([taken(), reply(303, &location, "")]), "backend_redirected", "the backend leads elsewhere (HTTP 303)");
     failed_with(&work.became([taken(), reply(202, &location, "")]), "backend_redirected", message);
-    assert!(elsewhere.asked().is_empty());
+    assert!(elsewhere.fake.heard().is_empty());
 }
 
 #[test]
@@ -446,14 +370,14 @@ fn a_202_is_asked_for_where_it_says_and_moves_progress() {
 
     while_processing(&handler, &message, || {
         shows(&handler, &id, 40, "picking");
-        backend.reply([
+        backend.fake.reply([
             reply(202, &[("Location", "/later"), ("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT")], "no JSON"),
             json_reply(200, &json!({ "status": "Succeeded", "result": { "ok": true } })),
         ]);
     });
 
     completed_with(&handler.status(&id).body, &json!({ "ok": true }));
-    let asked = backend.asked();
+    let asked = backend.fake.heard();
     let (post, polls) = asked.split_first().unwrap();
     assert!(polls.len() >= 3, "{asked:?}");
     for (number, poll) in polls.iter().enumerate() {
@@ -500,7 +424,7 @@ fn a_backend_that_lost_what_it_took_is_sent_it_again() {
         completed_with(&ended, &json!("done"));
         assert_eq!(events(&ended), ["accepted", "claimed", "retrying", "claimed", "completed"]);
     }
-    let asked = work.backend.asked();
+    let asked = work.backend.fake.heard();
     let keys: Vec<_> = asked.iter().filter(|asked| asked.line.starts_with("POST")).map(|asked| &asked.headers["idempotency-key"]).collect();
     assert!(keys.len() == 4 && keys[0] == keys[1] && keys[2] == keys[3], "{keys:?}");
 }
@@ -518,8 +442,8 @@ fn a_202_that_leads_nowhere_fails_the_order() {
 #[test]
 fn a_streamed_answer_moves_progress_line_by_line_until_its_result() {
     let data = Directory::new();
-    let (stream, received) = mpsc::channel();
-    let backend = Backend::start([Reply::Stream(received)]);
+    let (stream, streamed) = stream();
+    let backend = Backend::start([streamed]);
     let handler = backend.handler(data.path(), &[]);
     let (id, message) = submit(&handler, "B-5");
 
@@ -572,7 +496,7 @@ fn a_backend_that_fails_twice_is_asked_a_third_time_under_the_same_key() {
     assert_eq!(status["attempt"], 3);
     assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "retrying", "claimed", "completed"]);
     assert_eq!(status["history"][2]["code"], "backend_unavailable");
-    let asked = backend.asked();
+    let asked = backend.fake.heard();
     let attempts: Vec<_> = asked.iter().map(|asked| asked.headers["x-waybill-attempt"].as_str()).collect();
     assert_eq!(attempts, ["1", "2", "3"]);
     assert!(asked.iter().all(|other| other.headers["idempotency-key"] == asked[0].headers["idempotency-key"]));
@@ -589,7 +513,7 @@ fn the_last_try_ends_the_order_with_its_own_code() {
     failed_with(&status, "backend_busy", "the backend cannot do the order now (HTTP 429)");
     assert_eq!(status["attempt"], 2);
     assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "failed"]);
-    assert_eq!(backend.asked().len(), 2);
+    assert_eq!(backend.fake.heard().len(), 2);
 }
 
 #[test]
@@ -599,7 +523,7 @@ fn whatever_may_pass_is_tried_again() {
         (reply(425, &[], ""), "backend_unavailable"),
         (reply(429, &[], ""), "backend_busy"),
         (reply(502, &[], ""), "backend_unavailable"),
-        (Reply::Torn, "backend_unavailable"),
+        (torn(), "backend_unavailable"),
         (Reply::Silence, "backend_timeout"),
         (lines("{\"progress\":1}\n"), "backend_unavailable"),
         (lines("{\"error\":\"locked\",\"retryable\":true}\n"), "backend_failed"),
@@ -640,7 +564,7 @@ fn a_backend_that_is_not_there_is_said_to_be_unreachable() {
 fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
     let work = Work::start(&[("RETRY_BASE", "20ms"), ("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms")]);
     for (asked, seconds) in [("600", 600), ("86400", 3600), ("Fri, 31 Dec 2100 00:00:00 GMT", 3600)] {
-        work.backend.reply([reply(503, &[("Retry-After", asked)], "")]);
+        work.backend.fake.reply([reply(503, &[("Retry-After", asked)], "")]);
         let (id, message) = submit(&work.handler, asked);
 
         assert_eq!(work.handler.process(&message).status, 500, "no other message would wake it");
@@ -649,7 +573,7 @@ fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
         assert_eq!((&status["status"], &status["lastError"]["code"]), (&json!("processing"), &json!("backend_unavailable")), "{status}");
         assert_eq!(moment(&status["nextAttemptAt"]) - moment(&status["updatedAt"]), seconds * 1000, "{asked}: {status}");
     }
-    assert_eq!(work.backend.asked().len(), 3);
+    assert_eq!(work.backend.fake.heard().len(), 3);
 }
 
 #[test]
@@ -665,14 +589,14 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
 
     std::thread::scope(|scope| {
         let working = orders.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
-        eventually("there is a first probe, which fails", || (backend.asked().len() >= 6).then_some(()));
-        backend.reply([json_reply(200, &json!(1))]);
+        eventually("there is a first probe, which fails", || (backend.fake.heard().len() >= 6).then_some(()));
+        backend.fake.reply([json_reply(200, &json!(1))]);
         for thread in working {
             assert_eq!(thread.join().unwrap(), 200);
         }
     });
 
-    let asked = backend.asked();
+    let asked = backend.fake.heard();
     let pause = Duration::from_millis(500);
     assert!(asked[5].at - asked[4].at >= pause && asked[6].at - asked[5].at >= 2 * pause, "{asked:?}");
     let shown = orders.map(|(id, _)| handler.status(&id).body);
@@ -704,15 +628,15 @@ fn a_backend_that_is_busy_or_refuses_is_there_and_opens_nothing() {
 #[test]
 fn a_worker_that_lost_its_order_drops_the_call() {
     let data = Directory::new();
-    let (stream, received) = mpsc::channel();
-    let backend = Backend::start([Reply::Stream(received), json_reply(200, &json!("second"))]);
+    let (stream, streamed) = stream();
+    let backend = Backend::start([streamed, json_reply(200, &json!("second"))]);
     let lease = [("LEASE", "500ms")];
     let (mut first, second) = (backend.handler(data.path(), &lease), backend.handler(data.path(), &lease));
     let (id, message) = submit(&second, "B-18");
 
     std::thread::scope(|scope| {
         let working = scope.spawn(|| first.process(&message).status);
-        eventually("it is called", || (backend.asked().len() == 1).then_some(()));
+        eventually("it is called", || (backend.fake.heard().len() == 1).then_some(()));
         stop_between_writes(&first.program, data.path());
         assert_eq!(second.process(&message).status, 200);
         first.program.signal("CONT");

@@ -1,8 +1,7 @@
 //! What breaks around the programs: clocks, disks, files, processes and brokers; every accepted order still ends once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use functions_host::service_bus::broker::{Broker, Outgoing, Rules};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
+use crate::fake::{Fake, Heard, reply};
 use crate::store::run;
 use crate::support::{
     Directory, Handler, Host, PATIENCE, Program, Response, events, eventually, free_port, order, post_order, queue_envelope, repository,
@@ -87,78 +87,12 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|this| std::os::unix::fs::MetadataExt::uid(&this) == 0)
 }
 
-/// The other side of a wire: answers as it is told, each request on a connection of its own, and writes down what it hears.
-struct Fake {
-    url: String,
-    heard: Arc<Mutex<Vec<Heard>>>,
-    answered: Arc<AtomicUsize>,
-}
-
-/// Names in lower case.
-#[derive(Debug, Clone)]
-struct Heard {
-    line: String,
-    headers: BTreeMap<String, String>,
-    body: String,
-}
-
-impl Fake {
-    /// `reply` is told how many were heard before, and gives status line, headers and body, or blocks.
-    fn start(reply: impl Fn(usize) -> String + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (heard, answered): (Arc<Mutex<Vec<Heard>>>, Arc<AtomicUsize>) = Default::default();
-        let shared = (Arc::clone(&heard), Arc::clone(&answered), Arc::new(reply));
-        // The thread ends with the test's process; no request comes once the handlers are gone.
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let (heard, answered, reply) = shared.clone();
-                std::thread::spawn(move || {
-                    let Some(request) = hear(&stream) else { return };
-                    let number = {
-                        let mut heard = heard.lock().unwrap();
-                        heard.push(request);
-                        heard.len() - 1
-                    };
-                    // The client may have gone.
-                    let _ = stream.write_all(reply(number).as_bytes());
-                    answered.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        });
-        Self { url, heard, answered }
-    }
-
-    fn heard(&self) -> Vec<Heard> {
-        self.heard.lock().unwrap().clone()
-    }
-
-    fn has_heard(&self, requests: usize) {
-        eventually("it is asked", || (self.heard.lock().unwrap().len() >= requests).then_some(()));
-    }
-
-    /// Each call of an order, one key for all of them.
-    fn calls_of_one_order(&self) -> usize {
-        let heard = self.heard();
-        let keys: BTreeSet<_> = heard.iter().map(|heard| &heard.headers["idempotency-key"]).collect();
-        assert_eq!(keys.len(), 1, "{heard:?}");
-        heard.len()
-    }
-}
-
-fn hear(stream: &TcpStream) -> Option<Heard> {
-    let mut reader = BufReader::new(stream);
-    let mut head = reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let line = head.next()?;
-    let headers = head.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
-    let headers: BTreeMap<_, _> = headers.collect();
-    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
-    reader.read_exact(&mut body).ok()?;
-    Some(Heard { line, headers, body: String::from_utf8(body).ok()? })
-}
-
-fn reply(status: u16, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+/// The calls of an order, which all have one key.
+fn calls_of_one_order(backend: &Fake) -> usize {
+    let heard = backend.heard();
+    let keys: BTreeSet<_> = heard.iter().map(|heard| &heard.headers["idempotency-key"]).collect();
+    assert_eq!(keys.len(), 1, "{heard:?}");
+    heard.len()
 }
 
 /// Closed until it is opened.
@@ -529,7 +463,7 @@ mod pauses {
     fn stopped_while(first: &Handler, data: &Path, message: &str, backend: &Fake, taken_over: impl FnOnce()) -> u16 {
         std::thread::scope(|scope| {
             let working = scope.spawn(|| deliver(first, message, "i-first").status);
-            backend.has_heard(1);
+            backend.until_heard(1);
             stop_between_writes(&first.program, data);
             taken_over();
             first.program.signal("CONT");
@@ -542,11 +476,11 @@ mod pauses {
         let data = Directory::new();
         let silence = Gate::default();
         let held = silence.clone();
-        let backend = Fake::start(move |number| {
+        let backend = Fake::answering(move |number, _| {
             if number == 0 {
                 held.pass();
             }
-            reply(200, "", IN_TIME)
+            reply(200, &[], IN_TIME)
         });
         let (mut first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
         let (id, message) = submit(&second, "PAUSE-1");
@@ -565,16 +499,16 @@ mod pauses {
         assert_eq!(events(&ended), ["accepted", "claimed", "interrupted", "completed"]);
         assert_eq!(shown(&second, &id), ended);
         completed_once(&ended, 1);
-        assert_eq!(backend.calls_of_one_order(), 2);
+        assert_eq!(calls_of_one_order(&backend), 2);
         agrees(&data);
     }
 
     #[test]
     fn a_worker_stopped_while_a_retry_waits_makes_no_call_once_another_has_made_it() {
         let data = Directory::new();
-        let backend = Fake::start(|number| match number {
-            0 => reply(503, "Retry-After: 1\r\n", ""),
-            _ => reply(200, "", IN_TIME),
+        let backend = Fake::answering(|number, _| match number {
+            0 => reply(503, &[("Retry-After", "1")], ""),
+            _ => reply(200, &[], IN_TIME),
         });
         let (first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
         let (id, message) = submit(&second, "PAUSE-2");
@@ -593,7 +527,7 @@ mod pauses {
         assert_eq!(late, 200);
         assert_eq!(events(&ended), ["accepted", "claimed", "retrying", "claimed", "completed"]);
         assert_eq!(shown(&first, &id), ended);
-        assert_eq!(backend.calls_of_one_order(), 2);
+        assert_eq!(calls_of_one_order(&backend), 2);
         agrees(&data);
     }
 
@@ -602,12 +536,12 @@ mod pauses {
         let data = Directory::new();
         let gate = Gate::default();
         let held = gate.clone();
-        let backend = Fake::start(move |number| match number {
+        let backend = Fake::answering(move |number, _| match number {
             0 => {
                 held.pass();
-                reply(200, "", LATE)
+                reply(200, &[], LATE)
             }
-            _ => reply(200, "", IN_TIME),
+            _ => reply(200, &[], IN_TIME),
         });
         let (mut first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
         let (id, message) = submit(&second, "PAUSE-3");
@@ -615,7 +549,7 @@ mod pauses {
 
         let late = stopped_while(&first, data.path(), &message, &backend, || {
             gate.open();
-            eventually("it has answered", || (backend.answered.load(Ordering::Relaxed) == 1).then_some(()));
+            backend.until_answered(1);
             assert_eq!(deliver(&second, &message, "i-second").status, 200);
             ended = shown(&second, &id);
         });
@@ -625,7 +559,7 @@ mod pauses {
         completed_once(&ended, 1);
         assert_eq!(ended["result"], serde_json::from_str::<Value>(IN_TIME).unwrap());
         assert_eq!(shown(&first, &id), ended);
-        assert_eq!(backend.calls_of_one_order(), 2);
+        assert_eq!(calls_of_one_order(&backend), 2);
         agrees(&data);
     }
 
@@ -634,9 +568,9 @@ mod pauses {
         let data = Directory::new();
         let gate = Gate::default();
         let held = gate.clone();
-        let backend = Fake::start(move |_| {
+        let backend = Fake::answering(move |_, _| {
             held.pass();
-            reply(200, "", LATE)
+            reply(200, &[], LATE)
         });
         let first = handler(data.path(), &backend);
         let (id, message) = submit(&first, "PAUSE-4");
@@ -651,7 +585,7 @@ mod pauses {
         assert_eq!((late, again), (200, 200));
         assert_eq!(events(&ended), ["accepted", "claimed", "completed"]);
         completed_once(&ended, 0);
-        assert_eq!(backend.calls_of_one_order(), 1);
+        assert_eq!(calls_of_one_order(&backend), 1);
         agrees(&data);
     }
 
@@ -660,19 +594,19 @@ mod pauses {
         let data = Directory::new();
         let gate = Gate::default();
         let held = gate.clone();
-        let backend = Fake::start(move |number| match number {
+        let backend = Fake::answering(move |number, _| match number {
             0 => {
                 held.pass();
-                reply(200, "", LATE)
+                reply(200, &[], LATE)
             }
-            _ => reply(200, "", IN_TIME),
+            _ => reply(200, &[], IN_TIME),
         });
         let (first, second) = (handler(data.path(), &backend), handler(data.path(), &backend));
         let (id, message) = submit(&second, "PAUSE-5");
 
         let statuses = std::thread::scope(|scope| {
             let working = scope.spawn(|| deliver(&first, &message, "i-first").status);
-            backend.has_heard(1);
+            backend.until_heard(1);
             let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
             database.busy_timeout(PATIENCE).unwrap();
             database.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -681,7 +615,7 @@ mod pauses {
             lease_has_run_out(data.path());
             let other = scope.spawn(|| deliver(&second, &message, "i-second").status);
             gate.open();
-            eventually("it has answered", || (backend.answered.load(Ordering::Relaxed) == 1).then_some(()));
+            backend.until_answered(1);
             drop(database);
             [working.join().unwrap(), other.join().unwrap()]
         });
@@ -692,7 +626,7 @@ mod pauses {
         // The worker that wrote first after the pause has the order, and its answer counts.
         let (calls, by) = if count(&ended, "interrupted") == 1 { (2, IN_TIME) } else { (1, LATE) };
         assert_eq!(ended["result"], serde_json::from_str::<Value>(by).unwrap(), "{ended}");
-        assert_eq!(backend.calls_of_one_order(), calls);
+        assert_eq!(calls_of_one_order(&backend), calls);
         agrees(&data);
     }
 }
@@ -893,7 +827,7 @@ mod messages {
 
     /// A namespace that takes every message, and when it is to be delivered.
     fn namespace() -> Fake {
-        Fake::start(|_| reply(201, "", ""))
+        Fake::answering(|_, _| reply(201, &[], ""))
     }
 
     fn scheduled(heard: &Heard) -> (jiff::Timestamp, String) {
@@ -908,8 +842,8 @@ mod messages {
         let data = Directory::new();
         let refusing = Arc::new(AtomicBool::new(true));
         let refuses = Arc::clone(&refusing);
-        let broker = Fake::start(move |_| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, "", ""));
-        let backend = Fake::start(|_| reply(503, "Retry-After: 600\r\n", ""));
+        let broker = Fake::answering(move |_, _| reply(if refuses.load(Ordering::Relaxed) { 401 } else { 201 }, &[], ""));
+        let backend = Fake::answering(|_, _| reply(503, &[("Retry-After", "600")], ""));
         let url = format!("{}/orders", backend.url);
         // Two seconds are left of an invocation, for the work and for waiting.
         let times = [("FUNCTION_TIMEOUT", "23s"), ("FULFILLMENT_TIMEOUT", "500ms"), ("FULFILLMENT_URL", url.as_str())];
@@ -925,7 +859,7 @@ mod messages {
         assert_eq!(deliver(&handler, &message, "i-4").status, 200, "a copy is on its way");
 
         assert_eq!(broker.heard().len(), 3);
-        assert_eq!(backend.calls_of_one_order(), 1);
+        assert_eq!(calls_of_one_order(&backend), 1);
         let due = shown(&handler, &id)["nextAttemptAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         assert!((scheduled(&broker.heard()[2]).0.duration_since(due).as_secs()).abs() <= 1, "{due}");
     }
@@ -972,10 +906,10 @@ mod messages {
     fn thrice(order_id: &str, copies_at_once: bool) {
         let data = Directory::new();
         let broker = namespace();
-        let backend = Fake::start(|number| {
+        let backend = Fake::answering(|number, _| {
             // As long as it takes the other copies to meet the one that works.
             std::thread::park_timeout(Duration::from_millis(150));
-            if number < ATTEMPTS - 1 { reply(503, "", "") } else { reply(200, "", "{}") }
+            if number < ATTEMPTS - 1 { reply(503, &[], "") } else { reply(200, &[], "{}") }
         });
         let url = format!("{}/orders", backend.url);
         let more = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "20ms"), ("LEASE", "2s")];
@@ -1008,7 +942,7 @@ mod messages {
         println!("{order_id}: {deliveries} deliveries, {scheduled_copies} scheduled copies, {:?}", events(&ended));
         assert_eq!((&ended["status"], &ended["attempt"]), (&json!("completed"), &json!(ATTEMPTS)), "{ended}");
         assert_eq!((count(&ended, "completed"), count(&ended, "interrupted")), (1, 0), "{ended}");
-        assert_eq!(backend.calls_of_one_order(), ATTEMPTS);
+        assert_eq!(calls_of_one_order(&backend), ATTEMPTS);
         // The first message; then a copy for each retry, and at most two for the end of a lease.
         assert_eq!(deliveries, COPIES * (1 + scheduled_copies));
         assert!(deliveries <= COPIES * (ATTEMPTS + 2), "{deliveries}");

@@ -1,8 +1,6 @@
 //! A managed identity, its tokens handed out by a token endpoint as the platform has one (App Service, 2019-08-01).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +8,7 @@ use azure_core::http::Url;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
+use crate::fake::{self, Fake, Heard};
 use crate::support::{Answer, Handler, eventually, try_submit};
 
 /// The value of `IDENTITY_HEADER`, with which any process gets tokens.
@@ -22,14 +21,9 @@ const MARGIN: Duration = Duration::from_mins(5);
 
 /// The platform's token endpoint.
 struct TokenEndpoint {
-    url: String,
-    script: Arc<Mutex<Script>>,
-}
-
-struct Script {
+    fake: Fake,
     /// In this order; the last one for ever.
-    replies: VecDeque<Reply>,
-    asked: Vec<Asked>,
+    replies: Arc<Mutex<VecDeque<Reply>>>,
 }
 
 #[derive(Clone)]
@@ -39,45 +33,35 @@ enum Reply {
     Refusal(u16),
 }
 
-/// A request as it arrived; names in lower case.
-#[derive(Debug, Clone)]
-struct Asked {
-    line: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-}
-
 impl TokenEndpoint {
     fn start(replies: &[Reply]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/msi/token", listener.local_addr().unwrap());
-        let script = Arc::new(Mutex::new(Script { replies: replies.to_vec().into(), asked: Vec::new() }));
-        let shared = Arc::clone(&script);
-        // The thread ends with the test's process; no request comes once the handler is gone.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let script = Arc::clone(&shared);
-                std::thread::spawn(move || answer(&stream, &script));
-            }
+        let replies = Arc::new(Mutex::new(VecDeque::from(replies.to_vec())));
+        let shared = Arc::clone(&replies);
+        let fake = Fake::answering(move |_, heard| {
+            let mut replies = shared.lock().unwrap();
+            let next = if replies.len() > 1 { replies.pop_front() } else { replies.front().cloned() };
+            drop(replies);
+            answer(&next.unwrap(), heard)
         });
-        Self { url, script }
+        Self { fake, replies }
     }
 
     /// From now on this is the answer.
     fn reply(&self, reply: Reply) {
-        self.script.lock().unwrap().replies = VecDeque::from([reply]);
+        *self.replies.lock().unwrap() = VecDeque::from([reply]);
     }
 
-    fn asked(&self) -> Vec<Asked> {
-        self.script.lock().unwrap().asked.clone()
+    fn heard(&self) -> Vec<Heard> {
+        self.fake.heard()
     }
 
     /// A handler that has an identity and no key.
     fn handler(&self, emulator: &Emulator, more: &[(&str, &str)]) -> Handler {
+        let url = format!("{}/msi/token", self.fake.url);
         let mut settings = vec![
             ("CosmosConnection__accountEndpoint", emulator.endpoint()),
             ("CosmosConnection__credential", "managedidentity"),
-            ("IDENTITY_ENDPOINT", self.url.as_str()),
+            ("IDENTITY_ENDPOINT", url.as_str()),
             ("IDENTITY_HEADER", SECRET),
         ];
         settings.extend(["CosmosDatabase", "CosmosContainer", "TRACKING_ID_KEY"].map(|name| (name, emulator.setting(name))));
@@ -86,36 +70,20 @@ impl TokenEndpoint {
     }
 }
 
-fn answer(stream: &TcpStream, script: &Mutex<Script>) {
-    let mut lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
-    let Some(line) = lines.next() else { return };
-    let headers = lines.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())));
-    let headers = headers.collect();
-    let target = line.split(' ').nth(1).unwrap();
-    let query: BTreeMap<_, _> = Url::parse("http://localhost").unwrap().join(target).unwrap().query_pairs().into_owned().collect();
-    let resource = query.get("resource").cloned();
+fn query(heard: &Heard) -> BTreeMap<String, String> {
+    Url::parse("http://localhost").unwrap().join(heard.target()).unwrap().query_pairs().into_owned().collect()
+}
 
-    let reply = {
-        let mut script = script.lock().unwrap();
-        script.asked.push(Asked { line, query, headers });
-        if script.replies.len() > 1 { script.replies.pop_front() } else { script.replies.front().cloned() }
-    };
-
-    let (status, body) = match reply.unwrap() {
+fn answer(next: &Reply, heard: &Heard) -> fake::Reply {
+    let (status, body) = match next {
         Reply::Token(token, left) => {
-            let expires_on = (SystemTime::now() + left).duration_since(UNIX_EPOCH).unwrap().as_secs();
-            let token =
-                json!({ "access_token": token, "expires_on": expires_on.to_string(), "resource": resource, "token_type": "Bearer" });
-            (200, token)
+            let expires_on = (SystemTime::now() + *left).duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
+            let resource = query(heard).get("resource").cloned();
+            (200, json!({ "access_token": token, "expires_on": expires_on, "resource": resource, "token_type": "Bearer" }))
         }
-        Reply::Refusal(status) => (status, json!({ "statusCode": status, "message": "No identity for you", "correlationId": "c" })),
+        Reply::Refusal(status) => (*status, json!({ "statusCode": status, "message": "No identity for you", "correlationId": "c" })),
     };
-    let body = body.to_string();
-    let head =
-        format!("HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    let mut stream = stream;
-    // The client may have gone.
-    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+    fake::reply(status, &[("Content-Type", "application/json")], &body.to_string())
 }
 
 /// Sends an order, works on it, reads it.
@@ -154,9 +122,9 @@ fn a_system_assigned_identity_takes_an_order_works_on_it_and_reads_it() {
     let handler = endpoint.handler(&emulator, &[]).ready();
     completes(&handler, "I-1");
 
-    let asked = &endpoint.asked()[0];
-    let query = [("api-version", "2019-08-01"), ("resource", "https://cosmos.azure.com")];
-    assert_eq!(asked.query, query.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), "{asked:?}");
+    let asked = &endpoint.heard()[0];
+    let expected = [("api-version", "2019-08-01"), ("resource", "https://cosmos.azure.com")];
+    assert_eq!(query(asked), expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), "{asked:?}");
     assert!(asked.line.starts_with("GET /msi/token?"), "{asked:?}");
     assert_eq!(asked.headers["x-identity-header"], SECRET);
     let told = logged(&handler, SYSTEM_ASSIGNED);
@@ -174,8 +142,8 @@ fn a_user_assigned_identity_is_asked_for_by_its_client_id_and_logged_once() {
     let handler = endpoint.handler(&emulator, &[("CosmosConnection__clientId", CLIENT_ID)]).ready();
     completes(&handler, "I-2");
 
-    let asked = endpoint.asked();
-    assert!(asked.iter().all(|asked| asked.query.get("client_id").is_some_and(|id| id == CLIENT_ID)), "{asked:?}");
+    let asked = endpoint.heard();
+    assert!(asked.iter().all(|asked| query(asked).get("client_id").is_some_and(|id| id == CLIENT_ID)), "{asked:?}");
     let told = logged(&handler, "records are in Cosmos DB, by the user-assigned managed identity");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains(CLIENT_ID), "{told:?}");
@@ -194,7 +162,7 @@ fn fifty_orders_cost_one_token() {
 
     assert_eq!(emulator.figures()["documents"], 50);
     // Our own look at the account and the SDK share one credential, and so its cache.
-    assert_eq!(endpoint.asked().len(), 1, "{:?}", endpoint.asked());
+    assert_eq!(endpoint.heard().len(), 1, "{:?}", endpoint.heard());
 }
 
 #[test]
@@ -208,12 +176,12 @@ fn a_token_is_fetched_anew_before_it_expires_and_no_order_notices() {
     eventually("the token is fetched anew", || {
         number += 1;
         completes(&handler, &format!("I-3-{number}"));
-        (endpoint.asked().len() == 2).then_some(())
+        (endpoint.heard().len() == 2).then_some(())
     });
     emulator.admit(&["second"]);
     completes(&handler, "I-3-last");
 
-    assert_eq!(endpoint.asked().len(), 2);
+    assert_eq!(endpoint.heard().len(), 2);
 }
 
 #[test]
@@ -227,11 +195,11 @@ fn a_token_that_has_little_left_is_asked_for_anew_until_a_better_one_comes() {
     endpoint.reply(Reply::Token("long", HOUR));
     emulator.admit(&["long"]);
     completes(&handler, "I-4-2");
-    let asked = endpoint.asked().len();
+    let asked = endpoint.heard().len();
     completes(&handler, "I-4-3");
 
     assert!(asked > 1);
-    assert_eq!(endpoint.asked().len(), asked);
+    assert_eq!(endpoint.heard().len(), asked);
 }
 
 #[test]
@@ -247,7 +215,7 @@ fn a_token_is_used_as_long_as_it_lasts_while_the_endpoint_fails() {
             completes(&handler, &format!("I-13-{number}"));
         }
 
-        assert!(endpoint.asked().len() <= 3, "{:?}", endpoint.asked().len());
+        assert!(endpoint.heard().len() <= 3, "{:?}", endpoint.heard().len());
     }
 }
 
@@ -260,7 +228,7 @@ fn a_token_endpoint_that_fails_twice_only_delays_readiness() {
     let handler = endpoint.handler(&emulator, &[]).ready();
     completes(&handler, "I-5");
 
-    assert_eq!(endpoint.asked().len(), 3);
+    assert_eq!(endpoint.heard().len(), 3);
 }
 
 #[test]
@@ -340,7 +308,7 @@ fn a_token_that_is_refused_is_not_shown_for_ever() {
     endpoint.reply(Reply::Token("new", HOUR));
 
     eventually("another token is shown", || (try_submit(&handler, "I-14", &[]).status == 202).then_some(()));
-    assert!(endpoint.asked().len() <= 4, "{}", endpoint.asked().len());
+    assert!(endpoint.heard().len() <= 4, "{}", endpoint.heard().len());
 }
 
 #[test]
@@ -403,7 +371,7 @@ fn neither_tokens_nor_the_identity_header_are_ever_logged() {
     let handler = endpoint.handler(&emulator, &[("RUST_LOG", "trace")]).ready();
     completes(&handler, "I-10");
 
-    let asked: Vec<Value> = endpoint.asked().iter().map(|asked| asked.headers["x-identity-header"].as_str().into()).collect();
+    let asked: Vec<Value> = endpoint.heard().iter().map(|asked| asked.headers["x-identity-header"].as_str().into()).collect();
     assert!(asked.len() >= 4 && asked.iter().all(|header| header == SECRET), "{asked:?}");
     assert!(!logged(&handler, "TRACE").is_empty());
     is_silent_about(&handler, &["token-one", "token-two", SECRET]);

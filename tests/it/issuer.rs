@@ -1,11 +1,7 @@
 //! A hand-made issuer of tokens, which does whatever a test wants, and signs without the library that checks.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -16,6 +12,8 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+
+use crate::fake::{Fake, Reply, reply};
 
 /// The audience of the tokens.
 pub const AUDIENCE: &str = "api://orders";
@@ -110,7 +108,6 @@ struct State {
     mood: Mood,
     /// What stands at which path.
     documents: BTreeMap<String, String>,
-    asked: BTreeMap<String, usize>,
 }
 
 /// An issuer with an RSA key `rsa-1` and an EC key `ec-1`; it ends when dropped.
@@ -119,8 +116,7 @@ pub struct Issuer {
     pub rsa: Key,
     pub ec: Key,
     state: Arc<(Mutex<State>, Condvar)>,
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    fake: Fake,
 }
 
 impl Issuer {
@@ -129,24 +125,11 @@ impl Issuer {
     }
 
     pub fn on(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = State { mood: Mood::Answers, documents: BTreeMap::new(), asked: BTreeMap::new() };
+        let state = State { mood: Mood::Answers, documents: BTreeMap::new() };
         let state = Arc::new((Mutex::new(state), Condvar::new()));
-        let over = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
-            let (state, over) = (Arc::clone(&state), Arc::clone(&over));
-            move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    if over.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let state = Arc::clone(&state);
-                    std::thread::spawn(move || answer(stream, &state));
-                }
-            }
-        });
-        let issuer = Self { url, rsa: Key::rsa(), ec: Key::ec(), state, over, thread: Some(thread) };
+        let shared = Arc::clone(&state);
+        let fake = Fake::on(port, move |_, heard| answer(heard.target(), &shared));
+        let issuer = Self { url: fake.url.clone(), rsa: Key::rsa(), ec: Key::ec(), state, fake };
         issuer.publish(DISCOVERY, &json!({ "issuer": issuer.url, "jwks_uri": format!("{}{JWKS}", issuer.url) }).to_string());
         issuer.publish_keys(&[issuer.rsa.jwk("rsa-1"), issuer.ec.jwk("ec-1")]);
         issuer
@@ -171,7 +154,7 @@ impl Issuer {
 
     /// How often this path was asked for.
     pub fn asked(&self, path: &str) -> usize {
-        self.state.0.lock().unwrap().asked.get(path).copied().unwrap_or_default()
+        self.fake.heard().iter().filter(|heard| heard.target() == path).count()
     }
 
     /// How often its keys were read.
@@ -186,7 +169,8 @@ impl Issuer {
 
     /// Every path that was asked for.
     pub fn paths(&self) -> Vec<String> {
-        self.state.0.lock().unwrap().asked.keys().cloned().collect()
+        let paths: BTreeSet<_> = self.fake.heard().iter().map(|heard| heard.target().to_owned()).collect();
+        paths.into_iter().collect()
     }
 
     pub fn header() -> Value {
@@ -206,38 +190,19 @@ impl Issuer {
 
 impl Drop for Issuer {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
         self.feels(Mood::Away);
-        let _ = TcpStream::connect(self.url.strip_prefix("http://").unwrap());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
-fn answer(mut stream: TcpStream, state: &(Mutex<State>, Condvar)) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        match stream.read(&mut byte) {
-            Ok(1) => head.push(byte[0]),
-            _ => return,
-        }
-    }
-    let head = String::from_utf8_lossy(&head);
-    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+fn answer(path: &str, state: &(Mutex<State>, Condvar)) -> Reply {
     let mut now = state.0.lock().unwrap();
-    *now.asked.entry(path.clone()).or_default() += 1;
     while matches!(now.mood, Mood::Silent) {
         now = state.1.wait(now).unwrap();
     }
-    let (status, header, body) = match (&now.mood, now.documents.get(&path)) {
-        (Mood::Away | Mood::Silent, _) => return,
-        (Mood::Redirects(to), _) => ("302 Found", format!("Location: {to}{path}\r\n"), String::new()),
-        (Mood::Answers, Some(document)) => ("200 OK", String::new(), document.clone()),
-        (Mood::Answers, None) => ("404 Not Found", String::new(), String::new()),
-    };
-    drop(now);
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{header}\r\n", body.len());
-    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+    match (&now.mood, now.documents.get(path)) {
+        (Mood::Away | Mood::Silent, _) => Reply::Drop,
+        (Mood::Redirects(to), _) => reply(302, &[("Location", &format!("{to}{path}"))], ""),
+        (Mood::Answers, Some(document)) => reply(200, &[], document),
+        (Mood::Answers, None) => reply(404, &[], ""),
+    }
 }

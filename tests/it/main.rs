@@ -17,6 +17,7 @@ mod crash;
 mod dead_letter;
 mod docs;
 mod emulator;
+mod fake;
 mod faults;
 mod files;
 mod foreign;

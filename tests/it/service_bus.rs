@@ -1,11 +1,8 @@
 //! Messages of our own: the client, and the REST protocol that `waybill local` answers it with.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -20,6 +17,7 @@ use waybill::config::service_bus::{Access, ServiceBus};
 use waybill::domain::timestamp::Timestamp;
 use waybill::outbound::service_bus::{Queue, SendError};
 
+use crate::fake::{Fake, Reply, reply};
 use crate::foreign;
 use crate::store::run;
 use crate::support::{Directory, Host, Program, Response, eventually, free_port, request, try_request};
@@ -402,135 +400,56 @@ fn sent(config: &ServiceBus, text: &str) -> Result<(), SendError> {
     outcome.unwrap()
 }
 
-/// The other side of the wire, which does as it is told and writes down what it hears.
-struct Fake {
-    address: SocketAddr,
-    heard: Arc<Mutex<Vec<Heard>>>,
-}
-
-struct Heard {
-    at: Instant,
-    /// Request line and headers.
-    head: String,
-    body: String,
-}
-
-impl Heard {
-    fn header(&self, name: &str) -> &str {
-        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
-        headers.find_map(|(found, value)| found.eq_ignore_ascii_case(name).then_some(value)).unwrap_or_else(|| panic!("{}", self.head))
-    }
-}
-
-#[derive(Clone)]
-enum Reply {
-    /// Status, headers and body.
-    Answer(u16, String, String),
-    Hang,
-    Drop,
+/// An answer that keeps the connection.
+fn status_with(status: u16, headers: &[(&str, &str)], body: &str) -> Reply {
+    reply(status, &[headers, &[("Connection", "keep-alive")]].concat(), body)
 }
 
 fn status(status: u16) -> Reply {
-    Reply::Answer(status, String::new(), String::new())
+    status_with(status, &[], "")
 }
 
-impl Fake {
-    /// Replies in this order; the last one for ever.
-    fn start(replies: &[Reply]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, heard) = (listener.local_addr().unwrap(), Arc::default());
-        let replies = Arc::new(Mutex::new(replies.iter().cloned().collect::<VecDeque<_>>()));
-        let shared = Arc::clone(&heard);
-        // Ends with the test's process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (heard, replies) = (Arc::clone(&shared), Arc::clone(&replies));
-                std::thread::spawn(move || converse(&stream, &heard, &replies));
-            }
-        });
-        Self { address, heard }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn config(&self) -> ServiceBus {
-        config(&self.url(), KEY)
-    }
-
-    fn count(&self) -> usize {
-        self.heard.lock().unwrap().len()
-    }
-}
-
-fn converse(mut stream: &TcpStream, record: &Mutex<Vec<Heard>>, replies: &Mutex<VecDeque<Reply>>) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let length = head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-        let mut body = vec![0; length.unwrap_or(0)];
-        reader.read_exact(&mut body).unwrap();
-        record.lock().unwrap().push(Heard { at: Instant::now(), head, body: String::from_utf8(body).unwrap() });
-        let reply = {
-            let mut replies = replies.lock().unwrap();
-            if replies.len() > 1 { replies.pop_front() } else { replies.front().cloned() }
-        };
-        match reply.unwrap() {
-            Reply::Answer(status, headers, body) => {
-                let head = format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
-                // The client may have gone.
-                let _ = stream.write_all(format!("{head}{body}").as_bytes());
-            }
-            // Until the other side hangs up.
-            Reply::Hang => drop(reader.read(&mut [0])),
-            Reply::Drop => return,
-        }
-    }
+fn config_of(fake: &Fake) -> ServiceBus {
+    config(&fake.url, KEY)
 }
 
 #[test]
 fn a_redirect_to_another_host_is_not_followed() {
-    let thief = Fake::start(&[status(201)]);
+    let thief = Fake::replying([status(201)]);
     for redirect in [301, 302, 307, 308] {
-        let location = format!("Location: {}/idle/messages\r\n", thief.url());
-        let fake = Fake::start(&[Reply::Answer(redirect, location, String::new())]);
+        let location = format!("{}/idle/messages", thief.url);
+        let fake = Fake::replying([status_with(redirect, &[("Location", &location)], "")]);
 
-        let error = sent(&fake.config(), "x").unwrap_err();
+        let error = sent(&config_of(&fake), "x").unwrap_err();
 
         assert!(matches!(&error, SendError::NotSent(reason) if reason.contains(&redirect.to_string())), "{error}");
-        assert_eq!(fake.count(), 1);
+        assert_eq!(fake.heard().len(), 1);
     }
-    assert_eq!(thief.count(), 0);
+    assert_eq!(thief.heard().len(), 0);
 }
 
 #[test]
 fn the_location_of_an_answer_is_never_gone_to() {
-    let thief = Fake::start(&[status(201)]);
-    let location = format!("Location: {}/idle/messages/1/3f2504e0-4f89-41d3-9a0c-0305e82c3301\r\n", thief.url());
-    let fake = Fake::start(&[Reply::Answer(201, location, String::new())]);
+    let thief = Fake::replying([status(201)]);
+    let location = format!("{}/idle/messages/1/3f2504e0-4f89-41d3-9a0c-0305e82c3301", thief.url);
+    let fake = Fake::replying([status_with(201, &[("Location", &location)], "")]);
 
-    sent(&fake.config(), "x").unwrap();
+    sent(&config_of(&fake), "x").unwrap();
 
-    assert_eq!((fake.count(), thief.count()), (1, 0));
+    assert_eq!((fake.heard().len(), thief.heard().len()), (1, 0));
 }
 
 #[test]
 fn a_busy_namespace_is_asked_again_under_the_same_message_id() {
-    let fake = Fake::start(&[status(503), status(503), status(201)]);
+    let fake = Fake::replying([status(503), status(503), status(201)]);
 
-    sent(&fake.config(), "text").unwrap();
+    sent(&config_of(&fake), "text").unwrap();
 
-    let heard = fake.heard.lock().unwrap();
+    let heard = fake.heard();
     assert_eq!(heard.len(), 3);
-    assert!(heard.iter().all(|heard| heard.body == "text" && heard.head.starts_with("POST /idle/messages HTTP/1.1\r\n")));
-    assert!(heard.iter().all(|heard| heard.header("content-type") == "text/plain"));
-    assert_eq!(heard[0].header("brokerproperties"), heard[2].header("brokerproperties"));
+    assert!(heard.iter().all(|heard| heard.body == "text" && heard.line == "POST /idle/messages HTTP/1.1"));
+    assert!(heard.iter().all(|heard| heard.headers["content-type"] == "text/plain"));
+    assert_eq!(heard[0].headers["brokerproperties"], heard[2].headers["brokerproperties"]);
 }
 
 #[test]
@@ -544,39 +463,39 @@ fn after_three_tries_whether_it_was_sent_depends_on_what_was_answered() {
         (vec![status(403)], 1, false),
         (vec![status(200)], 1, true),
     ] {
-        let fake = Fake::start(&replies);
+        let fake = Fake::replying(replies);
 
-        let error = sent(&fake.config(), "text").unwrap_err();
+        let error = sent(&config_of(&fake), "text").unwrap_err();
 
-        assert_eq!((fake.count(), matches!(error, SendError::Unknown(_))), (tries, maybe_sent), "{error}");
+        assert_eq!((fake.heard().len(), matches!(error, SendError::Unknown(_))), (tries, maybe_sent), "{error}");
     }
 }
 
 #[test]
 fn a_send_is_repeated_after_the_pause_that_the_namespace_names() {
-    let fake = Fake::start(&[Reply::Answer(429, "Retry-After: 1\r\n".into(), String::new()), status(201)]);
-    let patient = Fake::start(&[Reply::Answer(429, "Retry-After: 60\r\n".into(), String::new())]);
+    let fake = Fake::replying([status_with(429, &[("Retry-After", "1")], ""), status(201)]);
+    let patient = Fake::replying([status_with(429, &[("Retry-After", "60")], "")]);
 
-    sent(&fake.config(), "text").unwrap();
+    sent(&config_of(&fake), "text").unwrap();
     let started = Instant::now();
-    let error = sent(&patient.config(), "text").unwrap_err();
+    let error = sent(&config_of(&patient), "text").unwrap_err();
 
-    let heard = fake.heard.lock().unwrap();
+    let heard = fake.heard();
     assert!(heard[1].at - heard[0].at >= Duration::from_secs(1));
     assert!(matches!(error, SendError::NotSent(_)) && started.elapsed() < Duration::from_secs(4), "{error}");
 }
 
 #[test]
 fn a_send_to_a_namespace_that_hangs_is_unknown_after_five_seconds() {
-    let fake = Fake::start(&[Reply::Hang]);
+    let fake = Fake::replying([Reply::Silence]);
 
     let started = Instant::now();
-    let error = sent(&fake.config(), "text").unwrap_err();
+    let error = sent(&config_of(&fake), "text").unwrap_err();
     let took = started.elapsed();
 
     assert!(matches!(error, SendError::Unknown(_)), "{error}");
     assert!(took >= Duration::from_secs(5) && took < Duration::from_secs(7), "{took:?}");
-    assert_eq!(fake.count(), 1);
+    assert_eq!(fake.heard().len(), 1);
 }
 
 #[test]
@@ -588,14 +507,14 @@ fn a_connection_refused_sends_nothing() {
 
 #[test]
 fn a_connection_that_breaks_after_the_request_may_have_sent_it() {
-    let fake = Fake::start(&[Reply::Drop]);
-    let recovering = Fake::start(&[Reply::Drop, status(201)]);
+    let fake = Fake::replying([Reply::Drop]);
+    let recovering = Fake::replying([Reply::Drop, status(201)]);
 
-    let error = sent(&fake.config(), "text").unwrap_err();
+    let error = sent(&config_of(&fake), "text").unwrap_err();
 
     assert!(matches!(error, SendError::Unknown(_)), "{error}");
-    assert_eq!(fake.count(), 3);
-    sent(&recovering.config(), "text").unwrap();
+    assert_eq!(fake.heard().len(), 3);
+    sent(&config_of(&recovering), "text").unwrap();
 }
 
 /// Says in the environment of a process with an identity where to send.
@@ -607,8 +526,8 @@ fn with_an_identity(test: &str, tokens: &Fake, bus: &Fake) -> (ExitStatus, Vec<S
     let this = Path::new("/proc/self/exe");
     let mut command = if this.exists() { Command::new(this) } else { Command::new(std::env::current_exe().unwrap()) };
     command.args(["--exact", test, "--nocapture"]);
-    let endpoint = format!("{}/msi/token", tokens.url());
-    command.envs([("IDENTITY_ENDPOINT", endpoint), ("IDENTITY_HEADER", "secret".into()), (SEND_TO, bus.url())]);
+    let endpoint = format!("{}/msi/token", tokens.url);
+    command.envs([("IDENTITY_ENDPOINT", endpoint), ("IDENTITY_HEADER", "secret".into()), (SEND_TO, bus.url.clone())]);
     Program::start(&mut command).end()
 }
 
@@ -625,18 +544,18 @@ fn fifty_sends_by_a_managed_identity_cost_one_token() {
     }
     let expires_on = since_epoch(SystemTime::now() + HOUR).as_secs().to_string();
     let token = json!({ "access_token": "token-of-the-app", "expires_on": expires_on, "resource": "r", "token_type": "Bearer" });
-    let tokens = Fake::start(&[Reply::Answer(200, "Content-Type: application/json\r\n".into(), token.to_string())]);
-    let bus = Fake::start(&[status(201)]);
+    let tokens = Fake::replying([status_with(200, &[("Content-Type", "application/json")], &token.to_string())]);
+    let bus = Fake::replying([status(201)]);
 
     let (ended, lines) = with_an_identity("service_bus::fifty_sends_by_a_managed_identity_cost_one_token", &tokens, &bus);
 
     assert!(ended.success(), "{lines:?}");
-    let heard = bus.heard.lock().unwrap();
+    let heard = bus.heard();
     assert_eq!(heard.len(), 50);
-    assert!(heard.iter().all(|heard| heard.header("authorization") == "Bearer token-of-the-app"));
-    let asked = tokens.heard.lock().unwrap();
+    assert!(heard.iter().all(|heard| heard.headers["authorization"] == "Bearer token-of-the-app"));
+    let asked = tokens.heard();
     assert_eq!(asked.len(), 1);
-    assert!(asked[0].head.contains("resource=https%3A%2F%2Fservicebus.azure.net"), "{}", asked[0].head);
+    assert!(asked[0].line.contains("resource=https%3A%2F%2Fservicebus.azure.net"), "{}", asked[0].line);
 }
 
 #[test]
@@ -647,13 +566,13 @@ fn an_identity_without_a_token_sends_nothing() {
         assert!(matches!(&error, SendError::NotSent(reason) if reason.contains("no token for the system-assigned")), "{error}");
         return;
     }
-    let bus = Fake::start(&[status(201)]);
-    let tokens = Fake::start(&[status(400)]);
+    let bus = Fake::replying([status(201)]);
+    let tokens = Fake::replying([status(400)]);
 
     let (ended, lines) = with_an_identity("service_bus::an_identity_without_a_token_sends_nothing", &tokens, &bus);
 
     assert!(ended.success(), "{lines:?}");
-    assert_eq!(bus.count(), 0);
+    assert_eq!(bus.heard().len(), 0);
 }
 
 #[test]
