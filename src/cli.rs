@@ -14,10 +14,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use serving::log::Form;
+use serving::terminal::printable;
 use uuid::Uuid;
 
 use crate::cli::operate::Request;
-use crate::config;
+use crate::config::{self, LogConfig, LogForm};
 use crate::domain::record::Status;
 use crate::domain::tracking::TrackingId;
 
@@ -39,7 +41,7 @@ enum Command {
     Demo,
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     #[cfg(feature = "local")]
-    Local(functions_host::arguments::Arguments),
+    Local(local::Options),
     /// Look at orders, send failed ones again, cancel others.
     Orders(Orders),
     /// Look at messages that no function could act on, and send them again.
@@ -157,6 +159,16 @@ enum QuarantineCommand {
     },
 }
 
+/// Starts the log lines of this process.
+fn start_log(log: &LogConfig) {
+    let form = match log.form {
+        LogForm::Json => Form::Json,
+        LogForm::Text => Form::Text,
+        LogForm::Short => Form::Short,
+    };
+    serving::log::start(&log.levels, form);
+}
+
 /// Runs a command; problems go to stderr, one line each.
 pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
@@ -164,7 +176,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "local")]
         Command::Demo => demo::run(&environment).map(|()| true),
         #[cfg(feature = "local")]
-        Command::Local(arguments) => local::run(arguments, &environment).map(|()| true),
+        Command::Local(options) => local::run(options, &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),
@@ -176,7 +188,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(problems) => {
             for problem in problems {
-                eprintln!("waybill: {problem}");
+                eprintln!("waybill: {}", printable(&problem));
             }
             ExitCode::FAILURE
         }

@@ -13,6 +13,7 @@ pub mod spelling;
 pub mod time_budget;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,11 +98,25 @@ pub enum Records {
 /// The form and levels of log lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// One JSON object per line (`LOG_FORMAT`: `json` or `text`; the default is JSON in Azure, text elsewhere).
-    pub json: bool,
+    /// The form (`LOG_FORMAT`); the default is JSON in Azure, short lines on a terminal, text elsewhere.
+    pub form: LogForm,
     /// Levels by target, e.g. `info,waybill=debug` (`RUST_LOG`).
     pub levels: String,
 }
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogForm {
+    /// `json`: one object a line.
+    Json,
+    /// `text`: every field.
+    Text,
+    /// `short`: one line for a person for what becomes of an order.
+    Short,
+}
+
+/// Levels with [`LogForm::Short`]: a transition of an order has a line for people beside the one with all fields.
+const SHORT_LEVELS: &str = "warn,waybill::order=off";
 
 /// The environment of this process. A variable that is not Unicode is left out: no setting has such a name or value.
 pub fn environment() -> BTreeMap<String, String> {
@@ -134,14 +149,19 @@ pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
 impl LogConfig {
     /// Reads the form and levels of log lines. A mistake is reported by [`Config::read`], or by the stand-in once it logs.
     pub fn read(environment: &BTreeMap<String, String>) -> Self {
-        let json = match environment.get("LOG_FORMAT").map(String::as_str) {
-            Some("json") => true,
-            Some("text") => false,
-            _ => azure(environment).is_some(),
-        };
         // The other libraries log their own work at info; `RUST_LOG=info` shows that too.
         let levels = environment.get("RUST_LOG").filter(|levels| !levels.is_empty());
-        Self { json, levels: levels.cloned().unwrap_or_else(|| catalogue::default("RUST_LOG").into()) }
+        let form = match environment.get("LOG_FORMAT").map(String::as_str) {
+            Some("json") => LogForm::Json,
+            Some("text") => LogForm::Text,
+            Some("short") => LogForm::Short,
+            _ if azure(environment).is_some() => LogForm::Json,
+            // A person who sets levels wants to see what they choose.
+            _ if levels.is_none() && std::io::stdout().is_terminal() => LogForm::Short,
+            _ => LogForm::Text,
+        };
+        let default = if form == LogForm::Short { SHORT_LEVELS } else { catalogue::default("RUST_LOG") };
+        Self { form, levels: levels.cloned().unwrap_or_else(|| default.into()) }
     }
 }
 
@@ -320,8 +340,8 @@ impl<'a> Settings<'a> {
     }
 
     fn log(&mut self) {
-        if let Some(format) = self.text("LOG_FORMAT").filter(|format| !matches!(*format, "json" | "text")) {
-            self.problems.push(format!("LOG_FORMAT is {format:?}: set json or text"));
+        if let Some(format) = self.text("LOG_FORMAT").filter(|format| !matches!(*format, "json" | "text" | "short")) {
+            self.problems.push(format!("LOG_FORMAT is {format:?}: set json, text or short"));
         }
         if let Some(levels) = self.text("RUST_LOG").filter(|levels| levels.parse::<Targets>().is_err()) {
             self.problems.push(format!("RUST_LOG is {levels:?}: set a level or levels by target, e.g. info,waybill=debug"));

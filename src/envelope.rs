@@ -266,6 +266,18 @@ pub struct Response {
     pub headers: Vec<(&'static str, String)>,
     /// The body, JSON as a string: the host would indent an object and rewrite its dates.
     pub body: String,
+    /// The problem in the body, for the log only.
+    #[serde(skip)]
+    pub problem: Option<Box<LoggedProblem>>,
+}
+
+/// What the log says of a problem: no value of the request.
+#[derive(Debug)]
+pub struct LoggedProblem {
+    /// Kind of the problem.
+    pub kind: &'static str,
+    /// Pointers of the mistakes in the order, separated by blanks.
+    pub pointers: String,
 }
 
 fn as_map<S: Serializer>(headers: &[(&'static str, String)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -296,6 +308,11 @@ impl Answer {
     /// The HTTP status for the client, for the log.
     pub fn status_code(&self) -> Option<u16> {
         self.outputs.res.as_ref().map(|response| response.status_code)
+    }
+
+    /// The problem that the client is told, for the log.
+    pub fn problem(&self) -> Option<&LoggedProblem> {
+        self.outputs.res.as_ref().and_then(|response| response.problem.as_deref())
     }
 
     /// The body of the answer.

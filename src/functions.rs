@@ -14,6 +14,7 @@ pub mod order_dead_letter;
 pub mod order_sweeper;
 pub mod open_api;
 pub mod shown;
+mod told;
 pub mod in_flight;
 pub mod watchers;
 pub mod wait_slots;
@@ -22,8 +23,6 @@ pub mod queue_wait;
 pub mod completion_times;
 
 use std::time::{Duration, Instant};
-
-use tracing::info;
 
 use crate::domain::record::{Record, Status};
 use crate::outbound::backoff::Backoff;
@@ -57,16 +56,4 @@ fn ended_text(record: &Record) -> &'static str {
         Status::Cancelled => "order cancelled",
         _ => "order failed",
     }
-}
-
-fn log_transition(record: &Record, text: &'static str) {
-    info!(
-        order.tracking_id = %record.tracking_id,
-        order.status = record.status.as_str(),
-        order.fence = record.fence,
-        order.attempt = record.attempt,
-        order.interruptions = record.interruptions,
-        error.code = record.error.as_ref().map(|failure| failure.code.as_str()),
-        "{text}"
-    );
 }

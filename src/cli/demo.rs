@@ -18,7 +18,7 @@ use serde_json::Value;
 use serving::stop::StopSignals;
 use tokio::sync::oneshot;
 
-use crate::cli::local;
+use crate::cli::{self, local};
 use crate::config::LogConfig;
 
 /// The app, as it is deployed: the demo runs from any directory.
@@ -50,7 +50,7 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
     if !environment.contains_key("RUST_LOG") {
         log.levels = "error".into();
     }
-    serving::log::start(&log.levels, log.json);
+    cli::start_log(&log);
     let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 use tracing::{info, warn};
 
+use crate::cli;
 use crate::config::{Config, LogConfig, Records};
 use crate::functions::app::App;
 use crate::functions::routes::routes;
@@ -45,7 +46,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
         }
         _ => format!("cannot listen on {address}: {error}"),
     })?;
-    serving::log::start(&log.levels, log.json);
+    cli::start_log(log);
     config.tell();
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 

@@ -198,7 +198,12 @@ pub static ALL: [Setting; 39] = [
         "The connections to the handler at a time; half of them may wait for an order to change.",
     ),
     setting(Odd, "DRAIN_TIMEOUT", Value("10s"), "The time that invocations have to end when the handler is asked to stop."),
-    setting(Odd, "LOG_FORMAT", Words("`json` in Azure, else `text`"), "The form of log lines, `json` or `text`."),
+    setting(
+        Odd,
+        "LOG_FORMAT",
+        Words("`json` in Azure, `short` on a terminal, else `text`"),
+        "The form of log lines: `json` and `text` have every field, `short` is one line for a person for what becomes of an order.",
+    ),
     setting(Odd, "AZURE_COSMOS_EMULATOR_HOST", Nothing, "The host name of a Cosmos DB emulator that is not on this machine."),
     setting(
         Odd,

@@ -22,7 +22,7 @@ static CONTRACT: LazyLock<String> =
 /// Answers with the contract.
 pub async fn run(_app: Arc<App>, _invocation: Invocation) -> Conclusion {
     let headers = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "public, max-age=300".to_owned())];
-    Conclusion::new(Ok(Answer::respond(envelope::Response { status_code: 200, headers, body: CONTRACT.clone() })))
+    Conclusion::new(Ok(Answer::respond(envelope::Response { status_code: 200, headers, body: CONTRACT.clone(), problem: None })))
 }
 
 #[derive(OpenApi)]

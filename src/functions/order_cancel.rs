@@ -16,6 +16,7 @@ use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
+use crate::functions::told;
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
@@ -70,10 +71,10 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
             continue;
         }
         if record.status.is_terminal() {
-            functions::log_transition(&record, functions::ended_text(&record));
+            told::transition(&record, functions::ended_text(&record));
             return Ok(shown::status(200, &record));
         }
-        functions::log_transition(&record, text);
+        told::transition(&record, text);
         return Ok(requested(app, request, &record));
     }
     Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order is changing too fast; send the request again") })

@@ -15,6 +15,7 @@ use crate::functions::app::App;
 use crate::functions::holder;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
+use crate::functions::told;
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
@@ -66,7 +67,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         failpoint!("mid-dead-letter-after-record");
         let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason given");
         if record.status.is_terminal() {
-            functions::log_transition(&record, functions::ended_text(&record));
+            told::transition(&record, functions::ended_text(&record));
             return Ok(Answer::done());
         }
         info!(order.tracking_id = %record.tracking_id, message.dead_letter_reason = reason, "a message of this order was dead-lettered; it is sent again");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use serving::failpoint;
-use tracing::{error, info};
+use tracing::error;
 use uuid::Uuid;
 
 use crate::domain::bookmark::Bookmark;
@@ -30,6 +30,7 @@ use crate::functions::in_flight::Entry;
 use crate::functions::invocation::{Invocation, InvocationBody};
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
+use crate::functions::told;
 use crate::outbound::breaker::Permit;
 use crate::store::{Created, StatusStore, StoreError};
 
@@ -140,7 +141,7 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
     match created {
         Created::Created(bookmark) => {
             failpoint!("after-record");
-            info!(order.tracking_id = %record.tracking_id, order.status = record.status.as_str(), "order accepted");
+            told::accepted(&record);
             Ok(Submitted { message: Some(message), bookmark: seal(bookmark), record })
         }
         Created::Exists(found, bookmark) => {

@@ -113,6 +113,8 @@ struct Delivery<'a> {
     /// `wakeAt` of each write of this delivery whose answer was lost. The write may stand, and no copy of the message was scheduled
     /// for it.
     unconfirmed_wake_ups: Vec<Timestamp>,
+    /// Whether a line in the log says that this delivery puts its order off.
+    told_put_off: bool,
 }
 
 impl<'a> Delivery<'a> {
@@ -130,6 +132,7 @@ impl<'a> Delivery<'a> {
             stale_looks: 0,
             unwritten_since: None,
             unconfirmed_wake_ups: Vec::new(),
+            told_put_off: false,
         })
     }
 

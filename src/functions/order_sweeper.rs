@@ -17,6 +17,7 @@ use crate::envelope::Answer;
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
+use crate::functions::told;
 use crate::functions::{self};
 use crate::store::{Replaced, StatusStore, StoreError};
 
@@ -89,7 +90,7 @@ async fn sweep_order(app: &App, store: &StatusStore, tracking_id: TrackingId) ->
     let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(None) };
     failpoint!("mid-sweep-after-record" if emits);
     if record.status.is_terminal() {
-        functions::log_transition(&record, functions::ended_text(&record));
+        told::transition(&record, functions::ended_text(&record));
     } else if emits {
         info!(order.tracking_id = %tracking_id, order.status = record.status.as_str(), order.emissions = record.emissions, "order overdue: its message is sent again");
     }

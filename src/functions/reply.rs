@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serving::log::PEOPLE;
 use tracing::{error, info};
 use warp::http::StatusCode;
 
 use crate::domain::problem::Problem;
 use crate::domain::tracking::TrackingId;
-use crate::envelope::{Answer, Response};
+use crate::envelope::{Answer, LoggedProblem, Response};
 use crate::functions::contract;
 
 /// The end of an invocation: the answer to the host, and the fields of the log line.
@@ -65,15 +66,24 @@ impl Conclusion {
         let tracking_id = self.tracking_id.map(tracing::field::display);
         let duration_ms = (duration.as_secs_f64() * 1e6).round() / 1e3;
         match &self.answer {
-            Ok(answer) => info!(
-                function.name = function,
-                invocation.id = invocation,
-                order.tracking_id = tracking_id,
-                message.delivery_count = self.delivery_count,
-                http.status = answer.status_code(),
-                duration_ms,
-                "{function} answered"
-            ),
+            Ok(answer) => {
+                let problem = answer.problem();
+                info!(
+                    function.name = function,
+                    invocation.id = invocation,
+                    order.tracking_id = tracking_id,
+                    message.delivery_count = self.delivery_count,
+                    http.status = answer.status_code(),
+                    problem.type = problem.map(|problem| problem.kind),
+                    problem.pointers = problem.map(|problem| problem.pointers.as_str()).filter(|pointers| !pointers.is_empty()),
+                    duration_ms,
+                    "{function} answered"
+                );
+                if let (Some(problem), Some(status)) = (problem, answer.status_code()) {
+                    let kind = problem.kind.rsplit(':').next().unwrap_or_default();
+                    info!(target: PEOPLE, look = "wait", "{function}  {status} {kind}  {}", problem.pointers);
+                }
+            }
             Err(refusal) => error!(
                 function.name = function,
                 invocation.id = invocation,
@@ -92,7 +102,7 @@ pub fn json(status_code: u16, headers: Vec<(&'static str, String)>, body: &impl 
     let body = serde_json::to_string(body).expect("bodies have only string keys");
     let mut all = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "no-store".to_owned())];
     all.extend(headers);
-    Response { status_code, headers: all, body }
+    Response { status_code, headers: all, body, problem: None }
 }
 
 /// Sets a header, or replaces it.
@@ -111,5 +121,7 @@ pub fn problem(problem: &Problem) -> Response {
         response.headers.push(("Retry-After", seconds.to_string()));
     }
     response.headers.extend(problem.headers.iter().cloned());
+    let pointers = problem.errors.iter().map(|error| error.pointer.as_str()).collect::<Vec<_>>().join(" ");
+    response.problem = Some(Box::new(LoggedProblem { kind: problem.kind, pointers }));
     response
 }

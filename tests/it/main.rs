@@ -41,4 +41,5 @@ mod store;
 mod structure;
 mod support;
 mod sweeper;
+mod terminal;
 mod walk;

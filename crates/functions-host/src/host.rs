@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use group_commit::directory;
+use serving::log::PEOPLE;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
@@ -56,6 +57,8 @@ pub struct Options {
     pub own_handler: Option<&'static str>,
     /// Further check where the handler is this program.
     pub check: Option<Check>,
+    /// Variables for the handler, which take precedence over its settings.
+    pub variables: BTreeMap<String, String>,
 }
 
 impl Options {
@@ -69,6 +72,7 @@ impl Options {
             rest_endpoint_setting: None,
             own_handler: None,
             check: None,
+            variables: BTreeMap::new(),
         }
     }
 }
@@ -135,6 +139,7 @@ pub async fn run(
 
     for line in &app.notices {
         info!("{line}");
+        info!(target: PEOPLE, "{line}");
     }
     for line in app.in_error_lines().chain(warnings) {
         warn!("{line}");
@@ -265,6 +270,7 @@ fn plan(
         (None, Executable::OnPath(program)) => program.into(),
     };
     let mut settings = app.settings.clone();
+    settings.extend(options.variables.clone());
     let port = handler::free_port().map_err(|error| vec![format!("no port is free for the handler: {error}")])?;
     settings.extend(supervisor::variables(&app.root, &Uuid::new_v4().to_string(), port));
     let played = [

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use functions_host::arguments::Arguments;
 use functions_host::host::{self, Options};
+use serving::log::Form;
 
 /// A stand-in for the Azure Functions host: HTTP, queue and timers, for the app in a folder.
 #[derive(Debug, Parser)]
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     let CommandLine { arguments } = CommandLine::parse();
     let environment: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    serving::log::start(environment.get("RUST_LOG").map_or("warn,functions_host=info", String::as_str), false);
+    serving::log::start(environment.get("RUST_LOG").map_or("warn,functions_host=info", String::as_str), Form::Text);
     match host::command(Options::new(arguments), &environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {

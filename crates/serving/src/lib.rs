@@ -8,3 +8,4 @@ pub mod process;
 pub mod running;
 pub mod server;
 pub mod stop;
+pub mod terminal;

@@ -1,30 +1,126 @@
 //! Log output: errors to stderr, all other lines to stdout, since the host reads every stderr line as an error.
 
-use std::io;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write};
 
-use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ZonedDateTime};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts logging for this process; call it once. Lines are JSON objects, or text. `levels` names the level of each target, e.g.
-/// `info,serving=debug`.
-pub fn start(levels: &str, json: bool) {
+use crate::terminal;
+
+/// Target of lines for people at a terminal: [`Form::Short`] shows them, the other forms do not.
+/// Their field `look` is their colour: `good`, `wait` or `bad`.
+pub const PEOPLE: &str = "people";
+
+/// Form of the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// JSON objects.
+    Json,
+    /// Text with every field.
+    Text,
+    /// A time of day and a sentence: the lines for [`PEOPLE`], and every warning and error.
+    Short,
+}
+
+/// Starts logging for this process; call it once. `levels` names the level of each target, e.g. `info,serving=debug`.
+pub fn start(levels: &str, form: Form) {
     let (levels, mistake) = match levels.parse::<Targets>() {
         Ok(levels) => (levels, None),
         Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     };
-    let writer = io::stderr.with_max_level(Level::ERROR).or_else(io::stdout);
+    let people = if form == Form::Short { LevelFilter::INFO } else { LevelFilter::OFF };
+    let writer = (|| Plain(io::stderr())).with_max_level(Level::ERROR).or_else(|| Plain(io::stdout()));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
-    let registry = tracing_subscriber::registry().with(levels);
-    if json {
-        registry.with(lines.json().flatten_event(true)).init();
-    } else {
-        let colours = io::IsTerminal::is_terminal(&io::stdout());
-        registry.with(lines.with_ansi(colours)).init();
+    let registry = tracing_subscriber::registry().with(levels.with_target(PEOPLE, people));
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match form {
+        Form::Json => registry.with(lines.json().flatten_event(true)).init(),
+        Form::Text => registry.with(lines.with_ansi(colours)).init(),
+        Form::Short => registry.with(lines.with_ansi(colours).event_format(ShortLine)).init(),
     }
     if let Some(error) = mistake {
         tracing::warn!(%error, "RUST_LOG is not valid, the level is info; set e.g. RUST_LOG=info");
+    }
+}
+
+/// The time of day of a moment, in this machine's time zone; the moment is in milliseconds since the Unix epoch.
+pub fn time_of_day(milliseconds: i64) -> String {
+    let moment = Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX);
+    moment.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S").to_string()
+}
+
+/// Writes lines whose text cannot change the direction of what follows.
+struct Plain<W>(W);
+
+impl<W: Write> Write for Plain<W> {
+    /// A line comes in one call.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// A line of [`Form::Short`].
+struct ShortLine;
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for ShortLine {
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut told = Told::default();
+        event.record(&mut told);
+        let (level, is_for_people) = (*event.metadata().level(), event.metadata().target() == PEOPLE);
+        let colour = match (told.look.as_str(), level) {
+            ("good", _) => "\x1b[32m",
+            ("bad", _) | (_, Level::ERROR) => "\x1b[31m",
+            ("wait", _) | (_, Level::WARN) => "\x1b[33m",
+            _ => "",
+        };
+        let (on, off) = if writer.has_ansi_escapes() && !colour.is_empty() { (colour, "\x1b[0m") } else { ("", "") };
+        let sort = if is_for_people { String::new() } else { format!("{level}: ") };
+        writeln!(writer, "{}  {on}{sort}{}{}{off}", ZonedDateTime::now().strftime("%H:%M:%S"), told.message, told.fields)
+    }
+}
+
+/// The parts of an event, without control characters.
+#[derive(Default)]
+struct Told {
+    message: String,
+    look: String,
+    /// All other fields.
+    fields: String,
+}
+
+impl Told {
+    fn take(&mut self, name: &str, value: &str) {
+        let value = terminal::printable(value);
+        match name {
+            "message" => self.message = value.into_owned(),
+            "look" => self.look = value.into_owned(),
+            // Writing to a string cannot fail.
+            _ => drop(write!(self.fields, "  {name}={value}")),
+        }
+    }
+}
+
+impl Visit for Told {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.take(field.name(), value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.take(field.name(), &format!("{value:?}"));
     }
 }

@@ -12,6 +12,7 @@ use crate::functions;
 use crate::functions::holder;
 use crate::functions::order_processor::{Delivery, Next, Reason, too_late, wake_up};
 use crate::functions::reply::Refusal;
+use crate::functions::told;
 use crate::store::{StoreError, Versioned};
 
 /// A delivery that asks for its order, as the order was found.
@@ -26,7 +27,10 @@ impl ClaimAttempt<'_, '_> {
         let app = self.delivery.app;
         match self.decide() {
             Claim::NothingToDo => self.ignore()?,
-            Claim::Wait(until, wake) => self.step_aside(until, wake).await?,
+            Claim::Wait(until, wake) => {
+                let is_held = self.found.record.lease.is_some();
+                self.step_aside(until, wake, if is_held { "another worker holds it" } else { "its next try is not due" }).await?;
+            }
             Claim::GiveUp(record) => self.give_up(record).await?,
             Claim::Take(record) => match (app.fulfillment.at_once(&record.order), app.fulfillment.admit()) {
                 (Some(verdict), _) => self.take_and_end(record, verdict).await?,
@@ -57,7 +61,11 @@ impl ClaimAttempt<'_, '_> {
 
     /// Another worker holds the order, or its next try is not due: a later copy of the message takes over. Where none can be scheduled,
     /// this delivery waits.
-    async fn step_aside(&mut self, until: Timestamp, wake: Option<Record>) -> Result<(), Next> {
+    async fn step_aside(&mut self, until: Timestamp, wake: Option<Record>, why: &'static str) -> Result<(), Next> {
+        // Each delivery says it once.
+        if !std::mem::replace(&mut self.delivery.told_put_off, true) {
+            told::put_off(&self.found.record, why, until);
+        }
         if self.delivery.app.queue.is_none() {
             return Err(Next::LookAgain(Reason::Held(until)));
         }
@@ -69,13 +77,13 @@ impl ClaimAttempt<'_, '_> {
         let now = self.delivery.store.now();
         let until = now.after(pause);
         let wake = lifecycle::wake_up(&self.found.record, until, now, &self.delivery.app.config.budgets);
-        self.step_aside(until, wake).await
+        self.step_aside(until, wake, "the backend does not answer").await
     }
 
     /// A budget is spent, or the owner asked to cancel the order: writes its end.
     async fn give_up(&self, record: Record) -> Result<(), Next> {
         self.delivery.replace(&record, &self.found.etag).await?;
-        functions::log_transition(&record, functions::ended_text(&record));
+        told::transition(&record, functions::ended_text(&record));
         Ok(())
     }
 
@@ -88,7 +96,7 @@ impl ClaimAttempt<'_, '_> {
         self.delivery.replace(&ended, &self.found.etag).await?;
         self.observe(&claimed);
         app.completion_times.observe_end(&ended);
-        functions::log_transition(&ended, functions::ended_text(&ended));
+        told::transition(&ended, functions::ended_text(&ended));
         Ok(())
     }
 
@@ -121,6 +129,6 @@ impl ClaimAttempt<'_, '_> {
         if let Some(wait) = app.queue_wait.observe_claim(&self.found.record, claimed, self.delivery.is_first) {
             app.admission.observe_claim(wait);
         }
-        functions::log_transition(claimed, "order claimed");
+        told::transition(claimed, "order claimed");
     }
 }

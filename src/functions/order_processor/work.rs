@@ -13,6 +13,7 @@ use crate::domain::record::{Failure, FencingToken, Record};
 use crate::fulfillment::{Outcome, Permit, Step};
 use crate::functions;
 use crate::functions::order_processor::{Delivery, LOOK_PAUSE, Next, store_is_away, wake_up};
+use crate::functions::told;
 use crate::outbound::backoff;
 use crate::store::{Replaced, StoreError, Versioned};
 
@@ -108,12 +109,12 @@ impl<'a> ClaimedOrder<'a> {
         let record = &self.latest.record;
         if let Some(retry_at) = record.retry_at {
             failpoint!("after-retry-record");
-            functions::log_transition(record, "order waits for its next try");
+            told::transition(record, "order waits for its next try");
             return wake_up::schedule(self.delivery, &self.latest, retry_at).await;
         }
         failpoint!("after-finish");
         self.delivery.app.completion_times.observe_end(record);
-        functions::log_transition(record, functions::ended_text(record));
+        told::transition(record, functions::ended_text(record));
         Ok(())
     }
 

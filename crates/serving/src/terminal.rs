@@ -1,0 +1,70 @@
+//! Text for a terminal: foreign text with its control characters made visible, and the width of the terminal.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// Foreign text as it may be printed: control characters (C0, DEL, C1), line separators and characters that change the direction of
+/// writing become `\u` and four hexadecimal digits. Such a character moves the cursor, rewrites lines or sends input to the shell.
+/// Inside a string of JSON the result means the same as the text.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escaped(text, is_control)
+}
+
+/// Text that may have line feeds and colours of our own: only characters that change the direction of writing are escaped.
+pub(crate) fn left_to_right(text: &str) -> Cow<'_, str> {
+    escaped(text, is_direction)
+}
+
+fn escaped(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        if is_escaped(letter) {
+            // Writing to a string cannot fail.
+            let _ = write!(shown, "\\u{:04x}", u32::from(letter));
+        } else {
+            shown.push(letter);
+        }
+    }
+    Cow::Owned(shown)
+}
+
+fn is_control(letter: char) -> bool {
+    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') || is_direction(letter)
+}
+
+/// The characters of Unicode's bidirectional algorithm that have no shape of their own (UAX #9, section 2).
+fn is_direction(letter: char) -> bool {
+    matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Columns of the terminal that stdout is; `None` if stdout is no terminal, or does not tell.
+pub fn columns() -> Option<usize> {
+    #[cfg(unix)]
+    {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_that_steer_a_terminal_become_visible() {
+        for (text, shown) in [
+            ("A-7 é 日本 😀", "A-7 é 日本 😀"),
+            ("\u{1b}[2J", "\\u001b[2J"),
+            ("a\r\n\tb\u{7f}", "a\\u000d\\u000a\\u0009b\\u007f"),
+            ("\u{9b}31m", "\\u009b31m"),
+            ("gnp\u{202e}exe.\u{2066}", "gnp\\u202eexe.\\u2066"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+    }
+}
