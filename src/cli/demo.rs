@@ -39,6 +39,26 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 /// The longest time of a demo: one that takes longer has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Variables that the demo takes from the environment. A setting there may be of production, such as the URL of a backend.
+const TAKEN: [&str; 16] = [
+    "PATH",
+    "HOME",
+    "USERPROFILE",
+    "SYSTEMROOT",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TERM",
+    "NO_COLOR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "LOG_FORMAT",
+    "LD_LIBRARY_PATH",
+];
+
 /// Like `println!`, but a closed pipe is no reason to stop half way.
 macro_rules! say {
     ($($text:tt)*) => { drop(writeln!(std::io::stdout(), $($text)*)) };
@@ -46,21 +66,28 @@ macro_rules! say {
 
 /// Runs the demo. `Err`: what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
-    let mut log = LogConfig::read(environment);
-    if !environment.contains_key("RUST_LOG") {
+    local::refuse_in_azure(environment)?;
+    let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        environment.clone().into_iter().partition(|(name, _)| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
+    let mut log = LogConfig::read(&taken);
+    if !taken.contains_key("RUST_LOG") {
         log.levels = "error".into();
     }
     cli::start_log(&log);
     let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
-    let ended = runtime.block_on(walk(&directory.0, environment, &log));
+    let ended = runtime.block_on(walk(&directory.0, &taken, left.into_keys(), &log));
     runtime.shutdown_background();
     ended
 }
 
-async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &LogConfig) -> Result<(), Vec<String>> {
-    local::refuse_in_azure(environment)?;
+async fn walk(
+    directory: &Path,
+    environment: &BTreeMap<String, String>,
+    left: impl Iterator<Item = String>,
+    log: &LogConfig,
+) -> Result<(), Vec<String>> {
     let app = directory.join("app");
     let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
     settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
@@ -101,7 +128,11 @@ async fn walk(directory: &Path, environment: &BTreeMap<String, String>, log: &Lo
         done_sender.send(()).unwrap_or_default();
         shown
     };
-    let (ended, shown) = tokio::join!(host::run(local::options(arguments), environment, up_sender, stop), show);
+    let mut options = local::options(arguments);
+    // The handler inherits the environment of this process; a setting that is set to nothing is not set.
+    let file = serde_json::from_str::<Value>(&settings).unwrap_or_default();
+    options.variables.extend(left.filter(|name| file["Values"].get(name).is_none()).map(|name| (name, String::new())));
+    let (ended, shown) = tokio::join!(host::run(options, environment, up_sender, stop), show);
     ended?;
     shown.map_err(|problem| vec![problem])
 }

@@ -4,6 +4,8 @@
 //! same queue. Data goes to stdout, messages for people to stderr.
 
 mod local_queue;
+mod table;
+mod card;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
@@ -12,8 +14,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
+use serving::terminal::{columns, printable};
 use uuid::Uuid;
 
+use crate::cli::operate::card::Named;
 use crate::cli::operate::local_queue::{Held, LocalQueue};
 use crate::config::{Records, Storage};
 use crate::domain::lifecycle::{self, Budgets, Cancel};
@@ -90,7 +94,9 @@ pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, S
     }
     environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
     if let Some(data) = &options.data {
-        environment.retain(|name, _| !name.to_ascii_lowercase().starts_with("cosmosconnection"));
+        // Messages of these records are in the queue beside them.
+        let elsewhere = ["cosmosconnection", "cosmosdatabase", "cosmoscontainer", "servicebusconnection", "service_bus_rest_endpoint"];
+        environment.retain(|name, _| !elsewhere.iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix)));
         environment.insert("WAYBILL_DATA".into(), data.display().to_string());
     }
     let (storage, budgets) = Storage::read(&environment)?;
@@ -157,7 +163,11 @@ impl Operator {
             }
             Request::Show(id) => {
                 let record = self.record(id).await?;
-                say(&if self.json { json_text(&record) } else { pretty(&record) });
+                if self.json {
+                    say(&json_text(&record));
+                } else {
+                    say_all(&card::lines(&record));
+                }
                 Ok(true)
             }
             Request::Watch(id) => self.watch(id).await,
@@ -170,7 +180,11 @@ impl Operator {
                     Some(id) => {
                         let found =
                             kept.iter().find(|message| message.id == id).ok_or_else(|| format!("nothing in quarantine has the id {id}"))?;
-                        say(&if self.json { json_text(found) } else { pretty(found) });
+                        if self.json {
+                            say(&json_text(found));
+                        } else {
+                            say_all(&pretty(found).lines().collect::<Vec<_>>());
+                        }
                     }
                 }
                 Ok(true)
@@ -206,7 +220,7 @@ impl Operator {
                     if self.json {
                         say(&json!({ "trackingId": id, "problem": problem }).to_string());
                     } else {
-                        eprintln!("waybill: {id}: {problem}");
+                        eprintln!("waybill: {id}: {}", printable(&problem));
                     }
                 }
             }
@@ -229,18 +243,21 @@ impl Operator {
             }
             return;
         }
-        say(&format!("{:<38}{:<12}{:>4}  {:<26}{:<26}{:<24}{}", "tracking id", "status", "try", "submitted", "updated", "order", "error"));
-        for record in records {
-            let code = record.error.as_ref().map_or("", |failure| failure.code.as_str());
-            let (submitted, updated) = (record.submitted_at.to_string(), record.updated_at.to_string());
-            say(&format!(
-                "{:<38}{:<12}{:>4}  {submitted:<26}{updated:<26}{:<24}{code}",
-                record.tracking_id,
-                record.status.as_str(),
-                record.attempt,
-                order_id(record),
-            ));
-        }
+        let rows: Vec<[String; 6]> = records
+            .iter()
+            .map(|record| {
+                [
+                    record.tracking_id.to_string(),
+                    record.status.as_str().to_owned(),
+                    record.attempt.to_string(),
+                    to_seconds(record.submitted_at),
+                    Named::of(record).order_id,
+                    record.error.as_ref().map_or_else(String::new, |failure| failure.code.clone()),
+                ]
+            })
+            .collect();
+        let titles = ["tracking id", "status", "try", "submitted", "order", "error"];
+        say_all(&table::table(titles, &rows, columns()));
     }
 
     fn list_quarantined(&self, kept: &[Quarantined]) {
@@ -250,11 +267,14 @@ impl Operator {
             }
             return;
         }
-        say(&format!("{:<38}{:<26}{}", "id", "kept", "reason"));
-        for message in kept {
-            let dead = message.dead_letter_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-            say(&format!("{:<38}{:<26}{}{dead}", message.id, message.kept_at.to_string(), message.reason));
-        }
+        let rows: Vec<[String; 3]> = kept
+            .iter()
+            .map(|message| {
+                let dead = message.dead_letter_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+                [message.id.to_string(), to_seconds(message.kept_at), format!("{}{dead}", message.reason)]
+            })
+            .collect();
+        say_all(&table::table(["id", "kept", "reason"], &rows, columns()));
     }
 
     /// Prints the progress of an order until it ends: a bar on a terminal, else a line for each change.
@@ -268,10 +288,10 @@ impl Operator {
                     .to_string()
             } else {
                 let done = usize::from(record.progress) * 20 / 100;
-                let stage = record.stage.as_deref().unwrap_or_default();
-                let error = record.error.as_ref().map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
+                let stage = record.stage.as_ref().map_or_else(String::new, |stage| format!("  {stage}"));
+                let error = record.error.as_ref().map_or_else(String::new, |error| format!("  {}: {}", error.code, error.message));
                 format!(
-                    "[{}{}] {:>3} %  {}  try {}  {stage}{error}",
+                    "[{}{}] {:>3} %  {}  try {}{stage}{error}",
                     "#".repeat(done),
                     ".".repeat(20 - done),
                     record.progress,
@@ -281,7 +301,9 @@ impl Operator {
             };
             if line != last {
                 if terminal && !self.json {
-                    print!("\r\x1b[K{line}");
+                    // One row, so that the next line can take its place; the last column stays free, where some terminals wrap.
+                    let row = table::cut(&printable(&line), columns().unwrap_or(usize::MAX).saturating_sub(1));
+                    print!("\r\x1b[K{row}");
                     drop(std::io::stdout().flush());
                 } else {
                     say(&line);
@@ -514,20 +536,29 @@ fn pretty(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("records have only string keys")
 }
 
-/// Prints a line to stdout. A closed pipe is not an error.
+/// Prints a line to stdout, without its control characters. A closed pipe is not an error.
 fn say(line: &str) {
-    drop(writeln!(std::io::stdout(), "{line}"));
+    drop(writeln!(std::io::stdout(), "{}", printable(line)));
 }
 
-/// The customer's `orderId`, cut to the width of its column.
-fn order_id(record: &Record) -> String {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Named {
-        order_id: String,
+fn say_all<T: AsRef<str>>(lines: &[T]) {
+    for line in lines {
+        say(line.as_ref());
     }
-    let named: Option<Named> = serde_json::from_str(record.order.get()).ok();
-    named.map_or_else(String::new, |named| named.order_id.chars().filter(|letter| !letter.is_control()).take(22).collect())
+}
+
+/// A moment, to the second.
+fn to_seconds(moment: Timestamp) -> String {
+    moment.to_string().chars().take("2026-11-24T10:15:30".len()).map(|letter| if letter == 'T' { ' ' } else { letter }).collect()
+}
+
+/// A duration, as a person reads it.
+fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serving::terminal::printable;
 
 use crate::config::catalogue::{ALL, DefaultValue, Setting};
 use crate::config::function_timeout::{self, FunctionTimeout, UNLIMITED};
@@ -56,7 +57,7 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
 
     let warnings = spelling::in_environment(all.keys().map(String::as_str)).into_iter().chain(spelling::in_values(&values, &options.app));
     for warning in warnings {
-        eprintln!("waybill: {warning}");
+        eprintln!("waybill: {}", printable(&warning));
     }
     problems.extend(Config::problems(&all));
     if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -115,7 +116,7 @@ fn show(rows: &[Row], json: bool) {
             format!("{:names$}  {:sources$}  {}", row.name, row.source, row.value.as_deref().unwrap_or("-"))
         };
         // A closed pipe is no reason to fail.
-        drop(writeln!(out, "{line}"));
+        drop(writeln!(out, "{}", printable(&line)));
     }
 }
 

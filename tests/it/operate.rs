@@ -293,3 +293,19 @@ fn with_a_queue_elsewhere_messages_are_counted_and_none_is_touched() {
     let compared = told["compared"].as_str().unwrap();
     assert!(compared.starts_with("records only: the queue's messages were not counted (Service Bus answers 401"), "{compared}");
 }
+
+#[test]
+fn records_of_a_directory_have_no_messages_in_a_namespace_of_the_environment() {
+    const CONNECTION: &str = "Endpoint=sb://shop.servicebus.windows.net/;SharedAccessKeyName=root;SharedAccessKey=c2VjcmV0";
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = handler.ingress(Some(&hopeless("O-10").to_string()), &[]).accepted();
+    assert_eq!(handler.process(&message).status, 200);
+    let (url, asked) = describes(201, "");
+    let settings = [("ServiceBusConnection", CONNECTION), ("SERVICE_BUS_REST_ENDPOINT", url.as_str()), ("OrdersQueue", "orders")];
+
+    let (retried, lines) = waybill(&["orders", "retry", &id, "--data", data.path().to_str().unwrap()], &settings);
+
+    assert!(retried.success() && lines.concat().contains("the sweeper sends its message"), "{lines:?}");
+    assert!(asked.try_recv().is_err(), "nothing was sent there");
+}

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{Directory, Host, Program, hopeless, order, repository, skipped};
+use crate::support::{Directory, Handler, Host, Program, hopeless, order, repository, skipped, submit_order};
 
 /// Runs a program on a terminal of its own, with this number of columns, and passes on what it prints.
 const TERMINAL: &str = "
@@ -103,4 +103,93 @@ fn verbose_lines_have_every_field() {
     for part in ["WARN", "order.tracking_id", "error.code", "total_too_large", "error.message"] {
         assert!(failed.contains(part), "{part}: {failed:?}");
     }
+}
+
+/// Sets a title, clears the screen twice, turns the direction of writing, and begins a line.
+const HOSTILE: &str = "\u{1b}]0;x\u{7}\u{1b}[2J\u{9b}2J\u{202e}\u{2066}evil\r\nnext";
+
+/// A failed order and a quarantined message whose every text is hostile: their ids.
+fn hostile_records(data: &Directory) -> (String, String) {
+    let mut handler = Handler::start(data.path(), &[]);
+    let (order, message) = submit_order(&handler, &hopeless("H-1"));
+    assert_eq!(handler.process(&message).status, 200);
+    let properties = json!({ "DeadLetterReason": HOSTILE, "DeadLetterErrorDescription": HOSTILE });
+    let dead = json!({ "Data": { "deadLetter": Value::from(HOSTILE).to_string() }, "Metadata": { "ApplicationProperties": properties } });
+    assert_eq!(handler.invoke("OrderDeadLetter", &dead).status, 200);
+    handler.program.kill();
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let fields = "'$.error.message', ?1, '$.error.code', ?1, '$.stage', ?1, '$.owner', ?1, '$.order.orderId', ?1, '$.order.customerId', ?1";
+    database.execute(&format!("UPDATE orders SET record = json_set(record, {fields})"), [HOSTILE]).unwrap();
+    let kept: String = database.query_row("SELECT message ->> 'id' FROM quarantine", [], |row| row.get(0)).unwrap();
+    (order, kept)
+}
+
+#[test]
+fn no_command_lets_foreign_text_steer_the_terminal() {
+    let data = Directory::new();
+    let (id, kept) = hostile_records(&data);
+    let steers = |letter: char| letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+
+    let mut wrong = Vec::new();
+    for command in [
+        &["orders", "list"][..],
+        &["orders", "show", &id],
+        &["orders", "watch", &id],
+        &["quarantine", "list"],
+        &["quarantine", "show", &kept],
+        &["verify"],
+        &["orders", "cancel", &id],
+        &["orders", "retry", &id],
+        &["quarantine", "retry", &kept],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let all = [command, json, &["--data", data.path().to_str().unwrap()]].concat();
+            let (_, lines) = Program::waybill(&all, &[]).end();
+            wrong.extend(lines.iter().filter(|line| line.contains(steers)).map(|line| format!("{all:?}: {line:?}")));
+            assert!(!lines.is_empty(), "{all:?}");
+        }
+    }
+
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn tables_fit_the_terminal_and_a_cut_is_marked() {
+    let data = Directory::new();
+    let (id, _) = hostile_records(&data);
+    let directory = data.path().to_str().unwrap();
+    let on = |command: &[&str]| {
+        let all = [command, &["--data", directory]].concat();
+        Some(on_terminal(80, &all, &[])?.end().1.iter().map(|line| line.trim_end_matches('\r').to_owned()).collect::<Vec<_>>())
+    };
+
+    for command in [&["orders", "list"][..], &["quarantine", "list"]] {
+        let Some(lines) = on(command) else { return };
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+        assert!(lines[1].contains('…') && lines[1].contains("  "), "{lines:?}");
+    }
+    let watched = on(&["orders", "watch", &id]).unwrap().concat();
+    assert!(watched.trim_end().trim_start_matches("\r\u{1b}[K").chars().count() < 80 && watched.contains('…'), "{watched:?}");
+}
+
+#[test]
+fn an_order_is_shown_as_a_card() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let (id, message) = submit_order(&handler, &hopeless("CARD-1"));
+    assert_eq!(handler.process(&message).status, 200);
+
+    let (_, lines) = Program::waybill(&["orders", "show", &id, "--data", data.path().to_str().unwrap()], &[]).end();
+
+    let value = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    assert_eq!(
+        (value("order "), value("customer "), value("id "), value("tries ")),
+        ("CARD-1".into(), "C-1001".into(), id.clone(), "1".into())
+    );
+    assert!(value("status ").starts_with("failed, after "), "{lines:?}");
+    assert!(value("error ").starts_with("total_too_large: "), "{lines:?}");
+    assert!(value("next ").ends_with(&format!("waybill orders retry {id}")), "{lines:?}");
+    let events: Vec<_> = lines.iter().skip_while(|line| *line != "timeline").skip(1).collect();
+    assert!(events.len() == 3 && events[2].contains("failed") && events[2].contains(" s  "), "{lines:?}");
 }

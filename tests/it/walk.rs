@@ -1,6 +1,6 @@
 //! One order walks from POST to completed.
 
-use crate::support::{Directory, Host, eventually, order, repository, request, try_request};
+use crate::support::{Directory, Host, Program, eventually, order, repository, request, try_request};
 
 #[test]
 fn an_order_is_accepted_processed_and_shown() {
@@ -49,4 +49,24 @@ fn a_handler_behind_a_script_ends_with_its_host() {
 
     assert!(status.success());
     eventually("the handler is gone", || try_request("GET", &url, &[], None).is_err().then_some(()));
+}
+
+#[test]
+fn the_demo_takes_no_setting_from_the_environment() {
+    let production = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    production.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/", production.local_addr().unwrap());
+    let settings = [
+        ("FULFILLMENT_URL", url.as_str()),
+        ("CosmosConnection__accountEndpoint", url.as_str()),
+        ("ServiceBusConnection", "Endpoint=sb://shop.servicebus.windows.net/;SharedAccessKeyName=root;SharedAccessKey=c2VjcmV0"),
+        ("AUTH_ISSUER", url.as_str()),
+        ("AUTH_AUDIENCE", "shop"),
+        ("AzureFunctionsJobHost__functionTimeout", "00:00:01"),
+    ];
+
+    let (status, lines) = Program::waybill(&["demo"], &settings).end();
+
+    assert!(status.success(), "{lines:?}");
+    assert!(production.accept().is_err(), "nothing asked there");
 }

@@ -1,0 +1,93 @@
+//! One order as a card: what an operator asks first.
+
+use serde::Deserialize;
+
+use crate::cli::operate::duration;
+use crate::domain::record::{Record, Status};
+
+/// The names that a customer gave an order.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Named {
+    /// `orderId`.
+    pub(super) order_id: String,
+    /// `customerId`.
+    pub(super) customer_id: String,
+}
+
+impl Named {
+    /// The names in a record's order.
+    pub(super) fn of(record: &Record) -> Self {
+        serde_json::from_str(record.order.get()).unwrap_or_default()
+    }
+}
+
+/// Lines of the card. They hold foreign text.
+pub(super) fn lines(record: &Record) -> Vec<String> {
+    let named = Named::of(record);
+    let mut lines = Vec::new();
+    let mut row = |name: &str, value: &str| {
+        if !value.is_empty() {
+            lines.push(format!("{name:<10}{value}"));
+        }
+    };
+    row("order", &named.order_id);
+    row("customer", &named.customer_id);
+    row("id", &record.tracking_id.to_string());
+    row("owner", &record.owner);
+    row("status", &status(record));
+    row("tries", &tries(record));
+    if let Some(error) = &record.error {
+        row("error", &format!("{}: {}", error.code, error.message));
+    }
+    row("next", &next(record));
+    if let Some(result) = &record.result {
+        row("result", result.get());
+    }
+    lines.push("timeline".into());
+    let mut before = record.submitted_at;
+    for transition in &record.history {
+        let code = transition.code.as_deref().unwrap_or_default();
+        let after = duration(before.until(transition.at));
+        let line = format!(
+            "  {}  {:>14}  {:<12}try {}  {code}",
+            transition.at,
+            format!("+{after}"),
+            transition.event.as_str(),
+            transition.attempt
+        );
+        lines.push(line.trim_end().to_owned());
+        before = transition.at;
+    }
+    lines
+}
+
+fn status(record: &Record) -> String {
+    let status = record.status.as_str();
+    match (record.completed_at, &record.stage) {
+        (Some(end), _) => format!("{status}, after {}", duration(record.submitted_at.until(end))),
+        (None, Some(stage)) => format!("{status}, {} %, {stage}", record.progress),
+        (None, None) => format!("{status}, {} %", record.progress),
+    }
+}
+
+fn tries(record: &Record) -> String {
+    let interruptions = if record.interruptions > 0 { format!(", {} interruptions", record.interruptions) } else { String::new() };
+    format!("{}{interruptions}", record.attempt)
+}
+
+/// What comes next, and what an operator can do.
+fn next(record: &Record) -> String {
+    let id = record.tracking_id;
+    match record.status {
+        Status::Failed => format!("repair the cause, then waybill orders retry {id}"),
+        Status::Completed | Status::Cancelled => "nothing: it has ended".into(),
+        _ if record.cancel_requested => "its worker ends it as cancelled".into(),
+        _ => match (record.retry_at, &record.lease, record.due_at) {
+            (Some(retry_at), _, _) => format!("its next try begins at {retry_at}"),
+            (None, Some(lease), _) => format!("a worker has it; its lease runs until {}", lease.expires_at),
+            (None, None, Some(due_at)) => format!("its message is to arrive; OrderSweeper looks at it at {due_at}"),
+            (None, None, None) => "it has no due time: see waybill verify".into(),
+        },
+    }
+}
