@@ -39,6 +39,9 @@ const MAX_RETENTION: u64 = i32::MAX as u64;
 /// The port that the handler must listen on, as the host tells it.
 const PORT: &str = "FUNCTIONS_CUSTOMHANDLER_PORT";
 
+/// The beginning of a reference to a secret in a Key Vault, in place of which the platform puts the secret.
+const REFERENCE: &str = "@Microsoft.KeyVault(";
+
 /// Advice on making a secret.
 const OWN_KEY: &str = "set at least 32 characters of your own, e.g. the output of `openssl rand -hex 32`";
 
@@ -69,6 +72,10 @@ pub struct Config {
     pub time_budget: TimeBudget,
     /// The time that running invocations have to end when the handler is asked to stop (`DRAIN_TIMEOUT`).
     pub drain_timeout: Duration,
+    /// The names besides `localhost` and the loopback addresses that a request's `Host` may have (`ALLOWED_HOSTS`).
+    pub allowed_hosts: Vec<String>,
+    /// Whether all callers without an identity are one caller, which may list its orders (`ANONYMOUS_LIST`).
+    pub anonymous_list: bool,
     /// The connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
     /// The platform's name for this instance.
@@ -204,8 +211,11 @@ impl Config {
         };
         let (time_budget, problem) = TimeBudget::share_out(function_timeout, storage.writes(), longest_try);
         settings.problems.extend(problem);
+        if let Some(sign) = in_azure {
+            settings.needed_by_functions(sign);
+        }
         let max_connections = settings.number("MAX_CONNECTIONS", 1) as usize;
-        Self {
+        let config = Self {
             port,
             public_base_url: settings.public_base_url(),
             auth: auth::read(settings),
@@ -216,12 +226,16 @@ impl Config {
             tax_rate: settings.tax_rate(),
             time_budget,
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::ZERO),
+            allowed_hosts: settings.allowed_hosts(),
+            anonymous_list: settings.anonymous_list(in_azure.is_some()),
             max_connections,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.platform(name)).map(str::to_owned),
             warnings: spelling::in_environment(settings.environment.keys().map(String::as_str)),
             storage,
             budgets,
-        }
+        };
+        settings.key_vault_references();
+        config
     }
 
     /// The time between two renewals of a lease. Two renewals in a row may fail before the lease runs out.
@@ -252,6 +266,7 @@ impl Storage {
         let mut settings = Settings { environment, problems: Vec::new() };
         // A person waits for these commands, and no host ends them.
         let read = (Self::gather(&mut settings, COSMOS_TIMEOUT), settings.budgets());
+        settings.key_vault_references();
         settings.ended(read)
     }
 
@@ -315,6 +330,61 @@ impl<'a> Settings<'a> {
             if !has_effect && self.text(name).is_some() {
                 self.problems.push(problem.replace("{}", name));
             }
+        }
+    }
+
+    /// Refuses references to a Key Vault that the platform did not resolve: the text of one would pass for a key. Other problems may
+    /// follow from it and repeat the text, so they wait for the next start.
+    fn key_vault_references(&mut self) {
+        let is_reference = |value: &str| value.trim_start().get(..REFERENCE.len()).is_some_and(|head| head.eq_ignore_ascii_case(REFERENCE));
+        let unresolved = self.environment.iter().filter(|(_, value)| is_reference(value));
+        let problems: Vec<_> = unresolved.map(|(name, _)| {
+            format!(
+                "{name} is a Key Vault reference that the platform did not resolve: set the reference right, and give the app's identity \
+                 the role Key Vault Secrets User; the portal shows the reason beside the setting"
+            )
+        }).collect();
+        if !problems.is_empty() {
+            self.problems = problems;
+        }
+    }
+
+    /// Refuses a start in Azure without the settings of the bindings. The host would leave their functions out: orders would be
+    /// accepted, and none processed.
+    fn needed_by_functions(&mut self, sign: &str) {
+        let has_namespace = ["ServiceBusConnection", "ServiceBusConnection__fullyQualifiedNamespace"];
+        let has_namespace = has_namespace.into_iter().any(|name| self.host_setting(name).is_some());
+        let names_part = ["credential", "clientId"].map(|part| format!("ServiceBusConnection__{part}"));
+        // Reported with the namespace already.
+        let names_part = names_part.iter().any(|name| self.binding_text(name).is_some());
+        let has_queue =
+            self.binding_text("OrdersQueue").is_some() || self.problems.iter().any(|problem| problem.starts_with("OrdersQueue"));
+        for (is_set, problem) in [
+            (
+                has_namespace || names_part,
+                "ServiceBusConnection is not set: set ServiceBusConnection__fullyQualifiedNamespace to NAMESPACE.servicebus.windows.net, \
+                 with ServiceBusConnection__credential for an identity, or ServiceBusConnection to a connection string",
+            ),
+            (has_queue, "OrdersQueue is not set: set the name of the queue that the orders go through"),
+            (self.binding_text("SweepSchedule").is_some(), "SweepSchedule is not set: set when OrderSweeper runs, e.g. 0 * * * * *"),
+        ] {
+            if !is_set {
+                self.problems.push(format!("{problem} (inside Azure, as {sign} says, functions without their settings would not run)"));
+            }
+        }
+    }
+
+    fn allowed_hosts(&self) -> Vec<String> {
+        let names = self.text("ALLOWED_HOSTS").unwrap_or_default().split(',');
+        names.map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn anonymous_list(&mut self, in_azure: bool) -> bool {
+        match self.text("ANONYMOUS_LIST") {
+            None => !in_azure,
+            Some("true") => true,
+            Some("false") => false,
+            Some(text) => self.problem(format!("ANONYMOUS_LIST is {text:?}: set true or false"), false),
         }
     }
 
@@ -418,17 +488,8 @@ impl<'a> Settings<'a> {
 
     fn public_base_url(&mut self) -> Option<String> {
         let text = self.text("PUBLIC_BASE_URL")?;
-        let url: Option<hyper::Uri> = text.parse().ok();
-        let fits = url.is_some_and(|url| {
-            let port = url.authority().and_then(|authority| authority.as_str().rsplit_once(':')).filter(|(_, port)| !port.ends_with(']'));
-            matches!(url.scheme_str(), Some("http" | "https"))
-                && url.host().is_some_and(|host| !host.is_empty())
-                && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-                && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok())
-                && url.query().is_none()
-        });
         // The URL becomes a header value. For any byte but visible ASCII there the host answers 500, after the message is sent.
-        if !fits || text.contains('#') || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !is_web_url(text) || text.contains(['#', '?']) {
             self.problems.push(format!("PUBLIC_BASE_URL is {text:?}: set the URL before /orders, e.g. https://shop.example.com/api"));
         }
         Some(text.trim_end_matches('/').to_owned())
@@ -465,6 +526,25 @@ impl<'a> Settings<'a> {
             }
         }
     }
+}
+
+/// Whether this is an absolute `http` or `https` URL that can stand in a header: its host is there and well-formed, its port is a
+/// number, and it names no user.
+pub fn is_web_url(text: &str) -> bool {
+    let Ok(url) = text.parse::<hyper::Uri>() else { return false };
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
+    matches!(url.scheme_str(), Some("http" | "https"))
+        && url.host().is_some_and(is_host)
+        && !authority.contains('@')
+        && port.is_none_or(|(_, port)| port.parse::<u16>().is_ok())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_host(host: &str) -> bool {
+    let is_name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    is_name || address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
 /// Longest duration of a setting: a hundred years, far from the end of every clock that is used.
@@ -539,6 +619,25 @@ mod tests {
         }
         assert_eq!(azure(&environment(&[("CONTAINER_NAME", "c"), ("FUNCTIONS_EXTENSION_VERSION", "~4")])), Some("CONTAINER_NAME"));
         assert_eq!(azure(&environment(&[("CONTAINER_NAME", "some container platform")])), None);
+    }
+
+    #[test]
+    fn in_azure_anonymous_callers_are_many_unless_it_is_said() {
+        let azure = [
+            ("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"),
+            ("WEBSITE_INSTANCE_ID", "i"),
+            ("TRACKING_ID_KEY", "0123456789abcdef0123456789abcdef"),
+            ("CosmosConnection__accountEndpoint", "https://account.documents.azure.com/"),
+            ("CosmosDatabase", "d"),
+            ("CosmosContainer", "c"),
+            ("OrdersQueue", "orders"),
+            ("SweepSchedule", "0 * * * * *"),
+            ("ServiceBusConnection__fullyQualifiedNamespace", "n.servicebus.windows.net"),
+        ];
+        let said = |more: &[(&str, &str)]| Config::read(&environment(&[&azure[..], more].concat())).unwrap().anonymous_list;
+
+        assert_eq!((said(&[]), said(&[("ANONYMOUS_LIST", "true")])), (false, true));
+        assert!(Config::read(&environment(&azure[..1])).unwrap().anonymous_list);
     }
 
     #[test]

@@ -46,6 +46,13 @@ impl HttpRequest<'_> {
             .flat_map(|(_, values)| values.iter().map(AsRef::as_ref))
     }
 
+    /// Whether a web page sent the request, as the browser's headers say (Fetch Metadata). A page of the same origin is not counted if
+    /// its request has no `Origin`.
+    pub fn is_from_web_page(&self) -> bool {
+        let is_foreign = |site: &str| !matches!(site.trim(), "same-origin" | "none");
+        self.header("origin").next().is_some() || self.header("sec-fetch-site").any(is_foreign)
+    }
+
     /// A value of the query, not decoded: the handler's own query values need no escapes.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.url.split_once('?')?;

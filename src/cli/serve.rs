@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::body::Incoming;
+use serving::host_names;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
@@ -53,10 +54,17 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
     let app = Arc::new(App::new(config)?);
     let filters = warp::service(routes(Arc::clone(&app)));
-    let service = move |request| {
+    let allowed_hosts: Arc<[String]> = app.config.allowed_hosts.clone().into();
+    let service = move |request: Request<Incoming>| {
+        let is_local = host_names::are_local(request.headers(), &allowed_hosts);
         // Cloning is cheap, since filters are shared. Boxed, since the future of all routes is large to move.
-        let answer = Box::pin(filters.clone().call(request));
-        async move { answer.await.unwrap_or_else(|never| match never {}) }
+        let answer = is_local.then(|| Box::pin(filters.clone().call(request)));
+        async move {
+            match answer {
+                Some(answer) => answer.await.unwrap_or_else(|never| match never {}),
+                None => misdirected(),
+            }
+        }
     };
     tokio::select! {
         problem = open_store(&app) => Err(problem),
@@ -69,6 +77,14 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
             Ok(())
         }
     }
+}
+
+/// The answer to a request whose `Host` is no name of this machine: a web page may have sent it (DNS rebinding).
+fn misdirected() -> warp::reply::Response {
+    warn!("a request was refused: its Host is no name of this machine; ALLOWED_HOSTS adds names");
+    let mut response = warp::reply::Response::new("Host is no name of this machine\n".into());
+    *response.status_mut() = warp::http::StatusCode::MISDIRECTED_REQUEST;
+    response
 }
 
 /// Serves until asked to stop, then waits for running invocations, including those whose connection broke.

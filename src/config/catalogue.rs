@@ -68,7 +68,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 39] = [
+pub static ALL: [Setting; 41] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -198,6 +198,18 @@ pub static ALL: [Setting; 39] = [
         "The connections to the handler at a time; half of them may wait for an order to change.",
     ),
     setting(Odd, "DRAIN_TIMEOUT", Value("10s"), "The time that invocations have to end when the handler is asked to stop."),
+    setting(
+        Odd,
+        "ANONYMOUS_LIST",
+        Words("`false` in Azure, else `true`"),
+        "Whether callers without an identity of their own are one caller, which may list its orders ([keys](auth.md)).",
+    ),
+    setting(
+        Odd,
+        "ALLOWED_HOSTS",
+        Nothing,
+        "More names, separated by commas, that a request to the handler's port may have in `Host`; `localhost` and the loopback addresses always may.",
+    ),
     setting(
         Odd,
         "LOG_FORMAT",

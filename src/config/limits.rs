@@ -106,6 +106,7 @@ mod tests {
             ("CosmosDatabase", "d"),
             ("CosmosContainer", "c"),
             ("OrdersQueue", "orders"),
+            ("SweepSchedule", "0 * * * * *"),
             ("ServiceBusConnection__fullyQualifiedNamespace", "n.servicebus.windows.net"),
         ];
 

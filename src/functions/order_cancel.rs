@@ -18,7 +18,7 @@ use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::functions::told;
 use crate::functions::{self};
-use crate::store::{Replaced, StatusStore, StoreError};
+use crate::store::{Replaced, StatusStore, StoreError, Versioned};
 
 /// Attempts to write, each after another request changed the record; an order's worker writes a few times a minute.
 const ATTEMPTS: u32 = 20;
@@ -52,14 +52,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
     };
     for attempt in 0..ATTEMPTS {
         tokio::time::sleep(PAUSE * attempt).await;
-        let found = store.read_latest(tracking_id).await.map_err(failed)?;
-        // Only the owner: an operator's token may read the orders of other owners, but not change them.
-        let Some(found) = found else { return Err(missing()) };
-        if found.record.owner != owner {
-            // Answered like a missing order, and after the same time.
-            drop(store.read_latest(tracking_id.unused()).await);
-            return Err(missing());
-        }
+        let Some(found) = own(store, tracking_id, owner).await.map_err(failed)? else { return Err(missing()) };
         let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(shown::status(200, &found.record)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
@@ -78,6 +71,21 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         return Ok(requested(app, request, &record));
     }
     Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order is changing too fast; send the request again") })
+}
+
+/// The latest version of the owner's record. An operator's token may read the orders of other owners, but not change them. Another
+/// owner's record takes the same reads as a missing one: the time of an answer must not tell them apart.
+async fn own(store: &StatusStore, tracking_id: TrackingId, owner: &str) -> Result<Option<Versioned>, StoreError> {
+    let found = store.read_latest_once(tracking_id).await?.map(|(found, _)| found);
+    let is_anothers = found.is_some();
+    let own = |found: Option<Versioned>| found.filter(|found| found.record.owner == owner);
+    if let Some(found) = own(found) {
+        return Ok(Some(found));
+    }
+    if !store.may_lag() {
+        return Ok(None);
+    }
+    store.read_latest(if is_anothers { tracking_id.unused() } else { tracking_id }).await.map(own)
 }
 
 /// The detail of a problem when the store did not confirm the write.

@@ -222,10 +222,16 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
 }
 
 fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {
+    if let Some(encoding) = request.header("content-encoding").find(|value| !value.trim().eq_ignore_ascii_case("identity")) {
+        let name = Some(encoding).filter(|name| name.len() <= 64 && name.bytes().all(|byte| matches!(byte, b' '..=b'~')));
+        let detail = format!("send the order without Content-Encoding: {}", name.unwrap_or("it must be absent or identity"));
+        return Err(Problem { headers: vec![("Accept-Encoding", "identity".into())], ..Problem::unsupported_media_type(detail) });
+    }
     let content_type = request.header("content-type").next().unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // No Content-Type counts as JSON. Forms and plain text do not: any web page may send them without a CORS preflight.
-    if !(media_type.is_empty() || media_type == "application/json" || media_type.ends_with("+json")) {
+    // No Content-Type counts as JSON, but not from a web page. Any page may send that, forms and plain text without a CORS preflight.
+    let may_be_absent = !request.is_from_web_page();
+    if !(media_type.is_empty() && may_be_absent || media_type == "application/json" || media_type.ends_with("+json")) {
         return Err(Problem::unsupported_media_type("send the order as Content-Type: application/json"));
     }
     match &request.body {

@@ -10,7 +10,7 @@ use tracing::error;
 use crate::domain::problem::{ASK_AGAIN, Problem};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
-use crate::door::caller::{self, Right};
+use crate::door::caller::{self, ANONYMOUS, Right};
 use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::app::App;
 use crate::functions::contract::{ListedOrder, OrderList};
@@ -40,6 +40,9 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
 }
 
 async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Response, Problem> {
+    if owner == ANONYMOUS && !app.config.anonymous_list {
+        return Err(Problem::callers_not_identified(NO_LIST));
+    }
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
     let limit = request.query("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
         let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -71,6 +74,10 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
     Ok(reply::json(200, Vec::new(), &OrderList { orders, next }))
 }
 
+/// The detail of a problem with a list for every caller. Its tracking ids would let each caller read and cancel the orders of all.
+const NO_LIST: &str = "nothing tells the callers of this service apart, so it lists no orders; keep the statusUrl of each 202. Its \
+                       operator can set AUTH_ISSUER, turn on the platform's login, give each caller a function key of its own, or set \
+                       ANONYMOUS_LIST=true where all callers are one";
 /// The detail of a problem with `status`.
 const STATUSES: &str = "status must be accepted, processing, completed, failed or cancelled";
 

@@ -125,21 +125,17 @@ async fn look_up(
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let bookmark = request.query(shown::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));
     let caller_key = || RateKey::of(request, &caller.owner, &app.config.limits).digest();
-    let find = |tracking_id, bookmark| find(app, store, caller_key, tracking_id, bookmark);
-    match find(tracking_id, bookmark).await? {
-        Some(found) if caller.may_see(&found.record.owner) => Ok(found),
-        // Another owner's order is answered like a missing one, and after the same time.
-        Some(_) => Err(find(tracking_id.unused(), None).await.err().unwrap_or_else(missing)),
-        None => Err(missing()),
-    }
+    find(app, store, caller_key, caller, tracking_id, bookmark).await?.ok_or_else(missing)
 }
 
-/// The record. Where reads may lag, a missing record is read again until it is visible or certainly absent. Each such request holds
-/// a connection, and any client can invent tracking ids, so without a free slot the request is answered 503.
+/// The record, if the caller may see it. Where reads may lag, a missing record is read again until it is visible or certainly absent.
+/// Each such request holds a connection, and any client can invent tracking ids, so without a free slot the request is answered 503.
+/// Another owner's record takes the same reads as a missing one: the time of an answer must not tell them apart.
 async fn find(
     app: &App,
     store: &StatusStore,
     caller_key: impl Fn() -> [u8; 16],
+    caller: &Caller,
     tracking_id: TrackingId,
     bookmark: Option<Bookmark>,
 ) -> Result<Option<Arc<Versioned>>, Problem> {
@@ -148,11 +144,17 @@ async fn find(
         Problem::unavailable(ASK_AGAIN)
     };
     let found = store.read_recent(tracking_id).await.map_err(unread)?;
-    if found.is_some() || !store.may_lag() {
-        return Ok(found);
+    let is_anothers = found.is_some();
+    let visible = |found: Option<Arc<Versioned>>| found.filter(|found| caller.may_see(&found.record.owner));
+    if let Some(found) = visible(found) {
+        return Ok(Some(found));
     }
+    if !store.may_lag() {
+        return Ok(None);
+    }
+    let (tracking_id, bookmark) = if is_anothers { (tracking_id.unused(), None) } else { (tracking_id, bookmark) };
     let _place = app.visibility_slots.take(caller_key()).ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
-    store.read_until_visible(tracking_id, bookmark).await.map_err(unread)
+    store.read_until_visible(tracking_id, bookmark).await.map_err(unread).map(visible)
 }
 
 #[cfg(test)]

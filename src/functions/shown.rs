@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
+use crate::config;
 use crate::domain::problem::Problem;
 use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
@@ -45,8 +46,8 @@ pub fn orders_url(public_base_url: Option<&str>, request_url: &str, segments: us
     }
     let url = request_url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
     let orders = (0..segments).try_fold(url, |url, _| url.rsplit_once('/').map(|(above, _)| above));
-    // A header value must be visible ASCII, or the host answers 500 after the message is sent.
-    orders.filter(|url| url.bytes().all(|byte| byte.is_ascii_graphic())).unwrap_or("/api/orders").to_owned()
+    // A header value must be visible ASCII, or the host answers 500 after the message is sent. A malformed `Host` leads nowhere.
+    orders.filter(|url| config::is_web_url(url)).unwrap_or("/api/orders").to_owned()
 }
 
 #[cfg(test)]
@@ -62,6 +63,7 @@ mod tests {
             (None, "http://localhost:7071/api/orders/%41bc/?x=/y", 1, "http://localhost:7071/api/orders"),
             (Some("https://a.example/x"), "http://inner/api/orders", 0, "https://a.example/x/orders"),
             (None, "http://h\u{e9}/api/orders", 0, "/api/orders"),
+            (None, "http://a:b:c/api/orders", 0, "/api/orders"),
         ];
         for (base, url, segments, expected) in cases {
             assert_eq!(orders_url(base, url, segments), expected);

@@ -349,7 +349,7 @@ fn an_order_that_another_request_may_be_recording_is_not_denied() {
     emulator.fault(&hangs);
     let envelope = http_envelope("POST", "http://localhost:7071/api/orders", &json!({}), Some(&order("U-3").to_string()), &[]).to_string();
     let mut stream = TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
-    write!(stream, "POST /OrderIngress HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{envelope}", envelope.len()).unwrap();
+    write!(stream, "POST /OrderIngress HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{envelope}", envelope.len()).unwrap();
     is_written();
     drop(stream);
     handler.program.line("a connection ended early");

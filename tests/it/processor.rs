@@ -393,7 +393,7 @@ fn a_host_that_hangs_up_does_not_stop_the_work() {
     let body = queue_envelope(&message).to_string();
 
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", handler.port)).unwrap();
-    let head = format!("POST /OrderProcessor HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!("POST /OrderProcessor HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     std::io::Write::write_all(&mut stream, format!("{head}{body}").as_bytes()).unwrap();
     is_processing(&handler, &id);
     drop(stream);

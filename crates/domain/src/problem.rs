@@ -75,6 +75,8 @@ problems! {
     unauthorized(401, "unauthorized", "A valid token is needed");
     /// A valid token that does not allow this.
     forbidden(403, "forbidden", "The token does not allow this");
+    /// A request for the orders of a caller, where nothing tells callers apart.
+    callers_not_identified(403, "callers-not-identified", "Callers are not told apart");
     /// The order is too large for the queue.
     order_too_large(413, "order-too-large", "The order is too large");
     /// A large body on a request that needs none.

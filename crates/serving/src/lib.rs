@@ -1,8 +1,9 @@
 //! Parts of an HTTP server on one machine that must stop cleanly.
 //!
-//! The accept loop with its drain, the signals that ask to stop, log lines, facts of this process, and failpoints.
+//! The accept loop with its drain, the signals that ask to stop, log lines, facts of this process, failpoints, and the names of this machine.
 
 pub mod failpoints;
+pub mod host_names;
 pub mod log;
 pub mod process;
 pub mod running;
