@@ -1,0 +1,539 @@
+"""Checks of infra/, for want of a compiler and of Azure: each has a name, and each is seen to fail on a copy with its mistake."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from lxml import etree
+
+import bicep
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKS = []
+# Role ids, and the symbol kinds of the scopes at which they may be given.
+ROLES = {
+    "69a216fc-b8fb-44d8-bc22-1f3c2cd27a39": {"Microsoft.ServiceBus/namespaces/queues"},
+    "4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0": {"Microsoft.ServiceBus/namespaces/queues"},
+    "090c5cfd-751d-490a-894a-3ce6f1109419": {"Microsoft.ServiceBus/namespaces"},
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": {"Microsoft.Storage/storageAccounts"},
+    "3913510d-42f4-4e42-8a64-420c390055eb": {"Microsoft.Insights/components"},
+    "4633458b-17de-408a-b874-0445c86b69e6": {"Microsoft.KeyVault/vaults/secrets"},
+}
+CONTRIBUTOR = "00000000-0000-0000-0000-000000000002"
+FORBIDDEN = {
+    "FUNCTIONS_WORKER_RUNTIME", "FUNCTIONS_EXTENSION_VERSION", "WEBSITE_RUN_FROM_PACKAGE", "WEBSITE_CONTENTSHARE",
+    "WEBSITE_CONTENTAZUREFILECONNECTIONSTRING", "SCM_DO_BUILD_DURING_DEPLOYMENT", "ENABLE_ORYX_BUILD", "WEBSITE_TIME_ZONE", "TZ",
+    "WEBSITE_MAX_DYNAMIC_APPLICATION_SCALE_OUT", "ServiceBusConnection", "AzureWebJobsStorage", "CosmosConnection",
+}
+# Policies and the sections in which they may stand; children and attributes below.
+EVERYWHERE = {"send-request", "return-response", "set-header", "set-body", "set-variable", "set-status", "set-backend-service", "choose", "base"}
+SECTIONS = {
+    "inbound": EVERYWHERE | {"validate-azure-ad-token", "validate-jwt", "rate-limit-by-key", "rewrite-uri", "authentication-managed-identity"},
+    "backend": EVERYWHERE | {"forward-request"},
+    "outbound": EVERYWHERE,
+    "on-error": EVERYWHERE,
+}
+ELEMENTS = {
+    "validate-azure-ad-token": ({"tenant-id"}, {"failed-validation-httpcode"}, {"audiences"}),
+    "validate-jwt": ({"header-name"}, {"require-scheme", "failed-validation-httpcode", "clock-skew"}, {"openid-config", "audiences", "issuers"}),
+    "openid-config": ({"url"}, set(), set()),
+    "audiences": (set(), set(), {"audience"}),
+    "audience": (set(), set(), set()),
+    "issuers": (set(), set(), {"issuer"}),
+    "issuer": (set(), set(), set()),
+    "rate-limit-by-key": ({"calls", "renewal-period", "counter-key"}, {"retry-after-header-name"}, set()),
+    "authentication-managed-identity": ({"resource"}, set(), set()),
+    "send-request": ({"response-variable-name"}, {"mode", "timeout", "ignore-error"},
+                     {"set-url", "set-method", "set-header", "set-body", "authentication-managed-identity"}),
+    "set-url": (set(), set(), set()),
+    "set-method": (set(), set(), set()),
+    "forward-request": (set(), {"timeout", "buffer-request-body"}, set()),
+    "return-response": (set(), set(), {"set-status", "set-header", "set-body"}),
+    "set-status": ({"code"}, {"reason"}, set()),
+    "set-header": ({"name", "exists-action"}, set(), {"value"}),
+    "value": (set(), set(), set()),
+    "set-body": (set(), set(), set()),
+    "set-variable": ({"name", "value"}, set(), set()),
+    "set-backend-service": ({"backend-id"}, set(), set()),
+    "choose": (set(), set(), {"when", "otherwise"}),
+    "when": ({"condition"}, set(), EVERYWHERE),
+    "otherwise": (set(), set(), EVERYWHERE),
+    "base": (set(), set(), set()),
+}
+
+
+class Tree:
+    """The files of a tree, read once; a copy may have other text in one of them."""
+
+    def __init__(self, files):
+        self.files = files
+        self.bicep = {path: bicep.parse(text) for path, text in files.items() if path.endswith(".bicep")}
+
+    def resources(self, type_name=None, existing=False):
+        for path, declarations in self.bicep.items():
+            for found in declarations:
+                if found.kind == "resource" and (existing or not found.existing):
+                    if type_name is None or found.type.split("@")[0] == type_name:
+                        yield path, found
+
+    def one(self, type_name):
+        (_, found), = self.resources(type_name)
+        return found
+
+    def policies(self):
+        return {path: text for path, text in self.files.items() if path.endswith(".xml")}
+
+    def declared(self, path, symbol):
+        return next((found for found in self.bicep[path] if found.symbol == symbol), None)
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+@check
+def types(tree):
+    for path, found in tree.resources():
+        if found.type in bicep.TYPES:
+            yield from (f"{path}: {text}" for text in bicep.mistakes(bicep.TYPES[found.type], named(found), found.symbol))
+
+
+def named(found):
+    """The body with a name, which a child in another file may have from its parent."""
+    return {"name": bicep.Expression("''")} | found.body
+
+
+@check
+def versions(tree):
+    for path, found in tree.resources(existing=True):
+        if found.type not in bicep.TYPES:
+            yield f"{path}: {found.type} was seen by no compiler"
+
+
+@check
+def runtime(tree):
+    if tree.one("Microsoft.Web/sites").body["properties"]["functionAppConfig"]["runtime"] != {"name": "custom", "version": "1.0"}:
+        yield "the runtime is custom 1.0 to the letter"
+
+
+@check
+def package_identity(tree):
+    storage = tree.one("Microsoft.Web/sites").body["properties"]["functionAppConfig"]["deployment"]["storage"]
+    if storage["type"] != "blobContainer" or storage["authentication"]["type"] != "UserAssignedIdentity":
+        yield "the package is read with the user-assigned identity"
+
+
+@check
+def site_config(tree):
+    if tree.one("Microsoft.Web/sites").body["properties"]["siteConfig"] != {"minTlsVersion": "1.2"}:
+        yield "Azure refuses siteConfig beyond the TLS version"
+
+
+@check
+def key_reference_identity(tree):
+    if tree.one("Microsoft.Web/sites").body["properties"].get("keyVaultReferenceIdentity") != "identityId":
+        yield "the reference to the key needs the user-assigned identity"
+
+
+@check
+def plan(tree):
+    body = tree.one("Microsoft.Web/serverfarms").body
+    if body["sku"] != {"name": "FC1", "tier": "FlexConsumption"} or body["properties"].get("reserved") is not True:
+        yield "the plan is FC1 with reserved: true"
+    if body["kind"] != "functionapp" or tree.one("Microsoft.Web/sites").body["kind"] != "functionapp,linux":
+        yield "kind is misspelt"
+
+
+@check
+def always_ready(tree):
+    for name in re.findall(r"\[\{ name: '([^']*)', instanceCount", tree.files["infra/app.bicep"]):
+        if name != "http" and not re.fullmatch(r"function:Order\w+", name):
+            yield f"{name} is no group of functions"
+
+
+@check
+def bounds(tree):
+    wanted = {"instanceMemory": ["allowed([512, 2048, 4096])"], "maximumInstances": ["minValue(40)", "maxValue(1000)"]}
+    for symbol, decorators in wanted.items():
+        if not set(decorators) <= set(tree.declared("infra/main.bicep", symbol).decorators):
+            yield f"{symbol} has no bounds, and the type declares none"
+
+
+@check
+def settings(tree):
+    body = next(found.body for _, found in tree.resources("Microsoft.Web/sites/config") if found.body["name"] == "appsettings")
+    names = set(body["properties"])
+    if names & FORBIDDEN:
+        yield f"Flex or an identity forbids {names & FORBIDDEN}"
+    page = tree.files["docs/settings.md"].split("## Must have in Azure")[1].split("\n## ")[0]
+    for row in re.findall(r"^\| (`.*?) \|", page, re.M):
+        alternatives = row.split(", or ")[-1]
+        full = re.findall(r"`([A-Za-z_]+)`", alternatives)
+        prefix = full[0].split("__")[0]
+        for name in (prefix + name if name.startswith("__") else name for name in full):
+            if name not in names:
+                yield f"docs/settings.md calls {name} a must, and no such setting is deployed"
+
+
+@check
+def key_by_reference(tree):
+    if "TRACKING_ID_KEY: '@Microsoft.KeyVault(SecretUri=${keyUri})'" not in tree.files["infra/app.bicep"]:
+        yield "TRACKING_ID_KEY is a reference to the vault"
+
+
+@check
+def queue(tree):
+    properties = tree.one("Microsoft.ServiceBus/namespaces/queues").body["properties"]
+    wanted = {"lockDuration": "PT5M", "maxDeliveryCount": 10, "deadLetteringOnMessageExpiration": True, "requiresSession": False}
+    for name, value in wanted.items():
+        if properties.get(name) != value:
+            yield f"{name} of the queue is {value}"
+
+
+@check
+def local_auth(tree):
+    for type_name, name, value in [
+        ("Microsoft.ServiceBus/namespaces", "disableLocalAuth", True),
+        ("Microsoft.DocumentDB/databaseAccounts", "disableLocalAuth", True),
+        ("Microsoft.Insights/components", "DisableLocalAuth", True),
+        ("Microsoft.Storage/storageAccounts", "allowSharedKeyAccess", False),
+    ]:
+        if tree.one(type_name).body["properties"].get(name) is not value:
+            yield f"{name} of {type_name} is {value}"
+
+
+@check
+def tls(tree):
+    for type_name, name, value in [
+        ("Microsoft.ServiceBus/namespaces", "minimumTlsVersion", "1.2"),
+        ("Microsoft.DocumentDB/databaseAccounts", "minimalTlsVersion", "Tls12"),
+        ("Microsoft.Storage/storageAccounts", "minimumTlsVersion", "TLS1_2"),
+    ]:
+        if tree.one(type_name).body["properties"].get(name) != value:
+            yield f"{name} of {type_name} is {value}"
+
+
+@check
+def scopes(tree):
+    for path, found in tree.resources("Microsoft.Authorization/roleAssignments"):
+        scope = tree.declared(path, str(found.body.get("scope", "")))
+        if scope is None or scope.kind != "resource":
+            yield f"{path}: {found.symbol} has no scope, and would be given for the whole resource group"
+
+
+@check
+def roles(tree):
+    for path, found in tree.resources("Microsoft.Authorization/roleAssignments"):
+        role = found.body["properties"]["roleDefinitionId"]
+        scope = tree.declared(path, str(found.body.get("scope", "")))
+        if (symbol := re.fullmatch(r"(\w+)\.id", role)) and isinstance(role, bicep.Expression):
+            if tree.declared(path, symbol[1]).type.split("@")[0] != "Microsoft.Authorization/roleDefinitions":
+                yield f"{path}: {found.symbol} names no role"
+            continue
+        call = re.fullmatch(r"subscriptionResourceId\('Microsoft.Authorization/roleDefinitions', (\w+)\)", role)
+        if not isinstance(role, bicep.Expression) or not call:
+            yield f"{path}: the role of {found.symbol} is no resource id"
+            continue
+        variable = tree.declared(path, call[1])
+        identifier = variable.text.split("'")[1] if variable else ""
+        if scope and scope.type.split("@")[0] not in ROLES.get(identifier, set()):
+            yield f"{path}: {found.symbol} gives {identifier} at {scope.type}"
+
+
+@check
+def principals(tree):
+    for path, found in tree.resources("Microsoft.Authorization/roleAssignments"):
+        if found.body["properties"].get("principalType") != "ServicePrincipal":
+            yield f"{path}: the principal of {found.symbol} is a service"
+
+
+@check
+def cosmos_scopes(tree):
+    text = tree.files["infra/records.bicep"]
+    if f"var contributor = '{CONTRIBUTOR}'" not in text:
+        yield "the contributor's id is wrong"
+    assigned = {found.symbol: found.body["properties"] for _, found in tree.resources("Microsoft.DocumentDB/databaseAccounts/sqlRoleAssignments")}
+    if assigned["writes"]["scope"] != "'${account.id}/dbs/${database.name}/colls/${container.name}'":
+        yield "the scope is the data-plane path of the container"
+    if assigned["writes"]["roleDefinitionId"] != "'${account.id}/sqlRoleDefinitions/${contributor}'":
+        yield "the role is one of the account"
+
+
+@check
+def container_definition(tree):
+    resource = tree.one("Microsoft.DocumentDB/databaseAccounts/sqlDatabases/containers").body["properties"]["resource"]
+    wanted = {name: f"definition.{name}" for name in json.loads(tree.files["deploy/cosmos-container.json"])}
+    if {name: text for name, text in resource.items() if name != "id"} != wanted:
+        yield "the container is made from deploy/cosmos-container.json, all of it"
+    if "var definition = loadJsonContent('../deploy/cosmos-container.json')" not in tree.files["infra/records.bicep"]:
+        yield "the definition is another file"
+
+
+@check
+def serverless(tree):
+    for path, text in tree.files.items():
+        if path.endswith(".bicep") and re.search(r"\bthroughput\b", text):
+            yield f"{path}: a serverless account takes no throughput"
+
+
+@check
+def one_region(tree):
+    properties = tree.one("Microsoft.DocumentDB/databaseAccounts").body["properties"]
+    if properties.get("enableMultipleWriteLocations") is not False:
+        yield "Waybill refuses an account with several writing regions"
+
+
+@check
+def secrets(tree):
+    for path, declarations in tree.bicep.items():
+        for found in declarations:
+            if found.kind == "parameter" and "newGuid()" in found.text and "secure()" not in found.decorators:
+                yield f"{path}: {found.symbol} would stand in the history of deployments"
+            if found.kind == "output" and re.search(r"list\w*\(|ConnectionString|\bkey\.properties|Half\b", found.text):
+                yield f"{path}: the output {found.symbol} tells a secret"
+
+
+@check
+def made_once(tree):
+    for path, symbol in [("infra/secret.bicep", "key"), ("infra/alerts.bicep", "monthly")]:
+        if "onlyIfNotExists()" not in tree.declared(path, symbol).decorators:
+            yield f"{path}: {symbol} would be made anew by each deployment"
+
+
+@check
+def no_list_keys(tree):
+    for path, text in tree.files.items():
+        if path.endswith(".bicep") and re.search(r"\blist(Keys|Secrets|Account\w*)?\(", text):
+            yield f"{path}: reads a key"
+
+
+@check
+def metrics(tree):
+    wanted = {
+        "DeadletteredMessages": ("Microsoft.ServiceBus/namespaces", "EntityName", "Minimum"),
+        "TotalRequests": ("Microsoft.DocumentDB/databaseAccounts", "StatusCode", "Count"),
+    }
+    for path, found in tree.resources("Microsoft.Insights/metricAlerts"):
+        for criterion in found.body["properties"]["criteria"]["allOf"]:
+            seen = (criterion["metricNamespace"], criterion["dimensions"][0]["name"], criterion["timeAggregation"])
+            if wanted.get(criterion["metricName"]) != seen:
+                yield f"{path}: {criterion['metricName']} with {seen} is no metric"
+
+
+@check
+def windows(tree):
+    for kind in ("metricAlerts", "scheduledQueryRules"):
+        for path, found in tree.resources(f"Microsoft.Insights/{kind}"):
+            for name in ("windowSize", "evaluationFrequency"):
+                if found.body["properties"][name] not in {"PT1M", "PT5M", "PT10M", "PT15M", "PT30M", "PT1H"}:
+                    yield f"{path}: {name} of {found.symbol} is none that Azure takes"
+
+
+@check
+def queries(tree):
+    sweep, failed = tree.files["deploy/no-sweep.kql"], tree.files["deploy/failed-orders.kql"]
+    if '"OrderSweeper"' not in sweep or "OrderSweeper/function.json" not in tree.files:
+        yield "the query asks for a function that is not there"
+    for line in re.findall(r'"(order \w+)"', failed):
+        if f'"{line}"' not in tree.files["src/functions.rs"]:
+            yield f"no log line says {line}"
+
+
+@check
+def policy_resources(tree):
+    for kind in ("apis/policies", "apis/operations/policies"):
+        for path, found in tree.resources(f"Microsoft.ApiManagement/service/{kind}"):
+            if found.body["name"] != "policy" or found.body["properties"]["format"] != "xml":
+                yield f"{path}: {found.symbol} is named policy, and is xml"
+
+
+@check
+def one_breaker_rule(tree):
+    rules = tree.one("Microsoft.ApiManagement/service/backends").body["properties"]["circuitBreaker"]["rules"]
+    if len(rules) != 1:
+        yield "the service takes one rule"
+    if any(status["min"] <= 503 <= status["max"] for rule in rules for status in rule["failureCondition"]["statusCodeRanges"]):
+        yield "503 is an answer of Waybill and no failure of the app"
+
+
+@check
+def policy_elements(tree):
+    for path, text in tree.policies().items():
+        try:
+            root = etree.fromstring(text.encode())
+        except etree.XMLSyntaxError as error:
+            yield f"{path}: {error}"
+            continue
+        if [section.tag for section in root.iterchildren(tag=etree.Element)] != list(SECTIONS):
+            yield f"{path}: the sections are {list(SECTIONS)}"
+            continue
+        for section in root.iterchildren(tag=etree.Element):
+            for policy in section.iterchildren(tag=etree.Element):
+                if policy.tag not in SECTIONS[section.tag]:
+                    yield f"{path}: {policy.tag} may not stand in {section.tag}"
+            for element in section.iterdescendants(tag=etree.Element):
+                required, optional, children = ELEMENTS.get(element.tag, (set(), set(), None))
+                if children is None:
+                    yield f"{path}: {element.tag} is unknown"
+                    continue
+                seen = set(element.keys())
+                if not required <= seen <= required | optional:
+                    yield f"{path}: attributes of {element.tag} are {sorted(seen)}"
+                wrong = [child.tag for child in element.iterchildren(tag=etree.Element) if child.tag not in children]
+                if wrong:
+                    yield f"{path}: {element.tag} has {wrong}"
+                if children and (element.text or "").strip():
+                    yield f"{path}: {element.tag} has text of its own"
+
+
+@check
+def policy_base(tree):
+    for path, text in tree.policies().items():
+        for section in etree.fromstring(text.encode()).iterchildren(tag=etree.Element):
+            count = len(section.findall("base"))
+            if count != (0 if section.tag == "backend" else 1):
+                yield f"{path}: {section.tag} has base {count} times"
+
+
+@check
+def policy_header(tree):
+    for path, text in tree.policies().items():
+        if path.endswith("straight-to-queue.xml"):
+            continue
+        deleted = text.find('<set-header name="X-Subscription-Id" exists-action="delete"')
+        written = text.find('<set-header name="X-Subscription-Id" exists-action="override"')
+        if not 0 <= deleted < written:
+            yield f"{path}: a client's own X-Subscription-Id would be believed"
+    if "var subscriptionHeader = fronted ? 'X-Subscription-Id' : ''" not in tree.files["infra/main.bicep"]:
+        yield "app and gateway name different headers"
+
+
+@check
+def policy_values(tree):
+    values = {found.body["name"] for _, found in tree.resources("Microsoft.ApiManagement/service/namedValues")}
+    for path, text in tree.policies().items():
+        if missing := set(re.findall(r"\{\{([^}]+)\}\}", text)) - values:
+            yield f"{path}: {missing} is no named value"
+        for backend in re.findall(r'backend-id="([^"]*)"', text):
+            if backend != tree.one("Microsoft.ApiManagement/service/backends").body["name"]:
+                yield f"{path}: {backend} is no backend"
+
+
+@check
+def policy_limits(tree):
+    for path, text in tree.policies().items():
+        if re.findall(r'<rate-limit-by-key calls="(\d+)" renewal-period="(\d+)"', text) != [("100", "60")]:
+            yield f"{path}: the limit is 100 in 60 s, once"
+
+
+@check
+def policy_secrets(tree):
+    for path, text in tree.policies().items():
+        if re.search(r"SharedAccessKey|[?&]sig=|[A-Za-z0-9+/]{40,}=", text):
+            yield f"{path}: has a secret"
+        if re.search(r"System\.Text\.Json|JsonElement|HttpClient|HttpRequestMessage|\bawait\b|As&lt;JObject&gt;", text):
+            yield f"{path}: uses what API Management does not know, or what loses digits"
+
+
+@check
+def policies_agree(tree):
+    def rest(name):
+        return re.sub(r" *<validate-.*?</validate-[a-z-]+>\n", "", tree.files[f"infra/apim/{name}.xml"], flags=re.S)
+    if not rest("orders") == rest("orders-entra") == rest("orders-issuer"):
+        yield "the three policies differ in more than the token"
+
+
+@check
+def sent_is_201(tree):
+    if "?.StatusCode == 201" not in tree.files["infra/apim/straight-to-queue.xml"]:
+        yield "a 202 needs the 201 of the queue"
+
+
+# One mistake that no compiler sees, the edit that makes it, and the check that must then fail.
+MISTAKES = [
+    ("a misspelt property", "infra/queue.bicep", "deadLetteringOnMessageExpiration", "enableDeadLetteringOnMessageExpiration", "types"),
+    ("a number as text", "infra/queue.bicep", "maxDeliveryCount: 10", "maxDeliveryCount: '10'", "types"),
+    ("a required property left out", "infra/alerts.bicep", "    severity: 1\n", "", "types"),
+    ("a version without types", "infra/app.bicep", "sites@2025-03-01", "sites@2026-07-15", "versions"),
+    ("runtime 2.0", "infra/app.bicep", "version: '1.0'", "version: '2.0'", "runtime"),
+    ("runtime rust", "infra/app.bicep", "name: 'custom'", "name: 'rust'", "runtime"),
+    ("no version", "infra/app.bicep", ", version: '1.0'", "", "runtime"),
+    ("memory 1024", "infra/main.bicep", "@allowed([512, 2048, 4096])", "@allowed([512, 1024, 2048])", "bounds"),
+    ("5000 instances", "infra/main.bicep", "@maxValue(1000)", "@maxValue(5000)", "bounds"),
+    ("no function:", "infra/app.bicep", "function:OrderProcessor", "OrderProcessor", "always_ready"),
+    ("identity type", "infra/app.bicep", "type: 'UserAssignedIdentity'", "type: 'UserAssigned'", "package_identity"),
+    ("linuxFxVersion", "infra/app.bicep", "{ minTlsVersion: '1.2' }", "{ minTlsVersion: '1.2', linuxFxVersion: '' }", "site_config"),
+    ("identity of references", "infra/app.bicep", "    keyVaultReferenceIdentity: identityId\n", "", "key_reference_identity"),
+    ("forbidden setting", "infra/app.bicep", "OrdersQueue: queueName", "OrdersQueue: queueName\n    FUNCTIONS_WORKER_RUNTIME: 'custom'", "settings"),
+    ("setting left out", "infra/app.bicep", "    SweepSchedule: '0 * * * * *'\n", "", "settings"),
+    ("key as text", "infra/app.bicep", "'@Microsoft.KeyVault(SecretUri=${keyUri})'", "'key'", "key_by_reference"),
+    ("FC2", "infra/app.bicep", "name: 'FC1'", "name: 'FC2'", "plan"),
+    ("reserved", "infra/app.bicep", "    reserved: true\n", "", "plan"),
+    ("kind", "infra/app.bicep", "kind: 'functionapp,linux'", "kind: 'functionapp,linus'", "plan"),
+    ("lock PT10M", "infra/queue.bicep", "'PT5M'", "'PT10M'", "queue"),
+    ("lock 5m", "infra/queue.bicep", "'PT5M'", "'5m'", "queue"),
+    ("keys of the namespace", "infra/queue.bicep", "disableLocalAuth: true", "disableLocalAuth: false", "local_auth"),
+    ("TLS12", "infra/app.bicep", "'TLS1_2'", "'TLS12'", "tls"),
+    ("wrong role id", "infra/queue.bicep", "69a216fc", "69a216fd", "roles"),
+    ("role at a larger scope", "infra/queue.bicep", "scope: queue\n  name: guid(queue.id, principalId, sender)",
+     "scope: namespace\n  name: guid(queue.id, principalId, sender)", "roles"),
+    ("bare GUID", "infra/telemetry.bicep", "subscriptionResourceId('Microsoft.Authorization/roleDefinitions', metricsPublisher)",
+     "metricsPublisher", "roles"),
+    ("no scope", "infra/secret.bicep", "  scope: key\n", "", "scopes"),
+    ("principalType", "infra/telemetry.bicep", "'ServicePrincipal'", "'User'", "principals"),
+    ("container.id as scope", "infra/records.bicep", "'${account.id}/dbs/${database.name}/colls/${container.name}'", "container.id", "cosmos_scopes"),
+    ("throughput", "infra/records.bicep", "    resource: {\n", "    options: { throughput: 400 }\n    resource: {\n", "serverless"),
+    ("a member of the definition", "infra/records.bicep", "      defaultTtl: definition.defaultTtl\n", "", "container_definition"),
+    ("a copied definition", "infra/records.bicep", "definition.defaultTtl", "-1", "container_definition"),
+    ("several regions", "infra/records.bicep", "enableMultipleWriteLocations: false", "enableMultipleWriteLocations: true", "one_region"),
+    ("@secure", "infra/secret.bicep", "@secure()\nparam firstHalf", "param firstHalf", "secrets"),
+    ("secret in an output", "infra/app.bicep", "output name string = site.name", "output name string = component.properties.ConnectionString", "secrets"),
+    ("@onlyIfNotExists", "infra/secret.bicep", "@onlyIfNotExists()\n", "", "made_once"),
+    ("listKeys", "infra/app.bicep", "storage.name\n", "storage.listKeys().keys[0].value\n", "no_list_keys"),
+    ("metric", "infra/alerts.bicep", "'DeadletteredMessages'", "'DeadLetteredMessages'", "metrics"),
+    ("aggregation", "infra/alerts.bicep", "'Minimum'", "'Total'", "metrics"),
+    ("windowSize", "infra/alerts.bicep", "windowSize: 'PT5M'", "windowSize: 'PT7M'", "windows"),
+    ("log line", "deploy/failed-orders.kql", "order failed", "order lost", "queries"),
+    ("policy format", "infra/front.bicep", "format: 'xml', value: policies", "format: 'rawxml', value: policies", "policy_resources"),
+    ("policy name", "infra/front.bicep", "name: 'policy'", "name: 'polcy'", "policy_resources"),
+    ("503 trips the breaker", "infra/front.bicep", "max: 502", "max: 503", "one_breaker_rule"),
+    ("policy not well-formed", "infra/apim/orders.xml", "</policies>", "", "policy_elements"),
+    ("unknown attribute", "infra/apim/straight-to-queue.xml", 'ignore-error="true"', 'fail-on-error-status-code="true"', "policy_elements"),
+    ("policy in the wrong section", "infra/apim/orders.xml", "  <backend>\n", '  <backend>\n    <rewrite-uri template="/" />\n', "policy_elements"),
+    ("text in set-header", "infra/apim/orders.xml", "<value>application/problem+json</value>", "application/problem+json", "policy_elements"),
+    ("no base", "infra/apim/orders.xml", "  <inbound>\n    <base />", "  <inbound>", "policy_base"),
+    ("client's header", "infra/apim/orders.xml", '    <set-header name="X-Subscription-Id" exists-action="delete" />\n', "", "policy_header"),
+    ("unknown named value", "infra/apim/orders-entra.xml", "{{waybill-tenant}}", "{{tenant}}", "policy_values"),
+    ("limit", "infra/apim/orders.xml", 'calls="100"', 'calls="10"', "policy_limits"),
+    ("body through a parser", "infra/apim/straight-to-queue.xml", "As&lt;string&gt;", "As&lt;JObject&gt;", "policy_secrets"),
+    ("drift", "infra/apim/orders-issuer.xml", 'timeout="60"', 'timeout="10"', "policies_agree"),
+    ("202 without 201", "infra/apim/straight-to-queue.xml", "?.StatusCode == 201", "?.StatusCode &lt; 500", "sent_is_201"),
+]
+
+
+def files():
+    patterns = ["infra/**/*.bicep", "infra/apim/*.xml", "deploy/*", "docs/settings.md", "src/functions.rs", "*/function.json"]
+    return {str(path.relative_to(ROOT)): path.read_text() for pattern in patterns for path in ROOT.glob(pattern)}
+
+
+def main():
+    original = files()
+    failures = [f"{run.__name__}: {text}" for run in CHECKS for text in run(Tree(original))]
+    by_name = {run.__name__: run for run in CHECKS}
+    for mistake, path, old, new, name in MISTAKES:
+        if old not in original[path]:
+            failures.append(f"the mistake {mistake!r} has no place in {path}")
+            continue
+        copy = Tree(original | {path: original[path].replace(old, new, 1)})
+        if not list(by_name[name](copy)):
+            failures.append(f"{name} does not see the mistake {mistake!r}")
+    if unproven := set(by_name) - {name for *_, name in MISTAKES}:
+        failures.append(f"no mistake makes these checks fail: {sorted(unproven)}")
+    print("\n".join(failures) or f"{len(CHECKS)} checks passed, and each failed on a copy with its mistake ({len(MISTAKES)} copies)")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
