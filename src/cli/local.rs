@@ -51,5 +51,6 @@ pub(crate) fn options(arguments: Arguments) -> host::Options {
         own_handler: Some("waybill"),
         check: Some(config::check),
         variables: BTreeMap::new(),
+        inherited: None,
     }
 }

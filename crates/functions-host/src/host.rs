@@ -59,6 +59,9 @@ pub struct Options {
     pub check: Option<Check>,
     /// Variables for the handler, which take precedence over its settings.
     pub variables: BTreeMap<String, String>,
+    /// Names of the variables that the handler inherits; `None` is the whole environment of this process. The settings of the app and
+    /// the variables of the host are added in both cases.
+    pub inherited: Option<&'static [&'static str]>,
 }
 
 impl Options {
@@ -73,6 +76,7 @@ impl Options {
             own_handler: None,
             check: None,
             variables: BTreeMap::new(),
+            inherited: None,
         }
     }
 }
@@ -291,6 +295,7 @@ fn plan(
         initialization_timeout: custom.initialization_timeout,
         record: data.join("handler.json"),
         environment: settings,
+        inherited: options.inherited,
     };
     Ok((plan, notice))
 }

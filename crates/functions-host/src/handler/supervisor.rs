@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) working_directory: PathBuf,
     /// Variables added to the inherited environment.
     pub(crate) environment: BTreeMap<String, String>,
+    /// Names of the inherited variables; `None` is every variable of this process.
+    pub(crate) inherited: Option<&'static [&'static str]>,
     /// Time until the first answer.
     pub(crate) initialization_timeout: Duration,
     /// File that names the running process, so that the next host can end an orphan.
@@ -171,7 +173,11 @@ impl Supervisor {
 
     fn spawn(&self) -> std::io::Result<Child> {
         let mut command = Command::new(&self.plan.executable);
-        command.args(&self.plan.arguments).current_dir(&self.plan.working_directory).envs(&self.plan.environment);
+        command.args(&self.plan.arguments).current_dir(&self.plan.working_directory);
+        if let Some(names) = self.plan.inherited {
+            command.env_clear().envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        }
+        command.envs(&self.plan.environment);
         command.stdin(Stdio::null()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0); // Ctrl-C is for the host, which lets invocations end first.
