@@ -5,6 +5,8 @@ pub mod serve;
 pub mod local;
 #[cfg(feature = "local")]
 pub mod demo;
+#[cfg(feature = "local")]
+mod package;
 pub mod operate;
 mod settings;
 
@@ -56,6 +58,9 @@ enum Command {
     },
     /// Be the handler: what the Functions host starts.
     Serve,
+    /// Build the handler for Azure and pack it with its app, ready to be deployed.
+    #[cfg(feature = "local")]
+    Package(package::Options),
     /// Show every setting, its value, and where that comes from; exit code 1 if the settings are not good.
     Settings(settings::Options),
 }
@@ -177,6 +182,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Demo => demo::run(&environment).map(|()| true),
         #[cfg(feature = "local")]
         Command::Local(options) => local::run(options, &environment).map(|()| true),
+        #[cfg(feature = "local")]
+        Command::Package(options) => package::run(&options, &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),

@@ -61,48 +61,89 @@ const TAKEN: [&str; 16] = [
 
 /// Like `println!`, but a closed pipe is no reason to stop half way.
 macro_rules! say {
-    ($($text:tt)*) => { drop(writeln!(std::io::stdout(), $($text)*)) };
+    ($voice:expr, $($text:tt)*) => { if $voice == Voice::Telling { drop(writeln!(std::io::stdout(), $($text)*)) } };
 }
 
 /// Runs the demo. `Err`: what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
-    local::refuse_in_azure(environment)?;
-    let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        environment.clone().into_iter().partition(|(name, _)| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
-    let mut log = LogConfig::read(&taken);
-    if !taken.contains_key("RUST_LOG") {
-        log.levels = "error".into();
+    let stage = Stage::set(environment)?;
+    let mut app: BTreeMap<_, _> = APP.into_iter().collect();
+    app.insert(APP[1].0, &stage.settings);
+    for (path, text) in app {
+        stage.write(path, text)?;
     }
-    cli::start_log(&log);
-    let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
-    let ended = runtime.block_on(walk(&directory.0, &taken, left.into_keys(), &log));
-    runtime.shutdown_background();
-    ended
+    let handler = std::env::current_exe().map_err(|error| vec![error.to_string()])?;
+    stage.play(Some(handler), Voice::Telling)
 }
 
-async fn walk(
-    directory: &Path,
-    environment: &BTreeMap<String, String>,
-    left: impl Iterator<Item = String>,
-    log: &LogConfig,
-) -> Result<(), Vec<String>> {
-    let app = directory.join("app");
-    let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
-    settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
-    settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
-    let settings = settings.to_string();
-    for (path, text) in APP {
-        let text = if path == "local.settings.json" { &settings } else { text };
-        write(&app.join(path), text).map_err(|error| vec![format!("cannot write {path}: {error}")])?;
+/// Whether an order's way is told on stdout.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    Telling,
+    Silent,
+}
+
+/// A temporary app, and what it is started with.
+pub(super) struct Stage {
+    directory: Directory,
+    /// What is taken from the environment.
+    taken: BTreeMap<String, String>,
+    /// The names of all other variables.
+    left: Vec<String>,
+    /// Its local.settings.json: the example, with work that can be watched.
+    settings: String,
+}
+
+impl Stage {
+    /// A directory without an app yet.
+    pub(super) fn set(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
+        local::refuse_in_azure(environment)?;
+        let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            environment.clone().into_iter().partition(|(name, _)| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
+        let mut log = LogConfig::read(&taken);
+        if !taken.contains_key("RUST_LOG") {
+            log.levels = "error".into();
+        }
+        cli::start_log(&log);
+        let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
+        let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
+        settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
+        settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
+        Ok(Self { directory, taken, left: left.into_keys().collect(), settings: settings.to_string() })
     }
+
+    /// The folder of the app; it does not exist yet.
+    pub(super) fn app(&self) -> PathBuf {
+        self.directory.0.join("app")
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result<(), Vec<String>> {
+        write(&self.app().join(path), text).map_err(|error| vec![format!("cannot write {path}: {error}")])
+    }
+
+    /// Starts the app that is in the folder by now, by its own host.json, and follows one order to its end without a word.
+    pub(super) fn try_out(self) -> Result<(), Vec<String>> {
+        self.write(APP[1].0, &self.settings)?;
+        self.play(None, Voice::Silent)
+    }
+
+    fn play(self, handler: Option<PathBuf>, voice: Voice) -> Result<(), Vec<String>> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
+        let ended = runtime.block_on(walk(&self, handler, voice));
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+/// One order through the app; `handler` instead of the one its host.json names.
+async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<(), Vec<String>> {
     let arguments = Arguments {
-        app,
+        app: stage.app(),
         port: Some(0),
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        data: Some(directory.join("data")),
-        handler: Some(std::env::current_exe().map_err(|error| vec![error.to_string()])?),
+        data: Some(stage.directory.0.join("data")),
+        handler,
         content_length: false,
         lock_duration: Duration::from_mins(1),
         max_delivery_count: 10,
@@ -120,7 +161,7 @@ async fn walk(
     let show = async {
         let shown = match up.await {
             Ok(Up { address, .. }) => {
-                tokio::time::timeout(PATIENCE, show(address)).await.unwrap_or_else(|_| Err("the order did not end in time".into()))
+                tokio::time::timeout(PATIENCE, show(address, voice)).await.unwrap_or_else(|_| Err("the order did not end in time".into()))
             }
             Err(_) => Ok(()), // the host says itself why it did not start
         };
@@ -130,25 +171,26 @@ async fn walk(
     };
     let mut options = local::options(arguments);
     // The handler inherits the environment of this process; a setting that is set to nothing is not set.
-    let file = serde_json::from_str::<Value>(&settings).unwrap_or_default();
-    options.variables.extend(left.filter(|name| file["Values"].get(name).is_none()).map(|name| (name, String::new())));
-    let (ended, shown) = tokio::join!(host::run(options, environment, up_sender, stop), show);
+    let file = serde_json::from_str::<Value>(&stage.settings).unwrap_or_default();
+    let left = stage.left.iter().filter(|name| file["Values"].get(name.as_str()).is_none());
+    options.variables.extend(left.map(|name| (name.clone(), String::new())));
+    let (ended, shown) = tokio::join!(host::run(options, &stage.taken, up_sender, stop), show);
     ended?;
     shown.map_err(|problem| vec![problem])
 }
 
 /// Sends the order and follows it to its end.
-async fn show(address: SocketAddr) -> Result<(), String> {
+async fn show(address: SocketAddr, voice: Voice) -> Result<(), String> {
     let client = Client::builder(TokioExecutor::new()).build_http();
-    say!("An order comes in:\n\n    POST http://{address}/api/orders\n");
+    say!(voice, "An order comes in:\n\n    POST http://{address}/api/orders\n");
     let request = Request::post(format!("http://{address}/api/orders")).header("Content-Type", "application/json");
     let (status, accepted) = ask(&client, request.body(Full::new(Bytes::from_static(ORDER.as_bytes())))).await?;
-    say!("It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
+    say!(voice, "It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
     if status != StatusCode::ACCEPTED {
         return Err(format!("the order was answered with {status}"));
     }
     let url = accepted["statusUrl"].as_str().ok_or("the answer has no statusUrl")?;
-    say!("Its progress:\n\n    GET {url}\n");
+    say!(voice, "Its progress:\n\n    GET {url}\n");
     let started = Instant::now();
     let mut before = Value::Null;
     loop {
@@ -157,13 +199,13 @@ async fn show(address: SocketAddr) -> Result<(), String> {
             return Err(format!("the status was answered with {status}: {record}"));
         }
         let now = Value::from([record["status"].clone(), record["progress"].clone(), record["stage"].clone()].to_vec());
-        if now != before {
+        if now != before && voice == Voice::Telling {
             line(&record, started.elapsed());
-            before = now;
         }
+        before = now;
         match record["status"].as_str() {
             Some("completed") => {
-                say!("\n\n{}\n\nThe order is completed. Next: `waybill local`, and send your own.", indented(&record));
+                say!(voice, "\n\n{}\n\nThe order is completed. Next: `waybill local`, and send your own.", indented(&record));
                 return Ok(());
             }
             Some("failed" | "cancelled") => return Err(format!("the order ended as {record}")),

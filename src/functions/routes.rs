@@ -21,6 +21,10 @@ use crate::functions::{
     open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
 };
 
+/// The functions that the handler serves, in the order of their names.
+pub const FUNCTIONS: [&str; 8] =
+    ["OpenApi", "OrderCancel", "OrderDeadLetter", "OrderIngress", "OrderList", "OrderProcessor", "OrderStatus", "OrderSweeper"];
+
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     // warp tries the filters in this order: the functions called most are first.

@@ -32,6 +32,7 @@ mod limits;
 mod list;
 mod openapi;
 mod operate;
+mod package;
 mod panic;
 mod processor;
 mod queue;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A room or crate, and what it may import of ours.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("cli", &["functions", "store", "outbound", "config", "domain", "functions_host", "serving", "group_commit"]),
+    ("cli", &["functions", "store", "outbound", "config", "domain", "functions_host", "packaging", "host_json", "serving", "group_commit"]),
     ("functions", &["door", "fulfillment", "store", "outbound", "envelope", "config", "domain", "serving"]),
     ("door", &["store", "outbound", "envelope", "config", "domain"]),
     ("fulfillment", &["outbound", "config", "domain"]),
@@ -20,7 +20,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("serving", &[]),
     ("host_json", &[]),
     ("group_commit", &[]),
+    ("packaging", &[]),
 ];
+
+/// The crates of ours, as they are written in code.
+const CRATES: [&str; 6] = ["domain", "functions_host", "serving", "group_commit", "host_json", "packaging"];
 
 /// One file of a room or crate, as the module it is.
 struct Module {
@@ -115,8 +119,8 @@ fn modules() -> Vec<Module> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut modules = Vec::new();
     collect(&root.join("src"), "", &mut modules);
-    for name in ["domain", "functions-host", "serving", "group-commit", "host-json"] {
-        collect(&root.join("crates").join(name).join("src"), &name.replace('-', "_"), &mut modules);
+    for name in CRATES {
+        collect(&root.join("crates").join(name.replace('_', "-")).join("src"), name, &mut modules);
     }
     assert!(modules.len() > 50, "only {} files were found", modules.len());
     modules
@@ -133,7 +137,7 @@ fn collect(directory: &Path, prefix: &str, modules: &mut Vec<Module>) {
             // The root of a crate is the crate.
             let name = if stem == "lib" && !prefix.is_empty() { prefix.to_owned() } else { name };
             let own_crate = match room(&name) {
-                own @ ("domain" | "functions_host" | "serving" | "group_commit" | "host_json") => format!("{own}::"),
+                own if CRATES.contains(&own) => format!("{own}::"),
                 _ => String::new(),
             };
             let imports = imports(&fs::read_to_string(&path).unwrap(), &own_crate);
@@ -148,15 +152,15 @@ fn imports(text: &str, own_crate: &str) -> BTreeSet<String> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut imports = BTreeSet::new();
-    for (start, is_own) in
-        [("crate::", true), ("functions_host::", false), ("serving::", false), ("group_commit::", false), ("host_json::", false)]
-    {
-        for (at, _) in code.match_indices(start) {
+    // `domain` is written `crate::domain` elsewhere.
+    let others = CRATES.iter().filter(|name| **name != "domain").map(|name| (format!("{name}::"), false));
+    for (start, is_own) in others.chain([("crate::".to_owned(), true)]) {
+        for (at, _) in code.match_indices(&start) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_' || letter == ':') {
                 continue;
             }
-            let prefix = if is_own { own_crate } else { start };
+            let prefix = if is_own { own_crate } else { &start };
             paths(&code[at + start.len()..], prefix, &mut imports);
         }
     }

@@ -47,6 +47,27 @@ pub fn settings_of(root: &Path) -> Result<BTreeMap<String, String>, Vec<String>>
     if notes.problems.is_empty() { Ok(values) } else { Err(notes.problems) }
 }
 
+/// An app as its files describe it, for a program that packs or judges the app.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// `customHandler.description.defaultExecutablePath` as written.
+    pub executable: String,
+    /// The functions that run, in the order of their folder names.
+    pub functions: Vec<String>,
+    /// The functions that are switched off.
+    pub disabled: Vec<String>,
+    /// Functions that would not run because of a mistake: name and reason.
+    pub in_error: Vec<(String, String)>,
+}
+
+/// What the files of the app below `root` say, read as for a start in this environment. The error lists every reason why the host could
+/// not start.
+pub fn summary(root: &Path, environment: &BTreeMap<String, String>) -> Result<Summary, Vec<String>> {
+    let App { host, functions, in_error, disabled, .. } = App::load(root, environment)?;
+    let functions = functions.into_iter().map(|function| function.name).collect();
+    Ok(Summary { executable: host.custom_handler.executable_path, functions, disabled, in_error })
+}
+
 impl App {
     /// Reads the app below `root`; `environment` is the environment of this process.
     ///

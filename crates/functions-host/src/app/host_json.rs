@@ -45,7 +45,6 @@ pub(crate) struct Http {
 #[derive(Clone, Debug)]
 pub(crate) struct CustomHandler {
     /// `description.defaultExecutablePath` as written.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for comparison with `executable`"))]
     pub(crate) executable_path: String,
     /// Program to run.
     pub(crate) executable: Executable,
