@@ -97,6 +97,12 @@ enum OrdersCommand {
         /// Only orders submitted longer ago than this, e.g. 1h.
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         older_than: Option<Duration>,
+        /// Only orders submitted within this time, e.g. 2h.
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        since: Option<Duration>,
+        /// Only orders whose error has this code, such as `interrupted`.
+        #[arg(long, value_name = "CODE")]
+        error: Option<String>,
         /// Only orders of this owner.
         #[arg(long)]
         owner: Option<String>,
@@ -121,7 +127,7 @@ enum OrdersCommand {
         place: Where,
     },
     /// Send failed orders again, with a fresh budget.
-    Retry(Chosen),
+    Retry(Retried),
     /// Cancel orders of any owner, as owners can with DELETE.
     Cancel(Chosen),
 }
@@ -130,6 +136,29 @@ enum OrdersCommand {
 struct Chosen {
     #[arg(value_parser = tracking_id, required = true)]
     ids: Vec<TrackingId>,
+    /// Confirm a change of more than one.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Debug, Args)]
+struct Retried {
+    #[arg(value_parser = tracking_id, required_unless_present = "status", conflicts_with_all = ["status", "error", "since", "dry_run"])]
+    ids: Vec<TrackingId>,
+    /// All failed orders, or those that `--error` and `--since` choose; nothing but `failed` is possible.
+    #[arg(long, value_parser = ["failed"])]
+    status: Option<String>,
+    /// Only orders whose error has this code, such as `interrupted`.
+    #[arg(long, value_name = "CODE", requires = "status")]
+    error: Option<String>,
+    /// Only orders submitted within this time, e.g. 2h.
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "status")]
+    since: Option<Duration>,
+    /// List the orders, and change none.
+    #[arg(long, requires = "status")]
+    dry_run: bool,
     /// Confirm a change of more than one.
     #[arg(long)]
     yes: bool,
@@ -205,10 +234,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
 impl Orders {
     fn run(self, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
         let (request, place) = match self.command {
-            OrdersCommand::List { status, older_than, owner, limit, place } => (Request::List { status, older_than, owner, limit }, place),
+            OrdersCommand::List { status, older_than, since, error, owner, limit, place } => {
+                (Request::List { status, older_than, since, owner, error, limit }, place)
+            }
             OrdersCommand::Show { id, place } => (Request::Show(id), place),
             OrdersCommand::Watch { id, place } => (Request::Watch(id), place),
-            OrdersCommand::Retry(chosen) => (Request::Retry(chosen.meant()), chosen.place),
+            OrdersCommand::Retry(retried) => retried.meant(),
             OrdersCommand::Cancel(chosen) => (Request::Cancel(chosen.meant()), chosen.place),
         };
         operate::run(request, &place.into(), environment)
@@ -216,14 +247,34 @@ impl Orders {
 }
 
 impl Chosen {
-    /// Ends the program, as for any wrong argument, unless all of them are valid.
     fn meant(&self) -> Vec<TrackingId> {
-        if self.ids.len() > 1 && !self.yes {
-            let many = format!("these are {} orders: add --yes if all of them are meant", self.ids.len());
-            Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, many).exit()
-        }
-        self.ids.clone()
+        meant(&self.ids, self.yes)
     }
+}
+
+impl Retried {
+    fn meant(self) -> (Request, Where) {
+        let Self { ids, status, error, since, dry_run, yes, place } = self;
+        if status.is_none() {
+            return (Request::Retry(meant(&ids, yes)), place);
+        }
+        if !yes && !dry_run {
+            needs_yes("this may be many orders: look at them with --dry-run, then add --yes".into())
+        }
+        (Request::RetryFailed { error, since, dry_run }, place)
+    }
+}
+
+/// Ends the program, as for any wrong argument, unless all of them are meant.
+fn meant(ids: &[TrackingId], yes: bool) -> Vec<TrackingId> {
+    if ids.len() > 1 && !yes {
+        needs_yes(format!("these are {} orders: add --yes if all of them are meant", ids.len()))
+    }
+    ids.to_vec()
+}
+
+fn needs_yes(why: String) -> ! {
+    Arguments::command().error(clap::error::ErrorKind::MissingRequiredArgument, why).exit()
 }
 
 impl Quarantine {

@@ -80,8 +80,12 @@ pub struct Filter {
     pub status: Option<Status>,
     /// Orders submitted before this moment.
     pub submitted_before: Option<Timestamp>,
+    /// Orders submitted at this moment or later.
+    pub submitted_since: Option<Timestamp>,
     /// Orders of this owner.
     pub owner: Option<String>,
+    /// Orders whose error has this code.
+    pub error: Option<String>,
 }
 
 /// A place in the list of an owner's orders, newest first: the order after which a page begins.

@@ -53,8 +53,12 @@ pub enum Request {
         status: Option<Status>,
         /// Only orders submitted longer ago than this.
         older_than: Option<Duration>,
+        /// Only orders submitted within this time.
+        since: Option<Duration>,
         /// Only orders of this owner.
         owner: Option<String>,
+        /// Only orders whose error has this code.
+        error: Option<String>,
         /// At most this many orders.
         limit: u32,
     },
@@ -64,6 +68,15 @@ pub enum Request {
     Watch(TrackingId),
     /// Send failed orders again.
     Retry(Vec<TrackingId>),
+    /// Send the failed orders again that match, or only list them.
+    RetryFailed {
+        /// Only orders whose error has this code.
+        error: Option<String>,
+        /// Only orders submitted within this time.
+        since: Option<Duration>,
+        /// Whether to list them only.
+        dry_run: bool,
+    },
     /// Cancel orders of any owner.
     Cancel(Vec<TrackingId>),
     /// List the messages in quarantine, or show one.
@@ -152,11 +165,9 @@ impl Operator {
 
     async fn answer(&self, request: Request) -> Result<bool, String> {
         match request {
-            Request::List { status, older_than, owner, limit } => {
-                let now = self.store.now().as_milliseconds();
-                let ago =
-                    |age: Duration| Timestamp::from_milliseconds(now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
-                let filter = Filter { status, submitted_before: older_than.map(ago), owner };
+            Request::List { status, older_than, since, owner, error, limit } => {
+                let (submitted_before, submitted_since) = (older_than.map(|age| self.ago(age)), since.map(|age| self.ago(age)));
+                let filter = Filter { status, submitted_before, submitted_since, owner, error };
                 let records = self.store.list(&filter, limit).await.map_err(describe)?;
                 self.list(&records);
                 Ok(true)
@@ -172,6 +183,17 @@ impl Operator {
             }
             Request::Watch(id) => self.watch(id).await,
             Request::Retry(ids) => Ok(self.each(ids, |id| self.retry(id)).await),
+            Request::RetryFailed { error, since, dry_run } => {
+                let submitted_since = since.map(|age| self.ago(age));
+                let filter = Filter { status: Some(Status::Failed), error, submitted_since, ..Filter::default() };
+                let records = self.store.list(&filter, MOST).await.map_err(describe)?;
+                if dry_run {
+                    self.list(&records);
+                    return Ok(true);
+                }
+                let ids = records.iter().map(|record| record.tracking_id).collect();
+                Ok(self.each(ids, |id| self.retry(id)).await)
+            }
             Request::Cancel(ids) => Ok(self.each(ids, |id| self.cancel(id)).await),
             Request::Quarantined(wanted) => {
                 let kept = self.store.quarantined(QUARANTINED).await.map_err(describe)?;
@@ -226,6 +248,12 @@ impl Operator {
             }
         }
         all
+    }
+
+    /// The moment this long ago, by the store's clock.
+    fn ago(&self, age: Duration) -> Timestamp {
+        let now = self.store.now().as_milliseconds();
+        Timestamp::from_milliseconds(now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
     }
 
     async fn record(&self, id: TrackingId) -> Result<Record, String> {

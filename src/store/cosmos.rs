@@ -344,14 +344,16 @@ impl CosmosStore {
         let mut conditions = vec!["IS_DEFINED(c.record)".to_owned()];
         let mut query = Query::from("").with_parameter("@limit", limit);
         let wanted = [
-            ("status", "=", filter.status.map(|status| json!(status.as_str()))),
-            ("owner", "=", filter.owner.as_ref().map(|owner| json!(owner))),
-            ("submittedAt", "<", filter.submitted_before.map(|moment| json!(moment.as_milliseconds()))),
+            ("status", "=", "status", filter.status.map(|status| json!(status.as_str()))),
+            ("owner", "=", "owner", filter.owner.as_ref().map(|owner| json!(owner))),
+            ("error.code", "=", "error", filter.error.as_ref().map(|code| json!(code))),
+            ("submittedAt", "<", "before", filter.submitted_before.map(|moment| json!(moment.as_milliseconds()))),
+            ("submittedAt", ">=", "since", filter.submitted_since.map(|moment| json!(moment.as_milliseconds()))),
         ];
-        for (name, comparison, value) in wanted {
+        for (name, comparison, parameter, value) in wanted {
             if let Some(value) = value {
-                conditions.push(format!("c.record.{name} {comparison} @{name}"));
-                query = query.and_then(|query| query.with_parameter(format!("@{name}"), value));
+                conditions.push(format!("c.record.{name} {comparison} @{parameter}"));
+                query = query.and_then(|query| query.with_parameter(format!("@{parameter}"), value));
             }
         }
         let text = format!("SELECT * FROM c WHERE {} ORDER BY c.record.submittedAt DESC OFFSET 0 LIMIT @limit", conditions.join(" AND "));
@@ -398,7 +400,7 @@ impl CosmosStore {
         before: Option<Timestamp>,
         limit: usize,
     ) -> Result<(Vec<Record>, bool), StoreError> {
-        let filter = Filter { owner: Some(owner.to_owned()), status, submitted_before: before };
+        let filter = Filter { owner: Some(owner.to_owned()), status, submitted_before: before, ..Filter::default() };
         self.listed(&filter, u32::try_from(limit).unwrap_or(u32::MAX), PAGE_BYTES).await
     }
 

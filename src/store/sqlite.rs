@@ -161,7 +161,8 @@ impl SqliteStore {
                 .prepare_cached(
                     "SELECT etag, record FROM orders WHERE (expires_at IS NULL OR expires_at > ?1)
                      AND (?2 IS NULL OR record ->> 'status' = ?2) AND (?3 IS NULL OR record ->> 'owner' = ?3)
-                     AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) ORDER BY record ->> 'submittedAt' DESC LIMIT ?5",
+                     AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) AND (?6 IS NULL OR record ->> 'submittedAt' >= ?6)
+                     AND (?7 IS NULL OR record ->> '$.error.code' = ?7) ORDER BY record ->> 'submittedAt' DESC LIMIT ?5",
                 )?
                 .query_map(
                     params![
@@ -169,7 +170,9 @@ impl SqliteStore {
                         filter.status.map(Status::as_str),
                         filter.owner,
                         filter.submitted_before.map(|moment| moment.to_string()),
-                        limit
+                        limit,
+                        filter.submitted_since.map(|moment| moment.to_string()),
+                        filter.error
                     ],
                     |row| Ok((row.get(0)?, row.get(1)?)),
                 )?

@@ -309,3 +309,36 @@ fn records_of_a_directory_have_no_messages_in_a_namespace_of_the_environment() {
     assert!(retried.success() && lines.concat().contains("the sweeper sends its message"), "{lines:?}");
     assert!(asked.try_recv().is_err(), "nothing was sent there");
 }
+
+#[test]
+fn failed_orders_are_found_by_code_and_age_and_retried_together() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let failed = |id: &str| {
+        let (id, message) = handler.ingress(Some(&hopeless(id).to_string()), &[]).accepted();
+        assert_eq!(handler.process(&message).status, 200);
+        id
+    };
+    let (old, new, other) = (failed("O-11"), failed("O-12"), failed("O-13"));
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let set = |id: &str, path: &str, value: &str| {
+        let sql = "UPDATE orders SET record = json_set(record, ?2, ?3) WHERE record ->> 'trackingId' = ?1";
+        assert_eq!(database.execute(sql, [id, path, value]).unwrap(), 1);
+    };
+    set(&old, "$.submittedAt", "2025-11-25T10:00:00.000Z");
+    set(&other, "$.error.code", "backend_failed");
+    let chosen = ["--status", "failed", "--error", "total_too_large", "--since", "2h"];
+    let ids = |lines: &[Value]| lines.iter().map(|line| line["trackingId"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+
+    let (_, listed) = on(&data, &[&["orders", "list"], &chosen[..]].concat());
+    let (dry, would) = on(&data, &[&["orders", "retry", "--dry-run"], &chosen[..]].concat());
+    let all = [&["orders", "retry", "--data", data.path().to_str().unwrap()], &chosen[..]].concat();
+    let (unconfirmed, said) = waybill(&all, &[]);
+    let (retried, told) = on(&data, &[&["orders", "retry", "--yes"], &chosen[..]].concat());
+
+    assert_eq!(ids(&listed), [new.as_str()]);
+    assert!(dry && ids(&would) == [new.as_str()] && would[0]["status"] == "failed", "{would:?}");
+    assert!(unconfirmed.code() == Some(2) && said.concat().contains("--dry-run"), "{said:?}");
+    assert!(retried && ids(&told) == [new.as_str()] && told[0]["done"].is_string(), "{told:?}");
+    assert_eq!(on(&data, &["orders", "list", "--status", "failed"]).1.len(), 2, "the others are left");
+}
