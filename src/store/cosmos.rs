@@ -317,19 +317,23 @@ impl CosmosStore {
     pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = self.now().as_milliseconds();
         let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
-        let query = Query::from(format!("SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} ORDER BY c.dueAt OFFSET 0 LIMIT @limit"))
-            .with_parameter("@now", now)
-            .and_then(|query| query.with_parameter("@limit", limit))
-            .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
-            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
+        let query = Query::from(format!(
+            "SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} AND c.record.version <= @version ORDER BY c.dueAt OFFSET 0 LIMIT @limit"
+        ))
+        .with_parameter("@now", now)
+        .and_then(|query| query.with_parameter("@version", item::VERSION))
+        .and_then(|query| query.with_parameter("@limit", limit))
+        .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
+        .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         self.query(query).await
     }
 
     pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
         let text = "SELECT VALUE c.record.submittedAt FROM c WHERE c.dueAt > 0 AND c.record.status = @status AND c.record.fence = 0 \
-                    ORDER BY c.dueAt OFFSET 0 LIMIT @limit";
+                    AND c.record.version <= @version ORDER BY c.dueAt OFFSET 0 LIMIT @limit";
         let query = Query::from(text)
             .with_parameter("@status", Status::Accepted.as_str())
+            .and_then(|query| query.with_parameter("@version", item::VERSION))
             .and_then(|query| query.with_parameter("@limit", limit))
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         Ok(self.query(query).await?.into_iter().map(Timestamp::from_milliseconds).collect())

@@ -30,6 +30,7 @@ mod ingress;
 mod issuer;
 mod limits;
 mod list;
+mod newer;
 mod openapi;
 mod operate;
 mod package;

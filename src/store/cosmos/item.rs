@@ -17,7 +17,7 @@ use crate::domain::tracking::TrackingId;
 use crate::store::StoreError;
 
 /// The item version that this program writes. It reads every version up to this one.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// A record as Cosmos DB stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
