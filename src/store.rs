@@ -116,6 +116,14 @@ pub enum StatusStore {
 }
 
 impl StatusStore {
+    /// Leaves every record in the file that is named after the records. Nothing is written later.
+    pub async fn close(&self) {
+        match self {
+            Self::Sqlite(store) => store.close().await,
+            Self::Cosmos(_) => {}
+        }
+    }
+
     /// The record with this id, unless it has expired. May be an older version where [`Self::may_lag`].
     pub async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {

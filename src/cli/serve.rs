@@ -73,6 +73,9 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
             if drained == Drained::DeadlinePassed {
                 warn!("invocations were still running when the drain deadline passed; their messages are delivered again");
             }
+            if let Some(store) = app.store.get() {
+                store.close().await;
+            }
             info!("the handler has stopped");
             Ok(())
         }
@@ -124,7 +127,7 @@ async fn open_store(app: &App) -> String {
     match &app.config.storage.records {
         Records::Embedded(data, key) => {
             let (directory, key) = (data.clone(), key.clone());
-            match tokio::task::spawn_blocking(move || SqliteStore::open(&directory, key)).await {
+            match tokio::task::spawn_blocking(move || SqliteStore::open_marked(&directory, key)).await {
                 Ok(Ok(store)) => {
                     info!(store.path = %data.display(), "the embedded store is open");
                     // Cannot fail: only this function sets the store, once.

@@ -83,15 +83,32 @@ impl SqliteStore {
     /// Opens `DIRECTORY/records.db`, and creates it if it does not exist. Blocks: call it off the runtime.
     /// `tracking_key` overrides the secret kept beside the records, which is drawn at random at the first start.
     pub fn open(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
+        Self::open_with(directory, tracking_key, Database::open)
+    }
+
+    /// Like [`Self::open`], for the handler: marks the file until [`StatusStore::close`](crate::store::StatusStore::close).
+    pub fn open_marked(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
+        Self::open_with(directory, tracking_key, Database::open_marked)
+    }
+
+    fn open_with(
+        directory: &Path,
+        tracking_key: Option<TrackingKey>,
+        open: fn(&Path, &str) -> Result<Database, Error>,
+    ) -> Result<Self, Error> {
         let path = directory.join("records.db");
         let failed = |reason: String| Error::Open(path.clone(), reason);
         directory::create(directory).map_err(|error| failed(error.to_string()))?;
-        let database = Database::open(&path, SCHEMA)?;
+        let database = open(&path, SCHEMA)?;
         let tracking_key = match tracking_key {
             Some(key) => key,
             None => kept_secret(&path).map_err(failed)?,
         };
         Ok(Self { database, tracking_key, purge_due: Arc::new(AtomicI64::new(0)) })
+    }
+
+    pub(super) async fn close(&self) {
+        self.database.close().await;
     }
 
     pub(super) fn tracking_key(&self) -> &TrackingKey {

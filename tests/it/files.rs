@@ -20,6 +20,7 @@ fn refuses_and_loses_nothing(file: &str, lose: impl Fn(&Path), mend: impl Fn(&Pa
     let (status, lines) = host.program.end();
     mend(data.path());
     let host = Host::start(data.path(), &[]);
+    assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
     let after = host.submit(&order("LOST-1"));
 
     for response in refused {
@@ -95,4 +96,54 @@ fn a_log_without_its_database_stops_the_start_and_is_not_deleted() {
 
     assert!(told.contains("records.db-wal") && told.contains("put the database back"), "{told}");
     assert_eq!(host.ended(&before)["status"], "completed");
+}
+
+const LOST_LOG: &str = "the write-ahead log of the database is missing or empty";
+
+#[test]
+fn a_clean_stop_leaves_nothing_in_the_logs() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+
+    host.program.signal("INT");
+    let (status, lines) = host.program.end();
+    for file in ["records.db-wal", "queue.db-wal"] {
+        let length = std::fs::metadata(data.path().join(file)).map_or(0, |metadata| metadata.len());
+        assert_eq!(length, 0, "{file}: {lines:?}");
+        let _ = std::fs::remove_file(data.path().join(file));
+    }
+    let host = Host::start(data.path(), &[]);
+
+    assert!(status.success(), "{lines:?}");
+    assert_eq!(host.ended(&before)["status"], "completed");
+    assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
+}
+
+#[test]
+fn a_start_says_that_the_log_of_a_killed_host_is_missing() {
+    for file in ["records.db-wal", "queue.db-wal"] {
+        let data = Directory::new();
+        let mut host = Host::start(data.path(), &[]);
+        let before = host.submit(&order("BEFORE"));
+        host.ended(&before);
+
+        host.program.kill();
+        std::fs::remove_file(data.path().join(file)).unwrap();
+        let mut host = Host::start(data.path(), &[]);
+        let told = host.program.line(LOST_LOG);
+
+        assert!(told.contains("ERROR") && told.contains(file), "{told}");
+    }
+}
+
+#[test]
+fn a_kill_right_after_the_start_raises_no_alarm() {
+    let data = Directory::new();
+    for _ in 0..3 {
+        let mut host = Host::start(data.path(), &[]);
+        assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
+        host.program.kill();
+    }
 }

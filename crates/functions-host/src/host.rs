@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ use crate::trigger::timer;
 
 /// Time for a request's headers, longer than clients keep idle connections: about a minute.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Time for an idle handler to end after SIGTERM, before it is killed.
+const HANDLER_GRACE: Duration = Duration::from_secs(3);
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 
@@ -135,8 +138,10 @@ pub async fn run(
 
     let rest = Arc::new(Rest::new(&app, environment, broker.clone(), rest_address));
     info!("the queue also answers the REST protocol of Service Bus, at http://{rest_address}");
-    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length);
+    let (stay, leaving) = watch::channel(());
+    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, leaving);
     let (running, ended) = mpsc::channel(1);
+    let queues = broker.clone();
     let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command)?);
@@ -149,8 +154,11 @@ pub async fn run(
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
-    let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended };
-    host.run(&app, listener, address, supervisor, up, stop).await
+    let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended, stay };
+    host.run(&app, listener, address, supervisor, up, stop).await?;
+    queues.close().await;
+    info!("stopped");
+    Ok(())
 }
 
 struct Host {
@@ -160,6 +168,8 @@ struct Host {
     rest: (Arc<Rest>, TcpListener),
     drain_timeout: Duration,
     ended: mpsc::Receiver<()>,
+    /// Dropped when the handler may end.
+    stay: watch::Sender<()>,
 }
 
 impl Host {
@@ -172,7 +182,7 @@ impl Host {
         up: oneshot::Sender<Up>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
-        let Self { dispatcher, functions, front, rest, drain_timeout, mut ended } = self;
+        let Self { dispatcher, functions, front, rest, drain_timeout, mut ended, stay } = self;
         let (stop_sender, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for function in functions {
@@ -226,18 +236,24 @@ impl Host {
             let asked = *stopped_at.borrow();
             let left = drain_timeout.saturating_sub(asked.map_or(Duration::ZERO, |asked| asked.elapsed()));
             let rest = tokio::time::timeout(left, rest).await;
-            if drained == Drained::DeadlinePassed || rest.is_err() {
+            let is_idle = drained != Drained::DeadlinePassed && rest.is_ok();
+            if !is_idle {
                 warn!("invocations were still running when the drain deadline passed; their messages come back at the next start");
             }
-            info!("stopped");
-            Ok(())
+            Ok(is_idle)
         };
         // The handler is started from this task, which lives as long as the process: on Linux it dies with the thread that started it.
-        tokio::select! {
-            problem = supervisor.run() => Err(vec![problem]),
-            ended = serving => ended,
-            _ = serving_rest => Err(vec!["the REST protocol of Service Bus is not answered any more".into()]),
+        let mut supervising = pin!(supervisor.run());
+        let is_idle = tokio::select! {
+            problem = &mut supervising => return Err(vec![problem]),
+            ended = serving => ended?,
+            _ = serving_rest => return Err(vec!["the REST protocol of Service Bus is not answered any more".into()]),
+        };
+        drop(stay);
+        if is_idle && tokio::time::timeout(HANDLER_GRACE, supervising).await.is_err() {
+            warn!("the handler did not end within {HANDLER_GRACE:?}; it is killed");
         }
+        Ok(())
     }
 }
 

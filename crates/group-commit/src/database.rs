@@ -10,9 +10,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 use tokio::sync::oneshot;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::files::{Files, log_of};
 
@@ -22,6 +23,11 @@ const MAX_BATCH: usize = 256;
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept by each connection; more than any user of this module has.
 const STATEMENTS: usize = 32;
+/// Time that a close waits for readers in other processes. A log that is not emptied is read at the next start.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Has a row while a process that marked the file writes to it. The mark is copied into the database itself at once, and what is
+/// committed later is at first only in the log: a mark without a log says that the log was lost.
+const MARK: &str = "CREATE TABLE IF NOT EXISTS open_since (id INTEGER PRIMARY KEY CHECK (id = 1), since TEXT NOT NULL)";
 
 /// Failure of an operation.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ impl std::error::Error for Error {}
 /// A database file, opened by this process. When the last handle is dropped, both threads end after the queued operations.
 #[derive(Clone)]
 pub struct Database {
-    writer: mpsc::Sender<Write>,
+    writer: mpsc::Sender<Job>,
     reader: mpsc::Sender<Read>,
     counts: Arc<Counts>,
     damaged: Damage,
@@ -97,6 +103,13 @@ pub struct Counts {
     pub synced: AtomicU64,
 }
 
+/// What the writing thread is asked for.
+enum Job {
+    Write(Write),
+    /// Ends the thread, and says so.
+    Close(oneshot::Sender<()>),
+}
+
 /// One operation that waits for its group.
 struct Write {
     durability: Durability,
@@ -122,6 +135,16 @@ impl Database {
     /// Opens or creates the file, private to the user, and brings it to `schema` (idempotent statements).
     /// Every directory on the way must exist.
     pub fn open(path: &Path, schema: &str) -> Result<Self, Error> {
+        Self::open_as(path, schema, false)
+    }
+
+    /// Like [`Database::open`], for the process that the file belongs to: the file is marked until [`Database::close`], and an error
+    /// in the log says when an earlier mark has lost its write-ahead log.
+    pub fn open_marked(path: &Path, schema: &str) -> Result<Self, Error> {
+        Self::open_as(path, schema, true)
+    }
+
+    fn open_as(path: &Path, schema: &str, marked: bool) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
         // SQLite deletes a log beside an empty database, and with the log the orders that are not yet in the database.
         if is_empty(path) && !is_empty(&log_of(path)) {
@@ -140,14 +163,19 @@ impl Database {
             .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 1000))
             .and_then(|()| {
                 let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                if marked {
+                    mark(&transaction, path)?;
+                }
                 transaction.execute_batch(schema)?;
                 transaction.commit()
-            });
+            })
+            // PASSIVE: the log keeps its length, so that an empty log is never an ordinary one while the mark stands.
+            .and_then(|()| if marked { checkpoint(&writer, "PASSIVE") } else { Ok(()) });
         prepared.map_err(|error| failed(&error))?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
-        let (write_queue, pending_writes) = mpsc::channel::<Write>();
+        let (write_queue, pending_writes) = mpsc::channel::<Job>();
         let (read_queue, pending_reads) = mpsc::channel::<Read>();
         let shared = Arc::clone(&counts);
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
@@ -183,6 +211,15 @@ impl Database {
         self.enqueue(Durability::Committed, operation).await
     }
 
+    /// Writes what is queued, copies the log into the database, empties the log and takes the mark away. Nothing is written later.
+    pub async fn close(&self) {
+        let (sender, receiver) = oneshot::channel();
+        // An error means that the thread has ended: another handle was closed before.
+        if self.writer.send(Job::Close(sender)).is_ok() {
+            drop(receiver.await);
+        }
+    }
+
     async fn enqueue<T: Send + 'static>(
         &self,
         durability: Durability,
@@ -203,7 +240,7 @@ impl Database {
             // A cancelled caller no longer waits; its write stands.
             Box::new(move || drop(sender.send(result)))
         });
-        self.writer.send(Write { durability, run }).map_err(|_| Error::NotApplied)?;
+        self.writer.send(Job::Write(Write { durability, run })).map_err(|_| Error::NotApplied)?;
         receiver.await.map_err(|_| Error::Unknown)?
     }
 
@@ -239,27 +276,62 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, writes: &mpsc::Receiver<Write>) {
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         let mut group = Vec::new();
         let mut done = Vec::new();
-        while let Ok(first) = writes.recv() {
-            group.push(first);
-            group.extend(writes.try_iter().take(MAX_BATCH - 1));
-            if !self.is_sound() || self.begin(&group).is_err() {
-                group.drain(..).for_each(|write| (write.run)(None)());
-                continue;
+        let mut closing = None;
+        while let Ok(first) = jobs.recv() {
+            for job in std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)) {
+                match job {
+                    Job::Write(write) => group.push(write),
+                    Job::Close(closed) => closing = Some(closed),
+                }
             }
-            self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
-            done.extend(group.drain(..).map(|write| (write.run)(Some(&self.connection))));
-            // A file that lost its name during the group may lose the group: its members hear that the outcome is unknown.
-            if !self.damaged.is_noticed() && self.commit() && self.is_sound() {
-                done.drain(..).for_each(|done| done());
+            self.write(&mut group, &mut done);
+            if let Some(closed) = closing {
+                self.close();
+                // A cancelled caller no longer waits.
+                let _ = closed.send(());
+                return;
             }
-            done.clear();
-            // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
-            if !self.connection.is_autocommit() {
-                drop(self.connection.execute_batch("ROLLBACK"));
-            }
+        }
+    }
+
+    fn write(&mut self, group: &mut Vec<Write>, done: &mut Vec<Done>) {
+        if group.is_empty() {
+            return;
+        }
+        if !self.is_sound() || self.begin(group).is_err() {
+            group.drain(..).for_each(|write| (write.run)(None)());
+            return;
+        }
+        self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
+        done.extend(group.drain(..).map(|write| (write.run)(Some(&self.connection))));
+        // A file that lost its name during the group may lose the group: its members hear that the outcome is unknown.
+        if !self.damaged.is_noticed() && self.commit() && self.is_sound() {
+            done.drain(..).for_each(|done| done());
+        }
+        done.clear();
+        // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
+        if !self.connection.is_autocommit() {
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+    }
+
+    /// Files that lost their names are left as they are: the log may be all that is left of an order.
+    fn close(&mut self) {
+        if !self.is_sound() {
+            return;
+        }
+        let closed = self
+            .connection
+            .busy_timeout(CLOSE_TIMEOUT)
+            .and_then(|()| set_level(&self.connection, &mut self.level, Durability::Synced))
+            .and_then(|()| self.connection.execute_batch(MARK))
+            .and_then(|()| self.connection.execute_batch("DELETE FROM open_since"))
+            .and_then(|()| checkpoint(&self.connection, "TRUNCATE"));
+        if let Err(error) = closed {
+            warn!(%error, "the write-ahead log could not be emptied; the next start reads it");
         }
     }
 
@@ -282,7 +354,13 @@ impl Writer {
                     "a file of the database was deleted, moved or replaced while it is in use, and nothing is written any more: stop this process, put the right file back, and start again"
                 );
                 // The contents of a deleted log end with this process: copy them into the database.
-                drop(self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
+                // With its contents copied nothing is missing, and the next start need not say so. A visitor's database may have no mark.
+                if lost == log_of(self.files.path()) {
+                    drop(self.connection.execute_batch("DELETE FROM open_since"));
+                }
+                if let Err(error) = checkpoint(&self.connection, "PASSIVE") {
+                    warn!(%error, "the write-ahead log could not be copied into the database");
+                }
             }
             return false;
         }
@@ -319,6 +397,26 @@ impl Writer {
     }
 }
 
+/// Marks the database as in use, and tells of a mark whose log is gone. Runs in a transaction before its first write: no other
+/// process may write meanwhile, so what the log has now was there before.
+fn mark(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    let log_is_empty = is_empty(&log_of(path));
+    connection.execute_batch(MARK)?;
+    let since: Option<String> = connection.query_row("SELECT since FROM open_since", [], |row| row.get(0)).optional()?;
+    if let Some(since) = since.filter(|_| log_is_empty) {
+        error!(
+            file = %log_of(path).display(),
+            "the write-ahead log of the database is missing or empty, and the last stop did not empty it: what was recorded after {since} may be missing; stop this process and put the log back, or restore a backup; nothing is missing if a program such as sqlite3 opened and closed the database since"
+        );
+    }
+    connection.execute("INSERT OR REPLACE INTO open_since (id, since) VALUES (1, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))", []).map(drop)
+}
+
+/// Copies the log into the database.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+}
+
 /// Whether a file has no bytes, or is not there.
 fn is_empty(path: &Path) -> bool {
     std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
@@ -339,6 +437,8 @@ fn set_level(connection: &Connection, level: &mut Durability, needed: Durability
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    // A log is emptied by a close alone, together with the mark.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }

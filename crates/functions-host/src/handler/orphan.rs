@@ -65,6 +65,15 @@ pub(super) fn kill_group(leader: u32) {
     }
 }
 
+/// SIGTERM for each process of the handler's group.
+#[cfg(unix)]
+pub(super) fn ask_group(leader: u32) {
+    let leader = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(Err(error)) = leader.map(|leader| rustix::process::kill_process_group(leader, rustix::process::Signal::TERM)) {
+        debug!(%error, "nothing is left of the handler");
+    }
+}
+
 #[cfg(not(unix))]
 pub(super) fn kill_group(_leader: u32) {}
 

@@ -42,6 +42,9 @@ pub(crate) struct Plan {
     pub(crate) record: PathBuf,
 }
 
+/// Why a supervisor ends with its host.
+const LEFT: &str = "the host stops";
+
 /// Keeps the handler running.
 pub(crate) struct Supervisor {
     plan: Plan,
@@ -49,20 +52,23 @@ pub(crate) struct Supervisor {
     client: HandlerClient,
     phase: watch::Sender<Phase>,
     kills: mpsc::Receiver<u64>,
+    /// Closed when the host stops.
+    leaving: watch::Receiver<()>,
 }
 
 /// Prepares a supervisor without starting the handler. `chunked`: bodies are framed as in Azure, otherwise as under `func start`.
-pub(crate) fn prepare(plan: Plan, chunked: bool) -> (Handler, Supervisor) {
+pub(crate) fn prepare(plan: Plan, chunked: bool, leaving: watch::Receiver<()>) -> (Handler, Supervisor) {
     let port = plan.port;
     let client = client::http_client();
     let (phase_sender, phase) = watch::channel(Phase::Starting);
     let (kill_sender, kills) = mpsc::channel(16);
     let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
-    (handler, Supervisor { plan, port, client, phase: phase_sender, kills })
+    (handler, Supervisor { plan, port, client, phase: phase_sender, kills, leaving })
 }
 
 impl Supervisor {
-    /// Runs until the host must stop; returns the reason. Dropping the future kills the handler.
+    /// Runs until the host must stop; returns the reason. A ready handler gets SIGTERM when the host leaves. Dropping the future kills
+    /// the handler.
     pub(crate) async fn run(mut self) -> String {
         if let Err(problem) = orphan::end(&self.plan.record).await {
             return problem;
@@ -77,8 +83,10 @@ impl Supervisor {
             // Ends the whole process group: a wrapper script may leave the real handler behind on the port.
             let group = Group(child.id());
             let mut was_ready = false;
+            let mut leaving = self.leaving.clone();
             let exit = tokio::select! {
                 exit = child.wait() => exit,
+                _ = leaving.changed() => return LEFT.into(),
                 ready = self.probe() => {
                     if ready {
                         was_ready = true;
@@ -102,6 +110,9 @@ impl Supervisor {
             self.phase.send_replace(Phase::Starting);
             drop(group);
             drop(std::fs::remove_file(&self.plan.record));
+            if self.leaving.has_changed().is_err() {
+                return LEFT.into();
+            }
             let exit = match exit {
                 Ok(exit) => exit,
                 Err(error) => return format!("cannot wait for the handler: {error}"),
@@ -119,7 +130,8 @@ impl Supervisor {
                 Next::StayGone => {
                     warn!("the handler exited with code 0: the host does not restart it, and every call fails from now on");
                     self.phase.send_replace(Phase::Gone);
-                    return std::future::pending().await;
+                    drop(self.leaving.changed().await);
+                    return LEFT.into();
                 }
                 Next::Stop => {
                     return format!(
@@ -138,6 +150,10 @@ impl Supervisor {
         loop {
             tokio::select! {
                 exit = child.wait() => return exit,
+                _ = self.leaving.changed() => {
+                    ask_to_end(child);
+                    return child.wait().await;
+                }
                 Some(asked) = self.kills.recv() => {
                     if asked == generation {
                         self.phase.send_replace(Phase::Starting);
@@ -251,6 +267,18 @@ impl Drop for Group {
         if let Some(process) = self.0 {
             kill_group(process);
         }
+    }
+}
+
+/// SIGTERM for the handler, which may leave its files in order.
+fn ask_to_end(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(process) = child.id() {
+        orphan::ask_group(process);
+    }
+    #[cfg(not(unix))]
+    if let Err(error) = child.start_kill() {
+        warn!(%error, "the handler cannot be ended");
     }
 }
 

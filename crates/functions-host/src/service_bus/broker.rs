@@ -128,8 +128,13 @@ pub enum Settled {
 impl Broker {
     /// Opens `DIRECTORY/queue.db`. Blocks.
     pub fn open(directory: &Path, rules: Rules) -> Result<Self, Error> {
-        let database = Database::open(&directory.join("queue.db"), SCHEMA)?;
+        let database = Database::open_marked(&directory.join("queue.db"), SCHEMA)?;
         Ok(Self { database, rules, arrivals: Arc::default() })
+    }
+
+    /// Leaves every message in the file of the queue. Nothing is written later.
+    pub async fn close(&self) {
+        self.database.close().await;
     }
 
     /// Duration of a lock.
