@@ -520,3 +520,18 @@ fn a_host_header_that_is_no_host_reaches_no_function() {
         assert_eq!(response.body, "", "{name:?}");
     }
 }
+
+#[test]
+fn a_function_behind_another_is_named_at_the_start() {
+    let app = Directory::new();
+    app.write("host.json", r#"{"version": "2.0", "customHandler": {"description": {"defaultExecutablePath": "handler.sh"}}}"#);
+    for (name, route) in [("ACatch", "{*rest}"), ("BLiteral", "orders"), ("AAFirst", "first")] {
+        let binding = json!({ "type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous", "route": route });
+        app.write(&format!("{name}/function.json"), &json!({ "bindings": [binding] }).to_string());
+    }
+
+    let mut host = Program::waybill(&["local", "--app", app.path().to_str().unwrap(), "--port", "0"], &[]);
+
+    host.line("BLiteral is never reached: ACatch comes first");
+    assert!(!host.lines().iter().any(|line| line.contains("AAFirst is never reached")));
+}

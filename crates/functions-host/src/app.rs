@@ -179,10 +179,12 @@ struct Functions {
 impl Functions {
     fn load(root: &Path, configuration: &Configuration) -> Functions {
         let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-        let names: BTreeSet<String> = entries
+        let mut names: Vec<String> = entries
             .filter(|entry| entry.path().join("function.json").exists())
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
+        // `StringComparer.OrdinalIgnoreCase`, which compares in capitals: of two functions whose routes fit, the first by name is called.
+        names.sort_by_cached_key(|name| (name.to_ascii_uppercase(), name.clone()));
 
         let mut read = Functions::default();
         for name in names {
@@ -401,8 +403,8 @@ mod tests {
             app.in_error_lines().collect::<Vec<_>>(),
             [
                 "The 'Aaa' function is in error: function.json: invalid JSON at line 1, column 15: expected value",
-                "The 'Second' function is in error: The route specified conflicts with the route defined by function 'OrderIngress'.",
                 "The 'not a name' function is in error: 'not a name' is not a valid function name: use letters, digits, - and _, starting with a letter",
+                "The 'Second' function is in error: The route specified conflicts with the route defined by function 'OrderIngress'.",
             ]
         );
     }

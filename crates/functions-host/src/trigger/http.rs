@@ -72,8 +72,17 @@ struct Route {
     function: Arc<Callable>,
 }
 
+impl Route {
+    /// Whether this route gets every request to a later one; known for a later template without parameters.
+    fn hides(&self, later: &Self) -> bool {
+        let methods =
+            self.methods.is_empty() || !later.methods.is_empty() && later.methods.iter().all(|method| self.methods.contains(method));
+        methods && later.template.literal_path().is_some_and(|path| self.template.matches(&path).is_some())
+    }
+}
+
 impl Front {
-    /// Prepares the routes of an app, most specific first.
+    /// Prepares the routes of an app, in the order of the functions' names: the first that fits gets a request, as on the real host.
     pub(crate) fn new(
         app: &App,
         dispatcher: Arc<Dispatcher>,
@@ -91,7 +100,11 @@ impl Front {
                 Err(reason) => problems.push(format!("The '{}' function is in error: route {route:?}: {reason}", function.name)),
             }
         }
-        routes.sort_by_key(|route| route.template.precedence());
+        for (place, route) in routes.iter().enumerate() {
+            if let Some(first) = routes[..place].iter().find(|first| first.hides(route)) {
+                warn!("{} is never reached: {} comes first", route.function.name, first.function.name);
+            }
+        }
         let header = |(name, value): &(String, String)| Some((name.parse().ok()?, value.parse().ok()?));
         if !problems.is_empty() {
             return Err(problems);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use uuid::Uuid;
 
 /// Route values in template order; an optional parameter that the path leaves out is `None`.
@@ -13,12 +13,6 @@ pub type Params = Vec<(String, Option<String>)>;
 pub struct Template {
     segments: Vec<Segment>,
 }
-
-/// Precedence of a template, segment by segment; of two that match, the host takes the lesser.
-///
-/// A literal is before a constrained parameter, then a plain one, then an optional one, then a catch-all.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Precedence(Vec<Rank>);
 
 impl Template {
     /// Parses a template such as `orders/{id:guid}/{section?}`.
@@ -75,25 +69,19 @@ impl Template {
         rest.is_none().then_some(params)
     }
 
-    /// Precedence of the template; sort by it and take the first that matches.
-    pub fn precedence(&self) -> Precedence {
-        Precedence(self.segments.iter().map(Segment::rank).collect())
+    /// The only path that the template matches, percent-encoded, if it has no parameter.
+    pub fn literal_path(&self) -> Option<String> {
+        let literals = self.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => Some(utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()),
+            Segment::Parameter(_) | Segment::Mixed { .. } => None,
+        });
+        Some(literals.collect::<Option<Vec<_>>>()?.join("/"))
     }
 
     /// Whether both templates are the same route, so that the host could not choose between them.
     pub fn conflicts_with(&self, other: &Self) -> bool {
         self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(|(one, two)| one.same_shape(two))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Literal,
-    Mixed,
-    Constrained,
-    Plain,
-    Optional,
-    CatchAll,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,17 +205,6 @@ impl Segment {
         match self {
             Self::Parameter(parameter) if !parameter.is_required() => parameter.bind(None),
             _ => None,
-        }
-    }
-
-    fn rank(&self) -> Rank {
-        match self {
-            Self::Literal(_) => Rank::Literal,
-            Self::Mixed { .. } => Rank::Mixed,
-            Self::Parameter(parameter) if parameter.kind == Kind::CatchAll => Rank::CatchAll,
-            Self::Parameter(parameter) if !parameter.constraints.is_empty() => Rank::Constrained,
-            Self::Parameter(parameter) if parameter.is_required() => Rank::Plain,
-            Self::Parameter(_) => Rank::Optional,
         }
     }
 
@@ -502,12 +479,9 @@ mod tests {
     }
 
     #[test]
-    fn the_more_specific_template_sorts_first() {
-        let ordered = ["a/b", "a/v{x}", "a/{x:int}", "a/{x}", "a/{x?}", "a/{*x}", "{x}/b"];
-        let precedence = |template: &&str| Template::parse(template).unwrap().precedence();
-
-        assert!(ordered.is_sorted_by(|one, two| precedence(one) < precedence(two)));
-        assert!(precedence(&"a") < precedence(&"a/{x?}"));
+    fn only_a_template_without_parameters_is_one_path() {
+        assert_eq!(Template::parse("a/b c").unwrap().literal_path().as_deref(), Some("a/b%20c"));
+        assert_eq!(Template::parse("a/{b}").unwrap().literal_path(), None);
     }
 
     #[test]
