@@ -101,10 +101,11 @@ fn a_member_with_a_name_that_a_json_library_reserves_is_kept_as_it_is() {
         assert_eq!(handler.process(&message).status, 200, "{member}");
         assert_eq!(handler.status(&id).body["status"], "completed", "{member}");
 
-        for command in [&["show", &id][..], &["show", &id, "--json"], &["list", "--json"]] {
+        let number = format!("RESERVED-{number}");
+        for (command, expected) in [(&["show", &id][..], &number), (&["show", &id, "--json"], &text), (&["list", "--json"], &text)] {
             let arguments = [&["orders"], command, &["--data", data.path().to_str().unwrap()]].concat();
             let shown = Program::waybill(&arguments, &[]).end();
-            assert!(shown.0.success() && shown.1.concat().contains(&text), "{command:?}: {shown:?}");
+            assert!(shown.0.success() && shown.1.concat().contains(expected), "{command:?}: {shown:?}");
         }
     }
     assert_eq!(handler.list("").body["orders"].as_array().unwrap().len(), 2);
