@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from lxml import etree
+from ruamel.yaml import YAML
 
 import bicep
 
@@ -451,6 +452,43 @@ def sent_is_201(tree):
         yield "a 202 needs the 201 of the queue"
 
 
+@check
+def azd(tree):
+    services = YAML(typ="safe").load(tree.files["azure.yaml"])["services"]
+    tag = re.search(r"'azd-service-name': '([^']+)'", tree.files["infra/app.bicep"])
+    if not tag or list(services) != [tag[1]]:
+        yield "azd finds the app by its tag, which must be the name of the one service"
+    for name, service in services.items():
+        if (service.get("host"), service.get("language"), service.get("project")) != ("function", "custom", "."):
+            yield f"{name} is not a custom handler of this folder"
+        if service.get("dist") != "target/package/waybill.zip":
+            yield f"{name}: dist is not what `waybill package` writes"
+        if unknown := set(service) - {"project", "host", "language", "dist", "hooks"}:
+            yield f"{name}: {sorted(unknown)} are not for a function"
+        for event, hook in service.get("hooks", {}).items():
+            if event not in {"prerestore", "postrestore", "prebuild", "postbuild", "prepackage", "postpackage", "predeploy", "postdeploy"}:
+                yield f"{name}: there is no hook {event}"
+            if hook.get("shell") != "sh":
+                yield f"{name}: an inline hook needs a shell"
+        if "waybill package" not in "waybill " + service.get("hooks", {}).get("prepackage", {}).get("run", "").partition("-- ")[2]:
+            yield f"{name}: nothing makes the package"
+
+
+@check
+def workflow(tree):
+    steps = YAML(typ="safe").load(tree.files[".github/workflows/deploy.yml"])["jobs"]["deploy"]["steps"]
+    lines = [step.get("run", "") for step in steps]
+
+    def place(text):
+        return next((place for place, line in enumerate(lines) if text in line), None)
+
+    order = [place(text) for text in ("cargo test", "package --check", "grep -q Warning", "deployment group create", "config-zip")]
+    if None in order or order != sorted(order):
+        yield "the workflow must test, package, compile, deploy and publish, in this order"
+    if "secrets." in tree.files[".github/workflows/deploy.yml"]:
+        yield "the login needs no secret"
+
+
 # One mistake that no compiler sees, the edit that makes it, and the check that must then fail.
 MISTAKES = [
     ("a misspelt property", "infra/queue.bicep", "deadLetteringOnMessageExpiration", "enableDeadLetteringOnMessageExpiration", "types"),
@@ -510,11 +548,20 @@ MISTAKES = [
     ("body through a parser", "infra/apim/straight-to-queue.xml", "As&lt;string&gt;", "As&lt;JObject&gt;", "policy_secrets"),
     ("drift", "infra/apim/orders-issuer.xml", 'timeout="60"', 'timeout="10"', "policies_agree"),
     ("202 without 201", "infra/apim/straight-to-queue.xml", "?.StatusCode == 201", "?.StatusCode &lt; 500", "sent_is_201"),
+    ("azd's language", "azure.yaml", "language: custom", "language: rust", "azd"),
+    ("another dist", "azure.yaml", "dist: target/", "dist: ", "azd"),
+    ("another tag", "infra/app.bicep", "'azd-service-name': 'waybill'", "'azd-service-name': 'api'", "azd"),
+    ("a hook without a shell", "azure.yaml", "        shell: sh\n", "", "azd"),
+    ("a hook that azd does not know", "azure.yaml", "prepackage:", "beforepackage:", "azd"),
+    ("env of a function", "azure.yaml", "    project: .\n", "    project: .\n    env: {}\n", "azd"),
+    ("published untested", ".github/workflows/deploy.yml", "cargo test --locked", "cargo build --locked", "workflow"),
+    ("a warning of the compiler", ".github/workflows/deploy.yml", "grep -q Warning", "grep -q Never", "workflow"),
+    ("a secret", ".github/workflows/deploy.yml", "vars.AZURE_CLIENT_ID", "secrets.AZURE_CLIENT_ID", "workflow"),
 ]
 
 
 def files():
-    patterns = ["infra/**/*.bicep", "infra/apim/*.xml", "deploy/*", "docs/settings.md", "src/functions.rs", "*/function.json"]
+    patterns = ["infra/**/*.bicep", "infra/apim/*.xml", "deploy/*", "docs/settings.md", "src/functions.rs", "*/function.json", "azure.yaml", ".github/workflows/*.yml"]
     return {str(path.relative_to(ROOT)): path.read_text() for pattern in patterns for path in ROOT.glob(pattern)}
 
 
