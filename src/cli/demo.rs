@@ -40,7 +40,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Variables that the demo takes from the environment. A setting there may be of production, such as the URL of a backend.
-const TAKEN: [&str; 16] = [
+const TAKEN: [&str; 18] = [
     "PATH",
     "HOME",
     "USERPROFILE",
@@ -57,6 +57,9 @@ const TAKEN: [&str; 16] = [
     "RUST_BACKTRACE",
     "LOG_FORMAT",
     "LD_LIBRARY_PATH",
+    // Where the machine's certificates are.
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
 
 /// Like `println!`, but a closed pipe is no reason to stop half way.
@@ -88,8 +91,6 @@ pub(super) struct Stage {
     directory: Directory,
     /// What is taken from the environment.
     taken: BTreeMap<String, String>,
-    /// The names of all other variables.
-    left: Vec<String>,
     /// Its local.settings.json: the example, with work that can be watched.
     settings: String,
 }
@@ -98,8 +99,8 @@ impl Stage {
     /// A directory without an app yet.
     pub(super) fn set(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         local::refuse_in_azure(environment)?;
-        let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            environment.clone().into_iter().partition(|(name, _)| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
+        let mut taken = environment.clone();
+        taken.retain(|name, _| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
         let mut log = LogConfig::read(&taken);
         if !taken.contains_key("RUST_LOG") {
             log.levels = "error".into();
@@ -109,7 +110,7 @@ impl Stage {
         let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
         settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
         settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
-        Ok(Self { directory, taken, left: left.into_keys().collect(), settings: settings.to_string() })
+        Ok(Self { directory, taken, settings: settings.to_string() })
     }
 
     /// The folder of the app; it does not exist yet.
@@ -170,10 +171,7 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<(
         shown
     };
     let mut options = local::options(arguments);
-    // The handler inherits the environment of this process; a setting that is set to nothing is not set.
-    let file = serde_json::from_str::<Value>(&stage.settings).unwrap_or_default();
-    let left = stage.left.iter().filter(|name| file["Values"].get(name.as_str()).is_none());
-    options.variables.extend(left.map(|name| (name.clone(), String::new())));
+    options.inherited = Some(&TAKEN);
     let (ended, shown) = tokio::join!(host::run(options, &stage.taken, up_sender, stop), show);
     ended?;
     shown.map_err(|problem| vec![problem])

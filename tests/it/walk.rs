@@ -64,6 +64,10 @@ fn the_demo_takes_no_setting_from_the_environment() {
         ("AUTH_AUDIENCE", "shop"),
         ("AzureFunctionsJobHost__functionTimeout", "00:00:01"),
     ];
+    // No setting, and where it is emptied no client can be made.
+    let certificates = "/etc/ssl/certs/ca-certificates.crt";
+    let certificates = std::path::Path::new(certificates).exists().then_some(("SSL_CERT_FILE", certificates));
+    let settings: Vec<_> = settings.into_iter().chain(certificates).collect();
 
     let (status, lines) = Program::waybill(&["demo"], &settings).end();
 
