@@ -17,11 +17,11 @@ use serde_json::json;
 use serving::terminal::{columns, printable};
 use uuid::Uuid;
 
-use crate::cli::operate::card::Named;
 use crate::cli::operate::local_queue::{Held, LocalQueue};
 use crate::config::{Records, Storage};
 use crate::domain::lifecycle::{self, Budgets, Cancel};
 use crate::domain::message;
+use crate::domain::order::Names;
 use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
@@ -279,7 +279,7 @@ impl Operator {
                     record.status.as_str().to_owned(),
                     record.attempt.to_string(),
                     to_seconds(record.submitted_at),
-                    Named::of(record).order_id,
+                    Names::of(&record.order).order_id,
                     record.error.as_ref().map_or_else(String::new, |failure| failure.code.clone()),
                 ]
             })
@@ -578,15 +578,6 @@ fn say_all<T: AsRef<str>>(lines: &[T]) {
 /// A moment, to the second.
 fn to_seconds(moment: Timestamp) -> String {
     moment.to_string().chars().take("2026-11-24T10:15:30".len()).map(|letter| if letter == 'T' { ' ' } else { letter }).collect()
-}
-
-/// A duration, as a person reads it.
-fn duration(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds @ 0..60 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
 }
 
 #[cfg(test)]

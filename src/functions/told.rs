@@ -1,11 +1,10 @@
 //! Log lines about an order: one with stable fields for machines, and a short one for a person at a terminal.
 
-use std::time::Duration;
-
-use serde::Deserialize;
 use serving::log::{PEOPLE, time_of_day};
+use serving::terminal::duration;
 use tracing::{Level, enabled, info, warn};
 
+use crate::domain::order::Names;
 use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 
@@ -77,7 +76,7 @@ pub(super) fn put_off(record: &Record, why: &'static str, until: Timestamp) {
     short(record, "wait", || format!("… put off until {}: {why}", time_of_day(until.as_milliseconds())));
 }
 
-/// Writes the line for a person. An order is parsed for it only if somebody sees it.
+/// Writes the line for a person. An order is parsed only where such lines are shown.
 fn short(record: &Record, look: &'static str, text: impl FnOnce() -> String) {
     if !enabled!(target: PEOPLE, Level::INFO) {
         return;
@@ -92,21 +91,6 @@ fn short(record: &Record, look: &'static str, text: impl FnOnce() -> String) {
 }
 
 fn order_id(record: &Record) -> String {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Named {
-        order_id: String,
-    }
-    let named: Option<Named> = serde_json::from_str(record.order.get()).ok();
-    let id = named.map_or_else(String::new, |named| named.order_id);
+    let id = Names::of(&record.order).order_id;
     if id.chars().count() > ORDER_ID { id.chars().take(ORDER_ID - 1).chain(['…']).collect() } else { id }
-}
-
-/// A duration, as a person reads it.
-fn duration(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds @ 0..60 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-    }
 }

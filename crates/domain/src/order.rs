@@ -1,6 +1,8 @@
 //! An order as a customer sends it: checked once on arrival, and trusted from there on.
 
 use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::json::Json;
 
@@ -30,6 +32,23 @@ const NOT_UTF8: &str = "this text was not UTF-8, or contains U+FFFD, which repla
 const MAX_POINTER: usize = 1_000;
 /// Most mistakes in one answer; a text with more is not a mistyped order.
 const MAX_VIOLATIONS: usize = 100;
+
+/// The names that a customer gave an order, for people who look for it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Names {
+    /// `orderId`.
+    pub order_id: String,
+    /// `customerId`.
+    pub customer_id: String,
+}
+
+impl Names {
+    /// The names in a recorded order; empty where it has none.
+    pub fn of(order: &RawValue) -> Self {
+        serde_json::from_str(order.get()).unwrap_or_default()
+    }
+}
 
 /// A valid order. Unknown fields are only in the text that the record keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]

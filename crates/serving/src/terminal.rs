@@ -1,7 +1,8 @@
-//! Text for a terminal: foreign text with its control characters made visible, and the width of the terminal.
+//! Text for a terminal: foreign text with its control characters made visible, durations, and the width of the terminal.
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// Foreign text as it may be printed: control characters (C0, DEL, C1), line separators and characters that change the direction of
 /// writing become `\u` and four hexadecimal digits. Such a character moves the cursor, rewrites lines or sends input to the shell.
@@ -40,6 +41,15 @@ fn is_direction(letter: char) -> bool {
     matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A duration, as a person reads it.
+pub fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..60 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 /// Columns of the terminal that stdout is; `None` if stdout is no terminal, or does not tell.
 pub fn columns() -> Option<usize> {
     #[cfg(unix)]
@@ -54,6 +64,15 @@ pub fn columns() -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (milliseconds, shown) in
+            [(0, "0.0 s"), (1_990, "1.9 s"), (60_000, "1 min 0 s"), (3_599_999, "59 min 59 s"), (90_060_000, "25 h 1 min")]
+        {
+            assert_eq!(duration(Duration::from_millis(milliseconds)), shown);
+        }
+    }
 
     #[test]
     fn characters_that_steer_a_terminal_become_visible() {

@@ -1,38 +1,21 @@
 //! One order as a card: what an operator asks first.
 
-use serde::Deserialize;
+use serving::terminal::duration;
 
-use crate::cli::operate::duration;
+use crate::domain::order::Names;
 use crate::domain::record::{Record, Status};
-
-/// The names that a customer gave an order.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct Named {
-    /// `orderId`.
-    pub(super) order_id: String,
-    /// `customerId`.
-    pub(super) customer_id: String,
-}
-
-impl Named {
-    /// The names in a record's order.
-    pub(super) fn of(record: &Record) -> Self {
-        serde_json::from_str(record.order.get()).unwrap_or_default()
-    }
-}
 
 /// Lines of the card. They hold foreign text.
 pub(super) fn lines(record: &Record) -> Vec<String> {
-    let named = Named::of(record);
+    let names = Names::of(&record.order);
     let mut lines = Vec::new();
     let mut row = |name: &str, value: &str| {
         if !value.is_empty() {
             lines.push(format!("{name:<10}{value}"));
         }
     };
-    row("order", &named.order_id);
-    row("customer", &named.customer_id);
+    row("order", &names.order_id);
+    row("customer", &names.customer_id);
     row("id", &record.tracking_id.to_string());
     row("owner", &record.owner);
     row("status", &status(record));
