@@ -50,10 +50,9 @@ impl Built {
 pub fn build(plan: Plan<'_>) -> Result<Built, String> {
     let manifest = plan.folder.join("Cargo.toml");
     let mut features = Vec::new();
-    let mut command = MetadataCommand::new();
-    command.manifest_path(&manifest).other_options(["--locked".into(), format!("--filter-platform={}", plan.arch.target())]);
-    let whole = command.exec().map_err(|error| error.to_string())?;
-    let package = package(&whole, &manifest)?;
+    let options = ["--locked".into(), format!("--filter-platform={}", plan.arch.target())];
+    let metadata = MetadataCommand::new().manifest_path(&manifest).other_options(options).exec().map_err(|error| error.to_string())?;
+    let package = package(&metadata, &manifest)?;
     if !package.targets.iter().any(|target| target.is_bin() && target.name == plan.program) {
         return Err(format!(
             "{} builds no program {}: name one in host.json's customHandler.description.defaultExecutablePath",
@@ -68,11 +67,6 @@ pub fn build(plan: Plan<'_>) -> Result<Built, String> {
             features.push(format!("--features={}", kept.join(",")));
         }
     }
-    // Once more, as it will be built.
-    command.other_options(
-        ["--locked".into(), format!("--filter-platform={}", plan.arch.target())].into_iter().chain(features.clone()).collect::<Vec<_>>(),
-    );
-    let metadata = command.exec().map_err(|error| error.to_string())?;
     let root = package.id.clone();
 
     install_target(plan)?;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::arch::Arch;
 
-/// The symbol that keeps the list in the program; the linker is told that somebody asks for it.
+/// The symbol that keeps the list in the program; the linker gets it as a symbol that the program needs.
 pub const SYMBOL: &str = "AUDITABLE_VERSION_INFO";
 
 /// One crate.
@@ -32,7 +32,7 @@ pub type Name = (String, String);
 /// The crates of the program of `root`, sorted by name and version: its own, those it uses, and those that build them.
 ///
 /// `compiled` are those that cargo compiles for this program. The metadata alone says more than that: in a workspace it is about all
-/// packages and their features together.
+/// packages and all their default features together.
 pub fn list<'m>(metadata: &'m Metadata, root: &PackageId, compiled: &BTreeSet<Name>) -> Vec<Crate<'m>> {
     let nodes: BTreeMap<&PackageId, _> = metadata.resolve.iter().flat_map(|resolve| &resolve.nodes).map(|node| (&node.id, node)).collect();
     // Whether each crate that is reached runs in the program. A crate can be reached in both ways; then it does.
