@@ -14,8 +14,7 @@ pub fn are_local(headers: &HeaderMap, more: &[String]) -> bool {
 
 fn is_local(host: &str, more: &[String]) -> bool {
     let name = if host.ends_with(']') { host } else { host.rsplit_once(':').map_or(host, |(name, _)| name) };
-    let name = name.to_ascii_lowercase();
-    matches!(name.as_str(), "localhost" | "127.0.0.1" | "[::1]")
-        || name.ends_with(".localhost")
-        || more.iter().any(|more| more.eq_ignore_ascii_case(&name))
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let is_below_localhost = || name.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case("localhost"));
+    ["localhost", "127.0.0.1", "[::1]"].into_iter().any(is) || is_below_localhost() || more.iter().any(|more| is(more))
 }

@@ -65,7 +65,11 @@ struct Plain<W>(W);
 impl<W: Write> Write for Plain<W> {
     /// A line comes in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_all(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes())?;
+        if line.is_ascii() {
+            self.0.write_all(line)?;
+        } else {
+            self.0.write_all(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes())?;
+        }
         Ok(line.len())
     }
 
