@@ -230,7 +230,7 @@ impl SqliteStore {
             Ok((found, last.filter(|_| scanned == PAGE_SCAN)))
         });
         let (found, next) = rows.await?;
-        let records = found.into_iter().map(|found| found.map(|versioned| versioned.record)).collect::<Result<_, _>>()?;
+        let records = found.into_iter().map(|versioned: Versioned| versioned.record).collect();
         Ok(Page { records, next })
     }
 
@@ -375,16 +375,12 @@ impl Row {
 }
 
 /// The order at a place in `owned`, if it is in `status` and was not created again since that place was written.
-fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Result<Versioned, StoreError>> {
-    let found = versioned(etag, text);
+fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Versioned> {
     // Skipped: it must not hide the owner's other orders.
-    if let Err(error) = &found {
-        warn!(order.tracking_id = %place.tracking_id, %error, "an order is left out of its owner's list");
-        return None;
-    }
-    let is_wanted = found
-        .as_ref()
-        .map_or(true, |found| found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status));
+    let found = versioned(etag, text)
+        .inspect_err(|error| warn!(order.tracking_id = %place.tracking_id, %error, "an order is left out of its owner's list"))
+        .ok()?;
+    let is_wanted = found.record.submitted_at == place.submitted_at && status.is_none_or(|status| found.record.status == status);
     is_wanted.then_some(found)
 }
 
