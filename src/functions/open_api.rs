@@ -143,6 +143,7 @@ fn submit_order() {}
     ),
     responses(
         (status = 200, description = "A page of orders; it may have fewer than `limit`, and only a missing `next` means the end", body = OrderList),
+        (status = 403, description = "`forbidden`: the token lacks a scope; or `callers-not-identified`: nothing tells callers apart, so that there is no list", body = Problem, content_type = "application/problem+json", headers(("WWW-Authenticate" = String, description = "RFC 6750 section 3; with `forbidden`"))),
         (status = 400, description = "`invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "`page-not-found`: no page has this cursor", body = Problem, content_type = "application/problem+json"),
     )
