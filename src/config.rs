@@ -569,8 +569,21 @@ pub fn duration(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    const PORT: [(&str, &str); 1] = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")];
+    /// What an instance in Azure must have.
+    pub(crate) const IN_AZURE: [(&str, &str); 8] = [
+        ("WEBSITE_INSTANCE_ID", "i"),
+        ("TRACKING_ID_KEY", "0123456789abcdef0123456789abcdef"),
+        ("CosmosConnection__accountEndpoint", "https://account.documents.azure.com/"),
+        ("CosmosDatabase", "d"),
+        ("CosmosContainer", "c"),
+        ("OrdersQueue", "orders"),
+        ("SweepSchedule", "0 * * * * *"),
+        ("ServiceBusConnection__fullyQualifiedNamespace", "n.servicebus.windows.net"),
+    ];
 
     fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -623,21 +636,10 @@ mod tests {
 
     #[test]
     fn in_azure_anonymous_callers_are_many_unless_it_is_said() {
-        let azure = [
-            ("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"),
-            ("WEBSITE_INSTANCE_ID", "i"),
-            ("TRACKING_ID_KEY", "0123456789abcdef0123456789abcdef"),
-            ("CosmosConnection__accountEndpoint", "https://account.documents.azure.com/"),
-            ("CosmosDatabase", "d"),
-            ("CosmosContainer", "c"),
-            ("OrdersQueue", "orders"),
-            ("SweepSchedule", "0 * * * * *"),
-            ("ServiceBusConnection__fullyQualifiedNamespace", "n.servicebus.windows.net"),
-        ];
-        let said = |more: &[(&str, &str)]| Config::read(&environment(&[&azure[..], more].concat())).unwrap().anonymous_list;
+        let said = |more: &[(&str, &str)]| Config::read(&environment(&[&PORT[..], &IN_AZURE, more].concat())).unwrap().anonymous_list;
 
         assert_eq!((said(&[]), said(&[("ANONYMOUS_LIST", "true")])), (false, true));
-        assert!(Config::read(&environment(&azure[..1])).unwrap().anonymous_list);
+        assert!(Config::read(&environment(&PORT)).unwrap().anonymous_list);
     }
 
     #[test]

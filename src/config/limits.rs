@@ -74,6 +74,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::config::tests::IN_AZURE;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Limits, Vec<String>> {
         let environment: BTreeMap<_, _> =
@@ -99,18 +100,7 @@ mod tests {
 
     #[test]
     fn in_azure_one_proxy_stands_before_us() {
-        let azure = [
-            ("WEBSITE_INSTANCE_ID", "i"),
-            ("TRACKING_ID_KEY", "0123456789abcdef0123456789abcdef"),
-            ("CosmosConnection__accountEndpoint", "https://account.documents.azure.com/"),
-            ("CosmosDatabase", "d"),
-            ("CosmosContainer", "c"),
-            ("OrdersQueue", "orders"),
-            ("SweepSchedule", "0 * * * * *"),
-            ("ServiceBusConnection__fullyQualifiedNamespace", "n.servicebus.windows.net"),
-        ];
-
-        assert_eq!(read(&azure).unwrap().trusted_proxies, 1);
+        assert_eq!(read(&IN_AZURE).unwrap().trusted_proxies, 1);
     }
 
     #[test]
