@@ -1,22 +1,18 @@
 //! Which function a request reaches, by requests that were tried on the real host: `fixtures/routing-cases.json`.
 //! The handler is this process: the program that the host starts only tells the port.
-#![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
-use clap::Parser;
-use functions_host::arguments::Arguments;
 use functions_host::host::{self, Options};
 use serde_json::Value;
 use tokio::sync::oneshot;
+
+use crate::support::App;
 
 const CASES: &str = include_str!("fixtures/routing-cases.json");
 
@@ -26,35 +22,12 @@ const UNREAD: [&str; 13] = ["CReg", "CReg2", "CRe3", "CDt", "CDec", "CDbl", "CFl
 /// Fewest cases with the function and the status of the real host; only ever raised.
 const ALIKE: usize = 116;
 
-#[derive(Parser)]
-struct CommandLine {
-    #[command(flatten)]
-    arguments: Arguments,
-}
-
-/// A folder that is removed when dropped.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
-
-fn app(functions: &serde_json::Map<String, Value>) -> Folder {
-    let root = std::env::temp_dir().join(format!("functions-host-routing-{}", std::process::id()));
-    let write = |path: &str, text: &str| {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    write("host.json", r#"{"version": "2.0", "customHandler": {"description": {"defaultExecutablePath": "handler"}}}"#);
-    write("handler", "#!/bin/sh\necho $FUNCTIONS_CUSTOMHANDLER_PORT > port.part\nmv port.part port\nexec sleep 600\n");
-    fs::set_permissions(root.join("handler"), fs::Permissions::from_mode(0o755)).unwrap();
+fn app(functions: &serde_json::Map<String, Value>) -> App {
+    let app = App::new("echo $FUNCTIONS_CUSTOMHANDLER_PORT > port.part\nmv port.part port\nexec sleep 600");
     for (name, bindings) in functions.iter().filter(|(name, _)| !UNREAD.contains(&name.as_str())) {
-        write(&format!("{name}/function.json"), &serde_json::json!({ "bindings": bindings }).to_string());
+        app.write(&format!("{name}/function.json"), &serde_json::json!({ "bindings": bindings }).to_string());
     }
-    Folder(root)
+    app
 }
 
 /// Answers every invocation with 200 and tells the name of each function.
@@ -99,13 +72,12 @@ fn ask(host: SocketAddr, request: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_reach_the_function_of_the_real_host() {
     let document: Value = serde_json::from_str(CASES).unwrap();
-    let folder = app(document["functions"].as_object().unwrap());
-    let arguments = ["host", "--port", "0", "--app"].map(Path::new).into_iter().chain([folder.0.as_path()]);
-    let CommandLine { arguments } = CommandLine::parse_from(arguments);
+    let app = app(document["functions"].as_object().unwrap());
+    let arguments = app.arguments();
     let (up, is_up) = oneshot::channel();
     let host = tokio::spawn(async move { host::run(Options::new(arguments), &BTreeMap::new(), up, std::future::pending()).await });
     let (called, calls) = mpsc::channel();
-    let port = folder.0.join("port");
+    let port = app.path().join("port");
     thread::spawn(move || {
         let port = loop {
             match fs::read_to_string(&port) {

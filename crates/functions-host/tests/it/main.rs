@@ -1,0 +1,7 @@
+//! The stand-in as a program that starts it sees it.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
+
+mod environment;
+mod routing;
+mod support;
