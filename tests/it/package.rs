@@ -165,9 +165,14 @@ fn a_binary_that_azure_cannot_start_is_not_packed() {
     let folder = Directory::new();
     let program = static_program(&folder);
     let script = folder.write("script.sh", "#!/bin/sh\n");
+    // It has no interpreter, but needs the C library.
+    let library = folder.path().join("library.so");
+    let source = folder.write("library.c", "int puts(const char *);\nvoid greet(void) { puts(\"\"); }\n");
+    assert!(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap().success());
     let other = if ARCH == "x86_64" { "aarch64" } else { "x86_64" };
     let cases = [
         (env!("CARGO_BIN_EXE_waybill"), ARCH, "of the machine it runs on"),
+        (library.to_str().unwrap(), ARCH, "needs a shared library"),
         (script.to_str().unwrap(), ARCH, "no 64-bit ELF"),
         (program.to_str().unwrap(), other, "it is built for"),
         ("nowhere", ARCH, "cannot read nowhere"),
@@ -218,6 +223,11 @@ fn the_list_of_functions_is_what_the_handler_serves() {
         let envelope = http_envelope("GET", "http://localhost/api", &Value::Null, None, &[]);
         request("POST", &format!("http://127.0.0.1:{}/{name}", handler.port), &headers, Some(envelope.to_string().as_bytes())).status
     };
+    let folders = std::fs::read_dir(repository()).unwrap().map(|entry| entry.unwrap());
+    let mut folders: Vec<_> = folders.filter(|entry| entry.path().join("function.json").exists()).map(|entry| entry.file_name()).collect();
+    folders.sort();
+
+    assert_eq!(folders, FUNCTIONS.map(std::ffi::OsString::from));
     for name in FUNCTIONS {
         assert_ne!(status(name), 404, "{name}");
     }
