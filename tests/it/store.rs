@@ -10,12 +10,12 @@ use uuid::Uuid;
 use waybill::config::{Config, Records};
 use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Submission, Verdict};
 use waybill::domain::quarantine::Quarantined;
-use waybill::domain::record::{Holder, Metadata, Record, Status};
+use waybill::domain::record::{Failure, Holder, Metadata, Record, Status};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::store::{Created, Etag, Replaced, StatusStore, Versioned};
+use waybill::store::{Created, Etag, Filter, Replaced, StatusStore, Versioned};
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};
@@ -40,6 +40,7 @@ facts! {
     a_worker_claims_advances_and_finishes
     an_expired_record_is_gone_and_its_id_is_free
     overdue_orders_are_found_longest_due_first
+    a_list_has_the_orders_that_match
     a_recent_read_sees_what_was_created_and_soon_what_was_changed
     nothing_is_found_where_nothing_is
     a_message_that_came_back_to_quarantine_is_not_released
@@ -256,6 +257,33 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     assert_eq!(there.overdue(1, None).await.unwrap(), [oldest.tracking_id]);
     assert_eq!(there.overdue(10, Some(Status::Accepted)).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
     assert!(there.overdue(10, Some(Status::Processing)).await.unwrap().is_empty());
+}
+
+async fn a_list_has_the_orders_that_match(Instances { here, there }: Instances) {
+    let now = here.now();
+    let ago = |minutes: i64| Timestamp::from_milliseconds(now.as_milliseconds() - minutes * 60_000);
+    let orders = [(record(ago(30)), "interrupted"), (record(ago(20)), "interrupted"), (record(ago(10)), "backend_unavailable")];
+    for (record, code) in &orders {
+        created(&here, record).await;
+        let found = read(&here, record).await;
+        let claimed = claim(&found.record, now);
+        let failed = Verdict::Failed(Failure::new(code, "why"));
+        let failed = lifecycle::finish(&claimed, claimed.token(), failed, now, &budgets()).unwrap();
+        here.replace(&failed, &found.etag).await.unwrap();
+    }
+    let open = record(ago(5));
+    created(&here, &open).await;
+    let [oldest, older, newer] = orders.map(|(record, _)| record.tracking_id);
+    let listed =
+        async |filter: Filter| -> Vec<_> { there.list(&filter, 10).await.unwrap().iter().map(|record| record.tracking_id).collect() };
+
+    assert_eq!(listed(Filter::default()).await, [open.tracking_id, newer, older, oldest]);
+    assert_eq!(listed(Filter { error: Some("interrupted".into()), ..Filter::default() }).await, [older, oldest]);
+    assert_eq!(listed(Filter { submitted_since: Some(ago(20)), ..Filter::default() }).await, [open.tracking_id, newer, older]);
+    assert_eq!(listed(Filter { submitted_before: Some(ago(20)), ..Filter::default() }).await, [oldest]);
+    let failed =
+        Filter { status: Some(Status::Failed), error: Some("interrupted".into()), submitted_since: Some(ago(25)), ..Filter::default() };
+    assert_eq!(listed(failed).await, [older]);
 }
 
 async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances { here, there }: Instances) {
