@@ -145,9 +145,11 @@ fn an_order_of_another_is_looked_for_as_often_as_one_that_is_not_there() {
         emulator.figures()["requests"]["read"].as_u64().unwrap() - before
     };
 
+    // A read is repeated for a time: a busy machine only ever makes fewer of them.
+    let most = |function: &str, method: &str, id: &str| (0..3).map(|_| reads(function, method, id)).max();
     for (function, method) in [("OrderStatus", "GET"), ("OrderCancel", "DELETE")] {
-        let none = reads(function, method, "3f2504e0-4f89-81d3-9a0c-0305e82c3301");
-        assert_eq!(reads(function, method, &id), none, "{function}");
+        let none = most(function, method, "3f2504e0-4f89-81d3-9a0c-0305e82c3301");
+        assert_eq!(most(function, method, &id), none, "{function}");
     }
 }
 

@@ -223,10 +223,10 @@ async fn a_document_vanishes_when_its_time_to_live_has_passed() {
     let orders = emulator.orders().await;
     let with_content = OperationOptionsBuilder::new().with_content_response_on_write(ContentResponseOnWrite::Enabled).build();
     let with_content = ItemWriteOptions::default().with_operation_options(with_content);
-    let short = Order { ttl: Some(1), ..order("short", 1) };
+    let short = Order { ttl: Some(3), ..order("short", 1) };
     let created = orders.create_item("short", "short", &short, Some(with_content)).await.unwrap();
     assert_eq!(created.into_model::<Order>().unwrap(), short);
-    create(&orders, &Order { ttl: Some(1), ..order("prolonged", 1) }).await.unwrap();
+    create(&orders, &Order { ttl: Some(3), ..order("prolonged", 1) }).await.unwrap();
     replace(&orders, &Order { ttl: Some(1000), ..order("prolonged", 2) }).await.unwrap();
     create(&orders, &order("endless", 1)).await.unwrap();
 
