@@ -361,7 +361,7 @@ fn the_largest_total_that_is_allowed_is_exact() {
 #[test]
 fn progress_never_goes_backwards() {
     let data = Directory::new();
-    let handler = delayed(data.path(), "60ms", &[]);
+    let handler = delayed(data.path(), "500ms", &[]);
     let (id, message) = submit(&handler, "P-16");
 
     let seen: Vec<Value> = std::thread::scope(|scope| {
