@@ -94,12 +94,13 @@ resource noSweep 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
   location: location
   kind: 'LogAlert'
   properties: {
-    displayName: '${name}: no sweep for ten minutes'
+    displayName: '${name}: no sweep for half an hour'
     severity: 1
     enabled: true
     scopes: [workspaceId]
     evaluationFrequency: 'PT5M'
-    windowSize: 'PT10M'
+    // A sweep a minute; rows may arrive many minutes late, and a shorter window would cry wolf.
+    windowSize: 'PT30M'
     // The tables do not exist before the first request.
     skipQueryValidation: true
     criteria: {

@@ -9,17 +9,26 @@ param authIssuer string
 param authAudience string
 param hostKeySecret string
 param directToQueue bool
+param queueKeySecret string
 
 var secretsUser = '4633458b-17de-408a-b874-0445c86b69e6'
-var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39'
-var policies = {
-  keys: loadTextContent('apim/orders.xml')
-  entra: loadTextContent('apim/orders-entra.xml')
-  issuer: loadTextContent('apim/orders-issuer.xml')
+var dataSender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39'
+var tokens = {
+  none: ''
+  entra: loadTextContent('apim/token-entra.xml')
+  issuer: loadTextContent('apim/token-issuer.xml')
+}
+var senders = {
+  identity: loadTextContent('apim/sender-identity.xml')
+  key: loadTextContent('apim/sender-key.xml')
 }
 var entra = startsWith(authIssuer, environment().authentication.loginEndpoint)
-var tokens = entra ? 'entra' : 'issuer'
-var door = empty(authIssuer) ? 'keys' : tokens
+var kind = entra ? 'entra' : 'issuer'
+var token = tokens[empty(authIssuer) ? 'none' : kind]
+var sender = senders[empty(queueKeySecret) ? 'identity' : 'key']
+// The third part of https://login.microsoftonline.com/TENANT/v2.0: the tenant of the tokens, which may not be the deployer's.
+var tenantId = entra ? split(authIssuer, '/')[3] : 'none'
+var issuerPath = endsWith(authIssuer, '/') ? substring(authIssuer, 0, length(authIssuer) - 1) : authIssuer
 var keyHeader = empty(hostKeySecret) ? {} : { 'x-functions-key': ['{{waybill-host-key}}'] }
 
 resource service 'Microsoft.ApiManagement/service@2024-05-01' existing = {
@@ -68,16 +77,48 @@ resource audience 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = if 
   properties: { displayName: 'waybill-audience', value: authAudience }
 }
 
-resource tenant 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = {
+resource openidConfig 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = if (!empty(authIssuer)) {
+  parent: service
+  name: 'waybill-openid-config'
+  properties: { displayName: 'waybill-openid-config', value: '${issuerPath}/.well-known/openid-configuration' }
+}
+
+resource tenant 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = if (entra) {
   parent: service
   name: 'waybill-tenant'
-  properties: { displayName: 'waybill-tenant', value: subscription().tenantId }
+  properties: { displayName: 'waybill-tenant', value: tenantId }
 }
 
 resource queueUrl 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = {
   parent: service
   name: 'waybill-queue-url'
   properties: { displayName: 'waybill-queue-url', value: 'https://${namespaceName}.servicebus.windows.net/${queueName}' }
+}
+
+resource queueKeyValue 'Microsoft.KeyVault/vaults/secrets@2026-02-01' existing = {
+  parent: vault
+  name: empty(queueKeySecret) ? 'none' : queueKeySecret
+}
+
+resource readsQueueKey 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(queueKeySecret)) {
+  scope: queueKeyValue
+  name: guid(queueKeyValue.id, service.id, secretsUser)
+  properties: {
+    principalId: service.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', secretsUser)
+  }
+}
+
+resource queueKey 'Microsoft.ApiManagement/service/namedValues@2024-05-01' = if (!empty(queueKeySecret)) {
+  parent: service
+  name: 'waybill-queue-key'
+  properties: {
+    displayName: 'waybill-queue-key'
+    secret: true
+    keyVault: { secretIdentifier: '${vault.properties.vaultUri}secrets/${queueKeySecret}' }
+  }
+  dependsOn: [readsQueueKey]
 }
 
 resource backend 'Microsoft.ApiManagement/service/backends@2024-05-01' = {
@@ -127,8 +168,8 @@ resource api 'Microsoft.ApiManagement/service/apis@2024-05-01' = {
 resource apiPolicy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = {
   parent: api
   name: 'policy'
-  properties: { format: 'xml', value: policies[door] }
-  dependsOn: [backend, issuer, audience, tenant]
+  properties: { format: 'xml', value: replace(loadTextContent('apim/orders.xml'), '<!-- token -->', token) }
+  dependsOn: [backend, issuer, audience, openidConfig, tenant]
 }
 
 resource product 'Microsoft.ApiManagement/service/products@2024-05-01' = {
@@ -151,13 +192,13 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2026-01-01' existing = {
   name: queueName
 }
 
-resource sends 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (directToQueue) {
+resource sends 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (directToQueue && empty(queueKeySecret)) {
   scope: queue
-  name: guid(queue.id, service.id, sender)
+  name: guid(queue.id, service.id, dataSender)
   properties: {
     principalId: service.identity.principalId
     principalType: 'ServicePrincipal'
-    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', sender)
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', dataSender)
   }
 }
 
@@ -182,8 +223,8 @@ resource directSubmit 'Microsoft.ApiManagement/service/apis/operations@2024-05-0
 resource directPolicy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = if (directToQueue) {
   parent: directApi
   name: 'policy'
-  properties: { format: 'xml', value: loadTextContent('apim/straight-to-queue.xml') }
-  dependsOn: [queueUrl, sends]
+  properties: { format: 'xml', value: replace(replace(loadTextContent('apim/straight-to-queue.xml'), '<!-- token -->', token), '<!-- sender -->', sender) }
+  dependsOn: [queueUrl, queueKey, sends, issuer, audience, openidConfig, tenant]
 }
 
 resource directSold 'Microsoft.ApiManagement/service/products/apis@2024-05-01' = if (directToQueue) {

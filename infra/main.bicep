@@ -20,6 +20,9 @@ param publisherEmail string = 'nobody@example.com'
 @description('Whether the gateway has a second API that sends orders straight to the queue.')
 param directToQueue bool = false
 
+@description('The secret of the vault that has the key of the queue rule gateway; empty: the identity of the gateway sends. With it the namespace takes keys.')
+param queueKeySecret string = ''
+
 @description('The secret of the vault that has a host key of the app, which the gateway sends; empty: it sends none.')
 param hostKeySecret string = ''
 
@@ -52,7 +55,7 @@ param scaleRole string = 'owner'
 @allowed(['Session', 'BoundedStaleness', 'Strong'])
 param consistency string = 'Session'
 
-@description('The issuer of the tokens that let callers in; empty: function keys.')
+@description('The issuer of the tokens that let callers in, whose tenant the gateway asks for too; empty: function keys.')
 param authIssuer string = ''
 
 @description('The audience of these tokens.')
@@ -68,26 +71,30 @@ param budget int = 0
 @description('The first month of the budget. Azure refuses a change of it.')
 param budgetStart string = utcNow('yyyy-MM-01')
 
-var suffix = substring(uniqueString(resourceGroup().id, name), 0, 7)
+// Cosmos DB takes small letters only.
+var base = toLower(name)
+var suffix = substring(uniqueString(resourceGroup().id, base), 0, 7)
 var queueName = 'orders'
 var databaseName = 'waybill'
 var containerName = 'orders'
-var appName = '${name}-${suffix}'
-var frontName = empty(gatewayName) ? '${name}-gw-${suffix}' : gatewayName
+var appName = '${base}-${suffix}'
+var frontName = empty(gatewayName) ? '${base}-gw-${suffix}' : gatewayName
 var fronted = gateway != 'none'
 // Made from the name of the gateway and not from its output: the gateway needs the app, and neither may wait for the other.
 var publicBaseUrl = fronted ? 'https://${frontName}.azure-api.net/waybill' : ''
+// Without a role that reads the length of the queue nothing starts by need, so that one instance never stops.
+var readyProcessor = scaleRole == 'none' ? max(alwaysReadyProcessor, 1) : alwaysReadyProcessor
 var subscriptionHeader = fronted ? 'X-Subscription-Id' : ''
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
-  name: '${name}-${suffix}'
+  name: '${base}-${suffix}'
   location: location
 }
 
 module telemetry 'telemetry.bicep' = {
   name: 'telemetry'
   params: {
-    name: name
+    name: base
     suffix: suffix
     location: location
     principalId: identity.properties.principalId
@@ -97,18 +104,19 @@ module telemetry 'telemetry.bicep' = {
 module queue 'queue.bicep' = {
   name: 'queue'
   params: {
-    namespaceName: '${name}-${suffix}'
+    namespaceName: '${base}-${suffix}'
     queueName: queueName
     location: location
     principalId: identity.properties.principalId
     scaleRole: scaleRole
+    keys: !empty(queueKeySecret)
   }
 }
 
 module records 'records.bicep' = {
   name: 'records'
   params: {
-    accountName: '${name}-${suffix}'
+    accountName: '${base}-${suffix}'
     databaseName: databaseName
     containerName: containerName
     location: location
@@ -121,7 +129,7 @@ module records 'records.bicep' = {
 module secret 'secret.bicep' = {
   name: 'secret'
   params: {
-    vaultName: '${name}-${suffix}'
+    vaultName: '${base}-${suffix}'
     location: location
     principalId: identity.properties.principalId
   }
@@ -131,14 +139,14 @@ module app 'app.bicep' = {
   name: 'app'
   params: {
     appName: appName
-    storageName: '${replace(toLower(name), '-', '')}${suffix}'
+    storageName: '${replace(base, '-', '')}${suffix}'
     location: location
     identityId: identity.id
     principalId: identity.properties.principalId
     clientId: identity.properties.clientId
     zoneRedundant: zoneRedundant
     alwaysReadyHttp: alwaysReadyHttp
-    alwaysReadyProcessor: alwaysReadyProcessor
+    alwaysReadyProcessor: readyProcessor
     maximumInstances: maximumInstances
     instanceMemory: instanceMemory
     namespaceHost: queue.outputs.host
@@ -158,7 +166,7 @@ module app 'app.bicep' = {
 module alerts 'alerts.bicep' = {
   name: 'alerts'
   params: {
-    name: name
+    name: base
     location: location
     email: alertEmail
     namespaceId: queue.outputs.namespaceId
@@ -191,6 +199,7 @@ module front 'front.bicep' = if (fronted) {
     authAudience: authAudience
     hostKeySecret: hostKeySecret
     directToQueue: directToQueue
+    queueKeySecret: queueKeySecret
   }
   dependsOn: [newGateway]
 }

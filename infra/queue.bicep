@@ -6,6 +6,8 @@ param location string
 param principalId string
 @allowed(['owner', 'reader', 'none'])
 param scaleRole string
+@description('Whether the namespace takes keys besides identities: for a gateway that signs with the key of its own rule.')
+param keys bool
 
 var sender = '69a216fc-b8fb-44d8-bc22-1f3c2cd27a39'
 var receiver = '4f6d3b9b-027b-4f4c-9142-0e5a2a2247e0'
@@ -16,7 +18,7 @@ resource namespace 'Microsoft.ServiceBus/namespaces@2026-01-01' = {
   location: location
   sku: { name: 'Standard', tier: 'Standard' }
   properties: {
-    disableLocalAuth: true
+    disableLocalAuth: !keys
     minimumTlsVersion: '1.2'
     publicNetworkAccess: 'Enabled'
   }
@@ -33,6 +35,12 @@ resource queue 'Microsoft.ServiceBus/namespaces/queues@2026-01-01' = {
     requiresSession: false
     requiresDuplicateDetection: false
   }
+}
+
+resource gatewayRule 'Microsoft.ServiceBus/namespaces/queues/authorizationRules@2026-01-01' = if (keys) {
+  parent: queue
+  name: 'gateway'
+  properties: { rights: ['Send'] }
 }
 
 resource sends 'Microsoft.Authorization/roleAssignments@2022-04-01' = {

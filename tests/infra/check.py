@@ -9,6 +9,7 @@ from lxml import etree
 from ruamel.yaml import YAML
 
 import bicep
+import policies
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = []
@@ -58,7 +59,7 @@ ELEMENTS = {
     "set-variable": ({"name", "value"}, set(), set()),
     "set-backend-service": ({"backend-id"}, set(), set()),
     "choose": (set(), set(), {"when", "otherwise"}),
-    "when": ({"condition"}, set(), EVERYWHERE),
+    "when": ({"condition"}, set(), EVERYWHERE | {"rate-limit-by-key"}),
     "otherwise": (set(), set(), EVERYWHERE),
     "base": (set(), set(), set()),
 }
@@ -83,7 +84,7 @@ class Tree:
         return found
 
     def policies(self):
-        return {path: text for path, text in self.files.items() if path.endswith(".xml")}
+        return dict(policies.every(self.files))
 
     def declared(self, path, symbol):
         return next((found for found in self.bicep[path] if found.symbol == symbol), None)
@@ -196,13 +197,17 @@ def queue(tree):
 @check
 def local_auth(tree):
     for type_name, name, value in [
-        ("Microsoft.ServiceBus/namespaces", "disableLocalAuth", True),
+        ("Microsoft.ServiceBus/namespaces", "disableLocalAuth", "!keys"),
         ("Microsoft.DocumentDB/databaseAccounts", "disableLocalAuth", True),
         ("Microsoft.Insights/components", "DisableLocalAuth", True),
         ("Microsoft.Storage/storageAccounts", "allowSharedKeyAccess", False),
     ]:
-        if tree.one(type_name).body["properties"].get(name) is not value:
+        if tree.one(type_name).body["properties"].get(name) != value:
             yield f"{name} of {type_name} is {value}"
+    if "keys: !empty(queueKeySecret)" not in tree.files["infra/main.bicep"]:
+        yield "the namespace takes keys only where the gateway has one"
+    if tree.one("Microsoft.ServiceBus/namespaces/queues/authorizationRules").body != {"parent": "queue", "name": "gateway", "properties": {"rights": ["Send"]}}:
+        yield "the one rule may only send, and to the queue"
 
 
 @check
@@ -324,6 +329,73 @@ def metrics(tree):
 
 
 @check
+def sweep_window(tree):
+    properties = tree.declared("infra/alerts.bicep", "noSweep").body["properties"]
+    if properties["windowSize"] not in {"PT30M", "PT1H"}:
+        yield "rows arrive late: a window below half an hour cries wolf"
+
+
+@check
+def vault(tree):
+    properties = tree.one("Microsoft.KeyVault/vaults").body["properties"]
+    wanted = {"sku": {"family": "A", "name": "standard"}, "enableRbacAuthorization": True, "enableSoftDelete": True, "publicNetworkAccess": "Enabled"}
+    for name, value in wanted.items():
+        if properties.get(name) != value:
+            yield f"{name} of the vault is {value}"
+    if "enablePurgeProtection" in properties:
+        yield "purge protection cannot be taken back, and false is refused once it is on"
+
+
+@check
+def budget(tree):
+    properties = tree.declared("infra/alerts.bicep", "monthly").body["properties"]
+    if properties["timePeriod"] != {"startDate": "budgetStart"} or "utcNow('yyyy-MM-01')" not in tree.declared("infra/main.bicep", "budgetStart").text:
+        yield "a budget starts on the first of a month"
+    if any("contactEmails" not in notification for notification in properties["notifications"].values()):
+        yield "contactEmails is required, even empty"
+
+
+@check
+def tiers(tree):
+    for type_name, name in [("Microsoft.ServiceBus/namespaces", "Standard"), ("Microsoft.ApiManagement/service", "BasicV2")]:
+        if tree.one(type_name).body["sku"]["name"] != name:
+            yield f"the tier of {type_name} is {name}"
+    if tree.one("Microsoft.ServiceBus/namespaces").body["sku"].get("tier") != "Standard":
+        yield "name and tier of the namespace agree"
+
+
+@check
+def scale_role(tree):
+    text = tree.files["infra/main.bicep"]
+    if "var readyProcessor = scaleRole == 'none' ? max(alwaysReadyProcessor, 1) : alwaysReadyProcessor" not in text:
+        yield "without a role that reads the queue's length one instance must never stop"
+    if "alwaysReadyProcessor: readyProcessor" not in text:
+        yield "the instance that never stops is not deployed"
+
+
+@check
+def name_lengths(tree):
+    text = tree.files["infra/main.bicep"]
+    longest = next(int(re.search(r"\d+", found)[0]) for found in tree.declared("infra/main.bicep", "name").decorators if "maxLength" in found)
+    shortest = next(int(re.search(r"\d+", found)[0]) for found in tree.declared("infra/main.bicep", "name").decorators if "minLength" in found)
+    suffix = int(re.search(r"^var suffix = substring\(.*, 0, (\d+)\)$", text, re.M)[1])
+    if "var base = toLower(name)" not in text:
+        yield "Cosmos DB and storage take small letters only"
+    # Azure's bounds.
+    for name, bounds in {"vaultName": (3, 24), "namespaceName": (6, 50), "accountName": (3, 44), "storageName": (3, 24), "frontName": (1, 50)}.items():
+        written = re.search(rf"{name}(?::| = .* \?) '([^']*\$\{{base\}}[^']*|\$\{{replace\(base, [^']*'-', ''\)\}}\$\{{suffix\}})'", text)
+        if not written:
+            yield f"{name} is not made of base and suffix"
+            continue
+        for length in (shortest, longest):
+            made = re.sub(r"\$\{(base|replace\([^)]*\))\}", "n" * length, written[1]).replace("${suffix}", "s" * suffix)
+            if not bounds[0] <= len(made) <= bounds[1]:
+                yield f"{name} has {len(made)} characters, and Azure takes {bounds}"
+    if len(tree.one("Microsoft.Insights/actionGroups").body["properties"]["groupShortName"]) > 12:
+        yield "the short name of an action group has at most 12 characters"
+
+
+@check
 def windows(tree):
     for kind in ("metricAlerts", "scheduledQueryRules"):
         for path, found in tree.resources(f"Microsoft.Insights/{kind}"):
@@ -371,8 +443,9 @@ def policy_elements(tree):
             yield f"{path}: the sections are {list(SECTIONS)}"
             continue
         for section in root.iterchildren(tag=etree.Element):
-            for policy in section.iterchildren(tag=etree.Element):
-                if policy.tag not in SECTIONS[section.tag]:
+            policies_here = [element for element in section.iterdescendants(tag=etree.Element) if element.getparent().tag in {section.tag, "when", "otherwise"}]
+            for policy in policies_here:
+                if policy.tag not in SECTIONS[section.tag] | {"when", "otherwise"}:
                     yield f"{path}: {policy.tag} may not stand in {section.tag}"
             for element in section.iterdescendants(tag=etree.Element):
                 required, optional, children = ELEMENTS.get(element.tag, (set(), set(), None))
@@ -401,7 +474,7 @@ def policy_base(tree):
 @check
 def policy_header(tree):
     for path, text in tree.policies().items():
-        if path.endswith("straight-to-queue.xml"):
+        if "straight-to-queue" in path:
             continue
         deleted = text.find('<set-header name="X-Subscription-Id" exists-action="delete"')
         written = text.find('<set-header name="X-Subscription-Id" exists-action="override"')
@@ -430,6 +503,14 @@ def policy_limits(tree):
 
 
 @check
+def status_is_free(tree):
+    root = etree.fromstring(tree.files["infra/apim/orders.xml"].encode())
+    around = root.find(".//rate-limit-by-key").getparent()
+    if around.get("condition") != '@(!(context.Request.Method == "GET" && context.Request.OriginalUrl.Path.EndsWith("/status")))':
+        yield "reading a status counts in the limit"
+
+
+@check
 def policy_secrets(tree):
     for path, text in tree.policies().items():
         if re.search(r"SharedAccessKey|[?&]sig=|[A-Za-z0-9+/]{40,}=", text):
@@ -441,9 +522,59 @@ def policy_secrets(tree):
 @check
 def policies_agree(tree):
     def rest(name):
-        return re.sub(r" *<validate-.*?</validate-[a-z-]+>\n", "", tree.files[f"infra/apim/{name}.xml"], flags=re.S)
-    if not rest("orders") == rest("orders-entra") == rest("orders-issuer"):
-        yield "the three policies differ in more than the token"
+        return tree.files[f"infra/apim/{name}.xml"].partition("<on-error>")[2]
+    if not rest("orders") == rest("straight-to-queue") != "":
+        yield "the policies differ in on-error"
+
+
+@check
+def policy_token(tree):
+    front = tree.files["infra/front.bicep"]
+    for policy in policies.POLICIES:
+        text = tree.files[f"infra/apim/{policy}.xml"]
+        if not 0 <= text.find("<!-- token -->") < text.find("<rate-limit-by-key"):
+            yield f"{policy}: the token is checked first"
+        if f"replace(loadTextContent('apim/{policy}.xml'), '<!-- token -->', token)" not in front:
+            yield f"{policy}: nothing puts the token in"
+    if "var token = tokens[empty(authIssuer) ? 'none' : kind]" not in front:
+        yield "with an issuer a token is needed"
+
+
+@check
+def policy_sender(tree):
+    front = tree.files["infra/front.bicep"]
+    if "'<!-- sender -->', sender)" not in front or "var sender = senders[empty(queueKeySecret) ? 'identity' : 'key']" not in front:
+        yield "a request to the queue has no Authorization"
+    if tree.files["infra/apim/straight-to-queue.xml"].count("<!-- sender -->") != 1:
+        yield "the sender has one place"
+
+
+@check
+def policy_tenant(tree):
+    if "var tenantId = entra ? split(authIssuer, '/')[3] : 'none'" not in tree.files["infra/front.bicep"]:
+        yield "the tenant is the issuer's, and the deployer may be in another"
+
+
+@check
+def policy_outcome(tree):
+    for path, text in tree.policies().items():
+        root = etree.fromstring(text.encode())
+        for body in root.find("on-error").iter("set-body"):
+            whens = [element.get("condition") for element in body.iterancestors("when")]
+            if ("outcome" in body.text) != (whens == ['@(context.Variables.ContainsKey("forwarded"))']):
+                yield f"{path}: an outcome is told only where the request was sent on"
+        inbound = list(root.find("inbound").iterchildren(tag=etree.Element))
+        place = next((at for at, element in enumerate(inbound) if element.get("name") == "forwarded"), None)
+        after = [element.tag for element in inbound[place + 1:]] if place is not None else None
+        if after not in ([], ["send-request", "choose"]):
+            yield f"{path}: the variable forwarded is set by the last step before the request is sent on"
+
+
+@check
+def policy_backend(tree):
+    for path, text in tree.policies().items():
+        if len(list(etree.fromstring(text.encode()).find("backend").iterchildren(tag=etree.Element))) > 1:
+            yield f"{path}: the section backend takes one policy"
 
 
 @check
@@ -512,7 +643,9 @@ MISTAKES = [
     ("kind", "infra/app.bicep", "kind: 'functionapp,linux'", "kind: 'functionapp,linus'", "plan"),
     ("lock PT10M", "infra/queue.bicep", "'PT5M'", "'PT10M'", "queue"),
     ("lock 5m", "infra/queue.bicep", "'PT5M'", "'5m'", "queue"),
-    ("keys of the namespace", "infra/queue.bicep", "disableLocalAuth: true", "disableLocalAuth: false", "local_auth"),
+    ("keys of the namespace", "infra/queue.bicep", "disableLocalAuth: !keys", "disableLocalAuth: false", "local_auth"),
+    ("keys without need", "infra/main.bicep", "keys: !empty(queueKeySecret)", "keys: true", "local_auth"),
+    ("a rule that manages", "infra/queue.bicep", "rights: ['Send']", "rights: ['Manage', 'Send', 'Listen']", "local_auth"),
     ("TLS12", "infra/app.bicep", "'TLS1_2'", "'TLS12'", "tls"),
     ("wrong role id", "infra/queue.bicep", "69a216fc", "69a216fd", "roles"),
     ("role at a larger scope", "infra/queue.bicep", "scope: queue\n  name: guid(queue.id, principalId, sender)",
@@ -534,7 +667,27 @@ MISTAKES = [
     ("aggregation", "infra/alerts.bicep", "'Minimum'", "'Total'", "metrics"),
     ("windowSize", "infra/alerts.bicep", "windowSize: 'PT5M'", "windowSize: 'PT7M'", "windows"),
     ("log line", "deploy/failed-orders.kql", "order failed", "order lost", "queries"),
-    ("policy format", "infra/front.bicep", "format: 'xml', value: policies", "format: 'rawxml', value: policies", "policy_resources"),
+    ("sweeps for ten minutes", "infra/alerts.bicep", "windowSize: 'PT30M'", "windowSize: 'PT10M'", "sweep_window"),
+    ("access policies", "infra/secret.bicep", "enableRbacAuthorization: true", "enableRbacAuthorization: false", "vault"),
+    ("purge protection", "infra/secret.bicep", "enableSoftDelete: true", "enableSoftDelete: true\n    enablePurgeProtection: false", "vault"),
+    ("the day of the budget", "infra/main.bicep", "yyyy-MM-01", "yyyy-MM-dd", "budget"),
+    ("no addresses", "infra/alerts.bicep", "contactEmails:", "contactGroups:", "budget"),
+    ("Basic", "infra/queue.bicep", "name: 'Standard', tier", "name: 'Basic', tier", "tiers"),
+    ("Consumption", "infra/gateway.bicep", "'BasicV2'", "'Consumption'", "tiers"),
+    ("no role and no instance", "infra/main.bicep", "max(alwaysReadyProcessor, 1)", "alwaysReadyProcessor", "scale_role"),
+    ("long names", "infra/main.bicep", "@maxLength(11)", "@maxLength(20)", "name_lengths"),
+    ("capital letters", "infra/main.bicep", "toLower(name)", "name", "name_lengths"),
+    ("long short name", "infra/alerts.bicep", "groupShortName: 'waybill'", "groupShortName: 'waybill-operators'", "name_lengths"),
+    ("straight without a token", "infra/apim/straight-to-queue.xml", "    <!-- token -->\n", "", "policy_token"),
+    ("token nowhere put in", "infra/front.bicep", "replace(loadTextContent('apim/orders.xml'), '<!-- token -->', token)", "loadTextContent('apim/orders.xml')", "policy_token"),
+    ("no sender", "infra/apim/straight-to-queue.xml", "      <!-- sender -->\n", "", "policy_sender"),
+    ("the deployer's tenant", "infra/front.bicep", "split(authIssuer, '/')[3]", "subscription().tenantId", "policy_tenant"),
+    ("unknown for a refusal", "infra/apim/orders.xml", 'ContainsKey("forwarded")', 'ContainsKey("text")', "policy_outcome"),
+    ("marked too early", "infra/apim/orders.xml", '    <set-backend-service backend-id="waybill" />\n    <!-- The last step before the app is reached. -->\n    <set-variable name="forwarded" value="@(true)" />\n',
+     '    <set-variable name="forwarded" value="@(true)" />\n    <set-backend-service backend-id="waybill" />\n', "policy_outcome"),
+    ("two policies in backend", "infra/apim/orders.xml", "    <forward-request", '    <set-variable name="a" value="b" />\n    <forward-request', "policy_backend"),
+    ("status reads count", "infra/apim/orders.xml", '!(context.Request.Method == "GET" &amp;&amp; context.Request.OriginalUrl.Path.EndsWith("/status"))', "true", "status_is_free"),
+    ("policy format", "infra/front.bicep", "format: 'xml', value: replace", "format: 'rawxml', value: replace", "policy_resources"),
     ("policy name", "infra/front.bicep", "name: 'policy'", "name: 'polcy'", "policy_resources"),
     ("503 trips the breaker", "infra/front.bicep", "max: 502", "max: 503", "one_breaker_rule"),
     ("policy not well-formed", "infra/apim/orders.xml", "</policies>", "", "policy_elements"),
@@ -543,10 +696,10 @@ MISTAKES = [
     ("text in set-header", "infra/apim/orders.xml", "<value>application/problem+json</value>", "application/problem+json", "policy_elements"),
     ("no base", "infra/apim/orders.xml", "  <inbound>\n    <base />", "  <inbound>", "policy_base"),
     ("client's header", "infra/apim/orders.xml", '    <set-header name="X-Subscription-Id" exists-action="delete" />\n', "", "policy_header"),
-    ("unknown named value", "infra/apim/orders-entra.xml", "{{waybill-tenant}}", "{{tenant}}", "policy_values"),
+    ("unknown named value", "infra/apim/token-entra.xml", "{{waybill-tenant}}", "{{tenant}}", "policy_values"),
     ("limit", "infra/apim/orders.xml", 'calls="100"', 'calls="10"', "policy_limits"),
     ("body through a parser", "infra/apim/straight-to-queue.xml", "As&lt;string&gt;", "As&lt;JObject&gt;", "policy_secrets"),
-    ("drift", "infra/apim/orders-issuer.xml", 'timeout="60"', 'timeout="10"', "policies_agree"),
+    ("drift", "infra/apim/orders.xml", '"the answer is lost"', '"no answer"', "policies_agree"),
     ("202 without 201", "infra/apim/straight-to-queue.xml", "?.StatusCode == 201", "?.StatusCode &lt; 500", "sent_is_201"),
     ("azd's language", "azure.yaml", "language: custom", "language: rust", "azd"),
     ("another dist", "azure.yaml", "dist: target/", "dist: ", "azd"),
