@@ -18,6 +18,8 @@ use function::{Folder, Function, Output, Trigger};
 use host_json::HostJson;
 use settings::{Configuration, LocalHost, LocalSettings};
 
+use crate::trigger::http::route::{Route, Template, Unreadable};
+
 /// An app that can be started.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
@@ -34,6 +36,8 @@ pub(crate) struct App {
     pub(crate) host: HostJson,
     /// The functions that run, in the order of their folder names.
     pub(crate) functions: Vec<Function>,
+    /// The routes in the order in which the host tries them, with those of functions that are switched off.
+    pub(crate) routes: Vec<Route>,
     /// The functions that do not run because of a mistake: name and reason, in the order of their folder names.
     pub(crate) in_error: Vec<(String, String)>,
     /// The names of the functions that are switched off, in order.
@@ -80,7 +84,8 @@ impl App {
         let LocalSettings { values, local_host } = LocalSettings::load(&root, environment, &mut notes);
         let configuration = Configuration::new(&values, environment);
         let host = HostJson::load(&root, &configuration, &mut notes);
-        let Functions { running: functions, in_error, disabled } = Functions::load(&root, &configuration);
+        let prefix = host.as_ref().map_or("api", |host| &host.http.route_prefix);
+        let Functions { running: functions, routes, in_error, disabled } = Functions::load(&root, &configuration, prefix, &mut notes);
 
         // Without a host.json the folder is most likely not an app, and one line about that is enough.
         if root.join("host.json").exists() && functions.is_empty() && in_error.is_empty() && disabled.is_empty() {
@@ -98,7 +103,7 @@ impl App {
 
         match host {
             Some(host) if notes.problems.is_empty() => {
-                Ok(App { root, notices: notes.notices, settings: values, local_host, host, functions, in_error, disabled })
+                Ok(App { root, notices: notes.notices, settings: values, local_host, host, functions, routes, in_error, disabled })
             }
             _ => Err(notes.problems),
         }
@@ -131,10 +136,9 @@ impl App {
             // Writing to a `String` cannot fail.
             let _ = match trigger {
                 Trigger::Http { route, methods, .. } => {
-                    let url = [base.trim_end_matches('/'), &self.host.http.route_prefix, route];
+                    let url = [base, &self.host.http.route_prefix, route].map(|part| part.trim_matches('/'));
                     let url = url.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-                    let methods = methods.iter().map(http::Method::as_str).collect::<Vec<_>>().join(",");
-                    let methods = if methods.is_empty() { methods } else { format!("[{methods}] ") };
+                    let methods = methods.as_ref().map_or_else(String::new, |methods| format!("[{}] ", methods.join(",").to_uppercase()));
                     writeln!(http, "\n\t{name}: {methods}{url}")
                 }
                 Trigger::Queue { .. } => writeln!(others, "\n\t{name}: serviceBusTrigger"),
@@ -163,7 +167,9 @@ impl Notes {
     /// Value of an option. A mistake is noted and the option treated as absent, so that the next mistake is found too.
     fn keep<T>(&mut self, value: Result<Option<T>, String>) -> Option<T> {
         value.unwrap_or_else(|problem| {
-            self.problems.push(problem);
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
             None
         })
     }
@@ -172,12 +178,13 @@ impl Notes {
 #[derive(Default)]
 struct Functions {
     running: Vec<Function>,
+    routes: Vec<Route>,
     in_error: Vec<(String, String)>,
     disabled: Vec<String>,
 }
 
 impl Functions {
-    fn load(root: &Path, configuration: &Configuration) -> Functions {
+    fn load(root: &Path, configuration: &Configuration, prefix: &str, notes: &mut Notes) -> Functions {
         let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries
             .filter(|entry| entry.path().join("function.json").exists())
@@ -187,21 +194,49 @@ impl Functions {
         names.sort_by_cached_key(|name| (name.to_ascii_uppercase(), name.clone()));
 
         let mut read = Functions::default();
+        let mut folders: Vec<Folder> = Vec::new();
         for name in names {
             let text = std::fs::read_to_string(root.join(&name).join("function.json"));
             let text = text.map_err(|error| format!("function.json: {error}"));
             match text.and_then(|text| Folder::read(&name, &text, configuration)) {
                 Err(reason) => read.in_error.push((name, reason)),
-                Ok(folder) if folder.disabled => read.disabled.push(name),
-                Ok(Folder { function, .. }) => match read.running.iter().find(|other| function.conflicts(other)) {
-                    Some(other) => read
+                Ok(folder) => match folders.iter().find(|other| folder.function.conflicts(&other.function)) {
+                    Some(Folder { function: other, .. }) => read
                         .in_error
                         .push((name, format!("The route specified conflicts with the route defined by function '{}'.", other.name))),
-                    None => read.running.push(function),
+                    None => folders.push(folder),
                 },
             }
         }
+        for folder in folders {
+            read.routes.extend(folder.route(prefix, notes));
+            if folder.disabled {
+                read.disabled.push(folder.function.name);
+            } else {
+                read.running.push(folder.function);
+            }
+        }
         read
+    }
+}
+
+impl Folder {
+    /// Route of the function. One that cannot be read stops the whole host, as the real host answers every request with 503 then.
+    fn route(&self, prefix: &str, notes: &mut Notes) -> Option<Route> {
+        let Function { name, trigger: Trigger::Http { route, methods, .. }, .. } = &self.function else { return None };
+        let whole = if prefix.is_empty() { route.clone() } else { format!("{prefix}/{route}") };
+        let template = Template::parse(&whole).map_err(|Unreadable { at, reason }| {
+            let length = prefix.chars().count();
+            match at.checked_sub(if prefix.is_empty() { 0 } else { length + 1 }) {
+                Some(at) => {
+                    let place = self.trigger_place;
+                    format!("{name}/function.json: bindings[{place}].route {route:?}, character {}: {reason}", at + 1)
+                }
+                None => format!("host.json: extensions.http.routePrefix {prefix:?}, character {}: {reason}", at.min(length - 1) + 1),
+            }
+        });
+        let template = notes.keep(template.map(Some))?;
+        Some(Route { function: name.clone(), disabled: self.disabled, template, methods: methods.clone() })
     }
 }
 
@@ -407,6 +442,54 @@ mod tests {
                 "The 'Second' function is in error: The route specified conflicts with the route defined by function 'OrderIngress'.",
             ]
         );
+    }
+
+    #[test]
+    fn a_route_that_the_host_cannot_read_stops_the_start_with_its_place() {
+        let mut files = orders();
+        for (name, route) in [("Brace", "brace/{x"), ("Lead", "/lead"), ("Sole", "v{version?}"), ("Twice", "{x}/é/{x}")] {
+            let bindings = format!(r#"{{"bindings": [{{"type": "httpTrigger", "name": "req", "route": "{route}"}}]}}"#);
+            files.push((format!("{name}/function.json").leak(), bindings.leak()));
+        }
+        let off =
+            r#"{"bindings": [{"type": "http", "direction": "out", "name": "res"}, {"type": "httpTrigger", "name": "req", "route": "}"}]}"#;
+        files.push(("Off/function.json", off));
+        files[1].1 = r#"{"IsEncrypted": false, "Values": {"AzureWebJobs.Off.Disabled": "1"}}"#;
+
+        assert_eq!(
+            Folder::new(&files).load().unwrap_err(),
+            [
+                r#"Brace/function.json: bindings[0].route "brace/{x", character 7: a parameter without its closing brace"#,
+                r#"Lead/function.json: bindings[0].route "/lead", character 1: two slashes in a row"#,
+                r#"Off/function.json: bindings[1].route "}", character 1: a brace without its other half"#,
+                r#"Sole/function.json: bindings[0].route "v{version?}", character 1: an optional parameter may follow only a period"#,
+                r#"Twice/function.json: bindings[0].route "{x}/é/{x}", character 7: the parameter 'x' appears twice"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn a_route_prefix_that_the_host_cannot_read_stops_the_start_once() {
+        let mut files = orders();
+        files.push(("Ping/function.json", PING));
+        let host = HOST.replace("\"version\"", "\"extensions\": {\"http\": {\"routePrefix\": \"x/\"}}, \"version\"");
+        files[0].1 = &host;
+
+        let problems = Folder::new(&files).load().unwrap_err();
+
+        assert_eq!(problems, [r#"host.json: extensions.http.routePrefix "x/", character 2: two slashes in a row"#]);
+    }
+
+    #[test]
+    fn a_function_that_is_switched_off_keeps_its_route() {
+        let mut files = orders();
+        files.push(("Off/function.json", PING));
+        files[1].1 = r#"{"IsEncrypted": false, "Values": {"AzureWebJobs.Off.Disabled": "1"}}"#;
+
+        let routes = Folder::new(&files).load().unwrap().routes;
+
+        let routes: Vec<_> = routes.iter().map(|route| (route.function.as_str(), route.disabled)).collect();
+        assert_eq!(routes, [("Off", true), ("OrderIngress", false)]);
     }
 
     #[test]

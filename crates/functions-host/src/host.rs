@@ -144,7 +144,7 @@ pub async fn run(
     let queues = broker.clone();
     let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
-    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command)?);
+    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command));
 
     for line in &app.notices {
         info!("{line}");

@@ -1,6 +1,5 @@
 //! One function: its folder's `function.json` as a trigger and outputs.
 
-use http::Method;
 use serde_json::Value;
 
 use super::{json::Node, settings::Configuration};
@@ -24,10 +23,10 @@ pub(crate) enum Trigger {
     Http {
         /// The name of the binding, the key of `Data` in the invocation.
         name: String,
-        /// The route template below the route prefix, without slashes at its ends. Default the function's name.
+        /// The route template below the route prefix, as written. Default the function's name.
         route: String,
-        /// The methods it answers; empty, the default, is every method.
-        methods: Vec<Method>,
+        /// The methods it answers, as written; `None`, the default, is every method.
+        methods: Option<Vec<String>>,
         /// Callers allowed in Azure. `func start` and this host let every client in.
         #[cfg_attr(not(test), expect(dead_code, reason = "read so that a mistake is reported; every client is let in"))]
         auth_level: AuthLevel,
@@ -112,6 +111,8 @@ const DEFAULT_CONNECTION: &str = "AzureWebJobsServiceBus";
 pub(super) struct Folder {
     pub(super) function: Function,
     pub(super) disabled: bool,
+    /// Place of the trigger in `bindings`.
+    pub(super) trigger_place: usize,
 }
 
 impl Folder {
@@ -132,7 +133,7 @@ impl Folder {
         for binding in &bindings {
             match (binding.kind.to_ascii_lowercase().as_str(), binding.direction) {
                 ("httptrigger", Direction::In) => {
-                    trigger = Some(binding.http_trigger(name, configuration)?);
+                    trigger = Some(binding.http_trigger(name)?);
                 }
                 ("servicebustrigger", Direction::In) => {
                     trigger = Some(binding.queue_trigger(configuration)?);
@@ -154,8 +155,9 @@ impl Folder {
             }
         }
         let trigger = trigger.ok_or(NO_TRIGGER)?;
+        let trigger_place = bindings.iter().position(Binding::is_trigger).unwrap_or_default();
         let function = Function { name: name.to_owned(), trigger, outputs };
-        Ok(Folder { disabled: is_disabled(name, &root.child("disabled"), configuration), function })
+        Ok(Folder { disabled: is_disabled(name, &root.child("disabled"), configuration), function, trigger_place })
     }
 }
 
@@ -246,13 +248,10 @@ impl<'a> Binding<'a> {
         self.direction == Direction::In && self.kind.to_ascii_lowercase().ends_with("trigger")
     }
 
-    fn http_trigger(&self, function: &str, configuration: &Configuration) -> Result<Trigger, String> {
-        let route = configuration.resolve(&self.node.child("route").text().unwrap_or_default())?;
-        let route = match route.trim().trim_matches('/') {
-            "" => function.to_owned(),
-            route => route.to_owned(),
-        };
-        let lower = route.to_ascii_lowercase();
+    fn http_trigger(&self, function: &str) -> Result<Trigger, String> {
+        // A `%NAME%` stays as it is here.
+        let route = self.node.child("route").text().unwrap_or_else(|| function.to_owned());
+        let lower = route.trim_matches('/').to_lowercase();
         if lower.starts_with("admin") || lower.starts_with("runtime") {
             return Err("The specified route conflicts with one or more built in routes.".to_owned());
         }
@@ -270,22 +269,15 @@ impl<'a> Binding<'a> {
         Ok(Trigger::Http { name: self.name.clone(), route, methods: self.methods()?, auth_level })
     }
 
-    /// `methods` as a list, or as one text with commas.
-    fn methods(&self) -> Result<Vec<Method>, String> {
-        let node = self.node.child("methods");
-        let texts = match node.value {
-            Some(Value::String(text)) => text.split(',').map(|method| method.trim().to_owned()).collect(),
-            _ => node.texts().map_err(|reason| self.error(&reason))?.unwrap_or_default(),
-        };
-        let mut methods = Vec::new();
-        for text in texts.iter().filter(|text| !text.is_empty()) {
-            let method = Method::from_bytes(text.to_ascii_uppercase().as_bytes());
-            let method = method.map_err(|_| self.error(&format!("\"{text}\" is not an HTTP method")))?;
-            if !methods.contains(&method) {
-                methods.push(method);
+    fn methods(&self) -> Result<Option<Vec<String>>, String> {
+        match self.node.child("methods").value {
+            None => Ok(None),
+            Some(Value::Array(methods)) => {
+                let methods: Option<Vec<String>> = methods.iter().map(super::json::text).collect();
+                methods.map(Some).ok_or_else(|| self.error("methods is not a list of texts"))
             }
+            Some(_) => Err(self.error("methods is not a list")),
         }
-        Ok(methods)
     }
 
     fn queue_trigger(&self, configuration: &Configuration) -> Result<Trigger, String> {
@@ -381,48 +373,21 @@ impl Function {
         trigger.into_iter().chain(outputs)
     }
 
-    /// Whether some request could go to either of two functions: the routes have one shape and a method is in common.
+    /// Whether the host refuses this function because `other`, which comes first, has its route: the same text and a method in common.
     ///
-    /// The host compares the text of the routes (`ScriptHost.cs`, `HttpRoutesConflict`), and two that differ only in a
-    /// parameter's name then fail when they are called; this refuses them at once.
+    /// An empty list of methods has all in common although no request matches it (`ScriptHost.cs`, `HttpRoutesConflict`).
     pub(super) fn conflicts(&self, other: &Function) -> bool {
         let (Trigger::Http { route, methods, .. }, Trigger::Http { route: other_route, methods: other_methods, .. }) =
             (&self.trigger, &other.trigger)
         else {
             return false;
         };
-        let common = methods.is_empty() || other_methods.is_empty() || methods.iter().any(|method| other_methods.contains(method));
-        common && shape(route) == shape(other_route)
+        let some = |methods: &Option<Vec<String>>| methods.clone().filter(|methods| !methods.is_empty());
+        let common =
+            some(methods).zip(some(other_methods)).is_none_or(|(methods, others)| methods.iter().any(|method| others.contains(method)));
+        let [one, two] = [route, other_route].map(|route| route.trim_matches('/').to_uppercase());
+        common && one == two
     }
-}
-
-/// A route in lower case without the names of its parameters: `Orders/{id:int?}` is `orders/{:int?}`.
-///
-/// The constraints of a parameter stay, because `{id:int}` and `{name:alpha}` can exist side by side.
-fn shape(route: &str) -> String {
-    let mut output = String::new();
-    let mut in_name = false;
-    let mut chars = route.chars().flat_map(char::to_lowercase).peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            // A doubled brace is one brace as text.
-            '{' | '}' if chars.peek() == Some(&char) => {
-                output.extend([char].into_iter().chain(chars.next()));
-            }
-            '{' => {
-                in_name = true;
-                output.push('{');
-            }
-            '*' => output.push('*'),
-            ':' | '=' | '?' | '}' => {
-                in_name = false;
-                output.push(char);
-            }
-            _ if in_name => {}
-            _ => output.push(char),
-        }
-    }
-    output
 }
 
 #[cfg(test)]
@@ -453,7 +418,7 @@ mod tests {
 
         let Trigger::Http { name, route, methods, auth_level } = function.trigger else { panic!() };
         assert_eq!((name.as_str(), route.as_str()), ("req", "Orders"));
-        assert!(methods.is_empty());
+        assert_eq!(methods, None);
         assert_eq!(auth_level, AuthLevel::Function);
     }
 
@@ -536,7 +501,8 @@ mod tests {
                 json!([{"type": "httpTrigger", "name": "req", "route": "/Admin/x"}]),
                 "The specified route conflicts with one or more built in routes.",
             ),
-            (json!([{"type": "httpTrigger", "name": "req", "methods": ["get it"]}]), "binding 'req': \"get it\" is not an HTTP method"),
+            (json!([{"type": "httpTrigger", "name": "req", "methods": "get"}]), "binding 'req': methods is not a list"),
+            (json!([{"type": "httpTrigger", "name": "req", "methods": [["get"]]}]), "binding 'req': methods is not a list of texts"),
         ] {
             assert_eq!(bindings(&document).unwrap_err(), reason, "{document}");
         }
@@ -569,16 +535,13 @@ mod tests {
     }
 
     #[test]
-    fn routes_conflict_only_with_the_same_shape_and_a_common_method() {
+    fn routes_conflict_only_with_the_same_text_and_a_common_method() {
         for (route, methods, other_route, other_methods, expected) in [
             ("orders", &["get"][..], "orders", &["post"][..], false),
-            ("orders", &["get"], "Orders/", &["GET", "POST"], true),
+            ("orders", &["get"], "Orders/", &["get", "post"], true),
             ("orders", &[], "orders", &["post"], true),
-            ("orders/{id}", &["get"], "orders/{name}", &["get"], true),
+            ("orders/{id}", &["get"], "orders/{name}", &["get"], false),
             ("orders/{id}", &["get"], "orders/{id:int}", &["get"], false),
-            ("orders/{id:int}", &["get"], "orders/{number:int}", &["get"], true),
-            ("orders/{id}", &["get"], "orders/new", &["get"], false),
-            ("files/{*path}", &["get"], "files/{path}", &["get"], false),
         ] {
             let conflict = http("A", route, methods).conflicts(&http("B", other_route, other_methods));
             assert_eq!(conflict, expected, "{route} {other_route}");

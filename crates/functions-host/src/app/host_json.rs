@@ -31,7 +31,7 @@ pub(crate) struct HostJson {
 /// `extensions.http` (`HttpOptions.cs` of azure-webjobs-sdk-extensions).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Http {
-    /// Prefix of every route, without slashes at its ends. Default `api`; may be empty.
+    /// Prefix of every route, as written, a part of the template. Default `api`; null is empty.
     pub(crate) route_prefix: String,
     /// Headers added to each response that does not have them already, in file order.
     pub(crate) custom_headers: Vec<(String, String)>,
@@ -259,11 +259,11 @@ impl Executable {
 
 impl Http {
     fn read(section: &Node<'_>, notes: &mut Notes) -> Http {
-        let prefix = section.child("routePrefix").value.and_then(json::text);
+        let prefix = section.value.and_then(|http| json::find(http, "routePrefix")).map(|prefix| json::text(prefix).unwrap_or_default());
         let headers = section.child("customHeaders");
         let headers = headers.value.and_then(Value::as_object).into_iter().flatten();
         Http {
-            route_prefix: prefix.as_deref().unwrap_or("api").trim_matches('/').to_owned(),
+            route_prefix: prefix.unwrap_or_else(|| "api".to_owned()),
             custom_headers: headers.filter_map(|(name, value)| Some((name.clone(), json::text(value)?))).collect(),
             max_outstanding_requests: limit(&section.child("maxOutstandingRequests"), notes),
             max_concurrent_requests: limit(&section.child("maxConcurrentRequests"), notes),

@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
 use crate::handler::client::HOST_VERSION;
-use crate::trigger::http::route::{Params, Template};
+use crate::trigger::http::route::{Params, Route, decode};
 use crate::trigger::queue;
 use crate::wire::answer::{self, Reply};
 use crate::wire::invocation::{self, Identity};
@@ -35,7 +35,7 @@ type HttpResponse = Response<Full<Bytes>>;
 pub(crate) struct Front {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
-    routes: Vec<Route>,
+    routes: Vec<Entry>,
     prefix: String,
     custom_headers: Vec<(HeaderName, HeaderValue)>,
     cors: Vec<String>,
@@ -65,51 +65,34 @@ impl Drop for Outstanding<'_> {
     }
 }
 
-struct Route {
-    template: Template,
-    methods: Vec<Method>,
+/// Route of a function that runs, or of one that is switched off.
+struct Entry {
+    route: Route,
+    target: Option<Target>,
+}
+
+#[derive(Clone)]
+struct Target {
     binding: String,
     function: Arc<Callable>,
 }
 
-impl Route {
-    /// Whether this route gets every request to a later one; known for a later template without parameters.
-    fn hides(&self, later: &Self) -> bool {
-        let methods =
-            self.methods.is_empty() || !later.methods.is_empty() && later.methods.iter().all(|method| self.methods.contains(method));
-        methods && later.template.literal_path().is_some_and(|path| self.template.matches(&path).is_some())
-    }
-}
-
 impl Front {
     /// Prepares the routes of an app, in the order of the functions' names: the first that fits gets a request, as on the real host.
-    pub(crate) fn new(
-        app: &App,
-        dispatcher: Arc<Dispatcher>,
-        functions: Vec<Arc<Callable>>,
-        name: &'static str,
-    ) -> Result<Self, Vec<String>> {
-        let mut routes = Vec::new();
-        let mut problems = Vec::new();
-        for function in &functions {
-            let Trigger::Http { name, route, methods, .. } = &function.trigger else { continue };
-            match Template::parse(route) {
-                Ok(template) => {
-                    routes.push(Route { template, methods: methods.clone(), binding: name.clone(), function: Arc::clone(function) });
-                }
-                Err(reason) => problems.push(format!("The '{}' function is in error: route {route:?}: {reason}", function.name)),
-            }
-        }
-        for (place, route) in routes.iter().enumerate() {
-            if let Some(first) = routes[..place].iter().find(|first| first.hides(route)) {
-                warn!("{} is never reached: {} comes first", route.function.name, first.function.name);
+    pub(crate) fn new(app: &App, dispatcher: Arc<Dispatcher>, functions: Vec<Arc<Callable>>, name: &'static str) -> Self {
+        let target = |route: &Route| {
+            let function = functions.iter().find(|function| function.name == route.function && !route.disabled)?;
+            let Trigger::Http { name, .. } = &function.trigger else { return None };
+            Some(Target { binding: name.clone(), function: Arc::clone(function) })
+        };
+        let routes = app.routes.iter().map(|route| Entry { target: target(route), route: route.clone() }).collect();
+        for (place, route) in app.routes.iter().enumerate() {
+            if let Some(line) = route.never_reached(app.routes[..place].iter()) {
+                warn!("{line}");
             }
         }
         let header = |(name, value): &(String, String)| Some((name.parse().ok()?, value.parse().ok()?));
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(Self {
+        Self {
             dispatcher,
             functions,
             routes,
@@ -122,7 +105,7 @@ impl Front {
             concurrent: app.host.http.max_concurrent_requests.map(Semaphore::new),
             started: Instant::now(),
             name,
-        })
+        }
     }
 
     /// Answers one request.
@@ -157,10 +140,10 @@ impl Front {
             return closing(empty(StatusCode::BAD_REQUEST));
         }
         let path = request.uri().path();
-        if let Some(rest) = below(path, &self.prefix)
-            && let Some((route, params)) = self.find(rest, request.method())
-        {
-            return self.call(route, params, request).await;
+        match self.find(&decode(path), request.method()) {
+            Some((Some(target), params)) => return self.call(target, params, request).await,
+            Some((None, _)) => return empty(StatusCode::NOT_FOUND),
+            None => {}
         }
         match path {
             "/" if request.method() == Method::GET => {
@@ -171,15 +154,13 @@ impl Front {
         }
     }
 
-    /// Answers a function's request; a method that is not listed is a 404, as on the real host.
-    fn find(&self, path: &str, method: &Method) -> Option<(&Route, Params)> {
-        self.routes
-            .iter()
-            .filter(|route| route.methods.is_empty() || route.methods.contains(method))
-            .find_map(|route| Some((route, route.template.matches(path)?)))
+    /// The first route by name that fits, and its function unless that is switched off. A method that is not listed is a 404, as on the
+    /// real host.
+    fn find(&self, path: &str, method: &Method) -> Option<(Option<Target>, Params)> {
+        self.routes.iter().find_map(|Entry { route, target }| Some((target.clone(), route.matches(path, method.as_str())?)))
     }
 
-    async fn call(self: &Arc<Self>, route: &Route, params: Params, request: Request<Incoming>) -> HttpResponse {
+    async fn call(self: &Arc<Self>, target: Target, params: Params, request: Request<Incoming>) -> HttpResponse {
         let (parts, body) = request.into_parts();
         // The host passes on a body only with a Content-Length (azure-functions-host #4926); a chunked body is read and lost.
         let sized = parts.headers.contains_key(header::CONTENT_LENGTH);
@@ -187,7 +168,7 @@ impl Front {
             Ok(body) => body,
             Err(answer) => return answer,
         };
-        let function = Arc::clone(&route.function);
+        let Target { binding, function } = target;
         let dispatcher = Arc::clone(&self.dispatcher);
         let invocation = Invocation::new();
         if function.forwards {
@@ -199,7 +180,7 @@ impl Front {
         let url = format!("http://{host}{}", parts.uri.path_and_query().map_or("/", |path| path.as_str()));
         let envelope = invocation::http(
             &invocation::Request {
-                binding: &route.binding,
+                binding: &binding,
                 url: &url,
                 method: parts.method.as_str(),
                 query: parts.uri.query(),
@@ -386,16 +367,6 @@ fn respond(response: answer::Response, method: &Method) -> HttpResponse {
         answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
     answer
-}
-
-/// The path below the route prefix, without its leading slash.
-fn below<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
-    let path = path.strip_prefix('/')?;
-    if prefix.is_empty() {
-        return Some(path);
-    }
-    let (first, rest) = path.split_at_checked(prefix.len())?;
-    first.eq_ignore_ascii_case(prefix).then_some(rest)?.strip_prefix('/')
 }
 
 /// Whether the Host header is only a host, without path, query or user, since it goes into URLs for clients; Kestrel answers 400 too.

@@ -1,102 +1,91 @@
-//! ASP.NET route templates as the host matches them against a request path (host §3.3, "Routing and requests, observed").
+//! ASP.NET route templates: how the host reads one, and which requests it matches
+//! (`RoutePatternParser.cs` and `RoutePatternMatcher.cs` of ASP.NET Core).
+
+mod constraint;
+mod date_time;
+mod pattern;
 
 use std::borrow::Cow;
+use std::iter::Peekable;
+use std::str::CharIndices;
 
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use uuid::Uuid;
+use percent_encoding::percent_decode_str;
 
-/// Route values in template order; an optional parameter that the path leaves out is `None`.
+use constraint::Constraint;
+
+/// Route values in the order in which the host finds them; a parameter that the path leaves out is `None`.
 pub type Params = Vec<(String, Option<String>)>;
 
-/// A parsed `route` of an httpTrigger, without the route prefix.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A route of a function.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Name of the function.
+    pub function: String,
+    /// Whether the function is switched off: its requests are 404, and later functions do not get them.
+    pub disabled: bool,
+    /// Template with the route prefix.
+    pub template: Template,
+    /// Methods of the function in any case; `None` is every method.
+    pub methods: Option<Vec<String>>,
+}
+
+impl Route {
+    /// The route values if this route gets a request; `path` is decoded and begins with a slash.
+    pub fn matches(&self, path: &str, method: &str) -> Option<Params> {
+        self.template.matches(path).filter(|_| self.allows(method))
+    }
+
+    /// Why no request gets to this route, which `earlier` ones come before.
+    pub fn never_reached<'r>(&self, mut earlier: impl Iterator<Item = &'r Self>) -> Option<String> {
+        let methods = self.methods.as_deref();
+        if methods.is_some_and(<[_]>::is_empty) {
+            return Some(format!("{} is never reached: methods in its function.json is an empty list", self.function));
+        }
+        if let Some(constraint) = self.template.dead_constraint() {
+            return Some(format!("{} is never reached: the constraint {constraint} of its route cannot be read", self.function));
+        }
+        let hides = |first: &&Self| {
+            let all = methods.map_or(first.methods.is_none(), |methods| methods.iter().all(|method| first.allows(method)));
+            all && first.template.covers(&self.template)
+        };
+        earlier.find(hides).map(|first| format!("{} is never reached: {} comes first", self.function, first.function))
+    }
+
+    fn allows(&self, method: &str) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.iter().any(|allowed| allowed.eq_ignore_ascii_case(method)))
+    }
+}
+
+/// A parsed route with its prefix: what the host joins before it parses.
+#[derive(Debug, Clone)]
 pub struct Template {
     segments: Vec<Segment>,
 }
 
-impl Template {
-    /// Parses a template such as `orders/{id:guid}/{section?}`.
-    ///
-    /// The error names the change needed in `function.json`.
-    pub fn parse(template: &str) -> Result<Self, String> {
-        let text = template.strip_prefix("~/").or_else(|| template.strip_prefix('/')).unwrap_or(template);
-        let text = text.strip_suffix('/').unwrap_or(text);
-        let mut segments: Vec<Segment> = Vec::new();
-        if !text.is_empty() {
-            for segment in split(text) {
-                if matches!(segments.last(), Some(last) if last.is_catch_all()) {
-                    return Err(format!("route '{template}': a catch-all parameter must be the last segment"));
-                }
-                let segment = Segment::parse(segment).map_err(|reason| format!("route '{template}': {reason}"))?;
-                if let Some(parameter) = segment.parameter()
-                    && segments.iter().filter_map(Segment::parameter).any(|other| other.name.eq_ignore_ascii_case(&parameter.name))
-                {
-                    return Err(format!("route '{template}': the parameter '{}' appears twice", parameter.name));
-                }
-                segments.push(segment);
-            }
-        }
-        Ok(Self { segments })
-    }
-
-    /// Matches a path below the route prefix, still percent-encoded and without its leading slash.
-    ///
-    /// Names match without regard to case and one trailing slash is ignored; an empty segment matches nothing.
-    /// `%2F` stays encoded in a value because Kestrel leaves it so, everything else is decoded.
-    pub fn matches(&self, path: &str) -> Option<Params> {
-        let mut params = Vec::new();
-        let mut rest = Some(path).filter(|path| !path.is_empty());
-        for segment in &self.segments {
-            if let Segment::Parameter(parameter) = segment
-                && parameter.kind == Kind::CatchAll
-            {
-                let value = rest.take().map(|rest| decode(rest).into_owned());
-                params.push(parameter.bind(value)?);
-                continue;
-            }
-            match rest {
-                None => params.push(segment.omitted()?),
-                Some(text) => {
-                    let (here, after) = match text.split_once('/') {
-                        Some((here, after)) => (here, Some(after).filter(|after| !after.is_empty())),
-                        None => (text, None),
-                    };
-                    rest = after;
-                    segment.matches(here, &mut params)?;
-                }
-            }
-        }
-        rest.is_none().then_some(params)
-    }
-
-    /// The only path that the template matches, percent-encoded, if it has no parameter.
-    pub fn literal_path(&self) -> Option<String> {
-        let literals = self.segments.iter().map(|segment| match segment {
-            Segment::Literal(text) => Some(utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()),
-            Segment::Parameter(_) | Segment::Mixed { .. } => None,
-        });
-        Some(literals.collect::<Option<Vec<_>>>()?.join("/"))
-    }
-
-    /// Whether both templates are the same route, so that the host could not choose between them.
-    pub fn conflicts_with(&self, other: &Self) -> bool {
-        self.segments.len() == other.segments.len() && self.segments.iter().zip(&other.segments).all(|(one, two)| one.same_shape(two))
-    }
+/// Reason why the host cannot read a template, and the place of the mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Number of characters before the mistake in the text that was parsed.
+    pub at: usize,
+    /// Change needed in the template.
+    pub reason: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Segment {
+#[derive(Debug, Clone)]
+struct Segment {
+    /// One part, or several of which no two neighbours are parameters.
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
     Literal(String),
+    /// The period before an optional parameter, which goes when the parameter goes.
+    Separator,
     Parameter(Parameter),
-    /// Text around one parameter, such as `v{version}` or `{name}.json`.
-    Mixed {
-        prefix: String,
-        parameter: Parameter,
-        suffix: String,
-    },
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Parameter {
     name: String,
     kind: Kind,
@@ -111,112 +100,182 @@ enum Kind {
     CatchAll,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Constraint {
-    Int,
-    Long,
-    Guid,
-    Alpha,
-    Bool,
-    /// Range, including both ends.
-    Value(i64, i64),
-    /// Length in UTF-16 units, as .NET counts.
-    Length(usize, usize),
+impl Template {
+    /// Parses a template such as `api/orders/{id:guid}/{section?}`, or `api/files/{name}.{extension?}`.
+    pub fn parse(template: &str) -> Result<Self, Unreadable> {
+        let text = template.strip_prefix("~/").or_else(|| template.strip_prefix('/')).unwrap_or(template);
+        let skipped = template.chars().count() - text.chars().count();
+        Parser::of(text).template().map_err(|Unreadable { at, reason }| Unreadable { at: at + skipped, reason })
+    }
+
+    /// Matches a decoded path that begins with a slash.
+    ///
+    /// Names match without regard to case and one trailing slash is ignored; an empty segment matches nothing.
+    pub fn matches(&self, path: &str) -> Option<Params> {
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let mut params = Params::new();
+        let mut rest = (!path.is_empty()).then_some(path);
+        for segment in &self.segments {
+            let Some(text) = rest else {
+                segment.omitted(&mut params)?;
+                continue;
+            };
+            let (here, after) = match text.split_once('/') {
+                Some((here, after)) => (here, (!after.is_empty()).then_some(after)),
+                None => (text, None),
+            };
+            if here.is_empty() {
+                return None;
+            }
+            if let Some(parameter) = segment.catch_all() {
+                params.push((parameter.name.clone(), Some(text.to_owned())));
+                rest = None;
+            } else {
+                segment.matches(here, &mut params)?;
+                rest = after;
+            }
+        }
+        if rest.is_some() || !self.parameters().all(|parameter| parameter.accepts(&params)) {
+            return None;
+        }
+        for parameter in self.parameters().filter(|parameter| parameter.kind == Kind::Optional) {
+            if !params.iter().any(|(name, _)| name.eq_ignore_ascii_case(&parameter.name)) {
+                params.push((parameter.name.clone(), None));
+            }
+        }
+        Some(params)
+    }
+
+    /// Whether every path that `later` matches is matched by this template. May miss some that are.
+    pub fn covers(&self, later: &Self) -> bool {
+        let mut others = later.segments.iter();
+        for segment in &self.segments {
+            if let Some(parameter) = segment.catch_all() {
+                return parameter.constraints.is_empty();
+            }
+            let covered = match others.next() {
+                Some(other) => segment.covers(other),
+                None => matches!(segment.simple(), Some(parameter) if parameter.constraints.is_empty() && parameter.may_be_absent()),
+            };
+            if !covered {
+                return false;
+            }
+        }
+        others.next().is_none()
+    }
+
+    /// The first constraint that the host cannot read although it starts, so that the template never matches.
+    pub fn dead_constraint(&self) -> Option<&str> {
+        self.parameters().flat_map(|parameter| &parameter.constraints).find(|constraint| constraint.is_dead()).map(Constraint::text)
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.segments.iter().flat_map(|segment| &segment.parts).filter_map(Part::parameter)
+    }
 }
 
 impl Segment {
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err("an empty segment (two slashes in a row)".to_owned());
-        }
-        let mut prefix = String::new();
-        let mut parameter = None;
-        let mut suffix = String::new();
-        let mut characters = text.char_indices().peekable();
-        while let Some((at, character)) = characters.next() {
-            let literal = if parameter.is_none() { &mut prefix } else { &mut suffix };
-            match character {
-                '{' | '}' if characters.next_if(|(_, next)| *next == character).is_some() => {
-                    literal.push(character);
-                }
-                '{' if parameter.is_some() => {
-                    return Err(format!("the segment '{text}' has more than one parameter"));
-                }
-                '{' => {
-                    let end = text[at..].find('}').ok_or_else(|| format!("the segment '{text}' lacks a closing brace"))?;
-                    parameter = Some(Parameter::parse(&text[at + 1..at + end])?);
-                    while characters.next_if(|(next, _)| *next <= at + end).is_some() {}
-                }
-                '}' => return Err(format!("the segment '{text}' lacks an opening brace")),
-                '?' => {
-                    return Err(format!("the segment '{text}' has a question mark outside a parameter"));
-                }
-                _ => literal.push(character),
-            }
-        }
-        match parameter {
-            None => Ok(Self::Literal(prefix)),
-            Some(parameter) if prefix.is_empty() && suffix.is_empty() => Ok(Self::Parameter(parameter)),
-            Some(parameter) if parameter.is_required() => Ok(Self::Mixed { prefix, parameter, suffix }),
-            Some(_) => {
-                Err(format!("the parameter in the segment '{text}' must fill the segment to be optional, a catch-all or have a default"))
-            }
-        }
-    }
-
-    fn parameter(&self) -> Option<&Parameter> {
-        match self {
-            Self::Literal(_) => None,
-            Self::Parameter(parameter) | Self::Mixed { parameter, .. } => Some(parameter),
-        }
-    }
-
-    fn is_catch_all(&self) -> bool {
-        matches!(self, Self::Parameter(parameter) if parameter.kind == Kind::CatchAll)
-    }
-
-    /// Matches one segment of the path and records its value.
-    fn matches(&self, text: &str, params: &mut Params) -> Option<()> {
-        if text.is_empty() {
-            return None;
-        }
-        let text = decode(text);
-        match self {
-            Self::Literal(literal) => same_text(literal, &text).then_some(()),
-            Self::Parameter(parameter) => {
-                params.push(parameter.bind(Some(text.into_owned()))?);
-                Some(())
-            }
-            Self::Mixed { prefix, parameter, suffix } => {
-                let from = prefix.len();
-                let to = text.len().checked_sub(suffix.len()).filter(|to| *to > from)?;
-                let value = text.get(from..to)?;
-                if !same_text(prefix, text.get(..from)?) || !same_text(suffix, text.get(to..)?) {
-                    return None;
-                }
-                params.push(parameter.bind(Some(value.to_owned()))?);
-                Some(())
-            }
-        }
-    }
-
-    /// Value of a segment that the path leaves out, if the template allows that.
-    fn omitted(&self) -> Option<(String, Option<String>)> {
-        match self {
-            Self::Parameter(parameter) if !parameter.is_required() => parameter.bind(None),
+    /// The parameter that fills the segment.
+    fn simple(&self) -> Option<&Parameter> {
+        match &self.parts[..] {
+            [Part::Parameter(parameter)] => Some(parameter),
             _ => None,
         }
     }
 
-    fn same_shape(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Literal(one), Self::Literal(two)) => same_text(one, two),
-            (Self::Parameter(one), Self::Parameter(two)) => one.same_shape(two),
-            (
-                Self::Mixed { prefix, parameter, suffix },
-                Self::Mixed { prefix: other_prefix, parameter: other_parameter, suffix: other_suffix },
-            ) => same_text(prefix, other_prefix) && same_text(suffix, other_suffix) && parameter.same_shape(other_parameter),
+    fn catch_all(&self) -> Option<&Parameter> {
+        self.simple().filter(|parameter| parameter.kind == Kind::CatchAll)
+    }
+
+    /// Matches one segment of a path, which is not empty.
+    fn matches(&self, text: &str, params: &mut Params) -> Option<()> {
+        match &self.parts[..] {
+            [Part::Literal(literal)] => same_text(literal, text).then_some(()),
+            [Part::Parameter(parameter)] => {
+                params.push((parameter.name.clone(), Some(text.to_owned())));
+                Some(())
+            }
+            parts => {
+                let text: Vec<char> = text.chars().collect();
+                let found = match parts {
+                    [before @ .., Part::Separator, Part::Parameter(_)] => backwards(parts, parts.len(), &text)
+                        .or_else(|| (text.last() != Some(&'.')).then(|| backwards(parts, before.len(), &text)).flatten()),
+                    parts => backwards(parts, parts.len(), &text),
+                };
+                params.extend(found?);
+                Some(())
+            }
+        }
+    }
+
+    /// Records the value of a segment that the path leaves out, if the template allows that.
+    fn omitted(&self, params: &mut Params) -> Option<()> {
+        let parameter = self.simple().filter(|parameter| parameter.may_be_absent())?;
+        if parameter.kind == Kind::CatchAll || parameter.default.is_some() {
+            params.push((parameter.name.clone(), parameter.default.clone()));
+        }
+        Some(())
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        match (&self.parts[..], &other.parts[..]) {
+            ([Part::Literal(one)], [Part::Literal(two)]) => same_text(one, two),
+            ([Part::Parameter(parameter)], [Part::Literal(literal)]) => {
+                parameter.constraints.iter().all(|constraint| constraint.accepts(Some(literal)))
+            }
+            ([Part::Parameter(parameter)], [Part::Parameter(other)]) => {
+                let absent = other.kind != Kind::CatchAll && (parameter.may_be_absent() || !other.may_be_absent());
+                absent && parameter.constraints.iter().all(|one| other.constraints.iter().any(|two| one.text() == two.text()))
+            }
+            ([Part::Parameter(parameter)], _) => parameter.constraints.is_empty(),
             _ => false,
+        }
+    }
+}
+
+/// Matches the first `used` parts of a segment from their end: each literal as far right as possible, and a parameter takes what lies
+/// between.
+///
+/// A parameter has at least one character. The values come in the order in which they are found, the last first.
+fn backwards(parts: &[Part], used: usize, text: &[char]) -> Option<Params> {
+    let mut values = Params::new();
+    let mut end = text.len();
+    let mut pending: Option<&Parameter> = None;
+    for (place, part) in parts[..used].iter().enumerate().rev() {
+        let literal: Vec<char> = match part {
+            Part::Parameter(parameter) => {
+                pending = Some(parameter);
+                continue;
+            }
+            Part::Literal(literal) => literal.chars().collect(),
+            Part::Separator => vec!['.'],
+        };
+        let room = end.checked_sub(usize::from(pending.is_some())).filter(|room| *room > 0)?;
+        let start = (0..=room.checked_sub(literal.len())?)
+            .rev()
+            .find(|start| literal.iter().zip(&text[*start..]).all(|(one, two)| fold(*one) == fold(*two)))?;
+        let after = start + literal.len();
+        if place + 1 == parts.len() && after != text.len() {
+            return None;
+        }
+        if let Some(parameter) = pending.take() {
+            values.push(parameter.take(&text[after..end])?);
+        }
+        end = start;
+    }
+    match pending {
+        Some(parameter) => values.push(parameter.take(&text[..end])?),
+        None if end > 0 => return None,
+        None => {}
+    }
+    Some(values)
+}
+
+impl Part {
+    fn parameter(&self) -> Option<&Parameter> {
+        match self {
+            Self::Parameter(parameter) => Some(parameter),
+            Self::Literal(_) | Self::Separator => None,
         }
     }
 }
@@ -224,25 +283,27 @@ impl Segment {
 impl Parameter {
     /// Parses the text between the braces: `*rest`, `id:int:min(1)`, `page=1`, `section?`.
     fn parse(text: &str) -> Result<Self, String> {
-        let (text, catch_all) = match text.strip_prefix('*') {
+        let (inner, catch_all) = match text.strip_prefix('*') {
             Some(rest) => (rest.strip_prefix('*').unwrap_or(rest), true),
             None => (text, false),
         };
-        let (text, default) = match text.split_once('=') {
-            Some((text, default)) => (text, Some(default)),
-            None => (text, None),
+        let (inner, optional) = match inner.strip_suffix('?') {
+            Some(inner) => (inner, true),
+            None => (inner, false),
         };
-        let (text, optional) = match text.strip_suffix('?') {
-            Some(text) => (text, true),
-            None => (text, false),
-        };
-        let mut parts = text.split(':');
-        let name = parts.next().unwrap_or_default();
-        if name.is_empty() || name.contains(['{', '}', '?', '*', '(', ')']) {
-            return Err(format!("'{name}' is not a parameter name"));
+        // A name may begin with `:` or `=`.
+        let first = inner.chars().next().map_or(0, char::len_utf8);
+        let name_end = inner[first..].find([':', '=']).map_or(inner.len(), |at| first + at);
+        let (name, rest) = inner.split_at(name_end);
+        let (constraints, default) = split_constraints(rest);
+        if catch_all && optional {
+            return Err("a catch-all parameter cannot be optional".to_owned());
         }
-        if optional && (default.is_some() || catch_all) || default.is_some_and(|default| default.ends_with('?')) {
-            return Err(format!("the parameter '{name}' cannot be optional and have a default or be a catch-all"));
+        if optional && default.is_some() {
+            return Err(format!("the parameter '{name}' cannot be optional and have a default"));
+        }
+        if name.is_empty() || name.contains(['/', '{', '}', '?', '*']) {
+            return Err(format!("'{name}' is not a parameter name"));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -252,108 +313,190 @@ impl Parameter {
                 (false, false) => Kind::Required,
             },
             default: default.map(str::to_owned),
-            constraints: parts.map(Constraint::parse).collect::<Result<_, _>>()?,
+            constraints: constraints.into_iter().map(Constraint::parse).collect::<Result<_, _>>()?,
         })
     }
 
-    fn is_required(&self) -> bool {
-        self.kind == Kind::Required && self.default.is_none()
+    fn may_be_absent(&self) -> bool {
+        self.kind != Kind::Required || self.default.is_some()
     }
 
-    fn bind(&self, value: Option<String>) -> Option<(String, Option<String>)> {
-        let value = value.or_else(|| self.default.clone());
-        let meets = value.as_deref().is_none_or(|value| self.constraints.iter().all(|constraint| constraint.accepts(value)));
-        meets.then(|| (self.name.clone(), value))
+    fn take(&self, text: &[char]) -> Option<(String, Option<String>)> {
+        (!text.is_empty()).then(|| (self.name.clone(), Some(text.iter().collect())))
     }
 
-    fn same_shape(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.default.is_some() == other.default.is_some() && self.constraints == other.constraints
+    /// Whether the value that was found meets every constraint. An optional parameter without a value meets all.
+    fn accepts(&self, params: &Params) -> bool {
+        let value = params.iter().find(|(name, _)| name.eq_ignore_ascii_case(&self.name)).map(|(_, value)| value.as_deref());
+        match value {
+            None if self.kind == Kind::Optional => true,
+            value => self.constraints.iter().all(|constraint| constraint.accepts(value.flatten())),
+        }
     }
 }
 
-impl Constraint {
-    fn parse(text: &str) -> Result<Self, String> {
-        let (name, arguments) = match text.split_once('(') {
-            Some((name, arguments)) => {
-                (name, arguments.strip_suffix(')').ok_or_else(|| format!("the constraint '{text}' lacks a closing parenthesis"))?)
+/// Splits `:int:min(1)=5` into its constraints and the default.
+///
+/// A parenthesis ends only before a colon, an equals sign or the end, so that a regular expression may contain them.
+fn split_constraints(text: &str) -> (Vec<&str>, Option<&str>) {
+    let mut constraints = Vec::new();
+    let mut rest = text;
+    while let Some(constraint) = rest.strip_prefix(':') {
+        let length = constraint_length(constraint);
+        let (constraint, after) = constraint.split_at(length);
+        if !constraint.is_empty() {
+            constraints.push(constraint);
+        }
+        rest = after;
+    }
+    (constraints, rest.strip_prefix('='))
+}
+
+fn constraint_length(text: &str) -> usize {
+    let delimiter = |at: usize| text[at..].starts_with([':', '=']);
+    let Some(open) = text.find(['(', ':', '=']).filter(|at| text[*at..].starts_with('(')) else {
+        return text.find([':', '=']).unwrap_or(text.len());
+    };
+    let mut at = open + 1;
+    while let Some(next) = text[at..].find([')', ':', '=']) {
+        let found = at + next;
+        at = found + 1;
+        if delimiter(found) {
+            // A delimiter inside parentheses that are closed later is part of the argument.
+            match text[at..].find(')') {
+                Some(close) => at += close + 1,
+                None => return found,
             }
-            None => (text, ""),
-        };
-        let malformed = || format!("the constraint '{text}' has the wrong arguments");
-        let number = |text: &str| text.trim().parse::<i64>().map_err(|_| malformed());
-        let count = |text: &str| text.trim().parse::<usize>().map_err(|_| malformed());
-        let pair = || arguments.split_once(',').ok_or_else(malformed);
-        let constraint = match name.to_ascii_lowercase().as_str() {
-            "int" => Self::Int,
-            "long" => Self::Long,
-            "guid" => Self::Guid,
-            "alpha" => Self::Alpha,
-            "bool" => Self::Bool,
-            "min" => Self::Value(number(arguments)?, i64::MAX),
-            "max" => Self::Value(i64::MIN, number(arguments)?),
-            "range" => {
-                let (least, most) = pair()?;
-                Self::Value(number(least)?, number(most)?)
+        } else if at == text.len() || delimiter(at) {
+            return at;
+        }
+    }
+    text.len()
+}
+
+struct Parser<'t> {
+    chars: Peekable<CharIndices<'t>>,
+    text: &'t str,
+    names: Vec<String>,
+}
+
+impl<'t> Parser<'t> {
+    fn of(text: &'t str) -> Self {
+        Self { chars: text.char_indices().peekable(), text, names: Vec::new() }
+    }
+
+    fn template(mut self) -> Result<Template, Unreadable> {
+        let mut segments: Vec<Segment> = Vec::new();
+        while let Some((at, character)) = self.chars.peek().copied() {
+            if segments.last().is_some_and(|last| last.catch_all().is_some()) {
+                return Err(self.unreadable(at, "a catch-all parameter must be the last segment"));
             }
-            "minlength" => Self::Length(count(arguments)?, usize::MAX),
-            "maxlength" => Self::Length(0, count(arguments)?),
-            "length" => match arguments.split_once(',') {
-                Some((least, most)) => Self::Length(count(least)?, count(most)?),
-                None => Self::Length(count(arguments)?, count(arguments)?),
-            },
-            _ => return Err(format!("unknown constraint '{name}'")),
-        };
-        match constraint {
-            Self::Int | Self::Long | Self::Guid | Self::Alpha | Self::Bool if text.contains('(') => Err(malformed()),
-            Self::Value(least, most) if least > most => Err(malformed()),
-            Self::Length(least, most) if least > most => Err(malformed()),
-            constraint => Ok(constraint),
+            if character == '/' {
+                return Err(self.unreadable(at, "two slashes in a row"));
+            }
+            segments.push(self.segment(at)?);
+            // The slash that ended the segment.
+            self.chars.next();
         }
+        Ok(Template { segments })
     }
 
-    fn accepts(&self, value: &str) -> bool {
-        match *self {
-            Self::Int => value.trim().parse::<i32>().is_ok(),
-            Self::Long => value.trim().parse::<i64>().is_ok(),
-            Self::Guid => is_guid(value.trim()),
-            Self::Alpha => value.bytes().all(|byte| byte.is_ascii_alphabetic()),
-            Self::Bool => ["true", "false"].iter().any(|word| word.eq_ignore_ascii_case(value.trim())),
-            Self::Value(least, most) => value.trim().parse::<i64>().is_ok_and(|number| (least..=most).contains(&number)),
-            Self::Length(least, most) => (least..=most).contains(&value.encode_utf16().count()),
+    fn segment(&mut self, start: usize) -> Result<Segment, Unreadable> {
+        let mut parts = Vec::new();
+        while let Some((at, character)) = self.chars.peek().copied().filter(|(_, character)| *character != '/') {
+            let is_parameter = character == '{' && !self.text[at + 1..].starts_with('{');
+            parts.push(if is_parameter { self.parameter(at)? } else { self.literal(at)? });
         }
+        let error = |reason: &str| self.unreadable(start, reason);
+        let several = parts.len() > 1;
+        for place in 0..parts.len() {
+            let Some(Parameter { kind, .. }) = parts[place].parameter() else { continue };
+            match kind {
+                _ if place > 0 && parts[place - 1].parameter().is_some() => return Err(error("two parameters without text between them")),
+                Kind::CatchAll if several => return Err(error("a catch-all parameter must fill its segment")),
+                Kind::Optional if several && place + 1 < parts.len() => return Err(error("an optional parameter must end its segment")),
+                Kind::Optional if several => match &mut parts[place - 1] {
+                    Part::Literal(literal) if literal == "." => parts[place - 1] = Part::Separator,
+                    _ => return Err(error("an optional parameter may follow only a period")),
+                },
+                _ => {}
+            }
+        }
+        Ok(Segment { parts })
+    }
+
+    /// Text up to a slash or a parameter; a doubled brace is one brace.
+    fn literal(&mut self, start: usize) -> Result<Part, Unreadable> {
+        let mut literal = String::new();
+        while let Some((at, character)) = self.chars.peek().copied() {
+            let doubled = self.text[at + character.len_utf8()..].starts_with(character);
+            match character {
+                '/' => break,
+                '{' if !doubled && at + 1 < self.text.len() => break,
+                '{' | '}' if !doubled => return Err(self.unreadable(at, "a brace without its other half")),
+                '{' | '}' => {
+                    self.chars.next();
+                }
+                '?' => return Err(self.unreadable(at, "a question mark outside a parameter")),
+                _ => {}
+            }
+            self.chars.next();
+            literal.push(character);
+        }
+        debug_assert!(!literal.is_empty(), "no progress at {start}");
+        Ok(Part::Literal(literal))
+    }
+
+    fn parameter(&mut self, start: usize) -> Result<Part, Unreadable> {
+        let mut inner = String::new();
+        self.chars.next();
+        loop {
+            match self.chars.next() {
+                None => return Err(self.unreadable(start, "a parameter without its closing brace")),
+                Some((at, '{')) => {
+                    if self.chars.next_if(|(_, next)| *next == '{').is_none() {
+                        return Err(self.unreadable(at, "a brace inside a parameter must be doubled"));
+                    }
+                    inner.push('{');
+                }
+                Some((_, '}')) => {
+                    if self.chars.next_if(|(_, next)| *next == '}').is_none() {
+                        break;
+                    }
+                    inner.push('}');
+                }
+                Some((_, character)) => inner.push(character),
+            }
+        }
+        let parameter = Parameter::parse(&inner).map_err(|reason| self.unreadable(start, &reason))?;
+        let name = parameter.name.to_lowercase();
+        if self.names.contains(&name) {
+            return Err(self.unreadable(start, &format!("the parameter '{}' appears twice", parameter.name)));
+        }
+        self.names.push(name);
+        Ok(Part::Parameter(parameter))
+    }
+
+    fn unreadable(&self, at: usize, reason: &str) -> Unreadable {
+        Unreadable { at: self.text[..at].chars().count(), reason: reason.to_owned() }
     }
 }
 
-/// Splits a template at its slashes, except those inside a parameter such as a default value.
-fn split(text: &str) -> impl Iterator<Item = &str> {
-    let mut inside = false;
-    text.split(move |character| {
-        match character {
-            '{' => inside = true,
-            '}' => inside = false,
-            _ => {}
-        }
-        character == '/' && !inside
-    })
-}
-
-/// `Guid.TryParse` reads digits alone, with hyphens, in braces or in parentheses, but no URN.
-fn is_guid(text: &str) -> bool {
-    let text = text
-        .strip_prefix('(')
-        .and_then(|text| text.strip_suffix(')'))
-        .filter(|text| text.contains('-') && !text.starts_with('{'))
-        .unwrap_or(text);
-    !text.starts_with("urn:") && Uuid::try_parse(text).is_ok()
+/// A character in capitals where those are one character, as .NET compares without regard to culture and case.
+fn fold(character: char) -> char {
+    let mut capitals = character.to_uppercase();
+    match (capitals.next(), capitals.next()) {
+        (Some(capital), None) => capital,
+        _ => character,
+    }
 }
 
 fn same_text(one: &str, two: &str) -> bool {
-    one.eq_ignore_ascii_case(two)
-        || (!one.is_ascii() && one.chars().flat_map(char::to_lowercase).eq(two.chars().flat_map(char::to_lowercase)))
+    one.eq_ignore_ascii_case(two) || one.chars().map(fold).eq(two.chars().map(fold))
 }
 
 /// Decodes a path as Kestrel does: `%2F` stays, and so does what is not UTF-8 when decoded.
-fn decode(text: &str) -> Cow<'_, str> {
+pub fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
     }
@@ -379,119 +522,169 @@ fn decode_onto(out: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn matches(template: &str, path: &str) -> Option<Vec<Option<String>>> {
-        Template::parse(template).unwrap().matches(path).map(|params| params.into_iter().map(|(_, value)| value).collect())
+    fn matches(template: &str, path: &str) -> Option<Vec<(String, Option<String>)>> {
+        Template::parse(template).unwrap().matches(path)
+    }
+
+    fn values(template: &str, path: &str) -> Option<Vec<Option<String>>> {
+        matches(template, path).map(|params| params.into_iter().map(|(_, value)| value).collect())
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the form of a route value")]
+    fn text(value: &str) -> Option<String> {
+        Some(value.to_owned())
     }
 
     #[test]
     fn literals_match_without_regard_to_case_and_a_trailing_slash_is_ignored() {
-        assert_eq!(matches("case/{id?}", "CASE/9"), Some(vec![Some("9".to_owned())]));
-        assert_eq!(matches("case/{id?}", "case/9/"), Some(vec![Some("9".to_owned())]));
-        assert_eq!(matches("Überblick", "%C3%BCBERBLICK"), Some(vec![]));
-        assert_eq!(matches("a", "a/"), Some(vec![]));
-        assert_eq!(matches("", ""), Some(vec![]));
+        assert_eq!(values("case/{id?}", "/CASE/9"), Some(vec![text("9")]));
+        assert_eq!(values("case/{id?}/", "/case/9/"), Some(vec![text("9")]));
+        assert_eq!(values("Überblick mit Maß", "/üBERBLICK MIT maß"), Some(vec![]));
+        assert_eq!(values("a{{b}}c", "/A{B}C"), Some(vec![]));
+        assert_eq!(values("", "/"), Some(vec![]));
     }
 
     #[test]
     fn a_double_slash_or_an_extra_segment_does_not_match() {
-        for path in ["case//9", "case/9/8", "case//", "/case", "case/9//", "cas", "cases", ""] {
-            assert_eq!(matches("case/{id?}", path), None, "{path}");
+        for path in ["/case//9", "/case/9/8", "/case//", "//case", "/case/9//", "/cas", "/cases", "/", "//"] {
+            assert_eq!(values("case/{id?}", path), None, "{path}");
         }
     }
 
     #[test]
-    fn an_absent_optional_parameter_is_present_as_null() {
-        let template = Template::parse("orders/{id}/{section?}").unwrap();
-
-        assert_eq!(template.matches("orders/42").unwrap(), [("id".to_owned(), Some("42".to_owned())), ("section".to_owned(), None)]);
-        assert_eq!(template.matches("orders"), None);
+    fn an_absent_optional_parameter_is_present_as_null_and_comes_last() {
+        let expected = [("id".to_owned(), text("42")), ("rest".to_owned(), None), ("section".to_owned(), None)];
+        assert_eq!(matches("orders/{id}/{section?}/{*rest}", "/orders/42").unwrap(), expected);
+        assert_eq!(matches("orders/{id}/{section?}", "/orders"), None);
     }
 
     #[test]
     fn an_encoded_slash_stays_encoded_and_everything_else_is_decoded() {
-        assert_eq!(matches("{id}", "a%2Fb%2f%20%C3%A9+%25"), Some(vec![Some("a%2Fb%2f é+%".to_owned())]));
-        assert_eq!(matches("{id}", "%zz%FF"), Some(vec![Some("%zz%FF".to_owned())]));
+        assert_eq!(decode("/a%2Fb%2f%20%C3%A9+%25"), "/a%2Fb%2f é+%");
+        assert_eq!(decode("/%zz%FF"), "/%zz%FF");
     }
 
     #[test]
     fn a_default_takes_the_place_of_an_absent_segment() {
-        assert_eq!(matches("list/{page:int=1}", "list"), Some(vec![Some("1".to_owned())]));
-        assert_eq!(matches("list/{page:int=1}", "list/7"), Some(vec![Some("7".to_owned())]));
-        assert_eq!(matches("list/{page:int=1}", "list/x"), None);
+        assert_eq!(values("list/{page:int=1}", "/list"), Some(vec![text("1")]));
+        assert_eq!(values("list/{page:int=1}", "/list/7"), Some(vec![text("7")]));
+        assert_eq!(values("list/{page:int=1}", "/list/x"), None);
+        assert_eq!(values("list/{page:int=x}", "/list"), None);
     }
 
     #[test]
     fn a_catch_all_takes_the_rest() {
-        assert_eq!(matches("files/{*rest}", "files/a/b//c"), Some(vec![Some("a/b//c".to_owned())]));
-        assert_eq!(matches("files/{*rest}", "files"), Some(vec![None]));
-        assert_eq!(matches("{**rest}", "x"), Some(vec![Some("x".to_owned())]));
+        assert_eq!(values("files/{*rest}", "/files/a/b//c/"), Some(vec![text("a/b//c/")]));
+        assert_eq!(values("files/{*rest}", "/files/"), Some(vec![None]));
+        assert_eq!(values("files/{*rest}", "/files//a"), None);
+        assert_eq!(values("files/{*rest:int}", "/files"), None);
+        assert_eq!(values("{**rest}", "/x"), Some(vec![text("x")]));
     }
 
     #[test]
-    fn a_segment_may_mix_text_and_one_parameter() {
-        assert_eq!(matches("v{version:int}/x", "V2/x"), Some(vec![Some("2".to_owned())]));
-        assert_eq!(matches("{name}.json", "a.b.JSON"), Some(vec![Some("a.b".to_owned())]));
-        assert_eq!(matches("v{version}", "v"), None);
-        assert_eq!(matches("v{version}", "é"), None);
+    fn a_segment_may_have_several_parts() {
+        assert_eq!(values("v{version:int}/x", "/V2/x"), Some(vec![text("2")]));
+        assert_eq!(values("{name}.json", "/a.b.JSON"), Some(vec![text("a.b")]));
+        assert_eq!(values("v{version}", "/v"), None);
+        assert_eq!(values("v{version}", "/é"), None);
+        assert_eq!(values("{year:int}-{month:int}", "/2026-11"), Some(vec![text("11"), text("2026")]));
+        assert_eq!(values("{year:int}-{month:int}", "/1-2-3"), None);
+        assert_eq!(values("{a}-{b}-c", "/1-2-3-C"), Some(vec![text("3"), text("1-2")]));
+        assert_eq!(values("x{a}é{b}", "/X1É2"), Some(vec![text("2"), text("1")]));
+        assert_eq!(values("{a}xx", "/xx"), None);
+        assert_eq!(values("{a}longer", "/b"), None);
     }
 
     #[test]
-    fn constraints_decide() {
-        for (template, accepted, refused) in [
-            ("{x:int}", "-7", "2147483648"),
-            ("{x:long}", "2147483648", "1.0"),
-            ("{x:guid}", "0d6f2f1e-7c51-4a0e-9a55-3f3b6a1d2c10", "0d6f"),
-            ("{x:alpha}", "abC", "ab1"),
-            ("{x:bool}", "TRUE", "1"),
-            ("{x:min(3)}", "3", "2"),
-            ("{x:max(3)}", "3", "4"),
-            ("{x:range(2,3)}", "2", "4"),
-            ("{x:length(2)}", "ab", "abc"),
-            ("{x:length(1,2)}", "ab", "abc"),
-            ("{x:minlength(2)}", "ab", "a"),
-            ("{x:maxlength(2)}", "ab", "abc"),
-            ("{x:int:min(3)}", "4", "2"),
+    fn the_period_before_an_optional_parameter_goes_with_it() {
+        for (path, expected) in [
+            ("/a.b", Some(vec![text("b"), text("a")])),
+            ("/a", Some(vec![text("a"), None])),
+            ("/a.", None),
+            ("/a.b.c", Some(vec![text("c"), text("a.b")])),
+            ("/.a", Some(vec![text(".a"), None])),
         ] {
-            assert!(matches(template, accepted).is_some(), "{template} {accepted}");
-            assert!(matches(template, refused).is_none(), "{template} {refused}");
+            assert_eq!(values("{x}.{y?}", path), expected, "{path}");
         }
     }
 
     #[test]
-    fn a_template_the_host_would_refuse_is_refused_with_its_reason() {
-        for (template, reason) in [
-            ("{id:regex(^a$)}", "unknown constraint 'regex'"),
-            ("{id:int(1)}", "wrong arguments"),
-            ("{id:min(x)}", "wrong arguments"),
-            ("a//b", "empty segment"),
-            ("{id", "closing brace"),
-            ("id}", "opening brace"),
-            ("{}", "not a parameter name"),
-            ("{*rest}/x", "must be the last segment"),
-            ("{id}/{ID}", "appears twice"),
-            ("{a}-{b}", "more than one parameter"),
-            ("v{version?}", "must fill the segment"),
-            ("{id=1?}", "cannot be optional"),
+    fn constraints_are_read_as_the_host_reads_them() {
+        assert_eq!(values("{type:regex(^((dists)|(pool)))}/{*file}", "/dists/a/b"), Some(vec![text("dists"), text("a/b")]));
+        assert_eq!(values("{x:regex(^\\d{{3}}$)}", "/123"), Some(vec![text("123")]));
+        assert_eq!(values("{x:regex(^a:b=c$)=a:b=c}", "/a:b=c"), Some(vec![text("a:b=c")]));
+        assert_eq!(values("{x:int:min(3)=5}", "/"), Some(vec![text("5")]));
+        assert_eq!(values("{x:int:min(3)=5}", "/2"), None);
+        assert_eq!(values("{id:int?}", "/"), Some(vec![None]));
+        assert_eq!(Template::parse("{x:regex(^[)}").unwrap().dead_constraint(), Some("regex(^[)"));
+    }
+
+    #[test]
+    fn a_template_that_the_host_cannot_read_has_a_place_and_a_reason() {
+        for (template, at, reason) in [
+            ("api/{id:nosuch}", 4, "unknown constraint 'nosuch'"),
+            ("api/{id:int(1)}", 4, "wrong arguments"),
+            ("api/{id:regex((?=a))}", 4, "a look ahead or behind, which the real host reads"),
+            ("api//b", 4, "two slashes in a row"),
+            ("/api/{id", 5, "closing brace"),
+            ("api/é}x", 5, "other half"),
+            ("a{", 1, "other half"),
+            ("{id:regex({)}", 10, "must be doubled"),
+            ("{}", 0, "not a parameter name"),
+            ("{*rest}/x", 8, "must be the last segment"),
+            ("x{*rest}", 0, "must fill its segment"),
+            ("{id}/{ID}", 5, "appears twice"),
+            ("{a}{b}", 0, "without text between"),
+            ("v{version?}", 0, "may follow only a period"),
+            ("{version?}.x", 0, "must end its segment"),
+            ("{id=1?}", 0, "cannot be optional"),
+            ("{*id?}", 0, "cannot be optional"),
+            ("q?x=1", 1, "question mark"),
         ] {
             let error = Template::parse(template).unwrap_err();
-            assert!(error.contains(reason), "{template}: {error}");
+            assert!(error.reason.contains(reason), "{template}: {error:?}");
+            assert_eq!(error.at, at, "{template}: {error:?}");
+        }
+    }
+
+    fn route(function: &str, template: &str, methods: Option<&[&str]>) -> Route {
+        let methods = methods.map(|methods| methods.iter().map(|method| (*method).to_owned()).collect());
+        Route { function: function.to_owned(), disabled: false, template: Template::parse(template).unwrap(), methods }
+    }
+
+    #[test]
+    fn a_route_that_an_earlier_one_covers_is_never_reached() {
+        for (first, later, expected) in [
+            ("shop/{*rest}", "shop/special", true),
+            ("shop/{*rest}", "shop/{id:int}/{page?}", true),
+            ("shop/{*rest:int}", "shop/7", false),
+            ("shop/{id}", "shop/{id:int}", true),
+            ("shop/{id:int}", "shop/{id}", false),
+            ("shop/{id:int}", "shop/7", true),
+            ("shop/{id:int}", "shop/x", false),
+            ("shop/{id}", "shop/{id?}", false),
+            ("shop/{id?}", "shop", true),
+            ("shop/{id}", "shop/{a}-{b}", true),
+            ("shop/{id}", "shop/{*rest}", false),
+            ("shop", "shop/{id?}", false),
+            ("{a}/{b}", "Shop/x", true),
+        ] {
+            let [first, later] = [route("A", first, None), route("B", later, Some(&["get"]))];
+            let expected = expected.then(|| "B is never reached: A comes first".to_owned());
+            assert_eq!(later.never_reached([&first].into_iter()), expected, "{first:?} {later:?}");
         }
     }
 
     #[test]
-    fn only_a_template_without_parameters_is_one_path() {
-        assert_eq!(Template::parse("a/b c").unwrap().literal_path().as_deref(), Some("a/b%20c"));
-        assert_eq!(Template::parse("a/{b}").unwrap().literal_path(), None);
-    }
+    fn methods_decide_in_any_case_and_an_empty_list_matches_none() {
+        let get = route("A", "x", Some(&["GET"]));
+        assert!(get.matches("/x", "get").is_some() && get.matches("/x", "POST").is_none());
+        let none = route("B", "x", Some(&[]));
+        assert!(none.matches("/x", "GET").is_none());
+        assert!(route("C", "x", None).matches("/x", "FOO").is_some());
 
-    #[test]
-    fn templates_conflict_when_only_names_and_case_differ() {
-        let conflict = |one, two| Template::parse(one).unwrap().conflicts_with(&Template::parse(two).unwrap());
-
-        assert!(conflict("Orders/{id}", "orders/{key}/"));
-        assert!(!conflict("orders/{id}", "orders/{id:int}"));
-        assert!(!conflict("orders/{id}", "orders/{id?}"));
-        assert!(!conflict("orders/{id}", "orders/x"));
-        assert!(!conflict("orders", "orders/{id?}"));
+        assert_eq!(route("D", "x", Some(&["get", "post"])).never_reached([&get].into_iter()), None);
+        assert_eq!(route("D", "x", None).never_reached([&get, &none].into_iter()), None);
+        assert!(none.never_reached(std::iter::empty()).unwrap().contains("methods"));
     }
 }
