@@ -22,6 +22,7 @@ mod fake;
 mod faults;
 mod files;
 mod foreign;
+mod gateway;
 mod host;
 mod hostile;
 mod identity;
