@@ -206,4 +206,5 @@ module front 'front.bicep' = if (fronted) {
 
 output AZURE_RESOURCE_GROUP string = resourceGroup().name
 output WAYBILL_APP string = app.outputs.name
+output WAYBILL_DIRECT_URL string = 'https://${app.outputs.host}/api'
 output WAYBILL_URL string = fronted ? publicBaseUrl : 'https://${app.outputs.host}/api'

@@ -1,6 +1,6 @@
 """A small API Management: reads infra/apim, infra/front.bicep and docs/openapi.json, and does what they say.
 
-What it does not play: the circuit breaker, products, several regions. It has no identity, and writes the resource that a policy asks
+What it does not play: products, several regions. It has no identity, and writes the resource that a policy asks
 a token for where the token would stand. An element, attribute or expression that it does not know is an error at the start or a 500.
 """
 
@@ -76,6 +76,7 @@ class Gateway:
         document = json.loads((ROOT / "docs/openapi.json").read_text())
         operations = [(method.upper(), path, operation["operationId"]) for path, methods in document["paths"].items() for method, operation in methods.items()]
         direct = re.search(r"name: '(\w+)'\s+properties: \{ displayName: '[^']+', method: '(\w+)', urlTemplate: '([^']+)' \}", front)
+        self.breaker = Breaker(front)
         self.apis = []
         for name, policy, known in [("api", "orders", operations), ("directApi", "straight-to-queue", [(direct[2], direct[3], direct[1])])]:
             found = re.search(rf"resource {name} '[^']*' = [^{{]*\{{.*?path: '([^']+)'\s+displayName: '([^']+)'", front, re.S)
@@ -109,6 +110,10 @@ class Gateway:
             pass
         return call.status, call.headers, call.body
 
+    def seconds(self, element):
+        """The timeout of a policy, in which a second may be shorter than usual."""
+        return float(element.get("timeout")) * self.options.get("second", 1)
+
     def count(self, key, calls, period):
         """Seconds until the key may call again; none if it may now."""
         with self.lock:
@@ -117,6 +122,30 @@ class Gateway:
                 started, used = time.monotonic(), 0
             self.counts[key] = (started, used + 1)
             return None if used < calls else max(1, int(started + period - time.monotonic()))
+
+
+class Breaker:
+    """The circuit breaker of the backend in infra/front.bicep. It opens by answers only: what API Management counts besides is not known."""
+
+    def __init__(self, front):
+        rule = front[front.index("circuitBreaker: {"):]
+        self.most = int(re.search(r"count: (\d+)", rule)[1])
+        self.interval, self.trip = (int(re.search(rf"{name}: 'PT(\d+)S'", rule)[1]) for name in ("interval", "tripDuration"))
+        self.ranges = [(int(low), int(high)) for low, high in re.findall(r"\{ min: (\d+), max: (\d+) \}", rule)]
+        self.failures, self.opened, self.lock = [], None, threading.Lock()
+
+    def is_open(self):
+        with self.lock:
+            return self.opened is not None and time.monotonic() - self.opened < self.trip
+
+    def note(self, status):
+        if status is None or not any(low <= status <= high for low, high in self.ranges):
+            return
+        with self.lock:
+            now = time.monotonic()
+            self.failures = [at for at in self.failures if now - at < self.interval] + [now]
+            if len(self.failures) >= self.most:
+                self.opened, self.failures = now, []
 
 
 class Call:
@@ -234,7 +263,7 @@ class Call:
             elif child.tag == "set-body":
                 body = self.value(child.text).encode()
         try:
-            status, _, _ = ask(method, url, headers, body, float(element.get("timeout")))
+            status, _, _ = ask(method, url, headers, body, self.gateway.seconds(element))
             sent = Record(StatusCode=status)
         except OSError:
             if element.get("ignore-error") != "true":
@@ -250,11 +279,15 @@ class Call:
         headers |= self.gateway.options.get("credentials", {})
         query = urllib.parse.urlsplit(self.request.path).query
         url = self.backend + self.path + (f"?{query}" if query else "")
-        timeout = self.gateway.options.get("patience", float(element.get("timeout")))
+        if self.gateway.breaker.is_open():
+            raise Failed(503)
         try:
-            self.status, self.headers, self.body = ask(self.request.command, url, headers, self.request_body, timeout)
+            self.status, self.headers, self.body = ask(self.request.command, url, headers, self.request_body, self.gateway.seconds(element))
         except OSError:
-            raise Failed(500) from None
+            self.status = None
+        self.gateway.breaker.note(self.status)
+        if self.status is None:
+            raise Failed(500)
 
     def return_response(self, element):
         status, headers, body = 200, Headers(), b""

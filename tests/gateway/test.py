@@ -301,9 +301,20 @@ class ThroughTheFunction(Ways):
     def test_an_app_that_is_down_or_silent_is_a_problem_with_outcome_unknown(self):
         silent = self.heard(None)
         for backend in ("http://127.0.0.1:9/api", silent.url):
-            front = self.front(backend=backend, patience=0.2)
+            front = self.front(backend=backend, second=0.005)
             answer = self.problem(front.ask("POST", "/waybill/orders", ORDER), 500, "unknown")
             self.assertEqual(answer.headers["retry-after"], "5")
+
+    def test_five_errors_of_the_app_open_the_circuit_and_a_503_with_a_reason_does_not(self):
+        for status, asked in [(500, 5), (503, 9)]:
+            app = self.heard(status)
+            front = self.front(backend=app.url)
+
+            answers = [front.ask("POST", "/waybill/orders", ORDER) for _ in range(9)]
+
+            self.assertEqual(len(app.requests), asked)
+            if status == 500:
+                self.problem(answers[-1], 503, "unknown")
 
     def test_a_problem_of_the_handler_passes_unchanged(self):
         front = self.front()
@@ -325,6 +336,35 @@ class ThroughTheFunction(Ways):
 
     def test_a_path_that_no_operation_has_is_a_404(self):
         self.problem(self.front().ask("GET", "/waybill/customers"), 404)
+
+
+class FirstOrder(Ways):
+    """deploy/first-order.sh, which ends each deployment."""
+
+    def sent(self, url, *headers, **environment):
+        command = [str(gateway.ROOT / "deploy/first-order.sh"), url, *headers]
+        environment = {"PATH": os.environ["PATH"], "PATIENCE": "30", "PAUSE": "0.1", **environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def test_it_follows_its_order_to_the_end_past_the_gateway_and_through_it(self):
+        front = self.front()
+        self.local(front)
+
+        for url, headers in [(front.options["backend"], ["x-functions-key: any"]), (f"{front.url}/waybill", ["Ocp-Apim-Subscription-Key: key-of-a", "X-Other: a b"])]:
+            ran = self.sent(url, *headers)
+            self.assertEqual((ran.returncode, ran.stdout.splitlines()[-1:]), (0, ["completed"]), ran.stderr)
+
+    def test_it_fails_where_the_order_fails_is_refused_or_nothing_answers(self):
+        front = self.front()
+        self.local(front, FULFILLMENT_URL=f"{self.heard(400).url}/work")
+
+        failed = self.sent(front.options["backend"])
+        refused = self.sent(f"{front.url}/waybill", PATIENCE="1")
+        silent = self.sent("http://127.0.0.1:9/api", PATIENCE="1")
+
+        self.assertEqual([ran.returncode for ran in (failed, refused, silent)], [1, 1, 1], failed.stdout)
+        self.assertIn('"status":"failed"', failed.stderr)
+        self.assertIn("unauthorized", refused.stderr)
 
 
 class StraightToTheQueue(Ways):

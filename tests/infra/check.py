@@ -601,6 +601,9 @@ def azd(tree):
                 yield f"{name}: there is no hook {event}"
             if hook.get("shell") != "sh":
                 yield f"{name}: an inline hook needs a shell"
+        used = set(re.findall(r"\$(WAYBILL\w*)", service.get("hooks", {}).get("postdeploy", {}).get("run", "")))
+        if not used or not used <= {found.symbol for found in tree.bicep["infra/main.bicep"] if found.kind == "output"}:
+            yield f"{name}: {sorted(used)} are not all outputs of the template, or no order is sent"
         if "waybill package" not in "waybill " + service.get("hooks", {}).get("prepackage", {}).get("run", "").partition("-- ")[2]:
             yield f"{name}: nothing makes the package"
 
@@ -613,9 +616,11 @@ def workflow(tree):
     def place(text):
         return next((place for place, line in enumerate(lines) if text in line), None)
 
-    order = [place(text) for text in ("cargo test", "package --check", "grep -q Warning", "deployment group create", "config-zip")]
+    order = [place(text) for text in ("cargo test", "package --check", "grep -q Warning", "security.py", "deployment group create", "config-zip", "first-order.sh")]
     if None in order or order != sorted(order):
-        yield "the workflow must test, package, compile, deploy and publish, in this order"
+        yield "the workflow must test, package, compile, deploy, publish and send an order, in this order"
+    if "add-mask" not in lines[-1]:
+        yield "the key would stand in the log"
     if "secrets." in tree.files[".github/workflows/deploy.yml"]:
         yield "the login needs no secret"
 
@@ -709,6 +714,9 @@ MISTAKES = [
     ("env of a function", "azure.yaml", "    project: .\n", "    project: .\n    env: {}\n", "azd"),
     ("published untested", ".github/workflows/deploy.yml", "cargo test --locked", "cargo build --locked", "workflow"),
     ("a warning of the compiler", ".github/workflows/deploy.yml", "grep -q Warning", "grep -q Never", "workflow"),
+    ("a deployment that nothing tried", ".github/workflows/deploy.yml", "          deploy/first-order.sh", "          echo deploy", "workflow"),
+    ("a key in the log", ".github/workflows/deploy.yml", "::add-mask::", "", "workflow"),
+    ("an order past the app", "azure.yaml", '"$WAYBILL_DIRECT_URL"', '"$WAYBILL"', "azd"),
     ("a secret", ".github/workflows/deploy.yml", "vars.AZURE_CLIENT_ID", "secrets.AZURE_CLIENT_ID", "workflow"),
 ]
 

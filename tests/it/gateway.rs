@@ -29,6 +29,11 @@ fn orders_pass_the_gateway_on_their_way_through_the_function() {
 }
 
 #[test]
+fn the_order_that_ends_a_deployment_is_followed_to_its_end() {
+    passes("FirstOrder");
+}
+
+#[test]
 fn orders_pass_the_gateway_on_their_way_straight_to_the_queue() {
     passes("StraightToTheQueue");
 }
