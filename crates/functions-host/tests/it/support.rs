@@ -1,12 +1,21 @@
-//! Apps in folders of their own.
+//! Apps in folders of their own, and hosts of them.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 use clap::Parser;
 use functions_host::arguments::Arguments;
+use functions_host::host::{self, Options};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 #[derive(Parser)]
 struct CommandLine {
@@ -29,14 +38,23 @@ impl App {
         app
     }
 
+    /// An app whose handler is this process, once a [`Running`] host of it starts: its program only tells the port.
+    pub(crate) fn with_handler() -> Self {
+        Self::new("echo $FUNCTIONS_CUSTOMHANDLER_PORT > port.part\nmv port.part port\nexec sleep 600")
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     pub(crate) fn write(&self, path: &str, text: &str) {
+        self.write_bytes(path, text.as_bytes());
+    }
+
+    pub(crate) fn write_bytes(&self, path: &str, bytes: &[u8]) {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 
     /// Arguments of a host of this app, on any free port.
@@ -49,5 +67,94 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A host of an app in this process, whose handler answers every invocation with 200 and the function's name in `X-Function`.
+pub(crate) struct Running {
+    address: SocketAddr,
+    host: JoinHandle<Result<(), Vec<String>>>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Starts a host with these settings; the error lists why it does not start.
+    pub(crate) async fn start(app: &App, settings: BTreeMap<String, String>) -> Result<Self, Vec<String>> {
+        let (arguments, port) = (app.arguments(), app.path().join("port"));
+        let (up, is_up) = oneshot::channel();
+        let host = tokio::spawn(async move { host::run(Options::new(arguments), &settings, up, std::future::pending()).await });
+        let ended = Arc::new(AtomicBool::new(false));
+        let has_ended = Arc::clone(&ended);
+        thread::spawn(move || {
+            let port = loop {
+                match fs::read_to_string(&port) {
+                    Ok(text) => break text.trim().parse::<u16>().unwrap(),
+                    Err(_) if has_ended.load(Ordering::Relaxed) => return,
+                    Err(_) => thread::yield_now(),
+                }
+            };
+            for stream in TcpListener::bind(("127.0.0.1", port)).unwrap().incoming().flatten() {
+                thread::spawn(move || handle(stream));
+            }
+        });
+        if let Ok(up) = is_up.await {
+            return Ok(Self { address: up.address, host, ended });
+        }
+        ended.store(true, Ordering::Relaxed);
+        Err(host.await.unwrap().unwrap_err())
+    }
+
+    /// Status of the answer to a request such as `GET /api/x`, and the function that answered.
+    pub(crate) async fn ask(&self, request: &str) -> (u16, Option<String>) {
+        let (address, request) = (self.address, request.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            write!(stream, "{request} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let mut lines = answer.lines();
+            let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            let name = lines.find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("x-function")));
+            (status, name.map(|(_, function)| function.to_owned()))
+        })
+        .await
+        .unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.host.abort();
+    }
+}
+
+/// Answers the calls of one connection of the host.
+fn handle(stream: TcpStream) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut start = String::new();
+        reader.read_line(&mut start).ok().filter(|length| *length > 0)?;
+        let mut chunked = false;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        while chunked {
+            let mut size = String::new();
+            reader.read_line(&mut size).ok()?;
+            let size = u64::from_str_radix(size.trim(), 16).ok()?;
+            std::io::copy(&mut reader.by_ref().take(size + 2), &mut std::io::sink()).ok()?;
+            chunked = size > 0;
+        }
+        let function = start.split(' ').nth(1)?.trim_start_matches('/');
+        let response = json!({"statusCode": 200, "headers": {"X-Function": function}});
+        let body = json!({"Outputs": {"res": response}}).to_string();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+        reader.get_mut().write_all((head + &body).as_bytes()).ok()?;
     }
 }
