@@ -67,9 +67,19 @@ pub struct Summary {
 /// What the files of the app below `root` say, read as for a start in this environment. The error lists every reason why the host could
 /// not start.
 pub fn summary(root: &Path, environment: &BTreeMap<String, String>) -> Result<Summary, Vec<String>> {
-    let App { host, functions, in_error, disabled, .. } = App::load(root, environment)?;
+    let app = App::load(root, environment).map_err(|refusal| refusal.problems)?;
+    let App { host, functions, in_error, disabled, .. } = app;
     let functions = functions.into_iter().map(|function| function.name).collect();
     Ok(Summary { executable: host.custom_handler.executable_path, functions, disabled, in_error })
+}
+
+/// Why an app cannot be started.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// Every reason, one line each.
+    pub(crate) problems: Vec<String>,
+    /// Notices about what else was found, one line each; one may explain a problem.
+    pub(crate) notices: Vec<String>,
 }
 
 impl App {
@@ -78,17 +88,19 @@ impl App {
     /// The error lists every reason why the host cannot start, one line each.
     /// A mistake in one function is not among them: it is kept in [`App::in_error`] and the other functions run,
     /// as with the real host.
-    pub(crate) fn load(root: &Path, environment: &BTreeMap<String, String>) -> Result<App, Vec<String>> {
+    pub(crate) fn load(root: &Path, environment: &BTreeMap<String, String>) -> Result<App, Refusal> {
         let root = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
         let mut notes = Notes::default();
         let LocalSettings { values, local_host } = LocalSettings::load(&root, environment, &mut notes);
         let configuration = Configuration::new(&values, environment);
         let host = HostJson::load(&root, &configuration, &mut notes);
         let prefix = host.as_ref().map_or("api", |host| &host.http.route_prefix);
-        let Functions { running: functions, routes, in_error, disabled } = Functions::load(&root, &configuration, prefix, &mut notes);
+        let wanted = host.as_ref().and_then(|host| host.functions.as_deref());
+        let Functions { running: functions, routes, in_error, disabled, left_out } =
+            Functions::load(&root, &configuration, prefix, wanted, &mut notes);
 
         // Without a host.json the folder is most likely not an app, and one line about that is enough.
-        if root.join("host.json").exists() && functions.is_empty() && in_error.is_empty() && disabled.is_empty() {
+        if root.join("host.json").exists() && functions.is_empty() && in_error.is_empty() && disabled.is_empty() && left_out.is_empty() {
             let root = root.display();
             notes.problems.push(format!("no function in {root}: add a folder with a function.json"));
         }
@@ -98,6 +110,12 @@ impl App {
                 .notices
                 .push("FUNCTIONS_WORKER_RUNTIME is not \"custom\": not needed locally, but `func` and Azure need it".to_owned()),
         }
+        let has_timer = functions.iter().any(|function| matches!(function.trigger, Trigger::Timer { .. }));
+        for name in ["WEBSITE_TIME_ZONE", "TZ"].into_iter().filter(|_| has_timer) {
+            if configuration.value(name).is_some_and(|zone| !zone.is_empty()) {
+                notes.notices.push(format!("{name} is set, and timers run in UTC: the Flex and Consumption plans do not support it"));
+            }
+        }
         let connections: BTreeSet<&str> = functions.iter().flat_map(Function::connections).collect();
         notes.notices.extend(settings::missing_connections(&configuration, connections));
 
@@ -105,7 +123,11 @@ impl App {
             Some(host) if notes.problems.is_empty() => {
                 Ok(App { root, notices: notes.notices, settings: values, local_host, host, functions, routes, in_error, disabled })
             }
-            _ => Err(notes.problems),
+            _ => {
+                let Notes { problems, mut notices } = notes;
+                notices.extend(in_error.iter().map(in_error_line));
+                Err(Refusal { problems, notices })
+            }
         }
     }
 
@@ -123,7 +145,7 @@ impl App {
 
     /// One line for each function in error, with the real host's wording.
     pub(crate) fn in_error_lines(&self) -> impl Iterator<Item = String> {
-        self.in_error.iter().map(|(name, reason)| format!("The '{name}' function is in error: {reason}"))
+        self.in_error.iter().map(in_error_line)
     }
 
     /// List of the functions as `func start` prints it; `base` is the address without the route prefix, such as `http://localhost:7071`.
@@ -154,6 +176,10 @@ impl App {
     }
 }
 
+fn in_error_line((name, reason): &(String, String)) -> String {
+    format!("The '{name}' function is in error: {reason}")
+}
+
 /// Notices and problems found in the files.
 #[derive(Debug, Default)]
 struct Notes {
@@ -164,6 +190,14 @@ struct Notes {
 }
 
 impl Notes {
+    /// Value of an option. A mistake that the host passes over is told and the option treated as absent.
+    fn told<T>(&mut self, value: Result<Option<T>, String>) -> Option<T> {
+        value.unwrap_or_else(|notice| {
+            self.notices.push(notice);
+            None
+        })
+    }
+
     /// Value of an option. A mistake is noted and the option treated as absent, so that the next mistake is found too.
     fn keep<T>(&mut self, value: Result<Option<T>, String>) -> Option<T> {
         value.unwrap_or_else(|problem| {
@@ -181,10 +215,12 @@ struct Functions {
     routes: Vec<Route>,
     in_error: Vec<(String, String)>,
     disabled: Vec<String>,
+    /// Functions that `functions` in host.json does not name.
+    left_out: Vec<String>,
 }
 
 impl Functions {
-    fn load(root: &Path, configuration: &Configuration, prefix: &str, notes: &mut Notes) -> Functions {
+    fn load(root: &Path, configuration: &Configuration, prefix: &str, wanted: Option<&[String]>, notes: &mut Notes) -> Functions {
         let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries
             .filter(|entry| entry.path().join("function.json").exists())
@@ -195,10 +231,19 @@ impl Functions {
 
         let mut read = Functions::default();
         let mut folders: Vec<Folder> = Vec::new();
+        if let Some(wanted) = wanted {
+            let is = |one: &str, other: &str| one.to_lowercase() == other.to_lowercase();
+            let unknown = wanted.iter().filter(|wanted| !names.iter().any(|name| is(name, wanted)));
+            notes.notices.extend(unknown.map(|name| format!("host.json: functions names {name}, and there is no such function")));
+            (names, read.left_out) = names.into_iter().partition(|name| wanted.iter().any(|wanted| is(name, wanted)));
+            let left_out = read.left_out.join(", ");
+            notes.notices.extend((!left_out.is_empty()).then(|| format!("host.json: functions does not name {left_out}: they do not run")));
+        }
         for name in names {
+            let folder = root.join(&name);
             let text = std::fs::read_to_string(root.join(&name).join("function.json"));
             let text = text.map_err(|error| format!("function.json: {error}"));
-            match text.and_then(|text| Folder::read(&name, &text, configuration)) {
+            match text.and_then(|text| Folder::read(&name, &folder, &text, configuration)) {
                 Err(reason) => read.in_error.push((name, reason)),
                 Ok(folder) => match folders.iter().find(|other| folder.function.conflicts(&other.function)) {
                     Some(Folder { function: other, .. }) => read
@@ -209,6 +254,8 @@ impl Functions {
             }
         }
         for folder in folders {
+            let name = &folder.function.name;
+            notes.notices.extend(folder.notices.iter().map(|notice| format!("{name}/function.json: {notice}")));
             read.routes.extend(folder.route(prefix, notes));
             if folder.disabled {
                 read.disabled.push(folder.function.name);
@@ -279,7 +326,7 @@ mod tests {
         }
 
         fn load(&self) -> Result<App, Vec<String>> {
-            App::load(&self.0, &BTreeMap::new())
+            App::load(&self.0, &BTreeMap::new()).map_err(|refusal| refusal.problems)
         }
     }
 
@@ -313,7 +360,9 @@ mod tests {
     fn the_listing_shows_http_first_and_disabled_last() {
         let mut files = orders();
         files.push(("Zoo/function.json", PING));
-        files.push(("Old/function.json", r#"{"disabled": true, "bindings": [{"type": "httpTrigger", "name": "r"}]}"#));
+        files.push(("Old/function.json", PING));
+        let settings = SETTINGS.replace("\"Color\"", "\"AzureWebJobs.Old.Disabled\": \"1\", \"Color\"");
+        files[1].1 = &settings;
         let host = HOST.replace("\"version\"", "\"extensions\": {\"http\": {\"routePrefix\": \"\"}}, \"version\"");
         files[0].1 = &host;
 
@@ -490,6 +539,73 @@ mod tests {
 
         let routes: Vec<_> = routes.iter().map(|route| (route.function.as_str(), route.disabled)).collect();
         assert_eq!(routes, [("Off", true), ("OrderIngress", false)]);
+    }
+
+    #[test]
+    fn only_the_named_functions_run() {
+        let mut files = orders();
+        files.push(("Ping/function.json", PING));
+        files.push(("Torn/function.json", "{"));
+        let host = HOST.replace("\"version\"", "\"functions\": [\"ORDERPROCESSOR\", \"Gone\"], \"version\"");
+        files[0].1 = &host;
+
+        let app = Folder::new(&files).load().unwrap();
+
+        let names: Vec<_> = app.functions.iter().map(|function| function.name.as_str()).collect();
+        assert_eq!((names, app.routes.len(), app.in_error.len()), (vec!["OrderProcessor"], 0, 0));
+        assert_eq!(
+            app.notices,
+            [
+                "host.json: functions names Gone, and there is no such function",
+                "host.json: functions does not name OrderIngress, Ping, Torn: they do not run",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_time_zone_is_told_where_there_is_a_timer() {
+        let mut files = orders();
+        files[1].1 = r#"{"IsEncrypted": false, "Values": {
+            "FUNCTIONS_WORKER_RUNTIME": "custom", "ServiceBusConnection": "x", "WEBSITE_TIME_ZONE": "Europe/Zurich"}}"#;
+        assert_eq!(Folder::new(&files).load().unwrap().notices, Vec::<String>::new());
+
+        files.push(("Tick/function.json", r#"{"bindings": [{"type": "timerTrigger", "name": "t", "schedule": "0 0 9 * * *"}]}"#));
+        assert_eq!(
+            Folder::new(&files).load().unwrap().notices,
+            ["WEBSITE_TIME_ZONE is set, and timers run in UTC: the Flex and Consumption plans do not support it"]
+        );
+    }
+
+    #[test]
+    fn settings_that_differ_only_in_case_and_values_of_another_kind_are_told() {
+        let mut files = orders();
+        files[1].1 = r#"{"IsEncrypted": false, "Values": {
+            "FUNCTIONS_WORKER_RUNTIME": "custom", "ServiceBusConnection": "x", "Color": "blue", "COLOR": "red", "A__B": "1", "a:b": "2"}}"#;
+        assert_eq!(
+            Folder::new(&files).load().unwrap().notices,
+            [
+                "Values.COLOR in local.settings.json and Color are one setting for the host: only one of them counts",
+                "Values.A__B in local.settings.json and a:b are one setting for the host: only one of them counts",
+            ]
+        );
+
+        files[1].1 = r#"{"IsEncrypted": false, "Values": ["x"]}"#;
+        assert_eq!(Folder::new(&files).load().unwrap().notices[0], r#"Values in local.settings.json is ignored: ["x"] is not an object"#);
+    }
+
+    #[test]
+    fn notices_are_told_also_when_the_start_fails() {
+        let mut files = orders();
+        let host = HOST.replace("customHandler", "customHandlers");
+        files[0].1 = &host;
+        files.push(("Torn/function.json", "{"));
+        let folder = Folder::new(&files);
+
+        let refusal = App::load(&folder.0, &BTreeMap::new()).unwrap_err();
+
+        assert_eq!(refusal.problems.len(), 1);
+        assert_eq!(refusal.notices[0], "host.json: \"customHandlers\" is not a key the host reads: did you mean \"customHandler\"?");
+        assert!(refusal.notices[1].starts_with("The 'Torn' function is in error: "), "{:?}", refusal.notices);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::app::App;
 use crate::app::host_json::Executable;
+use crate::app::{App, Refusal};
 use crate::arguments::Arguments;
 use crate::dispatch::{Callable, Dispatcher};
 use crate::handler;
@@ -102,7 +102,11 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Vec<String>> {
     let arguments = &options.arguments;
-    let mut app = App::load(&arguments.app, environment)?;
+    let app = App::load(&arguments.app, environment).map_err(|Refusal { problems, notices }| {
+        tell(&notices);
+        problems
+    })?;
+    tell(&app.notices);
     let one = |problem: String| vec![problem];
 
     // One directory for records and messages. The handler's own setting applies, relative to the app's folder as under the real host.
@@ -118,7 +122,7 @@ pub async fn run(
     let rest_address = rest_listener.local_addr().map_err(|error| one(error.to_string()))?;
 
     let (plan, notice) = plan(&options, &app, &data, address, rest_address, environment)?;
-    app.notices.extend(notice);
+    tell(notice.as_slice());
     let warnings = match options.check {
         Some(check) if is_named(&plan.executable, options.own_handler) => {
             let mut handlers = environment.clone();
@@ -146,10 +150,6 @@ pub async fn run(
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command));
 
-    for line in &app.notices {
-        info!("{line}");
-        info!(target: PEOPLE, "{line}");
-    }
     for line in app.in_error_lines().chain(warnings) {
         warn!("{line}");
     }
@@ -314,6 +314,13 @@ fn plan(
         inherited: options.inherited,
     };
     Ok((plan, notice))
+}
+
+fn tell(notices: &[String]) {
+    for line in notices {
+        info!("{line}");
+        info!(target: PEOPLE, "{line}");
+    }
 }
 
 /// Whether a program has this name, with or without an extension.

@@ -1,8 +1,14 @@
 //! One function: its folder's `function.json` as a trigger and outputs.
 
+use std::path::Path;
+
 use serde_json::Value;
 
-use super::{json::Node, settings::Configuration};
+use super::{
+    host_json::retry,
+    json::{self, Node},
+    settings::Configuration,
+};
 use crate::trigger::timer::schedule::Schedule;
 
 /// A function that can run.
@@ -113,17 +119,23 @@ pub(super) struct Folder {
     pub(super) disabled: bool,
     /// Place of the trigger in `bindings`.
     pub(super) trigger_place: usize,
+    /// What in the file has no effect.
+    pub(super) notices: Vec<String>,
 }
 
 impl Folder {
-    /// Reads the text of a `function.json`; the error is the host's reason where the host has one.
-    pub(super) fn read(name: &str, text: &str, configuration: &Configuration) -> Result<Folder, String> {
+    /// Reads the text of the `function.json` in a folder; the error is the host's reason where the host has one.
+    pub(super) fn read(name: &str, folder: &Path, text: &str, configuration: &Configuration) -> Result<Folder, String> {
         if !is_function_name(name) {
             return Err(format!("'{name}' is not a valid function name: use letters, digits, - and _, starting with a letter"));
         }
         let document = host_json::parse(text).map_err(|reason| format!("function.json: {reason}"))?;
-        let root = Node::root(&document);
-        let bindings = root.child("bindings").value.and_then(Value::as_array).filter(|bindings| !bindings.is_empty());
+        if !document.is_object() {
+            return Err("function.json: the file is not a JSON object".to_owned());
+        }
+        // The keys of the file itself have a case; those inside a binding have none.
+        let root = |key: &str| Node { path: key.to_owned(), value: document.get(key).filter(|value| !value.is_null()) };
+        let bindings = root("bindings").value.and_then(Value::as_array).filter(|bindings| !bindings.is_empty());
         let bindings = bindings.ok_or("At least one binding must be declared.")?;
         let bindings = bindings.iter().map(Binding::read).collect::<Result<Vec<_>, _>>()?;
         check(&bindings)?;
@@ -155,9 +167,29 @@ impl Folder {
             }
         }
         let trigger = trigger.ok_or(NO_TRIGGER)?;
+        let script = root("scriptFile");
+        if let Some(script) = script.value {
+            let script = script.as_str().ok_or("scriptFile is not a text")?;
+            if !script.is_empty() && !folder.join(script).exists() {
+                return Err(
+                    "Invalid script file name configuration. The 'scriptFile' property is set to a file that does not exist.".to_owned()
+                );
+            }
+        }
+        let source = json::find(&document, "configurationSource").filter(|source| !source.is_null());
+        if let Some(source) = source.filter(|source| !source.as_str().is_some_and(|source| is_one_of(source, &["config", "attributes"]))) {
+            return Err(format!("Illegal value '{source}' for 'configurationSource' property in {name}'."));
+        }
+        let mut notices = Vec::new();
+        if retry(&root("retry"))? {
+            notices.push("retry is not played by this host: a failed invocation is not repeated".to_owned());
+        }
+        if root("disabled").value.is_some() {
+            notices.push(format!("disabled has no effect: set AzureWebJobs.{name}.Disabled to true"));
+        }
         let trigger_place = bindings.iter().position(Binding::is_trigger).unwrap_or_default();
         let function = Function { name: name.to_owned(), trigger, outputs };
-        Ok(Folder { disabled: is_disabled(name, &root.child("disabled"), configuration), function, trigger_place })
+        Ok(Folder { disabled: is_disabled(name, configuration), function, trigger_place, notices })
     }
 }
 
@@ -179,32 +211,31 @@ fn check(bindings: &[Binding<'_>]) -> Result<(), String> {
     }
 }
 
-/// Whether a setting or the file switches the function off.
-fn is_disabled(name: &str, node: &Node<'_>, configuration: &Configuration) -> bool {
+/// Whether a setting switches the function off.
+fn is_disabled(name: &str, configuration: &Configuration) -> bool {
     let is_on = |value: &str| value == "1" || value.eq_ignore_ascii_case("true");
     // A shell cannot set a name with dots, and the Linux plans write `_` or `__` for them.
     let settings = [".", "_", "__"].map(|dot| format!("AzureWebJobs{dot}{name}{dot}Disabled"));
-    let by_setting = settings.iter().filter_map(|setting| configuration.value(setting)).any(is_on);
-    let by_file = match node.value {
-        Some(Value::Bool(disabled)) => *disabled,
-        Some(Value::String(setting)) => is_on(setting) || configuration.value(setting).is_some_and(is_on),
-        _ => false,
-    };
-    by_setting || by_file
+    settings.iter().filter_map(|setting| configuration.value(setting)).any(is_on)
 }
 
-/// `^[A-Za-z][A-Za-z0-9_-]{0,127}$`, the host's pattern.
+fn is_one_of(text: &str, names: &[&str]) -> bool {
+    names.iter().any(|name| name.eq_ignore_ascii_case(text))
+}
+
+/// `^[A-Za-z][A-Za-z0-9_-]{0,127}$` without `host`, the host's pattern.
 fn is_function_name(name: &str) -> bool {
     name.len() <= 128
+        && !name.eq_ignore_ascii_case("host")
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
-/// `^([a-zA-Z][a-zA-Z0-9]{0,127}|\$return)$`, the host's pattern.
+/// `^([a-zA-Z_][a-zA-Z0-9_]{0,127}|\$return)$`, the pattern of the newest hosts; older ones take no underscore.
 fn is_binding_name(name: &str) -> bool {
     let plain = name.len() <= 128
-        && name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     plain || name == "$return"
 }
 
@@ -224,6 +255,9 @@ struct Binding<'a> {
 
 impl<'a> Binding<'a> {
     fn read(value: &'a Value) -> Result<Binding<'a>, String> {
+        if !value.is_object() {
+            return Err("a binding is not an object".to_owned());
+        }
         let node = Node::root(value);
         let name = node.child("name").text().unwrap_or_default();
         if !is_binding_name(&name) {
@@ -231,16 +265,19 @@ impl<'a> Binding<'a> {
         }
         let kind = node.child("type").text();
         let kind = kind.ok_or_else(|| format!("Binding '{name}' is invalid. Bindings must specify a Type."))?;
-        let direction = match node.child("direction").text() {
+        let direction = match json::find(value, "direction") {
             // The host has the same default, so that a trigger needs no direction.
             None => Direction::In,
-            Some(text) => match text.to_ascii_lowercase().as_str() {
-                "in" => Direction::In,
-                "out" => Direction::Out,
-                "inout" => Direction::InOut,
-                _ => return Err(format!("'{text}' is not a valid binding direction.")),
+            Some(direction) => match json::text(direction).unwrap_or_default().to_ascii_lowercase().as_str() {
+                "in" | "0" => Direction::In,
+                "out" | "1" => Direction::Out,
+                "inout" | "2" => Direction::InOut,
+                _ => return Err(format!("'{}' is not a valid binding direction.", direction.as_str().unwrap_or(&direction.to_string()))),
             },
         };
+        if name == "$return" && direction != Direction::Out {
+            return Err("$return bindings must specify a direction of 'out'.".to_owned());
+        }
         Ok(Binding { node, name, kind, direction })
     }
 
@@ -255,16 +292,12 @@ impl<'a> Binding<'a> {
         if lower.starts_with("admin") || lower.starts_with("runtime") {
             return Err("The specified route conflicts with one or more built in routes.".to_owned());
         }
-        let auth_level = match self.node.child("authLevel").text() {
+        let levels = ["anonymous", "user", "function", "system", "admin"];
+        let auth_level = match self.node.child("authLevel").one_of(&levels).map_err(|reason| self.error(&reason))?.as_deref() {
             None => AuthLevel::default(),
-            Some(text) => match text.to_ascii_lowercase().as_str() {
-                "anonymous" => AuthLevel::Anonymous,
-                "function" => AuthLevel::Function,
-                "admin" => AuthLevel::Admin,
-                _ => {
-                    return Err(self.error(&format!("authLevel \"{text}\" is not anonymous, function or admin")));
-                }
-            },
+            Some("anonymous" | "0") => AuthLevel::Anonymous,
+            Some("admin" | "4") => AuthLevel::Admin,
+            Some(_) => AuthLevel::Function,
         };
         Ok(Trigger::Http { name: self.name.clone(), route, methods: self.methods()?, auth_level })
     }
@@ -273,7 +306,7 @@ impl<'a> Binding<'a> {
         match self.node.child("methods").value {
             None => Ok(None),
             Some(Value::Array(methods)) => {
-                let methods: Option<Vec<String>> = methods.iter().map(super::json::text).collect();
+                let methods: Option<Vec<String>> = methods.iter().map(json::text).collect();
                 methods.map(Some).ok_or_else(|| self.error("methods is not a list of texts"))
             }
             Some(_) => Err(self.error("methods is not a list")),
@@ -330,7 +363,12 @@ impl<'a> Binding<'a> {
             return Err(self.error("topics are not supported by this host"));
         }
         let queue = self.node.child("queueName").text().ok_or_else(|| self.error("queueName is missing"))?;
-        configuration.resolve(&queue)
+        let name = configuration.resolve(&queue)?;
+        if name.trim().is_empty() {
+            Err(self.error(&format!("queueName is empty: the setting in \"{queue}\" has no value")))
+        } else {
+            Ok(name)
+        }
     }
 
     fn connection(&self, configuration: &Configuration) -> Result<String, String> {
@@ -400,7 +438,7 @@ mod tests {
 
     fn folder(name: &str, document: &Value, settings: &[(&str, &str)]) -> Result<Folder, String> {
         let settings: BTreeMap<_, _> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Folder::read(name, &document.to_string(), &Configuration::new(&settings, &BTreeMap::new()))
+        Folder::read(name, Path::new("/nowhere"), &document.to_string(), &Configuration::new(&settings, &BTreeMap::new()))
     }
 
     fn bindings(bindings: &Value) -> Result<Function, String> {
@@ -469,10 +507,21 @@ mod tests {
                 "Multiple bindings with name 'REQ' discovered. Binding names must be unique.",
             ),
             (
-                json!([{"type": "httpTrigger", "name": "re_q"}]),
-                "The binding name re_q is invalid. Please assign a valid name to the binding.",
+                json!([{"type": "httpTrigger", "name": "re-q"}]),
+                "The binding name re-q is invalid. Please assign a valid name to the binding.",
             ),
+            (
+                json!([{"type": "httpTrigger", "name": "123var"}]),
+                "The binding name 123var is invalid. Please assign a valid name to the binding.",
+            ),
+            (json!([trigger, {"type": "http", "name": "$return"}]), "$return bindings must specify a direction of 'out'."),
+            (json!(["req"]), "a binding is not an object"),
             (json!([{"name": "req"}]), "Binding 'req' is invalid. Bindings must specify a Type."),
+            (json!([{"type": "httpTrigger", "name": "req", "direction": null}]), "'null' is not a valid binding direction."),
+            (
+                json!([{"type": "httpTrigger", "name": "req", "authLevel": "nobody"}]),
+                "binding 'req': authLevel: \"nobody\" is not one of anonymous, user, function, system, admin",
+            ),
             (json!([{"type": "httpTrigger", "name": "req", "direction": "up"}]), "'up' is not a valid binding direction."),
             (json!([trigger, {"type": "http", "name": "res"}]), "binding 'res' is an output: add \"direction\": \"out\""),
             (
@@ -511,13 +560,13 @@ mod tests {
     #[test]
     fn a_folder_name_must_be_a_function_name() {
         let document = json!({"bindings": [{"type": "httpTrigger", "name": "req"}]});
-        for (name, valid) in [("a", true), ("A_b-9", true), ("9a", false), ("a.b", false), (&"a".repeat(129), false)] {
+        for (name, valid) in [("a", true), ("A_b-9", true), ("9a", false), ("a.b", false), ("Host", false), (&"a".repeat(129), false)] {
             assert_eq!(folder(name, &document, &[]).is_ok(), valid, "{name}");
         }
     }
 
     #[test]
-    fn a_function_is_disabled_by_a_setting_or_by_its_file() {
+    fn a_function_is_disabled_by_a_setting_and_not_by_its_file() {
         let mut document = json!({"bindings": [{"type": "httpTrigger", "name": "req"}]});
         let disabled =
             |document: &Value, settings: &[(&str, &str)]| folder("Orders", document, settings).map(|folder| folder.disabled).unwrap();
@@ -527,11 +576,31 @@ mod tests {
         assert!(disabled(&document, &[("AzureWebJobs.Orders.Disabled", "1")]));
         assert!(disabled(&document, &[("AzureWebJobs_Orders_Disabled", "True")]));
         assert!(disabled(&document, &[("AzureWebJobs__Orders__Disabled", "true")]));
-        document["disabled"] = json!("IsOff");
-        assert!(!disabled(&document, &[]));
-        assert!(disabled(&document, &[("IsOff", "1")]));
         document["disabled"] = json!(true);
-        assert!(disabled(&document, &[]));
+        assert!(!disabled(&document, &[]));
+        let notices = folder("Orders", &document, &[]).unwrap().notices;
+        assert_eq!(notices, ["disabled has no effect: set AzureWebJobs.Orders.Disabled to true"]);
+    }
+
+    #[test]
+    fn the_rest_of_the_file_is_checked_too() {
+        let with = |key: &str, value: Value| {
+            let mut document = json!({"bindings": [{"type": "httpTrigger", "name": "_my_req"}]});
+            document[key] = value;
+            folder("Orders", &document, &[]).map(|folder| folder.notices)
+        };
+
+        assert!(with("scriptFile", json!("nothere.js")).unwrap_err().contains("'scriptFile'"));
+        assert_eq!(with("scriptFile", json!("")).unwrap(), Vec::<String>::new());
+        assert_eq!(with("retry", json!({"maxRetryCount": 2})).unwrap_err(), "retry.minimumInterval is missing");
+        let policy = json!({"strategy": "fixedDelay", "maxRetryCount": 2, "delayInterval": "00:00:01"});
+        assert_eq!(with("retry", policy).unwrap(), ["retry is not played by this host: a failed invocation is not repeated"]);
+        assert!(with("configurationSource", json!("elsewhere")).unwrap_err().contains("configurationSource"));
+        assert!(folder("Orders", &json!({"Bindings": [{"type": "httpTrigger", "name": "req"}]}), &[]).is_err());
+        assert!(folder("Orders", &json!([]), &[]).is_err());
+        let empty = json!({"bindings": [{"type": "serviceBusTrigger", "name": "m", "queueName": "%Q%"}]});
+        let reason = folder("Orders", &empty, &[("Q", "")]).map(|_| ()).unwrap_err();
+        assert_eq!(reason, "binding 'm': queueName is empty: the setting in \"%Q%\" has no value");
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(crate) struct HostJson {
     pub(crate) custom_handler: CustomHandler,
     /// `extensions.serviceBus`.
     pub(crate) service_bus: ServiceBus,
+    /// `functions`: names of the functions that run, in any case; the others are left out. `None`, also for an empty list, is all.
+    pub(crate) functions: Option<Vec<String>>,
 }
 
 /// `extensions.http` (`HttpOptions.cs` of azure-webjobs-sdk-extensions).
@@ -146,16 +148,19 @@ impl HostJson {
     fn read(mut document: Value, root: &Path, configuration: &Configuration, notes: &mut Notes) -> Option<HostJson> {
         match document.get("version") {
             Some(Value::String(version)) if version == "2.0" => {}
-            Some(version) => notes.problems.push(format!("version: {version} must be \"2.0\"")),
-            None => notes.problems.push("version is missing: add \"version\": \"2.0\"".to_owned()),
+            Some(version) if !version.is_null() => notes.problems.push(format!("version: {version} must be \"2.0\"")),
+            _ => notes.problems.push("version is missing: add \"version\": \"2.0\"".to_owned()),
         }
         notes.notices.extend(unknown_keys(&document));
+        document = json::merged(document);
 
         for (path, value) in configuration.section("AzureFunctionsJobHost") {
             replace(&mut document, &path, value);
         }
         let host = Node::root(&document);
+        check_kinds(&host, notes);
         Some(HostJson {
+            functions: notes.told(host.child("functions").texts()).filter(|names| !names.is_empty()),
             function_timeout: function_timeout(&host.child("functionTimeout"), notes),
             http: Http::read(&host.at("extensions.http"), notes),
             service_bus: ServiceBus::read(&host.at("extensions.serviceBus"), notes),
@@ -197,8 +202,8 @@ impl CustomHandler {
 
         let description = section.child("description");
         let lookup = |name: &str| configuration.value(name).map(str::to_owned);
-        let arguments = notes.keep(description.child("arguments").texts()).unwrap_or_default();
-        let worker_arguments = notes.keep(description.child("workerArguments").texts()).unwrap_or_default();
+        let arguments = notes.told(description.child("arguments").texts()).unwrap_or_default();
+        let worker_arguments = notes.told(description.child("workerArguments").texts()).unwrap_or_default();
         for argument in arguments.iter().chain(&worker_arguments) {
             if argument.contains(' ') && !argument.contains('"') {
                 notes.notices.push(format!("the argument \"{argument}\" is split at its spaces, as the host does"));
@@ -226,6 +231,12 @@ impl CustomHandler {
         let worker_directory = description.child("workerDirectory").text();
         let worker_directory = worker_directory.map_or_else(|| root.to_owned(), |directory| root.join(directory));
         let executable = Executable::find(expand(&executable_path, lookup).trim(), &worker_directory);
+        for key in ["workingDirectory", "workerDirectory"] {
+            let node = description.child(key);
+            if let Some(directory) = node.text().map(|directory| root.join(directory)).filter(|directory| !directory.is_dir()) {
+                notes.notices.push(format!("{}: there is no folder {}", node.path, directory.display()));
+            }
+        }
         if let Executable::OnPath(program) = &executable
             && program.contains('/')
         {
@@ -295,8 +306,100 @@ impl ServiceBus {
     }
 }
 
+/// Checks the values that the host reads and this one does not use: one of the wrong kind stops the real host.
+fn check_kinds(host: &Node<'_>, notes: &mut Notes) {
+    for path in
+        ["sendCanceledInvocationsToWorker", "fileWatchingEnabled", "aggregator.isEnabled", "extensions.http.dynamicThrottlesEnabled"]
+    {
+        notes.keep(host.at(path).boolean());
+    }
+    for path in ["aggregator.batchSize", "customHandler.port", "httpWorker.port"] {
+        notes.keep(host.at(path).integer());
+    }
+    for path in ["aggregator.flushTimeout", "metadataProviderTimeout", "singleton.lockAcquisitionTimeout"] {
+        notes.keep(host.at(path).time_span());
+    }
+    for path in ["singleton.lockAcquisitionPollingInterval", "singleton.listenerLockRecoveryPollingInterval"] {
+        notes.keep(host.at(path).time_span());
+    }
+    for path in ["singleton.lockPeriod", "singleton.listenerLockPeriod"] {
+        let node = host.at(path);
+        let range = Duration::from_secs(15)..=Duration::from_mins(1);
+        if let Some(period) = notes.keep(node.time_span())
+            && !matches!(period, TimeSpan::Positive(period) if range.contains(&period))
+        {
+            notes.problems.push(format!("{path}: {} is not from 00:00:15 to 00:01:00", node.text().unwrap_or_default()));
+        }
+    }
+    notes.keep(host.at("logging.fileLoggingMode").one_of(&["never", "always", "debugOnly"]));
+    for section in ["customHandler", "httpWorker"] {
+        notes.keep(host.child(section).child("type").one_of(&["http", "none"]));
+    }
+    let logging = host.child("logging");
+    check_levels(&logging.child("logLevel"), notes);
+    for (provider, _) in logging.value.and_then(Value::as_object).into_iter().flatten() {
+        check_levels(&logging.child(provider).child("logLevel"), notes);
+    }
+    match retry(&host.child("retry")) {
+        Ok(true) => notes.notices.push("retry is not played by this host: a failed invocation is not repeated".to_owned()),
+        Ok(false) => {}
+        Err(problem) => notes.problems.push(problem),
+    }
+    let bundle = host.child("extensionBundle");
+    for key in ["id", "version"].into_iter().filter(|_| bundle.value.and_then(Value::as_object).is_some_and(|bundle| !bundle.is_empty())) {
+        if bundle.child(key).text().is_none() {
+            notes.problems.push(format!("extensionBundle.{key} is missing"));
+        }
+    }
+    for key in ["http", "queues", "serviceBus", "eventHub"] {
+        if host.child(key).value.is_some() {
+            notes.notices.push(format!("\"{key}\" at the root is of version 1 and has no effect: move it below \"extensions\""));
+        }
+    }
+}
+
+/// Every text below `logLevel` must be a level.
+fn check_levels(node: &Node<'_>, notes: &mut Notes) {
+    const LEVELS: [&str; 7] = ["trace", "debug", "information", "warning", "error", "critical", "none"];
+    let Some(levels) = node.value.and_then(Value::as_object) else { return };
+    for (category, value) in levels {
+        let level = Node { path: format!("{}.{category}", node.path), value: Some(value) };
+        if value.is_object() {
+            check_levels(&level, notes);
+        } else if !value.is_null() && !value.is_array() {
+            notes.keep(level.one_of(&LEVELS));
+        }
+    }
+}
+
+/// Whether there is a retry policy; the error is the reason why the host refuses it (`Utility.ValidateRetryOptions`).
+pub(super) fn retry(node: &Node<'_>) -> Result<bool, String> {
+    if node.value.and_then(Value::as_object).is_none_or(Map::is_empty) {
+        return Ok(false);
+    }
+    let missing = |key: &str| format!("{}.{key} is missing", node.path);
+    let fixed = matches!(node.child("strategy").one_of(&["fixedDelay", "exponentialBackoff"])?.as_deref(), Some("fixeddelay" | "1"));
+    let count = node.child("maxRetryCount").integer()?.ok_or_else(|| missing("maxRetryCount"))?;
+    if count < -1 {
+        return Err(format!("{}.maxRetryCount: {count} is neither a number of tries nor -1 for no limit", node.path));
+    }
+    let intervals = if fixed { &["delayInterval"][..] } else { &["minimumInterval", "maximumInterval"] };
+    for key in intervals {
+        node.child(key).time_span()?.ok_or_else(|| missing(key))?;
+    }
+    Ok(true)
+}
+
 fn function_timeout(node: &Node<'_>, notes: &mut Notes) -> Option<Duration> {
+    // The host waits a minute longer for the handler, and its client counts milliseconds in 31 bits.
+    const LONGEST: Duration = Duration::from_millis(i32::MAX as u64 - 60_000);
     match notes.keep(node.time_span()) {
+        Some(TimeSpan::Positive(timeout)) if timeout > LONGEST => {
+            let text = node.text().unwrap_or_default();
+            let days = timeout.as_secs() / 86_400;
+            notes.problems.push(format!("{}: {text} is {days} days, and the host takes at most 24 (5 minutes are 00:05:00)", node.path));
+            None
+        }
         None => Some(Duration::from_mins(30)),
         Some(TimeSpan::Negative) if node.text().is_some_and(|text| text.trim() == "-1") => None,
         Some(TimeSpan::Positive(timeout)) if timeout >= Duration::from_secs(1) => Some(timeout),
@@ -537,7 +640,12 @@ mod tests {
                     "http": {"maxOutstandingRequests": "many"},
                     "serviceBus": {"maxConcurrentCalls": 0, "autoCompleteMessages": "maybe"},
                 },
-                "customHandler": {"initializationTimeout": [], "description": {"arguments": "x"}},
+                "customHandler": {"initializationTimeout": [], "type": "web", "description": {"arguments": "x"}},
+                "logging": {"fileLoggingMode": "some", "logLevel": {"default": "Loud", "Host": "warning"},
+                    "console": {"LogLevel": {"A": {"B": "Soft"}, "C": 3}}},
+                "singleton": {"lockPeriod": "00:00:05", "listenerLockPeriod": "soon"},
+                "retry": {"maxRetryCount": 2},
+                "extensionBundle": {"id": "x"},
             }),
             &[],
         );
@@ -546,11 +654,18 @@ mod tests {
             notes.problems,
             [
                 r#"version: 2 must be "2.0""#,
+                "singleton.lockPeriod: 00:00:05 is not from 00:00:15 to 00:01:00",
+                r#"singleton.listenerLockPeriod: "soon" is not a time span such as 00:05:00"#,
+                r#"logging.fileLoggingMode: "some" is not one of never, always, debugOnly"#,
+                r#"customHandler.type: "web" is not one of http, none"#,
+                r#"logging.logLevel.default: "Loud" is not one of trace, debug, information, warning, error, critical, none"#,
+                r#"logging.console.logLevel.A.B: "Soft" is not one of trace, debug, information, warning, error, critical, none"#,
+                "retry.minimumInterval is missing",
+                "extensionBundle.version is missing",
                 r#"functionTimeout: "5m" is not a time span such as 00:05:00"#,
                 r#"extensions.http.maxOutstandingRequests: "many" is not a whole number"#,
                 "extensions.serviceBus.maxConcurrentCalls: 0 is not a number from 1 up",
                 r#"extensions.serviceBus.autoCompleteMessages: "maybe" is not true or false"#,
-                r#"customHandler.description.arguments: "x" is not a list of texts"#,
                 "customHandler.initializationTimeout: [] is not a time span such as 00:05:00",
                 "no customHandler.description.defaultExecutablePath: set it to the program that handles invocations",
             ]
@@ -566,6 +681,11 @@ mod tests {
         };
 
         assert_eq!(with(json!(-1)).0.unwrap().function_timeout, None);
+        assert_eq!(with(json!("5")).0.unwrap().function_timeout, Some(Duration::from_hours(120)));
+        assert_eq!(
+            with(json!(300)).1.problems,
+            ["functionTimeout: 300 is 300 days, and the host takes at most 24 (5 minutes are 00:05:00)"]
+        );
         assert_eq!(with(json!("00:00:00")).1.problems, ["functionTimeout: \"00:00:00\" is below 00:00:01 (-1 means no limit)"]);
     }
 
@@ -600,6 +720,46 @@ mod tests {
                 "\"orders\" is not a key the host reads: it is ignored",
             ]
         );
+    }
+
+    #[test]
+    fn what_has_no_effect_is_told_with_its_place() {
+        let mut document = handler(&json!("x"));
+        document["http"] = json!({"routePrefix": "x"});
+        document["serviceBus"] = json!({});
+        document["customHandlers"] = json!({});
+        document["functions"] = json!("Hello");
+        document["retry"] = json!({"strategy": "fixedDelay", "maxRetryCount": 2, "delayInterval": "00:00:01"});
+        document["customHandler"]["description"]["workingDirectory"] = json!("moved");
+
+        let (host, notes) = read(document, &[]);
+
+        assert_eq!(notes.problems, Vec::<String>::new());
+        assert_eq!(host.unwrap().functions, None);
+        assert_eq!(
+            notes.notices,
+            [
+                "\"customHandlers\" is not a key the host reads: did you mean \"customHandler\"?",
+                "retry is not played by this host: a failed invocation is not repeated",
+                "\"http\" at the root is of version 1 and has no effect: move it below \"extensions\"",
+                "\"serviceBus\" at the root is of version 1 and has no effect: move it below \"extensions\"",
+                "functions: \"Hello\" is not a list of texts: it is ignored",
+                "customHandler.description.arguments: \"x\" is not a list of texts: it is ignored",
+                "customHandler.description.workingDirectory: there is no folder /app/moved",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_functions_that_run_come_from_the_file_and_the_settings() {
+        let mut document = handler(&json!([]));
+        document["functions"] = json!(["Hello", 1, null]);
+        assert_eq!(good(document.clone(), &[]).functions, Some(vec!["Hello".to_owned(), "1".to_owned()]));
+        assert_eq!(good(document.clone(), &[("AzureFunctionsJobHost__functions__0", "Other")]).functions.unwrap()[0], "Other");
+        document["functions"] = json!([]);
+        assert_eq!(good(document, &[]).functions, None);
+        let from_settings = good(handler(&json!([])), &[("AzureFunctionsJobHost__functions__0", "Hello")]);
+        assert_eq!(from_settings.functions, Some(vec!["Hello".to_owned()]));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use host_json::time_span::time_span;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A place in a JSON document: the value found there, if any, with the dotted path that leads to it.
 #[derive(Clone, Debug)]
@@ -40,6 +40,44 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// A scalar as .NET writes it into its configuration, where `true` is `True`.
+fn configured(value: &Value) -> Option<String> {
+    match value {
+        Value::Bool(true) => Some("True".to_owned()),
+        Value::Bool(false) => Some("False".to_owned()),
+        other => text(other),
+    }
+}
+
+/// A document in which no object has a key twice in different case. Of two values the later counts; two objects become one.
+pub(super) fn merged(value: Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let mut one = Map::new();
+            for (key, value) in object {
+                merge_into(&mut one, key, value);
+            }
+            Value::Object(one)
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(merged).collect()),
+        other => other,
+    }
+}
+
+fn merge_into(object: &mut Map<String, Value>, key: String, value: Value) {
+    let same = object.keys().find(|name| name.eq_ignore_ascii_case(&key)).cloned().unwrap_or(key);
+    match (object.get_mut(&same), merged(value)) {
+        (Some(Value::Object(earlier)), Value::Object(later)) => {
+            for (key, value) in later {
+                merge_into(earlier, key, value);
+            }
+        }
+        (_, value) => {
+            object.insert(same, value);
+        }
+    }
+}
+
 impl<'a> Node<'a> {
     pub(super) fn root(value: &'a Value) -> Node<'a> {
         Node { path: String::new(), value: Some(value) }
@@ -57,7 +95,7 @@ impl<'a> Node<'a> {
 
     /// Text that is not blank.
     pub(super) fn text(&self) -> Option<String> {
-        self.value.and_then(text).filter(|text| !text.trim().is_empty())
+        self.value.and_then(configured).filter(|text| !text.trim().is_empty())
     }
 
     pub(super) fn boolean(&self) -> Result<Option<bool>, String> {
@@ -80,20 +118,26 @@ impl<'a> Node<'a> {
     }
 
     /// A list of texts: an array, an object with the keys 0, 1, …, or a JSON array written as one string, which is what
-    /// an environment variable can hold.
+    /// an environment variable can hold. `Err` is a value that is none of these, which the host passes over.
     pub(super) fn texts(&self) -> Result<Option<Vec<String>>, String> {
-        let error = || format!("{}: {} is not a list of texts", self.path, self.shown());
-        let list = |values: &mut dyn Iterator<Item = &Value>| values.map(text).collect::<Option<Vec<_>>>();
         match self.value {
             None => Ok(None),
-            Some(Value::Array(values)) => list(&mut values.iter()).map(Some).ok_or_else(error),
-            Some(Value::Object(values)) => list(&mut values.values()).map(Some).ok_or_else(error),
+            Some(Value::Array(values)) => Ok(Some(values.iter().filter_map(configured).collect())),
+            Some(Value::Object(values)) => Ok(Some(values.values().filter_map(configured).collect())),
             Some(Value::String(text)) if text.trim().is_empty() => Ok(None),
             Some(value) => {
                 let values = value.as_str().and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
-                values.map(Some).ok_or_else(error)
+                values.map(Some).ok_or_else(|| format!("{}: {} is not a list of texts: it is ignored", self.path, self.shown()))
             }
         }
+    }
+
+    /// One of the names of a .NET enumeration, in any case, or a number.
+    pub(super) fn one_of(&self, names: &[&str]) -> Result<Option<String>, String> {
+        self.read(&format!("one of {}", names.join(", ")), |text| {
+            let known = text.parse::<i32>().is_ok() || names.iter().any(|name| name.eq_ignore_ascii_case(text));
+            known.then(|| text.to_ascii_lowercase())
+        })
     }
 
     /// Reads a value; the error names its path and the expected form.
@@ -119,6 +163,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn keys_that_differ_in_case_are_one_and_the_later_value_counts() {
+        let value = json!({"a": {"B": 1, "c": [{"d": 1, "D": 2}]}, "A": {"b": 2, "e": null}, "f": {}, "F": 1});
+
+        assert_eq!(merged(value), json!({"a": {"B": 2, "c": [{"d": 2}], "e": null}, "f": 1}));
+    }
 
     #[test]
     fn a_key_is_found_in_any_case() {

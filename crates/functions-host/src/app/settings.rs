@@ -73,6 +73,9 @@ impl LocalSettings {
             notes.notices.push(format!("ConnectionStrings in {FILE} is ignored: put connections in Values"));
         }
 
+        if let Some(other) = root.child("Values").value.filter(|values| !values.is_object()) {
+            notes.notices.push(format!("Values in {FILE} is ignored: {other} is not an object"));
+        }
         let mut values = BTreeMap::new();
         for (name, value) in root.child("Values").value.and_then(Value::as_object).into_iter().flatten() {
             if environment.contains_key(name) {
@@ -84,6 +87,13 @@ impl LocalSettings {
             } else if !value.is_null() {
                 notes.problems.push(format!("Values.{name} is not text: write each nested value as \"{name}__key\""));
             }
+        }
+        let mut seen: BTreeMap<String, &String> = BTreeMap::new();
+        for name in values.keys().chain(environment.keys()) {
+            let other = seen.insert(key(name), name).filter(|other| *other != name && values.contains_key(*other));
+            notes.notices.extend(
+                other.map(|other| format!("Values.{other} in {FILE} and {name} are one setting for the host: only one of them counts")),
+            );
         }
         LocalSettings { values, local_host: LocalHost::read(&root.child("Host"), notes) }
     }

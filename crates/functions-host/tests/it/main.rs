@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
+mod config;
 mod environment;
 mod routing;
 mod support;

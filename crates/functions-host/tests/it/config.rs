@@ -1,0 +1,144 @@
+//! What the host makes of the files of an app, by files that were tried on the real host: `fixtures/config-cases.json`.
+
+use std::collections::BTreeMap;
+
+use functions_host::app;
+use serde_json::Value;
+
+use crate::support::{App, Running};
+
+const CASES: &str = include_str!("fixtures/config-cases.json");
+
+/// Cases in which this host differs, each with its reason. `docs/local.md` lists them.
+const DIFFERENT: [(&str, &str); 2] = [
+    ("A11 (no authLevel)", "no function needs a key, as under `func start`"),
+    ("Q02 (no queueName)", "the recording's queue extension takes a trigger without a queue, that of Service Bus does not"),
+];
+
+/// Cases that need JSON and its encodings as Newtonsoft.Json reads them.
+const LENIENT: [&str; 4] = ["trailing comma", "UTF-16 mark", "A33 (trailing comma)", "A35 (UTF-16)"];
+
+/// Paths that were asked for after each start with a host.json.
+const PATHS: [&str; 5] = ["/api/hello", "/hello", "/x/hello", "/a/b/hello", "/API/hello"];
+
+fn encoded(text: &str, encoding: &Value) -> Vec<u8> {
+    match encoding.as_str().unwrap() {
+        "utf-8-sig" => [&b"\xEF\xBB\xBF"[..], text.as_bytes()].concat(),
+        "utf-16" => std::iter::once(0xFEFF).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect(),
+        _ => text.as_bytes().to_vec(),
+    }
+}
+
+fn settings(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let all = [("FUNCTIONS_WORKER_RUNTIME", "custom"), ("HANDLER", "handler")].iter().chain(more);
+    all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// Says what differs in which case, and checks that exactly the known ones do.
+fn check(different: &[(String, String)], cases: &[String]) {
+    let all = cases.len();
+    let lines: Vec<_> = different.iter().map(|(case, what)| format!("{case}: {what}")).collect();
+    println!("{} of {all} cases alike, {} different:\n{}", all - different.len(), different.len(), lines.join("\n"));
+    for (case, what) in different {
+        assert!(DIFFERENT.iter().any(|(known, _)| known == case) || LENIENT.contains(&case.as_str()), "{case}: {what}");
+    }
+    let mended: Vec<_> = DIFFERENT
+        .iter()
+        .filter(|(known, _)| cases.iter().any(|case| case == known) && !different.iter().any(|(case, _)| case == known))
+        .collect();
+    assert!(mended.is_empty(), "alike although listed as different: {mended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_json_is_read_as_the_real_host_reads_it() {
+    let document: Value = serde_json::from_str(CASES).unwrap();
+    let cases = document["hostJson"].as_array().unwrap();
+    let names: Vec<_> = cases.iter().map(|case| case["name"].as_str().unwrap().to_owned()).collect();
+    let mut different = Vec::new();
+    for case in cases {
+        let app = App::with_handler();
+        let whole = app.path().join("handler");
+        let text = case["host.json"].as_str().unwrap();
+        let text = text.replace("{EXE}", "handler").replace("{WHOLE_EXE}", whole.to_str().unwrap()).replace("{HANDLER}", "x");
+        app.write_bytes("host.json", &encoded(&text, &case["encoding"]));
+        let bindings = serde_json::json!([
+            {"type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous", "methods": ["get"], "route": "hello"},
+            {"type": "http", "direction": "out", "name": "res"},
+        ]);
+        app.write("Hello/function.json", &serde_json::json!({ "bindings": bindings }).to_string());
+
+        let (state, reached) = match Running::start(&app, settings(&[])).await {
+            Err(_) => ("Error", Vec::new()),
+            Ok(host) => {
+                let mut reached = Vec::new();
+                for path in PATHS {
+                    if host.ask(&format!("GET {path}")).await.0 == 200 {
+                        reached.push(path);
+                    }
+                }
+                ("Running", reached)
+            }
+        };
+
+        let expected: Vec<_> = case["reached"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let as_expected = expected.len() == reached.len() && expected.iter().all(|path| reached.contains(path));
+        if state != case["state"] || !as_expected {
+            different.push((
+                case["name"].as_str().unwrap().to_owned(),
+                format!("{state} {reached:?} instead of {} {expected:?}", case["state"]),
+            ));
+        }
+    }
+    check(&different, &names);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_json_is_read_as_the_real_host_reads_it() {
+    let document: Value = serde_json::from_str(CASES).unwrap();
+    let cases = document["functionJson"].as_array().unwrap();
+    let app = App::with_handler();
+    for case in cases {
+        let file = format!("{}/function.json", case["folder"].as_str().unwrap());
+        app.write_bytes(&file, &encoded(case["function.json"].as_str().unwrap(), &case["encoding"]));
+    }
+    let settings = settings(&[("OFF_A16", "true"), ("ROUTE_A40", "a40")]);
+    let summary = app::summary(app.path(), &settings).unwrap();
+    let host = Running::start(&app, settings).await.unwrap();
+
+    let names: Vec<_> = cases.iter().map(name_of).collect();
+    let mut different = Vec::new();
+    for case in cases {
+        let folder = case["folder"].as_str().unwrap();
+        let name = name_of(case);
+        let refused = summary.in_error.iter().any(|(name, _)| name == folder);
+        if refused == case["errors"].as_array().unwrap().is_empty() {
+            let reason = summary.in_error.iter().find(|(name, _)| name == folder).map(|(_, reason)| reason.as_str());
+            different.push((name.clone(), format!("{reason:?} instead of {}", case["errors"])));
+        }
+        let Some(expected) = case["get"].as_array() else { continue };
+        let (status, function) = host.ask(&format!("GET /api/{}", route(case))).await;
+        let expected_function = expected[1].as_str().map(|path| path.trim_start_matches('/'));
+        if expected[0] != status || function.as_deref() != expected_function {
+            different.push((name, format!("{status} {function:?} instead of {expected:?}")));
+        }
+    }
+    check(&different, &names);
+}
+
+fn name_of(case: &Value) -> String {
+    format!("{} ({})", case["folder"].as_str().unwrap(), case["what"].as_str().unwrap())
+}
+
+/// The route of the first binding as a path, or the name of the folder. The recording asked for `a40` where the route names a setting.
+fn route(case: &Value) -> String {
+    let folder = case["folder"].as_str().unwrap().to_owned();
+    let document: Value = serde_json::from_str(case["function.json"].as_str().unwrap()).unwrap_or_default();
+    let binding = &document["bindings"][0];
+    let route = ["route", "Route"].into_iter().map(|key| &binding[key]).find(|route| !route.is_null());
+    match route {
+        Some(Value::String(route)) if route == "%ROUTE_A40%" => "a40".to_owned(),
+        Some(Value::String(route)) => route.clone(),
+        Some(route) => route.to_string(),
+        None => folder.to_lowercase(),
+    }
+}
