@@ -7,6 +7,8 @@ pub mod local;
 pub mod demo;
 #[cfg(feature = "local")]
 mod package;
+#[cfg(feature = "local")]
+mod backup;
 pub mod operate;
 mod settings;
 
@@ -56,6 +58,12 @@ enum Command {
         #[command(flatten)]
         place: Where,
     },
+    /// Copy the databases of a data directory into a new directory, also while `waybill local` runs.
+    #[cfg(feature = "local")]
+    Backup(backup::Options),
+    /// Start again without a write-ahead log that was lost, and without what only that log had.
+    #[cfg(feature = "local")]
+    AcceptLoss(backup::Place),
     /// Be the handler: what the Functions host starts.
     Serve,
     /// Build the handler for Azure and pack it with its app, ready to be deployed.
@@ -213,6 +221,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Local(options) => local::run(options, &environment).map(|()| true),
         #[cfg(feature = "local")]
         Command::Package(options) => package::run(&options, &environment).map(|()| true),
+        #[cfg(feature = "local")]
+        Command::Backup(options) => backup::run(&options, &environment).map(|()| true),
+        #[cfg(feature = "local")]
+        Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| true),
         Command::Serve => serve::run(&environment).map(|()| true),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),

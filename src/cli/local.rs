@@ -49,6 +49,7 @@ pub(crate) fn options(arguments: Arguments) -> host::Options {
         data_setting: Some("WAYBILL_DATA"),
         rest_endpoint_setting: Some(REST_ENDPOINT),
         own_handler: Some("waybill"),
+        accept_loss: Some("waybill accept-loss"),
         check: Some(config::check),
         variables: BTreeMap::new(),
         inherited: None,

@@ -116,7 +116,9 @@ pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, S
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| vec![error.to_string()])?;
     let answered = runtime.block_on(async {
         let operator = Operator::open(&storage, budgets, &environment, options.json).await?;
-        operator.answer(request).await
+        let answered = operator.answer(request).await;
+        operator.close().await;
+        answered
     });
     runtime.shutdown_background();
     answered.map_err(|problem| vec![problem])
@@ -161,6 +163,14 @@ impl Operator {
         let is_here = matches!(storage.records, Records::Embedded(..)) || remote.is_none();
         let local = if is_here { LocalQueue::open(&data, name)? } else { None };
         Ok(Self { store, local, remote, budgets, json })
+    }
+
+    /// Leaves nothing in the logs, unless another process has the databases open.
+    async fn close(&self) {
+        self.store.close().await;
+        if let Some(local) = &self.local {
+            local.close().await;
+        }
     }
 
     async fn answer(&self, request: Request) -> Result<bool, String> {

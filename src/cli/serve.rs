@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use group_commit::database::Error;
 use hyper::Request;
 use hyper::body::Incoming;
 use serving::host_names;
@@ -127,12 +128,15 @@ async fn open_store(app: &App) -> String {
     match &app.config.storage.records {
         Records::Embedded(data, key) => {
             let (directory, key) = (data.clone(), key.clone());
-            match tokio::task::spawn_blocking(move || SqliteStore::open_marked(&directory, key)).await {
+            match tokio::task::spawn_blocking(move || SqliteStore::open(&directory, key)).await {
                 Ok(Ok(store)) => {
                     info!(store.path = %data.display(), "the embedded store is open");
                     // Cannot fail: only this function sets the store, once.
                     drop(app.store.set(StatusStore::Sqlite(store)));
                     std::future::pending().await
+                }
+                Ok(Err(problem @ Error::LogLost(..))) => {
+                    format!("{problem}; or go on without it: waybill accept-loss --data {}", data.display())
                 }
                 Ok(Err(problem)) => format!("{problem}; correct this, or set WAYBILL_DATA to another directory"),
                 Err(problem) => format!("the store could not be opened: {problem}"),

@@ -83,27 +83,17 @@ impl SqliteStore {
     /// Opens `DIRECTORY/records.db`, and creates it if it does not exist. Blocks: call it off the runtime.
     /// `tracking_key` overrides the secret kept beside the records, which is drawn at random at the first start.
     pub fn open(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
-        Self::open_with(directory, tracking_key, Database::open)
-    }
-
-    /// Like [`Self::open`], for the handler: marks the file until [`StatusStore::close`](crate::store::StatusStore::close).
-    pub fn open_marked(directory: &Path, tracking_key: Option<TrackingKey>) -> Result<Self, Error> {
-        Self::open_with(directory, tracking_key, Database::open_marked)
-    }
-
-    fn open_with(
-        directory: &Path,
-        tracking_key: Option<TrackingKey>,
-        open: fn(&Path, &str) -> Result<Database, Error>,
-    ) -> Result<Self, Error> {
         let path = directory.join("records.db");
         let failed = |reason: String| Error::Open(path.clone(), reason);
         directory::create(directory).map_err(|error| failed(error.to_string()))?;
-        let database = open(&path, SCHEMA)?;
-        let tracking_key = match tracking_key {
-            Some(key) => key,
-            None => kept_secret(&path).map_err(failed)?,
-        };
+        let mut fresh = [0; 32];
+        getrandom::fill(&mut fresh).map_err(|error| failed(error.to_string()))?;
+        let (database, kept) = Database::open(&path, |connection| {
+            connection.execute_batch(SCHEMA)?;
+            tracking_key.is_none().then(|| kept_secret(connection, fresh)).transpose()
+        })?;
+        let kept = || kept.and_then(TrackingKey::new).ok_or_else(|| failed("the secret kept beside the records is damaged".into()));
+        let tracking_key = tracking_key.map_or_else(kept, Ok)?;
         Ok(Self { database, tracking_key, purge_due: Arc::new(AtomicI64::new(0)) })
     }
 
@@ -401,21 +391,13 @@ impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
             Error::Unknown => Self::Unknown,
-            Error::NotApplied | Error::Open(..) => Self::NotApplied,
+            Error::NotApplied | Error::Open(..) | Error::LogLost(..) => Self::NotApplied,
         }
     }
 }
 
-/// The secret kept beside the records; made if there is none. Two handlers that start at the same time get the same secret.
-fn kept_secret(path: &Path) -> Result<TrackingKey, String> {
-    let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
-    let mut fresh = [0; 32];
-    getrandom::fill(&mut fresh).map_err(|error| error.to_string())?;
-    connection
-        .busy_timeout(std::time::Duration::from_secs(5))
-        .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
-        .and_then(|()| connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('tracking_id_key', ?1)", [fresh]))
-        .and_then(|_| connection.query_row("SELECT value FROM secrets WHERE name = 'tracking_id_key'", [], |row| row.get(0)))
-        .map_err(|error| error.to_string())
-        .and_then(|secret| TrackingKey::new(secret).ok_or_else(|| "the secret kept beside the records is damaged".into()))
+/// The secret kept beside the records, which is `fresh` if there was none. Two handlers that start at the same time get the same secret.
+fn kept_secret(connection: &Connection, fresh: [u8; 32]) -> rusqlite::Result<Vec<u8>> {
+    connection.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES ('tracking_id_key', ?1)", [fresh])?;
+    connection.query_row("SELECT value FROM secrets WHERE name = 'tracking_id_key'", [], |row| row.get(0))
 }

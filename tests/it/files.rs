@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::{Directory, Host, order};
+use crate::support::{Directory, Host, Program, eventually, hopeless, order, submit_until_accepted};
 
 /// A host whose file of records is taken away by `lose` and put back by `mend` between two runs.
 fn refuses_and_loses_nothing(file: &str, lose: impl Fn(&Path), mend: impl Fn(&Path)) {
@@ -20,7 +20,6 @@ fn refuses_and_loses_nothing(file: &str, lose: impl Fn(&Path), mend: impl Fn(&Pa
     let (status, lines) = host.program.end();
     mend(data.path());
     let host = Host::start(data.path(), &[]);
-    assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
     let after = host.submit(&order("LOST-1"));
 
     for response in refused {
@@ -98,7 +97,20 @@ fn a_log_without_its_database_stops_the_start_and_is_not_deleted() {
     assert_eq!(host.ended(&before)["status"], "completed");
 }
 
-const LOST_LOG: &str = "the write-ahead log of the database is missing or empty";
+const LOST_LOG: &str = "is missing or empty, and no stop emptied it";
+
+/// Kills host and handler, and waits until both are gone.
+fn kill(mut host: Host, data: &Path) {
+    let record: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(data.join("handler.json")).unwrap()).unwrap();
+    let handler = record["process"].as_u64().or_else(|| record["pid"].as_u64()).unwrap();
+    host.program.kill();
+    eventually("the handler is gone", || (!Path::new(&format!("/proc/{handler}")).exists()).then_some(()));
+}
+
+fn waybill(arguments: &[&str]) -> (bool, Vec<String>) {
+    let (status, lines) = Program::waybill(arguments, &[]).end();
+    (status.success(), lines)
+}
 
 #[test]
 fn a_clean_stop_leaves_nothing_in_the_logs() {
@@ -118,32 +130,176 @@ fn a_clean_stop_leaves_nothing_in_the_logs() {
 
     assert!(status.success(), "{lines:?}");
     assert_eq!(host.ended(&before)["status"], "completed");
-    assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
 }
 
 #[test]
-fn a_start_says_that_the_log_of_a_killed_host_is_missing() {
+fn an_operators_command_on_a_stopped_host_leaves_nothing_in_the_logs() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let failed = host.submit(&hopeless("FAILED"));
+    host.ended(&failed);
+    host.program.signal("INT");
+    host.program.end();
+
+    let (retried, lines) = waybill(&["orders", "retry", &failed, "--data", data.path().to_str().unwrap()]);
+
+    assert!(retried, "{lines:?}");
+    for file in ["records.db-wal", "queue.db-wal"] {
+        assert!(std::fs::metadata(data.path().join(file)).map_or(0, |metadata| metadata.len()) == 0, "{file}");
+    }
+}
+
+#[test]
+fn a_start_without_the_log_of_a_killed_host_is_refused_until_the_loss_is_accepted() {
     for file in ["records.db-wal", "queue.db-wal"] {
         let data = Directory::new();
-        let mut host = Host::start(data.path(), &[]);
+        let host = Host::start(data.path(), &[]);
         let before = host.submit(&order("BEFORE"));
         host.ended(&before);
 
-        host.program.kill();
+        kill(host, data.path());
         std::fs::remove_file(data.path().join(file)).unwrap();
-        let mut host = Host::start(data.path(), &[]);
-        let told = host.program.line(LOST_LOG);
+        let mut refused = Host::begin(crate::support::repository(), data.path(), &[], &[]);
+        let told = refused.line(LOST_LOG);
+        let (status, _) = refused.end();
+        let (listed, _) = waybill(&["orders", "list", "--data", data.path().to_str().unwrap()]);
+        let (accepted, lines) = waybill(&["accept-loss", "--data", data.path().to_str().unwrap()]);
+        let host = Host::start(data.path(), &[]);
+        let after = host.submit(&order("AFTER"));
 
-        assert!(told.contains("ERROR") && told.contains(file), "{told}");
+        assert!(told.contains(file) && told.contains("waybill accept-loss --data"), "{told}");
+        assert!(!status.success() && !listed);
+        assert!(accepted && lines.iter().any(|line| line.contains("may be missing")), "{lines:?}");
+        assert_eq!(host.ended(&after)["status"], "completed");
     }
+}
+
+#[test]
+fn a_log_that_another_program_copied_into_the_database_raises_no_alarm() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+
+    kill(host, data.path());
+    for file in ["records.db", "queue.db"] {
+        let database = rusqlite::Connection::open(data.path().join(file)).unwrap();
+        database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, u32>(0)).unwrap();
+        database.close().unwrap();
+        assert!(!data.path().join(format!("{file}-wal")).exists());
+    }
+    let host = Host::start(data.path(), &[]);
+
+    assert_eq!(host.ended(&before)["status"], "completed");
 }
 
 #[test]
 fn a_kill_right_after_the_start_raises_no_alarm() {
     let data = Directory::new();
     for _ in 0..3 {
-        let mut host = Host::start(data.path(), &[]);
-        assert!(!host.program.lines().iter().any(|line| line.contains(LOST_LOG)), "{:?}", host.program.lines());
-        host.program.kill();
+        let host = Host::start(data.path(), &[]);
+        kill(host, data.path());
+    }
+}
+
+#[test]
+fn a_log_that_is_emptied_while_it_is_in_use_ends_the_promises() {
+    let data = Directory::new();
+    let mut host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+
+    std::fs::File::options().write(true).open(data.path().join("records.db-wal")).unwrap().set_len(0).unwrap();
+    let refused = host.post("/api/orders", &order("LOST"));
+    let told = host.program.line("was emptied or overwritten while it is in use");
+
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(told.contains("ERROR") && told.contains("records.db-wal"), "{told}");
+}
+
+#[test]
+fn a_backup_that_overwrites_the_database_while_it_is_in_use_ends_the_promises() {
+    let (data, elsewhere) = (Directory::new(), Directory::new());
+    let mut host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+    let backup = elsewhere.path().join("backup");
+    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
+    assert!(made, "{lines:?}");
+
+    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    let refused = host.post("/api/orders", &order("LOST"));
+    let told = host.program.line("was overwritten by another copy while it is in use");
+
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(told.contains("ERROR") && told.contains("records.db"), "{told}");
+}
+
+#[test]
+fn a_backup_beside_the_log_of_another_run_is_not_mixed_with_it() {
+    let (data, elsewhere) = (Directory::new(), Directory::new());
+    let host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+    let backup = elsewhere.path().join("backup");
+    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
+    assert!(made, "{lines:?}");
+    let after = host.submit(&order("AFTER"));
+    host.ended(&after);
+    kill(host, data.path());
+
+    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    let mut refused = Host::begin(crate::support::repository(), data.path(), &[], &[]);
+    let told = refused.line("belongs to another copy of the database");
+    drop(refused);
+    std::fs::remove_file(data.path().join("records.db-wal")).unwrap();
+    let host = Host::start(data.path(), &[]);
+
+    assert!(told.contains("records.db-wal") && told.contains("move the log away"), "{told}");
+    assert_eq!(host.ended(&before)["status"], "completed");
+    assert_eq!(host.get(&format!("/api/orders/{after}/status")).status, 404);
+}
+
+#[test]
+fn every_order_in_a_backup_made_under_load_ends_after_it_is_restored() {
+    use std::os::unix::fs::PermissionsExt;
+    const SETTINGS: [(&str, &str); 3] = [("SweepSchedule", "* * * * * *"), ("OVERDUE_AFTER", "1s"), ("WORK_DELAY", "50ms")];
+    let (data, elsewhere) = (Directory::new(), Directory::new());
+    let host = Host::start(data.path(), &SETTINGS);
+    let backup = elsewhere.path().join("backup");
+    let arguments = ["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()];
+
+    let (stop, port) = (std::sync::atomic::AtomicBool::new(false), host.port);
+    let (submitted, made) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    let numbers = (0..).take_while(|_| !stop.load(std::sync::atomic::Ordering::Relaxed));
+                    numbers.map(|number| submit_until_accepted(port, &format!("LOAD-{client}-{number}"), &[])).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let first = host.submit(&order("FIRST"));
+        host.ended(&first);
+        let made = waybill(&arguments);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        (clients.into_iter().flat_map(|client| client.join().unwrap()).chain([first]).collect::<Vec<_>>(), made)
+    });
+    let again = waybill(&arguments);
+    kill(host, data.path());
+    let modes = [(".", 0o700), ("records.db", 0o600), ("queue.db", 0o600)];
+    for (file, mode) in modes {
+        assert_eq!(std::fs::metadata(backup.join(file)).unwrap().permissions().mode() & 0o777, mode, "{file}");
+    }
+    let host = Host::start(&backup, &SETTINGS);
+    let restored: Vec<_> = submitted.iter().filter(|id| host.get(&format!("/api/orders/{id}/status")).status == 200).collect();
+
+    assert!(made.0 && made.1.iter().any(|line| line.contains("records.db")), "{made:?}");
+    assert!(!again.0 && again.1.iter().any(|line| line.contains("is there already")), "{again:?}");
+    println!("{} of {} orders were there when the backup was made", restored.len(), submitted.len());
+    assert!(!restored.is_empty());
+    for id in restored {
+        assert_eq!(host.ended(id)["status"], "completed");
     }
 }

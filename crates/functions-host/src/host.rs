@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use group_commit::database::Error;
 use group_commit::directory;
 use serving::log::PEOPLE;
 use serving::server::{self, Drained, Limits};
@@ -58,6 +59,8 @@ pub struct Options {
     pub rest_endpoint_setting: Option<&'static str>,
     /// Name by which host.json means this program, which then need not be in the app's folder.
     pub own_handler: Option<&'static str>,
+    /// Command that goes on without the log of a queue that was lost.
+    pub accept_loss: Option<&'static str>,
     /// Further check where the handler is this program.
     pub check: Option<Check>,
     /// Variables for the handler, which take precedence over its settings.
@@ -77,6 +80,7 @@ impl Options {
             data_setting: None,
             rest_endpoint_setting: None,
             own_handler: None,
+            accept_loss: None,
             check: None,
             variables: BTreeMap::new(),
             inherited: None,
@@ -134,7 +138,10 @@ pub async fn run(
     let open = data.clone();
     let rules = Rules { lock_duration: arguments.lock_duration, max_delivery_count: arguments.max_delivery_count };
     let broker = tokio::task::spawn_blocking(move || Broker::open(&open, rules)).await.map_err(|error| one(error.to_string()))?;
-    let broker = broker.map_err(|error| one(error.to_string()))?;
+    let broker = broker.map_err(|error| match (error, options.accept_loss) {
+        (error @ Error::LogLost(..), Some(command)) => one(format!("{error}; or go on without it: {command} --data {}", data.display())),
+        (error, _) => one(error.to_string()),
+    })?;
     let released = broker.release_locks().await.map_err(|error| one(error.to_string()))?;
     if released > 0 {
         info!(messages = released, "messages that an earlier host was working on are delivered again");

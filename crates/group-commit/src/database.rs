@@ -2,20 +2,25 @@
 //!
 //! One thread owns the writing connection. It takes all operations that queued up during the last commit, runs them in one
 //! transaction, commits, and only then answers. A second thread answers reads.
+//!
+//! The writing thread also copies the log into the database, and keeps the database marked while the log has content (`mark.rs`):
+//! no operation is answered before the mark stands.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use crate::files::{Files, log_of};
+use crate::files::{Files, is_empty, log_of, mark_of};
+use crate::mark::{Mark, State};
 
 /// Most operations in one commit: the first one waits for the last.
 const MAX_BATCH: usize = 256;
@@ -23,17 +28,22 @@ const MAX_BATCH: usize = 256;
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements kept by each connection; more than any user of this module has.
 const STATEMENTS: usize = 32;
-/// Time that a close waits for readers in other processes. A log that is not emptied is read at the next start.
+/// Time that a close waits for other processes. A log that is not copied into the database is read at the next start.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Has a row while a process that marked the file writes to it. The mark is copied into the database itself at once, and what is
-/// committed later is at first only in the log: a mark without a log says that the log was lost.
-const MARK: &str = "CREATE TABLE IF NOT EXISTS open_since (id INTEGER PRIMARY KEY CHECK (id = 1), since TEXT NOT NULL)";
+/// Pages in the log after which the log is copied into the database: 4 MiB.
+const LOG_PAGES: i64 = 1000;
+/// Time without a commit after which the log is copied into the database.
+const IDLE: Duration = Duration::from_secs(5);
+/// Time until the log is copied again after a copy that another process held up.
+const COPY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Failure of an operation.
 #[derive(Debug)]
 pub enum Error {
     /// The database could not be opened or prepared.
     Open(PathBuf, String),
+    /// The log of the database is gone, with everything written after a moment.
+    LogLost(PathBuf, String),
     /// Nothing was written.
     NotApplied,
     /// The commit failed; whether it reached the disk is not known.
@@ -44,6 +54,12 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Open(path, reason) => write!(f, "cannot open the database {}: {reason}", path.display()),
+            Self::LogLost(path, since) => write!(
+                f,
+                "cannot open the database {}: its write-ahead log {} is missing or empty, and no stop emptied it; what was written after {since} may be missing: put the log back, or restore a backup",
+                path.display(),
+                log_of(path).display()
+            ),
             Self::NotApplied => f.write_str("the database did not take the operation"),
             Self::Unknown => f.write_str("the database did not confirm the operation"),
         }
@@ -129,22 +145,27 @@ enum Durability {
 }
 
 type Done = Box<dyn FnOnce() + Send>;
-type Read = Box<dyn FnOnce(&Connection) + Send>;
+
+/// What the reading thread is asked for.
+enum Read {
+    Query(Box<dyn FnOnce(&Connection) + Send>),
+    /// Ends the thread, and says so.
+    Close(oneshot::Sender<()>),
+}
 
 impl Database {
-    /// Opens or creates the file, private to the user, and brings it to `schema` (idempotent statements).
-    /// Every directory on the way must exist.
-    pub fn open(path: &Path, schema: &str) -> Result<Self, Error> {
-        Self::open_as(path, schema, false)
+    /// Opens or creates the file, private to the user, and runs `prepare` in a transaction: it makes the tables, unless they are there.
+    /// Every directory on the way must exist. Refuses a file whose log was lost, or has a log that belongs to another copy of the file.
+    pub fn open<T>(path: &Path, prepare: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<(Self, T), Error> {
+        Self::open_with(path, prepare, LOG_PAGES)
     }
 
-    /// Like [`Database::open`], for the process that the file belongs to: the file is marked until [`Database::close`], and an error
-    /// in the log says when an earlier mark has lost its write-ahead log.
-    pub fn open_marked(path: &Path, schema: &str) -> Result<Self, Error> {
-        Self::open_as(path, schema, true)
-    }
-
-    fn open_as(path: &Path, schema: &str, marked: bool) -> Result<Self, Error> {
+    /// Like [`Database::open`], with another number of pages in the log after which the log is copied.
+    pub(crate) fn open_with<T>(
+        path: &Path,
+        prepare: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        log_pages: i64,
+    ) -> Result<(Self, T), Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
         // SQLite deletes a log beside an empty database, and with the log the orders that are not yet in the database.
         if is_empty(path) && !is_empty(&log_of(path)) {
@@ -155,36 +176,45 @@ impl Database {
             )));
         }
         create_private(path).map_err(|error| failed(&error))?;
+        let database = open_for_writes(path).map_err(|error| failed(&error))?;
         let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+        refuse_without_log(&mut writer, &database, path)?;
         let prepared = writer
             .pragma_update(None, "journal_mode", "WAL")
             // FULL: a commit is on disk before any caller is answered. In WAL mode this costs one fsync a commit.
             .and_then(|()| writer.pragma_update(None, "synchronous", "FULL"))
-            .and_then(|()| writer.pragma_update(None, "wal_autocheckpoint", 1000))
             .and_then(|()| {
                 let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-                if marked {
-                    mark(&transaction, path)?;
-                }
-                transaction.execute_batch(schema)?;
-                transaction.commit()
-            })
-            // PASSIVE: the log keeps its length, so that an empty log is never an ordinary one while the mark stands.
-            .and_then(|()| if marked { checkpoint(&writer, "PASSIVE") } else { Ok(()) });
-        prepared.map_err(|error| failed(&error))?;
+                let prepared = prepare(&transaction)?;
+                transaction.commit().map(|()| prepared)
+            });
+        let prepared = prepared.map_err(|error| failed(&error))?;
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
         let (write_queue, pending_writes) = mpsc::channel::<Job>();
         let (read_queue, pending_reads) = mpsc::channel::<Read>();
-        let shared = Arc::clone(&counts);
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
-        let files = Files::in_use(path).map_err(|error| failed(&error))?;
+        let files = Arc::new(Files::in_use(path, database).map_err(|error| failed(&error))?);
         let damaged = Damage::default();
-        let writer = Writer { connection: writer, files, damaged: damaged.clone(), counts: shared, level: Durability::Synced, told: false };
+        let reader = Reader { connection: reader, _files: Arc::clone(&files) };
+        let writer = Writer {
+            connection: writer,
+            files,
+            damaged: damaged.clone(),
+            counts: Arc::clone(&counts),
+            level: Durability::Synced,
+            mark: None,
+            is_overwritten: false,
+            log_pages,
+            copied: 0,
+            is_copied: true,
+            copy_again: Instant::now(),
+            told: false,
+        };
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
         spawn("sqlite-write", Box::new(move || writer.run(&pending_writes))).map_err(|error| failed(&error))?;
-        spawn("sqlite-read", Box::new(move || pending_reads.iter().for_each(|read| read(&reader)))).map_err(|error| failed(&error))?;
-        Ok(Self { writer: write_queue, reader: read_queue, counts, damaged })
+        spawn("sqlite-read", Box::new(move || reader.run(&pending_reads))).map_err(|error| failed(&error))?;
+        Ok((Self { writer: write_queue, reader: read_queue, counts, damaged }, prepared))
     }
 
     /// Counts of operations and commits so far.
@@ -211,10 +241,16 @@ impl Database {
         self.enqueue(Durability::Committed, operation).await
     }
 
-    /// Writes what is queued, copies the log into the database, empties the log and takes the mark away. Nothing is written later.
+    /// Writes what is queued and ends both threads. Nothing is read or written later. The last process that closes the database leaves
+    /// everything in the database file, and no log.
     pub async fn close(&self) {
+        // An error means that the thread has ended: another handle was closed before. The writer is last, since only the last
+        // connection copies the log.
         let (sender, receiver) = oneshot::channel();
-        // An error means that the thread has ended: another handle was closed before.
+        if self.reader.send(Read::Close(sender)).is_ok() {
+            drop(receiver.await);
+        }
+        let (sender, receiver) = oneshot::channel();
         if self.writer.send(Job::Close(sender)).is_ok() {
             drop(receiver.await);
         }
@@ -251,7 +287,7 @@ impl Database {
     ) -> Result<T, Error> {
         let (sender, receiver) = oneshot::channel();
         let damaged = self.damaged.clone();
-        let read: Read = Box::new(move |connection| {
+        let read = Box::new(move |connection: &Connection| {
             let result = query(connection).map_err(|error| {
                 damaged.notice(&error);
                 error!(error = %error, "a database query failed");
@@ -259,18 +295,54 @@ impl Database {
             });
             drop(sender.send(result));
         });
-        self.reader.send(read).map_err(|_| Error::NotApplied)?;
+        self.reader.send(Read::Query(read)).map_err(|_| Error::NotApplied)?;
         receiver.await.map_err(|_| Error::NotApplied)?
+    }
+}
+
+/// A thread that owns a reading connection.
+struct Reader {
+    connection: Connection,
+    /// Closed after the connection.
+    _files: Arc<Files>,
+}
+
+impl Reader {
+    fn run(self, reads: &mpsc::Receiver<Read>) {
+        while let Ok(read) = reads.recv() {
+            match read {
+                Read::Query(query) => query(&self.connection),
+                Read::Close(closed) => {
+                    drop(self);
+                    // A cancelled caller no longer waits.
+                    let _ = closed.send(());
+                    return;
+                }
+            }
+        }
     }
 }
 
 /// The thread that owns the writing connection.
 struct Writer {
     connection: Connection,
-    files: Files,
+    /// Closed after the connection.
+    files: Arc<Files>,
     damaged: Damage,
     counts: Arc<Counts>,
     level: Durability,
+    /// Mark that the database file had when it last belonged to its log.
+    mark: Option<Mark>,
+    /// Whether the log was last found to belong to another copy of the database file.
+    is_overwritten: bool,
+    /// Pages in the log after which the log is copied into the database.
+    log_pages: i64,
+    /// Pages in the log that are in the database, too.
+    copied: i64,
+    /// Whether the log had no other pages after the last group.
+    is_copied: bool,
+    /// When the log may be copied again after a copy that failed.
+    copy_again: Instant,
     /// Whether an error line says why nothing is written.
     told: bool,
 }
@@ -280,7 +352,16 @@ impl Writer {
         let mut group = Vec::new();
         let mut done = Vec::new();
         let mut closing = None;
-        while let Ok(first) = jobs.recv() {
+        loop {
+            let first = if self.is_copied { jobs.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { jobs.recv_timeout(IDLE) };
+            let first = match first {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.copy_log();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             for job in std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)) {
                 match job {
                     Job::Write(write) => group.push(write),
@@ -316,56 +397,163 @@ impl Writer {
         if !self.connection.is_autocommit() {
             drop(self.connection.execute_batch("ROLLBACK"));
         }
+        self.observe_log();
     }
 
-    /// Files that lost their names are left as they are: the log may be all that is left of an order.
-    fn close(&mut self) {
+    /// Copies the log when it has grown.
+    fn observe_log(&mut self) {
+        let Ok((pages, _)) = checkpoint(&self.connection, "NOOP") else { return };
+        self.is_copied = pages == self.copied;
+        if pages >= self.log_pages && Instant::now() >= self.copy_again {
+            self.copy_log();
+        }
+    }
+
+    /// Copies the log into the database, which stays marked. Only delays the next copy if this one fails.
+    fn copy_log(&mut self) {
+        if !self.is_sound() {
+            self.is_copied = true;
+            return;
+        }
+        match self.try_copy_log() {
+            Ok(true) => {
+                self.copied = checkpoint(&self.connection, "NOOP").map_or(0, |(pages, _)| pages);
+                self.is_copied = true;
+            }
+            // A reader, or a checkpoint of another process.
+            Ok(false) => self.copy_again = Instant::now() + COPY_AGAIN,
+            Err(error) => {
+                self.copy_again = Instant::now() + COPY_AGAIN;
+                self.damaged.notice(&error);
+                warn!(%error, file = %self.files.path().display(), "the write-ahead log could not be copied into the database; trying again");
+            }
+        }
+    }
+
+    /// `true`: everything is in the database, which is marked, and the log says that the mark does not hold.
+    fn try_copy_log(&mut self) -> rusqlite::Result<bool> {
+        set_level(&self.connection, &mut self.level, Durability::Synced)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let visible = Mark::visible(&transaction)?;
+        if !visible.is_set() {
+            visible.next().write(&transaction)?;
+        }
+        transaction.commit()?;
+        let (pages, copied) = checkpoint(&self.connection, "PASSIVE")?;
+        if pages != copied {
+            return Ok(false);
+        }
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let visible = Mark::visible(&transaction)?;
+        let filed = self.files.mark().map_err(not_readable)?;
+        // Another process may be here at the same time. The mark is taken away only once it is in the file.
+        if visible.is_set() && filed == visible {
+            visible.taken_away().write(&transaction)?;
+        }
+        transaction.commit()?;
+        let is_marked = self.files.mark().map_err(not_readable)? == filed && filed.is_set();
+        if is_marked {
+            self.mark = Some(filed);
+        }
+        Ok(is_marked)
+    }
+
+    /// The last connection of all processes copies the log, which takes the mark back, and deletes it. Files that lost their names are
+    /// left as they are: the log may be all that is left of an order.
+    fn close(mut self) {
         if !self.is_sound() {
             return;
         }
-        let closed = self
-            .connection
-            .busy_timeout(CLOSE_TIMEOUT)
-            .and_then(|()| set_level(&self.connection, &mut self.level, Durability::Synced))
-            .and_then(|()| self.connection.execute_batch(MARK))
-            .and_then(|()| self.connection.execute_batch("DELETE FROM open_since"))
-            .and_then(|()| checkpoint(&self.connection, "TRUNCATE"));
+        let closed = self.connection.busy_timeout(CLOSE_TIMEOUT).and_then(|()| {
+            // A mark that another process did not take away would stay in the file.
+            if Mark::visible(&self.connection)?.is_set() && !self.try_copy_log()? {
+                return Ok(());
+            }
+            self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(drop)
+        });
         if let Err(error) = closed {
-            warn!(%error, "the write-ahead log could not be emptied; the next start reads it");
+            warn!(%error, "the write-ahead log could not be copied into the database; the next start reads it");
         }
     }
 
     /// Whether the next start will find the writes of this moment.
     fn is_sound(&mut self) -> bool {
-        let told = std::mem::replace(&mut self.told, true);
-        if self.damaged.is_noticed() {
-            if !told {
-                error!(
-                    file = %self.files.path().display(),
-                    "the database is damaged, and nothing is written to it any more: stop this process, restore the file from a backup, and start again"
-                );
+        let Some(problem) = self.problem() else {
+            self.told = false;
+            return true;
+        };
+        if !std::mem::replace(&mut self.told, true) {
+            let file = problem.file.display();
+            error!(%file, "{}", problem.text);
+            if problem.log_is_whole {
+                self.rescue();
             }
-            return false;
+        }
+        false
+    }
+
+    fn problem(&mut self) -> Option<Problem> {
+        let path = self.files.path();
+        if self.damaged.is_noticed() {
+            return Some(Problem::new(path, DAMAGED));
         }
         if let Some(lost) = self.files.lost() {
-            if !told {
-                error!(
-                    file = %lost.display(),
-                    "a file of the database was deleted, moved or replaced while it is in use, and nothing is written any more: stop this process, put the right file back, and start again"
-                );
-                // The contents of a deleted log end with this process: copy them into the database.
-                // With its contents copied nothing is missing, and the next start need not say so. A visitor's database may have no mark.
-                if lost == log_of(self.files.path()) {
-                    drop(self.connection.execute_batch("DELETE FROM open_since"));
-                }
-                if let Err(error) = checkpoint(&self.connection, "PASSIVE") {
-                    warn!(%error, "the write-ahead log could not be copied into the database");
-                }
-            }
-            return false;
+            return Some(Problem { log_is_whole: true, ..Problem::new(lost, LOST) });
         }
-        self.told = false;
-        true
+        self.keep_marked();
+        let path = self.files.path();
+        if self.is_overwritten {
+            return Some(Problem::new(path, OVERWRITTEN));
+        }
+        // The log takes the mark of the database back, so it cannot be empty.
+        (self.mark.is_some() && !self.files.log_has_a_head()).then(|| Problem::new(&log_of(path), EMPTIED))
+    }
+
+    /// Marks the database, unless it is marked. Until then a lost log would not be noticed.
+    fn keep_marked(&mut self) {
+        let filed = self.files.mark().ok();
+        if self.mark.is_some() && self.mark == filed {
+            return;
+        }
+        self.mark = None;
+        if Instant::now() < self.copy_again {
+            return;
+        }
+        let kept = self.find_mark().and_then(|is_marked| if is_marked { Ok(true) } else { self.try_copy_log() });
+        match kept {
+            Ok(true) => return,
+            // A reader, or a checkpoint of another process.
+            Ok(false) => {}
+            Err(error) => {
+                self.damaged.notice(&error);
+                error!(%error, "the database cannot be written");
+            }
+        }
+        self.copy_again = Instant::now() + COPY_AGAIN;
+    }
+
+    /// Whether the database is marked, or must not be.
+    fn find_mark(&mut self) -> rusqlite::Result<bool> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let filed = self.files.mark().map_err(not_readable)?;
+        let state = State::of(Mark::visible(&transaction)?, filed, false);
+        self.mark = (state == State::Marked).then_some(filed);
+        self.is_overwritten = state == State::Foreign;
+        Ok(self.mark.is_some() || self.is_overwritten)
+    }
+
+    /// Copies a log into the database that no later start will find.
+    fn rescue(&mut self) {
+        let copy = |mark: fn(Mark) -> Mark| {
+            mark(Mark::visible(&self.connection)?).write(&self.connection)?;
+            checkpoint(&self.connection, "FULL").map(|(pages, copied)| pages == copied)
+        };
+        // Marked while it is copied, and no longer once everything is there.
+        match copy(Mark::next).and_then(|is_whole| if is_whole { copy(Mark::taken_away) } else { Ok(false) }) {
+            Ok(true) => {}
+            Ok(false) => warn!("the write-ahead log could not be copied into the database: another process reads it"),
+            Err(error) => warn!(%error, "the write-ahead log could not be copied into the database"),
+        }
     }
 
     fn begin(&mut self, group: &[Write]) -> rusqlite::Result<()> {
@@ -397,29 +585,100 @@ impl Writer {
     }
 }
 
-/// Marks the database as in use, and tells of a mark whose log is gone. Runs in a transaction before its first write: no other
-/// process may write meanwhile, so what the log has now was there before.
-fn mark(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
-    let log_is_empty = is_empty(&log_of(path));
-    connection.execute_batch(MARK)?;
-    let since: Option<String> = connection.query_row("SELECT since FROM open_since", [], |row| row.get(0)).optional()?;
-    if let Some(since) = since.filter(|_| log_is_empty) {
-        error!(
-            file = %log_of(path).display(),
-            "the write-ahead log of the database is missing or empty, and the last stop did not empty it: what was recorded after {since} may be missing; stop this process and put the log back, or restore a backup; nothing is missing if a program such as sqlite3 opened and closed the database since"
-        );
+/// Why nothing is written any more.
+struct Problem {
+    file: PathBuf,
+    text: &'static str,
+    /// Whether the log, as this process has it open, has everything.
+    log_is_whole: bool,
+}
+
+impl Problem {
+    fn new(file: &Path, text: &'static str) -> Self {
+        Self { file: file.to_owned(), text, log_is_whole: false }
     }
-    connection.execute("INSERT OR REPLACE INTO open_since (id, since) VALUES (1, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))", []).map(drop)
 }
 
-/// Copies the log into the database.
-fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+const DAMAGED: &str =
+    "the database is damaged, and nothing is written to it any more: stop this process, restore the file from a backup, and start again";
+const LOST: &str = "a file of the database was deleted, moved or replaced while it is in use, and nothing is written any more: stop this process, put the right file back, and start again";
+const OVERWRITTEN: &str = "the database was overwritten by another copy while it is in use, and nothing is written any more: stop this process, move the database and its log away, restore a backup, and start again";
+const EMPTIED: &str = "the write-ahead log was emptied or overwritten while it is in use, and nothing is written any more: what was written lately may be lost; stop this process, and restore the log or a backup";
+
+/// Refuses a database whose log is not the one that belongs to it. Before anything is written: a log of another copy would be mixed
+/// into this one.
+fn refuse_without_log(connection: &mut Connection, database: &File, path: &Path) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+    let state = |transaction: &Connection| -> rusqlite::Result<_> {
+        let (visible, in_file) = (Mark::visible(transaction)?, mark_of(database).map_err(not_readable)?);
+        Ok((State::of(visible, in_file, is_empty(&log_of(path))), visible.since(transaction)?))
+    };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    match transaction.and_then(|transaction| state(&transaction)).map_err(|error| failed(&error))? {
+        (State::Marked | State::Unmarked, _) => Ok(()),
+        (State::Lost, since) => Err(Error::LogLost(path.to_owned(), since)),
+        (State::Foreign, _) => Err(failed(&format_args!(
+            "its write-ahead log {} belongs to another copy of the database; if a backup was restored here, move the log away, otherwise put the database back",
+            log_of(path).display()
+        ))),
+    }
 }
 
-/// Whether a file has no bytes, or is not there.
-fn is_empty(path: &Path) -> bool {
-    std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
+/// A connection to a database whose log belongs to it.
+pub(crate) struct Visitor {
+    pub(crate) connection: Connection,
+    /// Closed after the connection: to close it releases the locks that this process has on the file (POSIX).
+    _database: File,
+}
+
+impl Visitor {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        let database = open_for_writes(path).map_err(|error| failed(&error))?;
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+        refuse_without_log(&mut connection, &database, path)?;
+        Ok(Self { connection, _database: database })
+    }
+}
+
+/// Goes on without the log of a database that [`Database::open`] refuses. Returns since when writes may be missing; `None`: no log was
+/// lost.
+pub fn accept_loss(path: &Path) -> Result<Option<String>, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+    let database = open_for_writes(path).map_err(|error| failed(&error))?;
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+    let since = match refuse_without_log(&mut connection, &database, path) {
+        Ok(()) => return Ok(None),
+        Err(Error::LogLost(_, since)) => since,
+        Err(error) => return Err(error),
+    };
+    let check = |sql| connection.query_row(sql, [], |row| row.get::<_, String>(0));
+    // The log may have been lost while it was copied.
+    let found = check("PRAGMA integrity_check(1)").map_err(|error| failed(&error))?;
+    if found != "ok" {
+        return Err(failed(&format_args!("it is damaged, so its lost log is needed, or a backup: {found}")));
+    }
+    let accepted = Mark::visible(&connection)
+        .and_then(|mark| mark.taken_away().write(&connection))
+        .and_then(|()| checkpoint(&connection, "TRUNCATE"))
+        .map_err(|error| failed(&error))?;
+    if accepted.0 != accepted.1 {
+        return Err(failed(&"another process reads it; stop that one first"));
+    }
+    Ok(Some(since))
+}
+
+/// Copies the log into the database; returns the pages in the log, and how many of them are copied. Each is -1 while another process
+/// copies.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64)> {
+    connection
+        .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
+        .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)))
+        .map(|(busy, pages, copied)| if busy == 0 || mode == "NOOP" { (pages, copied) } else { (pages, -2) })
+}
+
+fn not_readable(error: std::io::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 /// Sync level: FULL syncs the log at each commit, NORMAL only at a checkpoint (`SQLite`, "PRAGMA synchronous", in WAL mode).
@@ -437,19 +696,30 @@ fn set_level(connection: &Connection, level: &mut Durability, needed: Durability
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // A log is emptied by a close alone, together with the mark.
+    // The log is copied by the writing thread alone, which keeps the database marked.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 
-/// Creates the file so that only its user may read it; `SQLite` gives its side files the mode of the main file.
+/// Opens the database file beside `SQLite`. Fails where the file cannot be written: `SQLite` would open such a file, and leave a log
+/// that cannot be written either.
+fn open_for_writes(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Creates the file so that only its user may read it; `SQLite` gives its side files the mode of the main file. A file that is there
+/// is not opened: to close it would release the locks that this process has on it (POSIX).
 fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
+    options.append(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

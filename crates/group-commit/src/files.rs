@@ -1,8 +1,15 @@
-//! The files of a database that is in use: whether their names still lead to them.
+//! The files of a database that is in use: whether their names still lead to them, and what the database file says of its log.
 //!
 //! `SQLite` opens each file once. A file that loses its name takes writes that no later start finds.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::mark::{self, Mark};
+
+/// First bytes of a log, without the lowest bit of the last byte (`SQLite`, "WAL-mode File Format", section 4.1).
+const LOG_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
 
 /// Files that a connection has open. `SQLite` deletes the log and its index only when the last connection closes, and a checkpoint
 /// keeps both files: while this process has a connection, only a foreign program replaces a file.
@@ -10,14 +17,18 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Files {
     path: PathBuf,
     known: Vec<(PathBuf, Identity)>,
+    /// Closed after every connection of this process: closing any handle of a file releases all locks of the process on that file
+    /// (POSIX), and with them the locks of `SQLite`.
+    database: File,
+    log: File,
 }
 
 impl Files {
     /// Files of a database in WAL mode, right after its first transaction, which creates them.
-    pub(crate) fn in_use(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn in_use(path: &Path, database: File) -> io::Result<Self> {
         let paths = [path.to_owned(), log_of(path), beside(path, "-shm")];
         let known = paths.into_iter().map(|path| Identity::of(&path).map(|identity| (path, identity))).collect::<Result<_, _>>()?;
-        Ok(Self { path: path.to_owned(), known })
+        Ok(Self { path: path.to_owned(), known, database, log: File::open(log_of(path))? })
     }
 
     /// The database itself.
@@ -29,15 +40,61 @@ impl Files {
     pub(crate) fn lost(&self) -> Option<&Path> {
         let is_lost = |path: &Path, known: &Identity| match Identity::of(path) {
             Ok(found) => found != *known,
-            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         self.known.iter().find(|(path, known)| is_lost(path, known)).map(|(path, _)| path.as_path())
+    }
+
+    /// Mark in the database file itself.
+    pub(crate) fn mark(&self) -> io::Result<Mark> {
+        mark_of(&self.database)
+    }
+
+    /// Whether the log begins as a log. Right after a commit it does, unless a foreign program emptied or overwrote the log.
+    pub(crate) fn log_has_a_head(&self) -> bool {
+        let mut head = [0; LOG_MAGIC.len()];
+        // A log that cannot be read is not lost.
+        match read_at(&self.log, &mut head, 0) {
+            Ok(()) => {
+                head[3] &= !1;
+                head == LOG_MAGIC
+            }
+            Err(error) => error.kind() != io::ErrorKind::UnexpectedEof,
+        }
+    }
+}
+
+/// Mark in a database file, without its log. An empty file has none.
+pub(crate) fn mark_of(database: &File) -> io::Result<Mark> {
+    let mut mark = [0; 4];
+    match read_at(database, &mut mark, mark::OFFSET) {
+        Ok(()) => Ok(Mark(u32::from_be_bytes(mark))),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Mark(0)),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+        read if read == buffer.len() => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
 /// The write-ahead log of a database.
 pub(crate) fn log_of(path: &Path) -> PathBuf {
     beside(path, "-wal")
+}
+
+/// Whether a file has no bytes, or is not there.
+pub(crate) fn is_empty(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -52,13 +109,13 @@ struct Identity(u64, u64);
 
 impl Identity {
     #[cfg(unix)]
-    fn of(path: &Path) -> std::io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self(std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata)))
     }
 
     #[cfg(not(unix))]
-    fn of(path: &Path) -> std::io::Result<Self> {
+    fn of(path: &Path) -> io::Result<Self> {
         std::fs::metadata(path).map(|_| Self(0, 0))
     }
 }

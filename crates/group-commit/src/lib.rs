@@ -2,4 +2,8 @@
 
 pub mod database;
 pub mod directory;
+pub mod backup;
 mod files;
+mod mark;
+#[cfg(all(test, target_os = "linux"))]
+mod kills;

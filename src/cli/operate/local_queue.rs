@@ -46,6 +46,10 @@ mod present {
             self.broker.send(&self.name, vec![message]).await.map_err(|error| error.to_string())
         }
 
+        pub(in crate::cli::operate) async fn close(&self) {
+            self.broker.close().await;
+        }
+
         /// Reads the queue's content without locking a message.
         pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
             let mut held = Held { messages: Vec::new(), dead: 0 };
@@ -76,6 +80,11 @@ mod absent {
 
         #[expect(clippy::unused_async, reason = "with the feature `local` a queue is asked")]
         pub(in crate::cli::operate) async fn send(&self, _text: String) -> Result<(), String> {
+            match *self {}
+        }
+
+        #[expect(clippy::unused_async, reason = "with the feature `local` a queue is closed")]
+        pub(in crate::cli::operate) async fn close(&self) {
             match *self {}
         }
 

@@ -128,7 +128,7 @@ pub enum Settled {
 impl Broker {
     /// Opens `DIRECTORY/queue.db`. Blocks.
     pub fn open(directory: &Path, rules: Rules) -> Result<Self, Error> {
-        let database = Database::open_marked(&directory.join("queue.db"), SCHEMA)?;
+        let (database, ()) = Database::open(&directory.join("queue.db"), |connection| connection.execute_batch(SCHEMA))?;
         Ok(Self { database, rules, arrivals: Arc::default() })
     }
 

@@ -1,0 +1,37 @@
+//! A copy of a database that other processes use.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::database::{Error, Visitor};
+use crate::mark::Mark;
+
+/// Copies the database at `path` into the new file `target`, private to the user: everything that was committed before, and nothing
+/// by halves. Others may write meanwhile. The copy is on disk when this returns; its directory is not synced.
+pub fn copy(path: &Path, target: &Path) -> Result<(), Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), format!("cannot copy it to {}: {error}", target.display()));
+    let original = Visitor::open(path)?;
+    create_private_new(target).map_err(|error| failed(&error))?;
+    // As bytes: the path need not be UTF-8.
+    let bytes = target.as_os_str().as_encoded_bytes();
+    original.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", [bytes]).map_err(|error| failed(&error))?;
+    unmark(target).map_err(|error| failed(&error))?;
+    OpenOptions::new().write(true).open(target).and_then(|copy| copy.sync_all()).map_err(|error| failed(&error))
+}
+
+/// A copy has no log, and must not look as if one was lost.
+fn unmark(target: &Path) -> rusqlite::Result<()> {
+    let copy = Connection::open_with_flags(target, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    Mark(0).write(&copy)
+}
+
+fn create_private_new(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
