@@ -6,6 +6,8 @@ pub mod local;
 #[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]
+mod doctor;
+#[cfg(feature = "local")]
 mod package;
 #[cfg(feature = "local")]
 mod backup;
@@ -69,6 +71,9 @@ enum Command {
     /// Build the handler for Azure and pack it with its app, ready to be deployed.
     #[cfg(feature = "local")]
     Package(package::Options),
+    /// Find what would break an app in Azure, before its deployment or after it; exit code 1 if something does.
+    #[cfg(feature = "local")]
+    Doctor(doctor::Options),
     /// Show every setting, its value, and where that comes from; exit code 1 if the settings are not good.
     Settings(settings::Options),
 }
@@ -225,6 +230,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Backup(options) => backup::run(&options, &environment).map(|()| true),
         #[cfg(feature = "local")]
         Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| true),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Serve => serve::run(&environment).map(|()| true),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
         Command::Orders(orders) => orders.run(&environment),

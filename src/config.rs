@@ -80,8 +80,19 @@ pub struct Config {
     pub max_connections: usize,
     /// The platform's name for this instance.
     pub instance: Option<String>,
+    /// How the platform's commands name this app.
+    pub platform: Platform,
     /// Likely mistakes in the environment, none of which prevents the start.
     warnings: Vec<String>,
+}
+
+/// How the platform's commands name this app.
+#[derive(Debug, Default)]
+pub struct Platform {
+    /// The function app (`WEBSITE_SITE_NAME`).
+    pub site: Option<String>,
+    /// Its resource group (`WEBSITE_RESOURCE_GROUP`).
+    pub group: Option<String>,
 }
 
 /// The places of records and messages: all that an operator's command needs besides the [`Budgets`] of an order.
@@ -230,6 +241,10 @@ impl Config {
             anonymous_list: settings.anonymous_list(in_azure.is_some()),
             max_connections,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.platform(name)).map(str::to_owned),
+            platform: Platform {
+                site: settings.platform("WEBSITE_SITE_NAME").map(str::to_owned),
+                group: settings.platform("WEBSITE_RESOURCE_GROUP").map(str::to_owned),
+            },
             warnings: spelling::in_environment(settings.environment.keys().map(String::as_str)),
             storage,
             budgets,
@@ -247,6 +262,11 @@ impl Config {
     /// half.
     pub fn max_waiters(&self) -> usize {
         self.max_connections / 2
+    }
+
+    /// Likely mistakes in the environment, none of which prevents the start.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Logs likely mistakes, and where `functionTimeout` was not found.

@@ -59,6 +59,14 @@ impl Fulfillment {
         }
     }
 
+    /// The state of the breaker before the work.
+    pub fn breaker(&self) -> &'static str {
+        match self {
+            Self::Pricing(..) => "closed",
+            Self::Http(backend) => backend.breaker(),
+        }
+    }
+
     /// The result at once, where the work is pure and needs no time: claim and end may then be one write.
     pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
         match self {

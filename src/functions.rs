@@ -9,6 +9,7 @@ pub mod order_ingress;
 pub mod order_processor;
 pub mod order_status;
 pub mod order_list;
+pub mod doctor;
 pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_sweeper;

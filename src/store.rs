@@ -97,6 +97,15 @@ pub struct Place {
     pub tracking_id: TrackingId,
 }
 
+/// A difference between where the records are kept and how it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Records may be lost, or kept for ever.
+    Wrong(String),
+    /// Calls cost more than necessary.
+    Costly(String),
+}
+
 /// One page of an owner's orders, newest first.
 #[derive(Debug)]
 pub struct Page {
@@ -257,6 +266,22 @@ impl StatusStore {
         match self {
             Self::Sqlite(store) => store.answers().await,
             Self::Cosmos(store) => store.answers().await,
+        }
+    }
+
+    /// How the place of the records differs from its definition, by one cheap question. `Err`: the reason why it cannot be told.
+    pub async fn differences(&self) -> Result<Vec<Difference>, String> {
+        match self {
+            Self::Sqlite(_) => Ok(Vec::new()),
+            Self::Cosmos(store) => store.differences().await,
+        }
+    }
+
+    /// Asks for a write that changes nothing. `Err`: the reason why records cannot be written.
+    pub async fn may_write(&self) -> Result<(), String> {
+        match self {
+            Self::Sqlite(store) => store.answers().await.map_err(|error| error.to_string()),
+            Self::Cosmos(store) => store.may_write().await,
         }
     }
 

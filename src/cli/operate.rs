@@ -151,7 +151,7 @@ impl Operator {
                 StatusStore::Sqlite(SqliteStore::open(data, key.clone()).map_err(|error| error.to_string())?)
             }
             Records::Cosmos(cosmos, key) => {
-                let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key)).await;
+                let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key, drop)).await;
                 StatusStore::Cosmos(
                     store.map_err(|_| "Cosmos DB does not answer, or refuses; the reason is in a handler's log".to_owned())?,
                 )

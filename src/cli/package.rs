@@ -101,7 +101,7 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
 }
 
 /// Where the binary lies in the package: `defaultExecutablePath`, which must stay inside.
-fn executable(written: &str) -> Result<String, String> {
+pub(super) fn executable(written: &str) -> Result<String, String> {
     let path = written.trim().trim_start_matches("./");
     let parts: Vec<_> = path.split('/').collect();
     let inside = !path.contains(['\\', '%', ':']) && parts.iter().all(|part| !matches!(*part, "" | "." | ".."));

@@ -143,7 +143,7 @@ async fn open_store(app: &App) -> String {
             }
         }
         Records::Cosmos(cosmos, key) => {
-            let store = CosmosStore::connect(cosmos, key).await;
+            let store = CosmosStore::connect(cosmos, key, |reason| *app.store_trouble.lock() = Some(reason)).await;
             drop(app.store.set(StatusStore::Cosmos(store.clone())));
             store.keep().await
         }

@@ -130,6 +130,11 @@ impl Keys {
         }
     }
 
+    /// The number of keys of the last reading that succeeded. `None`: none has.
+    pub(super) fn count(&self) -> Option<usize> {
+        self.known.borrow().keys.as_ref().map(|keys| keys.0.len())
+    }
+
     /// The keys, which contain this one if the issuer has it. For an unknown key they are read again, unless the last such reading
     /// was too recent.
     pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, KeysUnknown> {

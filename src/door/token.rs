@@ -74,6 +74,11 @@ impl Auth {
         &self.settings
     }
 
+    /// The number of the issuer's keys that are known. `None`: they were never read.
+    pub fn keys(&self) -> Option<usize> {
+        self.keys.count()
+    }
+
     /// Reads the issuer's keys, again and again; never ends.
     pub async fn keep_keys(&self) -> Infallible {
         self.keys.keep().await

@@ -107,6 +107,11 @@ impl Backend {
         self.mean.lock().unwrap_or(Duration::from_secs(1))
     }
 
+    /// The state of the breaker.
+    pub fn breaker(&self) -> &'static str {
+        self.breaker.as_str()
+    }
+
     /// The right to call for an order that is about to be claimed. `Err`: the time for which no call should begin.
     pub fn admit(&self) -> Result<Permit, Duration> {
         self.breaker.admit(Instant::now())

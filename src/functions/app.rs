@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use serving::running::Running;
 use tokio::sync::SetOnce;
@@ -37,6 +38,8 @@ pub struct App {
     pub config: Config,
     /// The store, set once it is open; requests arrive before that.
     pub store: SetOnce<StatusStore>,
+    /// Why the store could not be opened at the last attempt.
+    pub store_trouble: Mutex<Option<String>>,
     /// The queue in which copies of messages are scheduled; without it an invocation waits and keeps its message.
     pub queue: Option<Queue>,
     /// Running invocations that outlive their connection; a stop waits for them.
@@ -78,6 +81,7 @@ impl App {
                 None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
             },
             store: SetOnce::new(),
+            store_trouble: Mutex::default(),
             watchers: Watchers::new(config.max_waiters()),
             // Half of the connections that are not reserved for waiting; the other half is left for work.
             visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters()) / 2).max(1)),

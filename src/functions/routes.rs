@@ -18,12 +18,12 @@ use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::Conclusion;
 use crate::functions::{
-    open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
+    doctor, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
 };
 
 /// The functions that the handler serves, in the order of their names.
-pub const FUNCTIONS: [&str; 8] =
-    ["OpenApi", "OrderCancel", "OrderDeadLetter", "OrderIngress", "OrderList", "OrderProcessor", "OrderStatus", "OrderSweeper"];
+pub const FUNCTIONS: [&str; 9] =
+    ["Doctor", "OpenApi", "OrderCancel", "OrderDeadLetter", "OrderIngress", "OrderList", "OrderProcessor", "OrderStatus", "OrderSweeper"];
 
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -38,6 +38,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .or(function("OrderCancel", &app, order_cancel::run))
         .unify()
         .or(function("OpenApi", &app, open_api::run))
+        .unify()
+        .or(function("Doctor", &app, doctor::run))
         .unify()
         .or(function("OrderDeadLetter", &app, order_dead_letter::run))
         .unify()

@@ -21,6 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderValue, Method, header};
+use jiff::SignedDuration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use sha2::Sha256;
@@ -45,6 +46,8 @@ const PAUSE: Backoff = Backoff { first: Duration::from_millis(200), longest: Dur
 const SIGNATURE_LIFE: Duration = Duration::from_hours(1);
 /// Longest description of a queue, in bytes.
 const MAX_DESCRIPTION: usize = 1024 * 1024;
+/// A message's life that counts as endless: the longest time of .NET is 29,247 years.
+const ENDLESS: Duration = Duration::from_hours(24 * 365 * 1000);
 /// The scope of tokens for Service Bus.
 const SCOPE: &str = "https://servicebus.azure.net/.default";
 
@@ -66,6 +69,54 @@ pub struct Counts {
     /// Messages in the dead-letter queue.
     pub dead: u64,
 }
+
+/// How a queue is set up, and how full it is. A property that Service Bus left out, or wrote in an unknown form, is `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// How many messages the queue holds.
+    pub counts: Counts,
+    /// `Active`, unless an operator has disabled the queue or a half of it.
+    pub status: Option<String>,
+    /// How long a receiver holds a message before Service Bus gives it to another one.
+    pub lock: Option<Duration>,
+    /// Deliveries of a message until it is dead-lettered.
+    pub max_deliveries: Option<u32>,
+    /// The life of a message; `None`: without end.
+    pub life: Option<Duration>,
+    /// Whether a message whose life is over is dead-lettered rather than deleted.
+    pub dead_letters_expired: Option<bool>,
+    /// Whether messages need a session.
+    pub sessions: Option<bool>,
+    /// Bytes used, and the most that may be.
+    pub bytes: Option<(u64, u64)>,
+}
+
+/// Why a queue could not be described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DescribeError {
+    /// There is no token for the identity.
+    NoToken(String),
+    /// The credential may not read the description: 401 or 403.
+    Denied(u16),
+    /// There is no such queue.
+    Missing,
+    /// The namespace does not answer, or not as Service Bus does.
+    Away(String),
+}
+
+impl fmt::Display for DescribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoToken(reason) | Self::Away(reason) => f.write_str(reason),
+            Self::Denied(status) => {
+                write!(f, "Service Bus answers {status}: counting needs the role Azure Service Bus Data Owner, or the claim Manage")
+            }
+            Self::Missing => f.write_str("the queue that OrdersQueue names does not exist"),
+        }
+    }
+}
+
+impl std::error::Error for DescribeError {}
 
 /// Why a send failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,22 +162,22 @@ impl Queue {
         self.put(text, Some(at)).await
     }
 
-    /// The queue's message counts ("Get Queue" in the Service Bus management REST reference). Needs the claim Manage, or the role
-    /// Azure Service Bus Data Owner.
-    pub async fn counts(&self) -> Result<Counts, String> {
-        let text = self.transport.get(&format!("/{}", self.name), "api-version=2021-05").await.map_err(|failure| failure.reason)?;
-        let count = |name: &str| {
-            let (_, rest) = text.split_once(&format!("{name}>"))?;
-            rest.split('<').next()?.trim().parse().ok()
-        };
-        let counts = || {
-            Some(Counts {
-                active: count("ActiveMessageCount")?,
-                scheduled: count("ScheduledMessageCount")?,
-                dead: count("DeadLetterMessageCount")?,
-            })
-        };
-        counts().ok_or_else(|| "the queue's description from Service Bus has no counts".to_owned())
+    /// The host name of the namespace.
+    pub fn namespace(&self) -> &str {
+        self.transport.endpoint.host_str().unwrap_or_default()
+    }
+
+    /// The queue's message counts, from its [description](Self::describe).
+    pub async fn counts(&self) -> Result<Counts, DescribeError> {
+        Ok(self.describe().await?.counts)
+    }
+
+    /// The queue's description ("Get Queue" in the Service Bus management REST reference). Needs the claim Manage, or the role Azure
+    /// Service Bus Data Owner, or a role with `Microsoft.ServiceBus/namespaces/queues/read`. The Functions extension asks the same
+    /// question to know how many instances are needed.
+    pub async fn describe(&self) -> Result<Description, DescribeError> {
+        let text = self.transport.get(&format!("/{}", self.name), "api-version=2021-05").await?;
+        described(&text).ok_or_else(|| DescribeError::Away("the queue's description from Service Bus has no counts".into()))
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
@@ -251,23 +302,24 @@ impl Transport {
     }
 
     /// Reads a path of the namespace, at most [`MAX_DESCRIPTION`].
-    async fn get(&self, path: &str, query: &str) -> Result<String, Failure> {
+    async fn get(&self, path: &str, query: &str) -> Result<String, DescribeError> {
         let deadline = Instant::now() + SERVICE_BUS_DEADLINE;
+        let away = |error: &reqwest::Error| DescribeError::Away(broken(error).reason);
         let mut url = self.endpoint.clone();
         url.set_path(path);
         url.set_query(Some(query));
-        let request = self.client.get(url).header(header::AUTHORIZATION, self.header(deadline).await?);
+        let authorization = self.header(deadline).await.map_err(|failure| DescribeError::NoToken(failure.reason))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut response = request.timeout(left).send().await.map_err(|error| broken(&error))?;
+        let request = self.client.get(url).header(header::AUTHORIZATION, authorization).timeout(left);
+        let mut response = request.send().await.map_err(|error| away(&error))?;
         let status = response.status().as_u16();
-        let body = outbound::http::body(&mut response, MAX_DESCRIPTION).await.map_err(|error| broken(&error))?;
-        let body = body.ok_or_else(|| Failure::not_sent("the answer of Service Bus is too long".into()))?;
+        let body = outbound::http::body(&mut response, MAX_DESCRIPTION).await.map_err(|error| away(&error))?;
+        let body = body.ok_or_else(|| DescribeError::Away("the answer of Service Bus is too long".into()))?;
         match status {
             200 => Ok(String::from_utf8_lossy(&body).into_owned()),
-            401 | 403 => Err(Failure::not_sent(format!(
-                "Service Bus answers {status}: counting needs the role Azure Service Bus Data Owner, or the claim Manage"
-            ))),
-            _ => Err(Failure::not_sent(format!("Service Bus answers {status}{}", self.advice(status)))),
+            401 | 403 => Err(DescribeError::Denied(status)),
+            404 | 410 => Err(DescribeError::Missing),
+            _ => Err(DescribeError::Away(format!("Service Bus answers {status}"))),
         }
     }
 
@@ -321,6 +373,44 @@ impl Transport {
     }
 }
 
+/// Reads the Atom entry of a queue. `None`: it has no counts.
+fn described(text: &str) -> Option<Description> {
+    // Each element stands once in an entry, with a prefix or without.
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("{name}>"))?;
+        Some(rest.split('<').next()?.trim())
+    };
+    let number = |name: &str| element(name)?.parse::<u64>().ok();
+    let flag = |name: &str| element(name)?.parse::<bool>().ok();
+    let duration = |name: &str| element(name)?.parse::<SignedDuration>().ok()?.try_into().ok();
+    Some(Description {
+        counts: Counts {
+            active: number("ActiveMessageCount")?,
+            scheduled: number("ScheduledMessageCount")?,
+            dead: number("DeadLetterMessageCount")?,
+        },
+        status: element("<Status").map(str::to_owned),
+        lock: duration("<LockDuration"),
+        max_deliveries: number("<MaxDeliveryCount").and_then(|count| count.try_into().ok()),
+        life: element("<DefaultMessageTimeToLive").and_then(life),
+        dead_letters_expired: flag("<DeadLetteringOnMessageExpiration"),
+        sessions: flag("<RequiresSession"),
+        bytes: number("<SizeInBytes").zip(number("<MaxSizeInMegabytes").map(|size| size << 20)),
+    })
+}
+
+/// The life of a message, such as `P14DT0H30M`. `None`: without end, which Service Bus writes as the longest time of .NET.
+fn life(text: &str) -> Option<Duration> {
+    let (days, rest) = text.strip_prefix('P')?.split_once('D').map_or((0, text), |(days, rest)| (days.parse().unwrap_or(u64::MAX), rest));
+    let rest = match rest {
+        "" => SignedDuration::ZERO,
+        rest if rest.starts_with('P') => rest.parse().ok()?,
+        rest => format!("P{rest}").parse().ok()?,
+    };
+    let whole = Duration::from_secs(days.checked_mul(24 * 60 * 60)?).checked_add(rest.try_into().ok()?)?;
+    (whole < ENDLESS).then_some(whole)
+}
+
 /// The failure of an attempt without an answer.
 fn broken(error: &reqwest::Error) -> Failure {
     let reason = if error.is_timeout() { "no answer came in time".into() } else { outbound::http::reason(error) };
@@ -350,6 +440,35 @@ mod tests {
 
         assert_eq!(date(784_111_777_000), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(date(784_111_776_001), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+
+    #[test]
+    fn a_queue_is_described_by_its_entry() {
+        let entry = "<entry><content><QueueDescription xmlns=\"x\"><LockDuration>PT5M</LockDuration><MaxSizeInMegabytes>1024</MaxSizeInMegabytes>\
+                     <RequiresSession>false</RequiresSession><DefaultMessageTimeToLive>P14DT1H</DefaultMessageTimeToLive>\
+                     <DeadLetteringOnMessageExpiration>true</DeadLetteringOnMessageExpiration><MaxDeliveryCount>10</MaxDeliveryCount>\
+                     <SizeInBytes>2048</SizeInBytes><Status>Active</Status><CountDetails><d2p1:ActiveMessageCount>7</d2p1:ActiveMessageCount>\
+                     <d2p1:DeadLetterMessageCount>1</d2p1:DeadLetterMessageCount><d2p1:ScheduledMessageCount>2</d2p1:ScheduledMessageCount>\
+                     </CountDetails></QueueDescription></content></entry>";
+        let described = described(entry).unwrap();
+
+        assert_eq!(described.counts, Counts { active: 7, scheduled: 2, dead: 1 });
+        assert_eq!((described.lock, described.max_deliveries), (Some(Duration::from_mins(5)), Some(10)));
+        assert_eq!((described.sessions, described.dead_letters_expired), (Some(false), Some(true)));
+        assert_eq!((described.life, described.bytes), (Some(Duration::from_hours(337)), Some((2048, 1 << 30))));
+        assert_eq!(described.status.as_deref(), Some("Active"));
+    }
+
+    #[test]
+    fn a_life_is_read_as_service_bus_writes_it() {
+        for (text, expected) in [
+            ("PT1H", Some(Duration::from_hours(1))),
+            ("P14D", Some(Duration::from_hours(336))),
+            ("P10675199DT2H48M5.4775807S", None),
+            ("for ever", None),
+        ] {
+            assert_eq!(life(text), expected, "{text}");
+        }
     }
 
     #[test]

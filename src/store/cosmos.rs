@@ -34,7 +34,7 @@ use crate::outbound::backoff::Backoff;
 use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
-use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
+use crate::store::{Created, Difference, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
 
 /// Longest age of a record that requests share.
 const RECENT: Duration = Duration::from_secs(1);
@@ -115,9 +115,9 @@ enum Freshness {
 }
 
 impl CosmosStore {
-    /// Connects, and tries again until it succeeds; each failure is logged.
-    pub async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> Self {
-        connect::connect(config, tracking_key).await
+    /// Connects, and tries again until it succeeds; each failure is logged, and `failed` is told its reason.
+    pub async fn connect(config: &Cosmos, tracking_key: &TrackingKey, failed: impl Fn(String)) -> Self {
+        connect::connect(config, tracking_key, failed).await
     }
 
     fn new(
@@ -178,6 +178,24 @@ impl CosmosStore {
 
     pub(super) async fn answers(&self) -> Result<(), StoreError> {
         self.point_read(NO_ORDER, &Freshness::Usual).await.map(drop)
+    }
+
+    pub(super) async fn differences(&self) -> Result<Vec<Difference>, String> {
+        connect::differences(&self.0.config, &self.0.container).await
+    }
+
+    /// Deletes a record that is not there: who may not write is refused before that is looked up.
+    pub(super) async fn may_write(&self) -> Result<(), String> {
+        let id = NO_ORDER.to_string();
+        let delete = self.ask(Operation::Delete, |options| {
+            let options = ItemWriteOptions::default().with_operation_options(options.build());
+            answer(self.0.container.delete_item(id.clone(), &id, Some(options)))
+        });
+        match delete.await {
+            Ok(_) => Ok(()),
+            Err(failed) if failed.status.is_not_found() => Ok(()),
+            Err(failed) => Err(failed.status.to_string()),
+        }
     }
 
     pub(super) async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {

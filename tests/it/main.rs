@@ -16,6 +16,7 @@ mod cosmos;
 mod crash;
 mod dead_letter;
 mod docs;
+mod doctor;
 mod door;
 mod emulator;
 mod fake;

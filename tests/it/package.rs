@@ -13,7 +13,7 @@ use crate::support::{Directory, Handler, Program, http_envelope, repository, req
 const ARCH: &str = std::env::consts::ARCH;
 
 /// The app of this repository, without its sources.
-fn app() -> Directory {
+pub fn app() -> Directory {
     let app = Directory::new();
     let copy = |path: &str| app.write(path, &std::fs::read_to_string(repository().join(path)).unwrap());
     copy("host.json");
@@ -25,7 +25,7 @@ fn app() -> Directory {
 }
 
 /// A program that needs nothing of any system, as one that was built for Azure.
-fn static_program(folder: &Directory) -> PathBuf {
+pub fn static_program(folder: &Directory) -> PathBuf {
     let source = folder.write("program.c", "void _start(void) { for (;;) {} }\n");
     let program = folder.path().join("program");
     let arguments = ["-static", "-nostdlib", "-ffreestanding", "-o", program.to_str().unwrap(), source.to_str().unwrap()];

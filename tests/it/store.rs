@@ -80,7 +80,7 @@ pub async fn connect(emulator: &Emulator) -> StatusStore {
     let mut environment: BTreeMap<String, String> = emulator.settings().iter().cloned().collect();
     environment.insert("FUNCTIONS_CUSTOMHANDLER_PORT".into(), "1".into());
     let Records::Cosmos(config, key) = Config::read(&environment).unwrap().storage.records else { panic!("not in Cosmos DB") };
-    StatusStore::Cosmos(CosmosStore::connect(&config, &key).await)
+    StatusStore::Cosmos(CosmosStore::connect(&config, &key, drop).await)
 }
 
 pub fn run(fact: impl Future<Output = ()>) {

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::config::cosmos::{Access, Cosmos};
 use crate::domain::tracking::TrackingKey;
 use crate::outbound::backoff::{Backoff, jittered};
+use crate::store::Difference;
 use crate::store::cosmos::CosmosStore;
 use crate::store::cosmos::account::{Account, AccountError, Clock, Key, Level, Properties};
 
@@ -46,16 +47,23 @@ enum ConnectError {
 }
 
 /// Connects, and tries again until it succeeds.
-pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey) -> CosmosStore {
+pub(super) async fn connect(config: &Cosmos, tracking_key: &TrackingKey, failed: impl Fn(String)) -> CosmosStore {
     let mut failures = 0;
     // Made once and kept across attempts: they hold connections and tokens.
     let (mut key, mut runtime) = (None, None);
     loop {
-        match once(config, tracking_key, &mut key, &mut runtime).await {
+        let reason = match once(config, tracking_key, &mut key, &mut runtime).await {
             Ok(store) => return store,
-            Err(ConnectError::Away(reason)) => warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again"),
-            Err(ConnectError::Wrong(reason)) => error!("orders cannot be kept in Cosmos DB: {reason}; trying again"),
-        }
+            Err(ConnectError::Away(reason)) => {
+                warn!("orders cannot be kept in Cosmos DB yet: {reason}; trying again");
+                reason
+            }
+            Err(ConnectError::Wrong(reason)) => {
+                error!("orders cannot be kept in Cosmos DB: {reason}; trying again");
+                reason
+            }
+        };
+        failed(reason);
         tokio::time::sleep(jittered(PAUSE.pause(failures), 0.5, 1.0)).await;
         failures += 1;
     }
@@ -98,7 +106,12 @@ async fn once(
         Ok(Err(error)) => return Err(failed(config, &error)),
         Err(_) => return Err(ConnectError::Away(format!("{} (the container was not read in time)", config.endpoint))),
     };
-    check(config, &found)?;
+    for difference in compare(config, &found) {
+        match difference {
+            Difference::Wrong(what) => return Err(ConnectError::Wrong(what)),
+            Difference::Costly(what) => warn!("{what}"),
+        }
+    }
     log_connected(config, properties.level());
     Ok(CosmosStore::new(container, account, clock, properties, tracking_key.clone(), config.clone()))
 }
@@ -136,19 +149,30 @@ async fn start(emulator: bool) -> Result<CosmosRuntime, CosmosError> {
     CosmosRuntime::builder().with_connection_pool(pool).build().await
 }
 
-/// Compares the container with the definition. A different partition key or `ttl` is an error; a different index only costs more.
-fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectError> {
+/// Reads the container again, and compares it with the definition.
+pub(super) async fn differences(config: &Cosmos, container: &ContainerClient) -> Result<Vec<Difference>, String> {
+    let read = async { container.read(None).await.and_then(ResourceResponse::into_model) };
+    match tokio::time::timeout(config.timeout, read).await {
+        Ok(Ok(found)) => Ok(compare(config, &found)),
+        Ok(Err(error)) => Err(error.status().to_string()),
+        Err(_) => Err("it was not read in time".into()),
+    }
+}
+
+/// Compares the container with the definition. A different partition key or `ttl` is wrong; a different index only costs more.
+fn compare(config: &Cosmos, found: &ContainerProperties) -> Vec<Difference> {
     let wanted: Definition = serde_json::from_str(DEFINITION).expect("the definition is part of this program and tested");
     let name = format!("container {:?} of database {:?}", config.container, config.database);
     let paths = |key: &PartitionKeyDefinition| key.paths().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut differences = Vec::new();
     if found.partition_key.paths() != wanted.partition_key.paths() {
         let (found, wanted) = (paths(&found.partition_key), paths(&wanted.partition_key));
-        return Err(ConnectError::Wrong(format!(
+        differences.push(Difference::Wrong(format!(
             "the partition key of {name} is {found}; create the container again with {wanted}, as in {DEFINITION_FILE}"
         )));
     }
     if found.default_ttl != wanted.default_ttl {
-        return Err(ConnectError::Wrong(format!(
+        differences.push(Difference::Wrong(format!(
             "the time to live of {name} must be on without a default (defaultTtl -1): otherwise ended orders are never deleted, or open \
              orders are; see {DEFINITION_FILE}"
         )));
@@ -163,11 +187,11 @@ fn check(config: &Cosmos, found: &ContainerProperties) -> Result<(), ConnectErro
         (policy.indexing_mode.clone(), paths)
     };
     if found.indexing_policy.as_ref().map(indexed) != Some(indexed(&wanted.indexing_policy)) {
-        warn!(
+        differences.push(Difference::Costly(format!(
             "the indexing policy of {name} differs from {DEFINITION_FILE}: writes, or queries for overdue orders, cost more than necessary"
-        );
+        )));
     }
-    Ok(())
+    differences
 }
 
 fn log_connected(config: &Cosmos, level: Level) {

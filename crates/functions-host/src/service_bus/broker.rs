@@ -39,7 +39,7 @@ const SCHEMA: &str = "
 ";
 
 /// Options of a broker, for all its queues.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Time that a receiver holds a message before another receiver may get the message.
     pub lock_duration: Duration,
@@ -137,6 +137,11 @@ impl Broker {
         self.database.close().await;
     }
 
+    /// The rules for every queue.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
     /// Duration of a lock.
     pub fn lock_duration(&self) -> Duration {
         self.rules.lock_duration
@@ -188,7 +193,7 @@ impl Broker {
             // Listen before the check, so that no send after the check is missed.
             let arrival = arrivals.notified();
             let name = entity(queue);
-            let rules = self.rules.clone();
+            let rules = self.rules;
             let Look { locked, next, dead_lettered } =
                 self.database.write_unsynced(move |connection| lock_ready(connection, &name, max, &rules)).await?;
             if dead_lettered {

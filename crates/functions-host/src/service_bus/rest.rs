@@ -107,6 +107,9 @@ impl Rest {
         let (parts, body) = request.into_parts();
         let path = percent_decode_str(parts.uri.path()).decode_utf8().map_err(|_| UNKNOWN_QUEUE)?;
         self.admit(&parts.headers, &path)?;
+        if parts.method == Method::GET {
+            return self.describe(&path).await;
+        }
         let (queue, rest) = self.find(&path).ok_or(UNKNOWN_QUEUE)?;
         match (&parts.method, &rest[..]) {
             (&Method::POST, []) => self.send(&queue, &parts.headers, body).await,
@@ -141,6 +144,35 @@ impl Rest {
         let queue = segments[..position].join("/").to_ascii_lowercase();
         let known = self.queues.contains(queue.strip_suffix(DEAD_LETTER_SUFFIX).unwrap_or(&queue));
         known.then(|| (queue, segments[position + 1..].to_vec()))
+    }
+
+    /// A queue as "Get Queue" of the management protocol describes it.
+    async fn describe(&self, path: &str) -> Result<HttpResponse, Refusal> {
+        let queue = path.trim_matches('/').to_ascii_lowercase();
+        if !self.queues.contains(&queue) {
+            return Err(Refusal(StatusCode::NOT_FOUND, "no binding of this app names this queue"));
+        }
+        let figures = self.broker.figures().await.map_err(|error| failed(&error))?;
+        let count = |queue: &str, names: &[&str]| names.iter().filter_map(|name| figures["queues"][queue][name].as_u64()).sum::<u64>();
+        let rules = self.broker.rules();
+        let entry = format!(
+            "<entry xmlns=\"http://www.w3.org/2005/Atom\"><title type=\"text\">{queue}</title><content type=\"application/xml\">\
+             <QueueDescription xmlns=\"http://schemas.microsoft.com/netservices/2010/10/servicebus/connect\">\
+             <LockDuration>PT{}S</LockDuration><MaxSizeInMegabytes>1024</MaxSizeInMegabytes><RequiresSession>false</RequiresSession>\
+             <DefaultMessageTimeToLive>P14D</DefaultMessageTimeToLive>\
+             <DeadLetteringOnMessageExpiration>true</DeadLetteringOnMessageExpiration>\
+             <MaxDeliveryCount>{}</MaxDeliveryCount><Status>Active</Status><CountDetails>\
+             <ActiveMessageCount>{}</ActiveMessageCount><DeadLetterMessageCount>{}</DeadLetterMessageCount>\
+             <ScheduledMessageCount>{}</ScheduledMessageCount></CountDetails></QueueDescription></content></entry>",
+            rules.lock_duration.as_secs_f64(),
+            rules.max_delivery_count,
+            count(&queue, &["active", "locked"]),
+            count(&format!("{queue}{DEAD_LETTER_SUFFIX}"), &["active", "locked"]),
+            count(&queue, &["scheduled"]),
+        );
+        let mut answer = answer(StatusCode::OK, entry.into());
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/atom+xml;type=entry;charset=utf-8"));
+        Ok(answer)
     }
 
     async fn send(&self, queue: &str, headers: &HeaderMap, body: Incoming) -> Result<HttpResponse, Refusal> {
