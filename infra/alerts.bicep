@@ -143,6 +143,32 @@ resource failedOrders 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
   }
 }
 
+resource oldOrder 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
+  name: '${name}-old-order'
+  location: location
+  kind: 'LogAlert'
+  properties: {
+    displayName: '${name}: an order is overdue, and older than an hour'
+    severity: 2
+    enabled: true
+    scopes: [workspaceId]
+    evaluationFrequency: 'PT5M'
+    windowSize: 'PT15M'
+    skipQueryValidation: true
+    criteria: {
+      allOf: [
+        {
+          query: loadTextContent('../deploy/oldest-order.kql')
+          timeAggregation: 'Count'
+          operator: 'GreaterThan'
+          threshold: 0
+        }
+      ]
+    }
+    actions: { actionGroups: [operators.id] }
+  }
+}
+
 // Azure refuses a change of the first month, so that the budget is made once.
 @onlyIfNotExists()
 resource monthly 'Microsoft.Consumption/budgets@2024-08-01' = if (budget > 0) {

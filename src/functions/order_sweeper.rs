@@ -2,7 +2,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
@@ -11,7 +11,8 @@ use tracing::{info, warn};
 
 use crate::domain::lifecycle::{self, Sweep};
 use crate::domain::message;
-use crate::domain::record::Status;
+use crate::domain::record::{Record, Status};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::Answer;
 use crate::functions::app::App;
@@ -55,11 +56,12 @@ async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError
     }
     let mut messages = Vec::new();
     let mut bytes = 0;
+    let oldest = Oldest::default();
     // Orders whose sweep has begun are always finished: once an order's `dueAt` has moved, its message must be sent.
     let enough = AtomicBool::new(false);
     let mut sweeps = stream::iter(due)
         .take_while(|_| ready(!enough.load(Ordering::Relaxed)))
-        .map(|tracking_id| sweep_order(app, store, tracking_id))
+        .map(|tracking_id| sweep_order(app, store, &oldest, tracking_id))
         .buffer_unordered(AT_ONCE);
     while let Some(message) = sweeps.next().await {
         match message {
@@ -73,13 +75,15 @@ async fn sweep(app: &App, store: &StatusStore) -> Result<Vec<String>, StoreError
         }
         enough.fetch_or(messages.len() >= EMITTED || bytes >= EMITTED_BYTES || started.elapsed() > LONGEST, Ordering::Relaxed);
     }
+    oldest.tell(store.now());
     failpoint!("mid-sweep-before-answer" if !messages.is_empty());
     Ok(messages)
 }
 
 /// Decides and records about one order; returns its message if it is to be sent again.
-async fn sweep_order(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
+async fn sweep_order(app: &App, store: &StatusStore, oldest: &Oldest, tracking_id: TrackingId) -> Result<Option<String>, StoreError> {
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(None) };
+    oldest.look(&found.record);
     let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
         Sweep::Nothing => return Ok(None),
@@ -95,4 +99,27 @@ async fn sweep_order(app: &App, store: &StatusStore, tracking_id: TrackingId) ->
         info!(order.tracking_id = %tracking_id, order.status = record.status.as_str(), order.emissions = record.emissions, "order overdue: its message is sent again");
     }
     Ok(emits.then(|| message::write(&record)))
+}
+
+/// When the oldest of the open orders that a run looks at was submitted, in milliseconds.
+struct Oldest(AtomicI64);
+
+impl Default for Oldest {
+    fn default() -> Self {
+        Self(AtomicI64::new(i64::MAX))
+    }
+}
+
+impl Oldest {
+    fn look(&self, record: &Record) {
+        if !record.status.is_terminal() {
+            self.0.fetch_min(record.submitted_at.as_milliseconds(), Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the age. An alert reads this line by its text and its field.
+    fn tell(&self, now: Timestamp) {
+        let oldest = Timestamp::from_milliseconds(self.0.load(Ordering::Relaxed)).min(now);
+        info!(order.oldest_age_s = oldest.until(now).as_secs_f64(), "oldest overdue order");
+    }
 }

@@ -65,6 +65,14 @@ ELEMENTS = {
 }
 
 
+# What each query asks for: functions, log lines and their fields, which are named so in the code.
+EVENTS = {
+    "deploy/no-sweep.kql": ["OrderSweeper"],
+    "deploy/failed-orders.kql": ["order completed", "order failed"],
+    "deploy/oldest-order.kql": ["oldest overdue order", "order.oldest_age_s"],
+}
+
+
 class Tree:
     """The files of a tree, read once; a copy may have other text in one of them."""
 
@@ -406,12 +414,19 @@ def windows(tree):
 
 @check
 def queries(tree):
-    sweep, failed = tree.files["deploy/no-sweep.kql"], tree.files["deploy/failed-orders.kql"]
-    if '"OrderSweeper"' not in sweep or "OrderSweeper/function.json" not in tree.files:
-        yield "the query asks for a function that is not there"
-    for line in re.findall(r'"(order \w+)"', failed):
-        if f'"{line}"' not in tree.files["src/functions.rs"]:
-            yield f"no log line says {line}"
+    said = "\n".join(text for path, text in tree.files.items() if path.startswith("src/functions"))
+    for path, names in EVENTS.items():
+        query = tree.files[path]
+        if sorted(set(re.findall(r'"([A-Za-z][\w. ]+)"', query))) != sorted(names):
+            yield f"{path} asks for other names than {names}"
+        for name in names:
+            if name == "OrderSweeper":
+                if f"{name}/function.json" not in tree.files:
+                    yield f"{path}: there is no function {name}"
+            elif not re.search(rf'"{re.escape(name)}"|\b{re.escape(name)} =', said):
+                yield f"{path}: no log line has {name}"
+        if f"loadTextContent('../{path}')" not in tree.files["infra/alerts.bicep"]:
+            yield f"{path}: no alert asks"
 
 
 @check
@@ -672,6 +687,10 @@ MISTAKES = [
     ("aggregation", "infra/alerts.bicep", "'Minimum'", "'Total'", "metrics"),
     ("windowSize", "infra/alerts.bicep", "windowSize: 'PT5M'", "windowSize: 'PT7M'", "windows"),
     ("log line", "deploy/failed-orders.kql", "order failed", "order lost", "queries"),
+    ("another log line", "src/functions/order_sweeper.rs", "oldest overdue order", "oldest order", "queries"),
+    ("another field", "src/functions/order_sweeper.rs", "order.oldest_age_s", "order.age", "queries"),
+    ("another field in the query", "deploy/oldest-order.kql", "order.oldest_age_s", "order.age", "queries"),
+    ("a query that no alert asks", "infra/alerts.bicep", "../deploy/oldest-order.kql", "../deploy/no-sweep.kql", "queries"),
     ("sweeps for ten minutes", "infra/alerts.bicep", "windowSize: 'PT30M'", "windowSize: 'PT10M'", "sweep_window"),
     ("access policies", "infra/secret.bicep", "enableRbacAuthorization: true", "enableRbacAuthorization: false", "vault"),
     ("purge protection", "infra/secret.bicep", "enableSoftDelete: true", "enableSoftDelete: true\n    enablePurgeProtection: false", "vault"),
@@ -722,7 +741,7 @@ MISTAKES = [
 
 
 def files():
-    patterns = ["infra/**/*.bicep", "infra/apim/*.xml", "deploy/*", "docs/settings.md", "src/functions.rs", "*/function.json", "azure.yaml", ".github/workflows/*.yml"]
+    patterns = ["infra/**/*.bicep", "infra/apim/*.xml", "deploy/*", "docs/settings.md", "src/functions.rs", "src/functions/*.rs", "*/function.json", "azure.yaml", ".github/workflows/*.yml"]
     return {str(path.relative_to(ROOT)): path.read_text() for pattern in patterns for path in ROOT.glob(pattern)}
 
 

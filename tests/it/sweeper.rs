@@ -244,3 +244,19 @@ fn an_order_that_waited_for_the_sweeper_makes_it_no_more_patient_with_the_next()
     // Three times as long as the first one waited would be six seconds at least.
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
+
+#[test]
+fn each_run_tells_how_long_ago_the_oldest_overdue_order_was_submitted() {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[SOON, ("LOG_FORMAT", "json")]);
+    sweep(&handler);
+    let none = handler.program.line("oldest overdue order");
+    submit(&handler, "S-OLDEST");
+    found(&handler);
+
+    let told =
+        handler.program.line_where("an age", |line| line.contains("oldest overdue order") && !line.contains(r#""order.oldest_age_s":0.0"#));
+
+    let ages = [none, told].map(|line| serde_json::from_str::<Value>(&line).unwrap()["order.oldest_age_s"].as_f64().unwrap());
+    assert!((0.0..0.001).contains(&ages[0]) && (0.1..30.0).contains(&ages[1]), "{ages:?}");
+}
