@@ -631,10 +631,10 @@ def workflow(tree):
     def place(text):
         return next((place for place, line in enumerate(lines) if text in line), None)
 
-    order = [place(text) for text in ("cargo test", "package --check", "grep -q Warning", "security.py", "deployment group create", "config-zip", "first-order.sh")]
+    order = [place(text) for text in ("cargo test", "package --check", "grep -q Warning", "security.py", "deployment group create", "config-zip", "first-order.sh", "doctor --url")]
     if None in order or order != sorted(order):
-        yield "the workflow must test, package, compile, deploy, publish and send an order, in this order"
-    if "add-mask" not in lines[-1]:
+        yield "the workflow must test, package, compile, deploy, publish, send an order and ask the doctor, in this order"
+    if "add-mask" not in "".join(line for line in lines if "first-order.sh" in line):
         yield "the key would stand in the log"
     if "secrets." in tree.files[".github/workflows/deploy.yml"]:
         yield "the login needs no secret"
@@ -734,6 +734,7 @@ MISTAKES = [
     ("published untested", ".github/workflows/deploy.yml", "cargo test --locked", "cargo build --locked", "workflow"),
     ("a warning of the compiler", ".github/workflows/deploy.yml", "grep -q Warning", "grep -q Never", "workflow"),
     ("a deployment that nothing tried", ".github/workflows/deploy.yml", "          deploy/first-order.sh", "          echo deploy", "workflow"),
+    ("no doctor", ".github/workflows/deploy.yml", "-- doctor --url", "-- settings --url", "workflow"),
     ("a key in the log", ".github/workflows/deploy.yml", "::add-mask::", "", "workflow"),
     ("an order past the app", "azure.yaml", '"$WAYBILL_DIRECT_URL"', '"$WAYBILL"', "azd"),
     ("a secret", ".github/workflows/deploy.yml", "vars.AZURE_CLIENT_ID", "secrets.AZURE_CLIENT_ID", "workflow"),
