@@ -8,6 +8,7 @@ use tracing::error;
 
 use crate::domain::bookmark::Bookmark;
 use crate::domain::problem::{ASK_AGAIN, Problem};
+use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
 use crate::door::caller::{self, Caller, Right};
 use crate::door::rate_key::RateKey;
@@ -15,6 +16,7 @@ use crate::envelope::{Answer, HttpRequest, Response};
 use crate::functions::app::App;
 use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
+use crate::functions::page;
 use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::store::{StatusStore, StoreError, Versioned};
@@ -29,14 +31,28 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(conclusion) => return conclusion,
     };
     let tracking_id = request.param("trackingId").and_then(TrackingId::parse);
-    let response = match caller::identify(&app.callers, &request, Right::Read).await {
-        Ok(caller) => match look_up(&app, &request, &caller, tracking_id).await {
-            Ok(found) => status(&app, &request, &caller.owner, found).await,
-            Err(problem) => reply::problem(&problem),
-        },
+    let is_page = page::is_wanted(&request);
+    let answer = async {
+        let caller = caller::identify(&app.callers, &request, Right::Read).await?;
+        let found = look_up(&app, &request, &caller, tracking_id).await?;
+        Ok(if is_page { as_page(&app, &found.record) } else { status(&app, &request, &caller.owner, found).await })
+    };
+    let mut response = match answer.await {
+        Ok(response) => response,
+        Err(problem) if is_page => page::of_problem(&problem),
         Err(problem) => reply::problem(&problem),
     };
+    reply::set_header(&mut response, "Vary", "Accept".into());
     Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
+}
+
+/// The order's status for the person who opened its link.
+fn as_page(app: &App, record: &Record) -> Response {
+    // The store's clock: the store is open, since it has answered.
+    let now = app.store.get().map_or(record.updated_at, StatusStore::now);
+    let version = shown::status(200, record);
+    let etag = version.headers.iter().find(|(name, _)| *name == "ETag").map_or("", |(_, value)| value.as_str());
+    page::of_order(record, etag, now, app.estimate().next_look(record, now))
 }
 
 /// The order's status, after the wait that the client asked for.

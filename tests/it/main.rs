@@ -36,6 +36,7 @@ mod newer;
 mod openapi;
 mod operate;
 mod package;
+mod page;
 mod panic;
 mod processor;
 mod queue;
