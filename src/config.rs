@@ -8,6 +8,7 @@ pub mod fulfillment;
 pub mod function_timeout;
 pub mod identity;
 pub mod limits;
+mod orders;
 pub mod service_bus;
 pub mod spelling;
 pub mod time_budget;
@@ -27,6 +28,7 @@ use crate::config::fulfillment::Http;
 use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
 use crate::config::time_budget::{COSMOS_TIMEOUT, STAGES, TimeBudget, Writes};
+use crate::domain::form::OrderForm;
 use crate::domain::lifecycle::Budgets;
 use crate::domain::tracking::TrackingKey;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub easy_auth: bool,
     /// The limits on requests (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and the settings that belong to them).
     pub limits: Limits,
+    /// What an order must be (`ORDER_ID`, `ORDER_CUSTOMER`).
+    pub order_form: OrderForm,
     /// The HTTP service that does the work (`FULFILLMENT_URL`). `None`: the built-in pricing does it.
     pub fulfillment: Option<Http>,
     /// The pause before each stage of the built-in work (`WORK_DELAY`).
@@ -232,6 +236,7 @@ impl Config {
             auth: auth::read(settings),
             easy_auth: auth::easy_auth(settings),
             limits: limits::read(settings, in_azure.is_some()),
+            order_form: orders::read(settings, fulfillment.is_some()),
             fulfillment,
             work_delay,
             tax_rate: settings.tax_rate(),
@@ -338,10 +343,13 @@ impl<'a> Settings<'a> {
         let has_cosmos = cosmos::is_mentioned(self);
         let cosmos = "CosmosConnection is not set, but {} is: set the connection too, or neither database nor container";
         let backend = "FULFILLMENT_URL is not set, but {} is: set both, or neither";
+        let own = "{} is for orders of your own, and FULFILLMENT_URL, which does their work, is not set: set both, or neither";
         let built_in = "{} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them";
         for (name, has_effect, problem) in [
             ("FULFILLMENT_TIMEOUT", has_backend, backend),
             ("FULFILLMENT_AUTHORIZATION", has_backend, backend),
+            ("ORDER_ID", has_backend, own),
+            ("ORDER_CUSTOMER", has_backend, own),
             ("CosmosDatabase", has_cosmos, cosmos),
             ("CosmosContainer", has_cosmos, cosmos),
             ("WORK_DELAY", !has_backend, built_in),

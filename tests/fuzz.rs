@@ -285,7 +285,12 @@ fn accepted(tracking_id: TrackingId, life: Uuid, order: &str) -> Record {
         retention: Duration::from_secs(1000),
         overdue_after: Duration::from_mins(2),
     };
-    lifecycle::accept(Submission { tracking_id, life, order, fingerprint: "f".into(), metadata }, Duration::ZERO, now, &budgets)
+    lifecycle::accept(
+        Submission { tracking_id, life, order, names: None, fingerprint: "f".into(), metadata },
+        Duration::ZERO,
+        now,
+        &budgets,
+    )
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn accepted() -> Record {
         tracking_id: IdempotencyKey::Header("k").tracking_id(&key, "anonymous"),
         life: LIFE,
         order: raw(ORDER),
+        names: None,
         fingerprint: "f".into(),
         metadata,
     };
@@ -527,6 +528,7 @@ fn a_sweep_is_due_by_the_deadline_however_long_the_queue_is() {
             tracking_id: record.tracking_id,
             life: record.life,
             order: record.order,
+            names: record.names,
             fingerprint: record.fingerprint,
             metadata: record.metadata,
         };

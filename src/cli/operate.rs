@@ -21,7 +21,6 @@ use crate::cli::operate::local_queue::{Held, LocalQueue};
 use crate::config::{Records, Storage};
 use crate::domain::lifecycle::{self, Budgets, Cancel};
 use crate::domain::message;
-use crate::domain::order::Names;
 use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
@@ -289,7 +288,7 @@ impl Operator {
                     record.status.as_str().to_owned(),
                     record.attempt.to_string(),
                     to_seconds(record.submitted_at),
-                    Names::of(&record.order).order_id,
+                    record.names().order_id,
                     record.error.as_ref().map_or_else(String::new, |failure| failure.code.clone()),
                 ]
             })

@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::config::catalogue::DefaultValue::{Nothing, Value, Words};
-use crate::config::catalogue::Section::{Demonstration, Likely, MustHave, Odd, Tuning};
+use crate::config::catalogue::Section::{Demonstration, Likely, MustHave, Odd, Own, Tuning};
 
 /// A setting of this program.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,8 @@ pub enum Section {
     MustHave,
     /// Settings of which most apps in Azure set some.
     Likely,
+    /// Settings of orders that are not the built-in ones.
+    Own,
     /// Settings whose defaults are right for most apps.
     Tuning,
     /// Settings for tests and for unusual machines.
@@ -68,7 +70,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 41] = [
+pub static ALL: [Setting; 43] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -154,6 +156,18 @@ pub static ALL: [Setting; 41] = [
         "WAYBILL_DATA",
         Words("`.waybill` in the app's folder"),
         "The directory of the embedded store, and with `waybill local` of the queue.",
+    ),
+    setting(
+        Own,
+        "ORDER_ID",
+        Value("/orderId"),
+        "Where an order has its number, as a JSON pointer; `none`: nowhere, and each request needs an `Idempotency-Key`.",
+    ),
+    setting(
+        Own,
+        "ORDER_CUSTOMER",
+        Value("/customerId"),
+        "Where an order names its customer, as a JSON pointer; `none`: nowhere, and one caller never gives a number twice.",
     ),
     setting(
         Tuning,
@@ -301,6 +315,7 @@ mod tests {
         match section {
             MustHave => "## Must have in Azure",
             Likely => "## Likely",
+            Own => "## Your own orders",
             Tuning => "## Tuning",
             Odd => "## For tests and odd machines",
             Demonstration => "## The demonstration work",
@@ -364,7 +379,7 @@ mod tests {
         for setting in ALL {
             if let Value(value) = setting.default {
                 let mut environment = BTreeMap::from([port(), (setting.name.to_owned(), value.to_owned())]);
-                if setting.name.starts_with("FULFILLMENT_") {
+                if setting.name.starts_with("FULFILLMENT_") || setting.section == Own {
                     environment.insert("FULFILLMENT_URL".into(), "https://backend.example.com/".into());
                 }
                 Config::read(&environment).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! `open_api` describes them to clients; the names of the types are those of the schemas.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, OneOfBuilder, Schema, Type};
@@ -195,13 +195,7 @@ pub struct ListedOrder {
 impl ListedOrder {
     /// The part of a record that a list shows, in a list at this URL.
     pub fn of(record: &Record, url: &str) -> Self {
-        #[derive(Default, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        struct Names {
-            order_id: String,
-            customer_id: String,
-        }
-        let Names { order_id, customer_id } = serde_json::from_str(record.order.get()).unwrap_or_default();
+        let order::Names { order_id, customer_id } = record.names();
         Self {
             tracking_id: TrackingId(record.tracking_id),
             order_id,

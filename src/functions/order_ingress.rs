@@ -5,16 +5,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::value::RawValue;
 use serving::failpoint;
 use tracing::error;
 use uuid::Uuid;
 
 use crate::domain::bookmark::Bookmark;
-use crate::domain::json::Json;
+use crate::domain::form::{OrderForm, Unacceptable};
 use crate::domain::lifecycle::{self, Resubmission, Submission};
 use crate::domain::message;
-use crate::domain::order::{Order, Violation};
 use crate::domain::problem::Problem;
 use crate::domain::record::{Metadata, Record};
 use crate::domain::tracking::{self, IdempotencyKey};
@@ -99,17 +97,23 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     if text.len() > message::MAX_BYTES {
         return Err(too_large());
     }
-    let json = Json::parse(&text).map_err(|error| Problem::not_json(format!("{error}; send one JSON object")))?;
-    let order = Order::read(&json).map_err(invalid)?;
-    let key = IdempotencyKey::of(header, &order);
+    let form = &app.config.order_form;
+    let order = form.read(&text).map_err(unacceptable)?;
+    let key = IdempotencyKey::of(header, &order.names).ok_or_else(|| {
+        Problem::invalid_idempotency_key(
+            "send an Idempotency-Key header, a new one for each order: orders have no number of their own here",
+        )
+    })?;
 
     let store = app.store_for_customer().await.ok_or_else(Problem::nothing_recorded)?;
     let now = store.now();
+    let (tracking_id, by_header) = (key.tracking_id(store.tracking_key(), owner), matches!(key, IdempotencyKey::Header(_)));
     let submission = Submission {
-        tracking_id: key.tracking_id(store.tracking_key(), owner),
+        tracking_id,
         life: Uuid::new_v4(),
-        order: raw(&text)?,
-        fingerprint: hex(&json.fingerprint()),
+        order: order.text,
+        names: form.kept(order.names),
+        fingerprint: hex(&order.fingerprint),
         metadata: Metadata {
             api_name: "orders".into(),
             operation_name: "submitOrder".into(),
@@ -119,7 +123,6 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
             owner: owner.to_owned(),
         },
     };
-    let by_header = matches!(key, IdempotencyKey::Header(_));
     let record = lifecycle::accept(submission, app.queue_wait.usual(), now, &app.config.budgets);
     let message = message::write(&record);
     Ok(Read { store, record, message, by_header })
@@ -150,7 +153,7 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
                 // does not: a request beyond a limit must not add work, and the sweeper sends a lost message.
                 Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
                 Resubmission::EmitAgain | Resubmission::Repeat => None,
-                Resubmission::Conflict => return Err(conflict(by_header)),
+                Resubmission::Conflict => return Err(conflict(by_header, &app.config.order_form)),
             };
             Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
         }
@@ -243,12 +246,11 @@ fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> 
     }
 }
 
-fn raw(text: &str) -> Result<Arc<RawValue>, Problem> {
-    let raw = serde_json::from_str::<&RawValue>(text.trim_ascii()).map_err(|error| Problem::not_json(error.to_string()))?;
-    Ok(raw.to_owned().into())
-}
-
-fn invalid(errors: Vec<Violation>) -> Problem {
+fn unacceptable(reason: Unacceptable) -> Problem {
+    let errors = match reason {
+        Unacceptable::NotJson(reason) => return Problem::not_json(format!("{reason}; send one JSON object")),
+        Unacceptable::Invalid(errors) => errors,
+    };
     let count = errors.len();
     let detail = format!("{count} {} to correct; see errors", if count == 1 { "mistake" } else { "mistakes" });
     Problem { errors, ..Problem::invalid_order(detail) }
@@ -259,11 +261,12 @@ fn too_large() -> Problem {
 }
 
 /// The problem of a conflict. Does not name the tracking id of the other order, which would allow reading that order.
-fn conflict(by_header: bool) -> Problem {
+fn conflict(by_header: bool, form: &OrderForm) -> Problem {
     if by_header {
         Problem::idempotency_key_reused("send another order under another Idempotency-Key")
     } else {
-        Problem::order_conflict("an order with this customerId and orderId and other contents was accepted before; use another orderId")
+        let (identity, place) = (form.identity(), form.number());
+        Problem::order_conflict(format!("an order with this {identity} and other contents was accepted before; use another {place}"))
     }
 }
 

@@ -4,7 +4,6 @@ use serving::log::{PEOPLE, time_of_day};
 use serving::terminal::duration;
 use tracing::{Level, enabled, info, warn};
 
-use crate::domain::order::Names;
 use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 
@@ -91,6 +90,6 @@ fn short(record: &Record, look: &'static str, text: impl FnOnce() -> String) {
 }
 
 fn order_id(record: &Record) -> String {
-    let id = Names::of(&record.order).order_id;
+    let id = record.names().order_id;
     if id.chars().count() > ORDER_ID { id.chars().take(ORDER_ID - 1).chain(['…']).collect() } else { id }
 }

@@ -35,6 +35,7 @@ mod list;
 mod newer;
 mod openapi;
 mod operate;
+mod own_orders;
 mod package;
 mod page;
 mod panic;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::config::{Config, Records};
 use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Submission, Verdict};
+use waybill::domain::order::Names;
 use waybill::domain::quarantine::Quarantined;
 use waybill::domain::record::{Failure, Holder, Metadata, Record, Status};
 use waybill::domain::timestamp::Timestamp;
@@ -120,6 +121,7 @@ pub fn record(now: Timestamp) -> Record {
         tracking_id: TrackingId::from_bytes(*Uuid::new_v4().as_bytes()),
         life: Uuid::new_v4(),
         order,
+        names: Some(Names { order_id: "o".into(), customer_id: "c".into() }),
         fingerprint: "f".repeat(64),
         metadata,
     };

@@ -2,6 +2,7 @@
 
 pub mod order;
 pub mod json;
+pub mod form;
 pub mod tracking;
 pub mod record;
 pub mod lifecycle;

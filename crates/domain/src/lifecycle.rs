@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::order::Names;
 use crate::record::{Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Metadata, Record, SCHEMA_VERSION, Status, Transition};
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
@@ -43,6 +44,8 @@ pub struct Submission {
     pub life: Uuid,
     /// The order as sent.
     pub order: Arc<RawValue>,
+    /// The names to be kept beside the order; see [`Record::names`].
+    pub names: Option<Names>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
     /// Origin of the request.
@@ -58,6 +61,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         life: submission.life,
         key_life: None,
         order: submission.order,
+        names: submission.names,
         fingerprint: submission.fingerprint,
         metadata: submission.metadata,
         status: Status::Accepted,

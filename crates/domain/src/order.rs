@@ -1,7 +1,7 @@
 //! An order as a customer sends it: checked once on arrival, and trusted from there on.
 
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::json::Json;
@@ -33,18 +33,18 @@ const MAX_POINTER: usize = 1_000;
 /// Most mistakes in one answer; a text with more is not a mistyped order.
 const MAX_VIOLATIONS: usize = 100;
 
-/// The names that a customer gave an order, for people who look for it.
-#[derive(Debug, Default, Deserialize)]
+/// The names that a customer gave an order: they tell orders apart, and people look for an order by them.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Names {
-    /// `orderId`.
+    /// The customer's own number of the order; empty where orders have none.
     pub order_id: String,
-    /// `customerId`.
+    /// The customer; empty where orders name none.
     pub customer_id: String,
 }
 
 impl Names {
-    /// The names in a recorded order; empty where it has none.
+    /// `orderId` and `customerId` of a recorded order; empty where it has none.
     pub fn of(order: &RawValue) -> Self {
         serde_json::from_str(order.get()).unwrap_or_default()
     }
@@ -88,12 +88,7 @@ pub struct Violation {
 impl Order {
     /// Checks a whole order and reports all mistakes together.
     pub fn read(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
-        let mut check = Check { violations: Vec::new() };
-        if !matches!(json, Json::Object(_)) {
-            check.fail("", format!("must be a JSON object, not {}", json.kind()));
-            return Err(check.violations);
-        }
-        check.everywhere(&Place::Root, json);
+        let mut check = Check::begin(json)?;
         let order = Self {
             order_id: check.text(json, "", "orderId", MAX_ID),
             customer_id: check.text(json, "", "customerId", MAX_ID),
@@ -101,9 +96,7 @@ impl Order {
             items: check.items(json),
             note: check.note(json),
         };
-        check.violations.sort_by_cached_key(|violation| natural(&violation.pointer));
-        check.violations.truncate(MAX_VIOLATIONS);
-        if check.violations.is_empty() { Ok(order) } else { Err(check.violations) }
+        check.end(order)
     }
 }
 
@@ -137,11 +130,30 @@ fn natural(pointer: &str) -> Vec<(u64, String)> {
     pointer.split('/').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
 }
 
-struct Check {
+/// The mistakes that were found in an order so far.
+pub(crate) struct Check {
     violations: Vec<Violation>,
 }
 
 impl Check {
+    /// Checks what holds for an order of any form.
+    pub(crate) fn begin(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
+        let mut check = Self { violations: Vec::new() };
+        if !matches!(json, Json::Object(_)) {
+            check.fail("", format!("must be a JSON object, not {}", json.kind()));
+            return Err(check.violations);
+        }
+        check.everywhere(&Place::Root, json);
+        Ok(check)
+    }
+
+    /// `read`, unless there were mistakes.
+    pub(crate) fn end<T>(mut self, read: T) -> Result<T, Vec<Violation>> {
+        self.violations.sort_by_cached_key(|violation| natural(&violation.pointer));
+        self.violations.truncate(MAX_VIOLATIONS);
+        if self.violations.is_empty() { Ok(read) } else { Err(self.violations) }
+    }
+
     fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
     }
@@ -180,8 +192,12 @@ impl Check {
     }
 
     fn text(&mut self, parent: &Json<'_>, at: &str, name: &str, max: usize) -> String {
-        let pointer = format!("{at}/{name}");
-        match parent.member(name) {
+        self.text_at(format!("{at}/{name}"), parent.member(name), max)
+    }
+
+    /// The text that was found at a place.
+    pub(crate) fn text_at(&mut self, pointer: String, found: Option<&Json<'_>>, max: usize) -> String {
+        match found {
             None => self.fail(pointer, format!("is missing; send a string of 1 to {max} characters")),
             Some(Json::String(text)) if text.trim().is_empty() => self.fail(pointer, "must not be empty"),
             Some(Json::String(text)) if text.chars().count() > max => {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::order::Names;
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
 
@@ -38,6 +39,10 @@ pub struct Record {
     pub key_life: Option<Uuid>,
     /// The order as it was accepted, byte for byte.
     pub order: Arc<RawValue>,
+    /// Number and customer of an order of the deployment's own form. Absent for the built-in order, and in records from before there
+    /// were others: the order has `orderId` and `customerId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Names>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
     /// Origin of the request.
@@ -113,6 +118,11 @@ impl Record {
     /// Right to write of the latest claim.
     pub fn token(&self) -> FencingToken {
         FencingToken { life: self.life, fence: self.fence }
+    }
+
+    /// The names that the customer gave the order.
+    pub fn names(&self) -> Names {
+        self.names.clone().unwrap_or_else(|| Names::of(&self.order))
     }
 
     /// Life whose idempotency key the work is called with.

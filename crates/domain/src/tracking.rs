@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::order::Order;
+use crate::order::Names;
 
 /// Longest `Idempotency-Key` header, in bytes.
 pub const MAX_KEY: usize = 255;
@@ -92,14 +92,15 @@ impl fmt::Debug for TrackingKey {
 pub enum IdempotencyKey<'a> {
     /// The header `Idempotency-Key`.
     Header(&'a str),
-    /// `customerId` and `orderId` of the order.
+    /// Customer and number of the order. Where they stand in an order does not count.
     Order(&'a str, &'a str),
 }
 
 impl<'a> IdempotencyKey<'a> {
-    /// The header if there is one, else the ids in the order.
-    pub fn of(header: Option<&'a str>, order: &'a Order) -> Self {
-        header.map_or(Self::Order(&order.customer_id, &order.order_id), Self::Header)
+    /// The header if there is one, else the names in the order. `None`: the order has no number.
+    pub fn of(header: Option<&'a str>, names: &'a Names) -> Option<Self> {
+        let by_names = || (!names.order_id.is_empty()).then_some(Self::Order(&names.customer_id, &names.order_id));
+        header.map(Self::Header).or_else(by_names)
     }
 
     /// A `UUIDv8` of HMAC-SHA-256 over the length-prefixed kind of key, owner and key (RFC 9562 section 5.8).

@@ -593,6 +593,7 @@ impl<'a> World<'a> {
             tracking_id: TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap(),
             life: life(0),
             order: RawValue::from_string("{}".into()).map(Arc::from).unwrap(),
+            names: None,
             fingerprint: String::new(),
             metadata,
         };

@@ -2,12 +2,11 @@
 
 use serving::terminal::duration;
 
-use crate::domain::order::Names;
 use crate::domain::record::{Record, Status};
 
 /// Lines of the card. They hold foreign text.
 pub(super) fn lines(record: &Record) -> Vec<String> {
-    let names = Names::of(&record.order);
+    let names = record.names();
     let mut lines = Vec::new();
     let mut row = |name: &str, value: &str| {
         if !value.is_empty() {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::domain::order::Names;
 use crate::domain::record::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
@@ -43,6 +44,8 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_life: Option<Uuid>,
     order: Text,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    names: Option<Names>,
     fingerprint: String,
     request: Request,
     status: Status,
@@ -113,6 +116,7 @@ impl Item {
                 life: record.life,
                 key_life: record.key_life,
                 order: Text(Arc::clone(&record.order)),
+                names: record.names.clone(),
                 fingerprint: record.fingerprint.clone(),
                 request: Request {
                     api: api_name.clone(),
@@ -173,6 +177,7 @@ impl Item {
             life: body.life,
             key_life: body.key_life,
             order: body.order.0,
+            names: body.names,
             fingerprint: body.fingerprint,
             status: body.status,
             progress: body.progress.unwrap_or_else(|| implied_progress(body.status)),
@@ -333,7 +338,8 @@ mod tests {
             owner: "anonymous".into(),
         };
         let tracking_id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
-        let submission = Submission { tracking_id, life: Uuid::nil(), order: raw(order), fingerprint: "f".repeat(64), metadata };
+        let submission =
+            Submission { tracking_id, life: Uuid::nil(), order: raw(order), names: None, fingerprint: "f".repeat(64), metadata };
         lifecycle::accept(submission, Duration::ZERO, now, &budgets())
     }
 

@@ -1,0 +1,25 @@
+//! `ORDER_ID` and `ORDER_CUSTOMER`: the form of an order whose work is the deployment's own.
+
+use crate::config::{Settings, catalogue};
+use crate::domain::form::{OrderForm, OwnForm, Pointer};
+
+/// The value of a setting whose pointer leads nowhere: orders do not have it.
+const NONE: &str = "none";
+
+/// Reads the form, or lists the mistakes. The built-in work needs the built-in order.
+pub(super) fn read(settings: &mut Settings<'_>, has_own_work: bool) -> OrderForm {
+    let form = OwnForm { order_id: pointer(settings, "ORDER_ID"), customer: pointer(settings, "ORDER_CUSTOMER") };
+    if has_own_work { OrderForm::Own(form) } else { OrderForm::BuiltIn }
+}
+
+fn pointer(settings: &mut Settings<'_>, name: &str) -> Option<Pointer> {
+    let text = settings.text(name).unwrap_or(catalogue::default(name));
+    if text == NONE {
+        return None;
+    }
+    let pointer = Pointer::parse(text);
+    if pointer.is_none() {
+        settings.problems.push(format!("{name} is {text:?}: set a JSON pointer such as /job/id, or {NONE} where orders do not have it"));
+    }
+    pointer
+}
