@@ -64,7 +64,7 @@ pub struct Config {
     pub easy_auth: bool,
     /// The limits on requests (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and the settings that belong to them).
     pub limits: Limits,
-    /// What an order must be (`ORDER_ID`, `ORDER_CUSTOMER`).
+    /// What an order must be (`ORDER_SCHEMA`, `ORDER_ID`, `ORDER_CUSTOMER`).
     pub order_form: OrderForm,
     /// The HTTP service that does the work (`FULFILLMENT_URL`). `None`: the built-in pricing does it.
     pub fulfillment: Option<Http>,
@@ -348,6 +348,7 @@ impl<'a> Settings<'a> {
         for (name, has_effect, problem) in [
             ("FULFILLMENT_TIMEOUT", has_backend, backend),
             ("FULFILLMENT_AUTHORIZATION", has_backend, backend),
+            ("ORDER_SCHEMA", has_backend, own),
             ("ORDER_ID", has_backend, own),
             ("ORDER_CUSTOMER", has_backend, own),
             ("CosmosDatabase", has_cosmos, cosmos),

@@ -15,6 +15,7 @@ pub mod order_cancel;
 pub mod order_dead_letter;
 pub mod order_sweeper;
 pub mod open_api;
+mod own_contract;
 pub mod shown;
 mod told;
 pub mod in_flight;

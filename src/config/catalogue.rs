@@ -70,7 +70,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 43] = [
+pub static ALL: [Setting; 44] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -156,6 +156,12 @@ pub static ALL: [Setting; 43] = [
         "WAYBILL_DATA",
         Words("`.waybill` in the app's folder"),
         "The directory of the embedded store, and with `waybill local` of the queue.",
+    ),
+    setting(
+        Own,
+        "ORDER_SCHEMA",
+        Nothing,
+        "The JSON Schema of an order, a file in the app's folder ([rules](your-own.md#the-schema)); without it any JSON object will do.",
     ),
     setting(
         Own,

@@ -1,5 +1,6 @@
 //! The state that all functions share.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -64,6 +65,8 @@ pub struct App {
     pub in_flight: InFlight,
     /// The work on an order.
     pub fulfillment: Fulfillment,
+    /// The contract, made when a client first asks for it.
+    pub contract: OnceLock<String>,
     /// This process, as a lease names it.
     pub holder: Holder,
 }
@@ -92,6 +95,7 @@ impl App {
             admission: Admission::new(&config.limits),
             in_flight: InFlight::default(),
             running: Running::default(),
+            contract: OnceLock::new(),
             config,
         })
     }

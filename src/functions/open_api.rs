@@ -14,15 +14,17 @@ use crate::envelope::{self, Answer};
 use crate::functions::app::App;
 use crate::functions::contract::{AcceptedOrder, Order, OrderList, OrderStatus, Problem, Status, TrackingId};
 use crate::functions::invocation::Invocation;
+use crate::functions::own_contract;
 use crate::functions::reply::Conclusion;
 
 static CONTRACT: LazyLock<String> =
     LazyLock::new(|| Contract::openapi().to_pretty_json().expect("the contract has only string keys") + "\n");
 
 /// Answers with the contract.
-pub async fn run(_app: Arc<App>, _invocation: Invocation) -> Conclusion {
+pub async fn run(app: Arc<App>, _invocation: Invocation) -> Conclusion {
+    let contract = app.contract.get_or_init(|| own_contract::with(&CONTRACT, &app.config.order_form));
     let headers = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "public, max-age=300".to_owned())];
-    Conclusion::new(Ok(Answer::respond(envelope::Response { status_code: 200, headers, body: CONTRACT.clone(), problem: None })))
+    Conclusion::new(Ok(Answer::respond(envelope::Response { status_code: 200, headers, body: contract.clone(), problem: None })))
 }
 
 #[derive(OpenApi)]

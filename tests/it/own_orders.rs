@@ -131,11 +131,96 @@ fn an_order_is_found_again_by_its_values_wherever_they_stand_after_a_restart() {
     assert_eq!(listed(&handler), expected, "each under the names that it was accepted with");
 }
 
+/// An app's folder with this schema, and a file beside it that it refers to.
+fn with_schema(schema: &Value) -> Directory {
+    let directory = Directory::new();
+    directory.write("host.json", "{}");
+    directory.write("schemas/order.json", &schema.to_string());
+    directory.write("schemas/page.json", &json!({ "$defs": { "number": { "type": "integer", "minimum": 1 } } }).to_string());
+    directory
+}
+
+fn report() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://reports.example/order.json",
+        "type": "object", "required": ["pages"], "additionalProperties": false,
+        "properties": {
+            "id": { "type": "string" }, "from": { "type": "string" }, "format": { "$ref": "#/$defs/format" },
+            "pages": { "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 1 } },
+        },
+        "$defs": { "format": { "enum": ["pdf", "html"] } },
+    })
+}
+
+fn schema_settings(app: &Directory) -> Vec<(&str, &str)> {
+    let mut settings = pointers("/id", "/from").to_vec();
+    settings.extend([("ORDER_SCHEMA", "schemas/order.json"), ("FUNCTIONS_APP_ROOT_PATH", app.path().to_str().unwrap())]);
+    settings
+}
+
 #[test]
-fn a_pointer_that_is_none_stops_the_start() {
+fn an_order_is_what_the_schema_says_and_every_mistake_is_told_at_once() {
+    let app = with_schema(&report());
+    let handler = Handler::start(&app.path().join("data"), &schema_settings(&app));
+
+    let accepted = handler.ingress(Some(r#"{"id":"R-1","from":"C","pages":[1],"format":"pdf"}"#), &[]);
+    let refused = handler.ingress(Some(r#"{"id":5.5,"pages":[0,"2"],"format":"doc","colour":true}"#), &[]);
+
+    assert_eq!(accepted.status, 202);
+    assert_eq!(refused.body["detail"], "6 mistakes to correct; see errors");
+    let errors: Vec<_> = refused.body["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|error| format!("{} {}", error["pointer"].as_str().unwrap(), error["detail"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            "/colour is not part of an order here; leave it out",
+            "/format must be one of \"pdf\", \"html\"",
+            "/from is missing; send a string of 1 to 128 characters",
+            "/id must be a string, not a number with a fraction or an exponent",
+            "/pages/0 must be at least 1",
+            "/pages/1 must be a whole number, not a string",
+        ]
+    );
+    assert_eq!(places(&handler.ingress(Some(r#"{"id":"R-1","id":"R-1","pages":[]}"#), &[])), ["/id"], "the limits come first");
+}
+
+#[test]
+fn the_contract_has_the_schema() {
+    let mut schema = report();
+    schema["$id"] = Value::Null;
+    schema.as_object_mut().unwrap().remove("$id");
+    schema["properties"]["pages"]["items"] = json!({ "$ref": "page.json#/$defs/number" });
+    let app = with_schema(&schema);
+    let mut settings = schema_settings(&app);
+    settings.push(("ORDER_ID", "none"));
+    let handler = Handler::start(&app.path().join("data"), &settings);
+
+    let envelope = crate::support::http_envelope("GET", "http://localhost:7071/api/openapi.json", &json!({}), None, &[]);
+    let contract = Answer::of(&handler.invoke("OpenApi", &envelope)).body;
+
+    let schemas = &contract["components"]["schemas"];
+    let order = &schemas["Order"]["allOf"];
+    assert_eq!(order[0]["required"], json!(["from"]), "{order}");
+    assert_eq!(order[1], json!({ "$ref": "#/components/schemas/file.order.json" }));
+    let own = &schemas["file.order.json"];
+    assert_eq!(own["properties"]["format"], json!({ "$ref": "#/components/schemas/file.order.json/$defs/format" }));
+    assert_eq!(own["properties"]["pages"]["items"], json!({ "$ref": "#/components/schemas/file.page.json/$defs/number" }));
+    assert_eq!(schemas["file.page.json"]["$defs"]["number"]["minimum"], 1);
+    assert_eq!(contract["paths"]["/orders"]["post"]["parameters"][0]["required"], true);
+}
+
+#[test]
+fn a_setting_of_own_orders_that_is_wrong_stops_the_start() {
     for (settings, why) in [
         (&[BACKEND, ("ORDER_ID", "orderId")][..], "ORDER_ID is \"orderId\": set a JSON pointer such as /job/id, or none"),
         (&[BACKEND, ("ORDER_CUSTOMER", "/a~2")], "ORDER_CUSTOMER is \"/a~2\": set a JSON pointer"),
+        (&[("ORDER_SCHEMA", "x.json")], "ORDER_SCHEMA is for orders of your own"),
+        (&[BACKEND, ("ORDER_SCHEMA", "../x.json")], "ORDER_SCHEMA is \"../x.json\": set the path of a file below the app's folder"),
+        (&[BACKEND, ("ORDER_SCHEMA", "none.json")], "ORDER_SCHEMA is \"none.json\", which cannot be used: No such file"),
         (&[("ORDER_ID", "/id")], "ORDER_ID is for orders of your own, and FULFILLMENT_URL, which does their work, is not set"),
     ] {
         let (status, lines) = Program::waybill(&["serve"], &[&[("FUNCTIONS_CUSTOMHANDLER_PORT", "1")], settings].concat()).end();
@@ -143,4 +228,9 @@ fn a_pointer_that_is_none_stops_the_start() {
         assert_eq!(status.code(), Some(1));
         assert!(lines.iter().any(|line| line.contains(why)), "{why}: {lines:?}");
     }
+    let app = with_schema(&json!({ "properties": { "id": { "type": "text" } } }));
+    let settings = [&schema_settings(&app)[..], &[("FUNCTIONS_CUSTOMHANDLER_PORT", "1")]].concat();
+    let (_, lines) = Program::waybill(&["serve"], &settings).end();
+    let why = "ORDER_SCHEMA is \"schemas/order.json\", which cannot be used: at /properties/id/type: ";
+    assert!(lines.iter().any(|line| line.contains(why)), "{lines:?}");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::json::Json;
-use crate::order::{Check, MAX_ID, Names, Order, Violation};
+use crate::order::{Check, MAX_ID, MAX_VIOLATIONS, Names, Order, Violation, nearest};
 
 /// What an order must be, and how the engine knows one from another.
 #[derive(Debug, Clone)]
@@ -17,13 +17,24 @@ pub enum OrderForm {
     Own(OwnForm),
 }
 
-/// Where an order of the deployment's own has what the engine needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an order of the deployment's own must be, and where it has what the engine needs.
+#[derive(Debug, Clone)]
 pub struct OwnForm {
+    /// The rules besides those of every order. `None`: any object will do.
+    pub rules: Option<Arc<dyn Rules>>,
     /// The order's number. `None`: orders have none, and each request needs an `Idempotency-Key`.
     pub order_id: Option<Pointer>,
     /// The customer. `None`: orders name none, and the numbers of one caller are distinct.
     pub customer: Option<Pointer>,
+}
+
+/// Rules of a deployment for its orders, such as a JSON Schema.
+pub trait Rules: fmt::Debug + Send + Sync {
+    /// The first mistakes of an order, at most this number. The order has no key twice, and no number that every order is refused for.
+    fn mistakes(&self, order: &str, most: usize) -> Vec<Violation>;
+
+    /// The documents in which the rules are written, each with its name; the first is the order's own.
+    fn documents(&self) -> &[(String, serde_json::Value)];
 }
 
 /// An order that may be recorded.
@@ -53,7 +64,7 @@ impl OrderForm {
         let json = Json::parse(text).map_err(not_json)?;
         let names = match self {
             Self::BuiltIn => Order::read(&json).map(|order| Names { order_id: order.order_id, customer_id: order.customer_id }),
-            Self::Own(form) => form.read(&json),
+            Self::Own(form) => form.read(&json, text),
         };
         let names = names.map_err(Unacceptable::Invalid)?;
         let text = serde_json::from_str::<&RawValue>(text.trim_ascii()).map_err(not_json)?.to_owned().into();
@@ -87,8 +98,11 @@ impl OrderForm {
 }
 
 impl OwnForm {
-    fn read(&self, json: &Json<'_>) -> Result<Names, Vec<Violation>> {
+    fn read(&self, json: &Json<'_>, text: &str) -> Result<Names, Vec<Violation>> {
         let mut check = Check::begin(json)?;
+        if let Some(rules) = &self.rules {
+            check.follow(&**rules, text)?;
+        }
         let mut name = |pointer: &Option<Pointer>| pointer.as_ref().map_or_else(String::new, |pointer| check.name(pointer, json));
         let names = Names { order_id: name(&self.order_id), customer_id: name(&self.customer) };
         check.end(names)
@@ -96,10 +110,21 @@ impl OwnForm {
 }
 
 impl Check {
+    /// Checks the rules, unless there were mistakes before: a text that breaks the limits of every order may be slow to check.
+    fn follow(&mut self, rules: &dyn Rules, text: &str) -> Result<(), Vec<Violation>> {
+        std::mem::replace(self, Self::new()).end(())?;
+        for Violation { pointer, detail } in rules.mistakes(text, MAX_VIOLATIONS) {
+            self.fail(nearest(pointer), detail);
+        }
+        Ok(())
+    }
+
     /// A text that names something, or a whole number in digits alone.
     fn name(&mut self, pointer: &Pointer, order: &Json<'_>) -> String {
         match pointer.find(order) {
             Some(Json::Number(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.clone().into_owned(),
+            // Once is enough.
+            _ if self.has(&pointer.to_string()) => String::new(),
             found => self.text_at(pointer.to_string(), found, MAX_ID),
         }
     }
@@ -117,6 +142,11 @@ impl Pointer {
             escapes_are_known.then(|| part.replace("~1", "/").replace("~0", "~"))
         });
         parts.collect::<Option<_>>().map(Self)
+    }
+
+    /// The keys and indexes on the way.
+    pub fn parts(&self) -> &[String] {
+        &self.0
     }
 
     /// The value there.
@@ -140,7 +170,7 @@ mod tests {
     use super::*;
 
     fn form(order_id: &str, customer: &str) -> OrderForm {
-        OrderForm::Own(OwnForm { order_id: Pointer::parse(order_id), customer: Pointer::parse(customer) })
+        OrderForm::Own(OwnForm { order_id: Pointer::parse(order_id), customer: Pointer::parse(customer), rules: None })
     }
 
     fn names(form: &OrderForm, text: &str) -> (String, String) {

@@ -31,7 +31,7 @@ const NOT_UTF8: &str = "this text was not UTF-8, or contains U+FFFD, which repla
 /// Longest JSON pointer, in bytes: one answer holds up to a hundred pointers.
 const MAX_POINTER: usize = 1_000;
 /// Most mistakes in one answer; a text with more is not a mistyped order.
-const MAX_VIOLATIONS: usize = 100;
+pub(crate) const MAX_VIOLATIONS: usize = 100;
 
 /// The names that a customer gave an order: they tell orders apart, and people look for an order by them.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,14 @@ impl Place<'_> {
     }
 }
 
+/// The pointer itself; if too long, the pointer of the nearest place above that is not.
+pub(crate) fn nearest(mut pointer: String) -> String {
+    while pointer.len() >= MAX_POINTER {
+        pointer.truncate(pointer.rfind('/').unwrap_or(0));
+    }
+    pointer
+}
+
 /// Sort key of a pointer: `/items/2` before `/items/10`.
 fn natural(pointer: &str) -> Vec<(u64, String)> {
     pointer.split('/').map(|part| (part.parse().unwrap_or(u64::MAX), part.to_owned())).collect()
@@ -136,9 +144,18 @@ pub(crate) struct Check {
 }
 
 impl Check {
+    pub(crate) fn new() -> Self {
+        Self { violations: Vec::new() }
+    }
+
+    /// Whether a mistake was found at this place.
+    pub(crate) fn has(&self, pointer: &str) -> bool {
+        self.violations.iter().any(|violation| violation.pointer == pointer)
+    }
+
     /// Checks what holds for an order of any form.
     pub(crate) fn begin(json: &Json<'_>) -> Result<Self, Vec<Violation>> {
-        let mut check = Self { violations: Vec::new() };
+        let mut check = Self::new();
         if !matches!(json, Json::Object(_)) {
             check.fail("", format!("must be a JSON object, not {}", json.kind()));
             return Err(check.violations);
@@ -154,7 +171,7 @@ impl Check {
         if self.violations.is_empty() { Ok(read) } else { Err(self.violations) }
     }
 
-    fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+    pub(crate) fn fail(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.violations.push(Violation { pointer: pointer.into(), detail: detail.into() });
     }
 

@@ -1,0 +1,187 @@
+//! A schema from its file: what it refuses, how it says so, and what it never does.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
+
+use std::path::PathBuf;
+
+use order_schema::Schema;
+use serde_json::{Value, json};
+use waybill_domain::form::Rules;
+
+/// A directory that is removed at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn with(files: &[(&str, &Value)]) -> Self {
+        let directory = tempdir();
+        for (name, content) in files {
+            std::fs::write(directory.join(name), content.to_string()).unwrap();
+        }
+        Self(directory)
+    }
+
+    fn load(&self) -> Result<Schema, String> {
+        Schema::load(&self.0.join("order.json"))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn tempdir() -> PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let path = std::env::temp_dir().join(format!("order-schema-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn load(schema: &Value) -> Result<Schema, String> {
+    Directory::with(&[("order.json", schema)]).load()
+}
+
+fn mistakes(schema: &Value, order: &str) -> Vec<String> {
+    let found = load(schema).unwrap().mistakes(order, 100);
+    found.into_iter().map(|violation| format!("{} {}", violation.pointer, violation.detail)).collect()
+}
+
+#[test]
+fn every_mistake_has_its_place_and_what_to_do() {
+    let schema = json!({
+        "type": "object",
+        "required": ["title", "a/b"],
+        "additionalProperties": false,
+        "properties": {
+            "title": { "type": "string", "minLength": 2, "pattern": "^[a-z]+$" },
+            "a/b": {},
+            "format": { "enum": ["pdf", "html"] },
+            "pages": { "type": "array", "items": { "type": "integer", "minimum": 1 }, "uniqueItems": true, "maxItems": 3 },
+            "price": { "type": "number", "multipleOf": 0.01, "exclusiveMaximum": 10 },
+            "when": { "type": "string", "format": "date-time" },
+            "to": { "oneOf": [{ "required": ["mail"] }, { "required": ["post", "country"] }] },
+        },
+    });
+
+    let found =
+        mistakes(&schema, r#"{"title":"A","format":"doc","pages":[1,0,1,"2"],"price":10.001,"when":"soon","to":{"post":"x"},"other":1}"#);
+
+    for expected in [
+        "/a~1b is missing",
+        "/other is not part of an order here; leave it out",
+        "/title must have at least 2 characters",
+        "/title must match the regular expression ^[a-z]+$",
+        "/format must be one of \"pdf\", \"html\"",
+        "/pages/1 must be at least 1",
+        "/pages/3 must be a whole number, not a string",
+        "/pages must not have one item twice",
+        "/pages must have at most 3 items",
+        "/price must be a multiple of 0.01",
+        "/price must be less than 10",
+        "/when must have the format date-time",
+        "/to fits none of 2 alternatives; for the nearest: /to/mail is missing",
+    ] {
+        assert!(found.iter().any(|mistake| mistake == expected), "{expected}: {found:#?}");
+    }
+    assert_eq!(found.len(), 13, "{found:#?}");
+}
+
+#[test]
+fn numbers_are_exact() {
+    let schema = json!({ "properties": { "price": { "multipleOf": 0.01 }, "id": { "maximum": 9_007_199_254_740_992_u64 } } });
+
+    assert_eq!(mistakes(&schema, r#"{"price":0.07,"id":9007199254740992}"#), Vec::<String>::new());
+    assert_eq!(mistakes(&schema, r#"{"price":10000000000000000000.07}"#), Vec::<String>::new());
+    assert_eq!(mistakes(&schema, r#"{"id":9007199254740993}"#), ["/id must be at most 9007199254740992"]);
+}
+
+#[test]
+fn a_mistake_never_repeats_the_order() {
+    let schema = json!({ "additionalProperties": false, "properties": {
+        "a": { "not": { "type": "string" } }, "b": { "contains": { "const": 1 } }, "c": { "format": "email" }, "d": { "const": 2 },
+        "e": { "dependentRequired": { "x": ["y"] } }, "f": { "unevaluatedItems": false }, "g": { "contentEncoding": "base64" },
+        "h": { "anyOf": [{ "type": "number" }, { "pattern": "^x" }] }, "i": false, "j": { "propertyNames": { "maxLength": 1 } },
+    } });
+    let order = r#"{"a":"secret","b":["secret"],"c":"secret","d":"secret","e":{"x":"secret"},"f":["secret"],"g":"se cret","h":"secret","i":"secret","j":{"ab":"secret"}}"#;
+
+    let found = mistakes(&schema, order);
+
+    assert!(found.len() >= 9, "{found:#?}");
+    assert!(!found.iter().any(|mistake| mistake.contains("cret")), "{found:#?}");
+}
+
+#[test]
+fn references_lead_to_files_beside_the_schema_only() {
+    let order = json!({ "properties": { "from": { "$ref": "person.json#/$defs/name" }, "self": { "$ref": "#" } }, "maxProperties": 2 });
+    let person = json!({ "$defs": { "name": { "type": "string", "maxLength": 3 } } });
+    let directory = Directory::with(&[("order.json", &order), ("person.json", &person)]);
+
+    let schema = directory.load().unwrap();
+
+    let found = schema.mistakes(r#"{"self":{"from":"long name"}}"#, 100);
+    assert_eq!((found.len(), found[0].pointer.as_str()), (1, "/self/from"), "{found:?}");
+    assert_eq!(schema.documents(), [("order.json".to_owned(), order), ("person.json".to_owned(), person)]);
+    for reference in [
+        "https://example.com/a.json",
+        "file:///etc/hostname",
+        "../order.json/../x.json",
+        "sub/x.json",
+        "..%2fx.json",
+        ".x.json",
+        "/etc/hostname",
+        "missing.json",
+    ] {
+        let problem = load(&json!({ "$ref": reference })).unwrap_err();
+        assert!(problem.contains("nothing is fetched") || problem.contains("No such file"), "{reference}: {problem}");
+    }
+}
+
+#[test]
+fn a_schema_that_is_wrong_is_refused_with_its_place() {
+    for (schema, why) in [
+        (json!({ "properties": { "a": { "type": "strong" } } }), "at /properties/a/type: "),
+        (json!({ "properties": { "a": { "$ref": "#/$defs/none" } } }), "/$defs/none"),
+        (json!({ "properties": { "a": { "pattern": "(?=a)b" } } }), "at /properties/a/pattern: "),
+        (json!({ "properties": { "a": { "pattern": "(" } } }), "at /properties/a/pattern: "),
+        (json!({ "$schema": "http://json-schema.org/draft-07/schema#" }), "at /$schema: "),
+        (json!([]), "is not of types"),
+    ] {
+        let problem = load(&schema).unwrap_err();
+        assert!(problem.contains(why), "{why}: {problem}");
+    }
+    assert!(Directory::with(&[]).load().unwrap_err().contains("No such file"));
+}
+
+#[test]
+fn no_schema_makes_an_order_slow_to_check() {
+    let evil = json!({ "properties": { "a": { "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$" }, "b": { "format": "email" } } });
+    let branches: Vec<_> = (0..100).map(|number| json!({ "required": [number.to_string()] })).collect();
+    let wide = json!({ "properties": { "a": { "items": { "anyOf": branches }, "uniqueItems": true } } });
+    let tree = json!({ "additionalProperties": { "$ref": "#" }, "properties": { "left": { "$ref": "#" }, "right": { "$ref": "#" }, "leaf": false } });
+    let started = std::time::Instant::now();
+
+    let long = "a".repeat(200_000);
+    assert_eq!(mistakes(&evil, &format!(r#"{{"a":"{long}","b":"{long}"}}"#)).len(), 2);
+    assert_eq!(mistakes(&wide, &format!(r#"{{"a":[{}1]}}"#, "0,".repeat(100_000))).len(), 1);
+    assert_eq!(mistakes(&wide, &format!(r#"{{"a":[{}{{}}]}}"#, "{},".repeat(60_000))).len(), 1, "of very many the first");
+    assert_eq!(mistakes(&tree, &format!(r#"{}{{"leaf":1}}{}"#, r#"{"left":"#.repeat(30), "}".repeat(30))).len(), 1);
+
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_schema_that_could_look_too_often_is_refused() {
+    let twice = json!({ "anyOf": [
+        { "properties": { "x": { "$ref": "#" } }, "required": ["y"] },
+        { "properties": { "x": { "$ref": "#" } }, "required": ["z"] },
+    ] });
+    let patterns = json!({ "patternProperties": { "a": { "$ref": "#" }, "b": { "$ref": "#" } } });
+    for schema in [twice, patterns] {
+        assert!(load(&schema).unwrap_err().contains("more than 1000 times"));
+    }
+    let circle =
+        json!({ "$defs": { "a": { "allOf": [{ "$ref": "#/$defs/b" }] }, "b": { "not": { "$ref": "#/$defs/a" } } }, "$ref": "#/$defs/a" });
+    assert!(load(&circle).unwrap_err().contains("refers to itself without going deeper"));
+}
