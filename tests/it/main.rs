@@ -19,6 +19,7 @@ mod docs;
 mod doctor;
 mod door;
 mod emulator;
+mod examples;
 mod fake;
 mod faults;
 mod files;
