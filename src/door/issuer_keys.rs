@@ -1,9 +1,10 @@
-//! The issuer's keys: read in the background, kept while the issuer does not answer, read again when a token names an unknown key.
+//! The issuer's keys: read in the background, kept for a day while the issuer does not answer, read again when a token names an
+//! unknown key.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config;
 use crate::outbound;
@@ -24,6 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 256 * 1024;
 /// Time after which keys are read again: a key that the issuer has withdrawn is accepted for no longer than this.
 const PERIOD: Duration = Duration::from_mins(10);
+/// Age after which keys are used no more: the issuer may have withdrawn one of them unseen. Its users cannot log in meanwhile
+/// either.
+const MAX_AGE: Duration = Duration::from_hours(24);
 /// Pauses before an issuer that did not answer is asked again.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 /// Shortest time between two readings because of unknown keys: a client can make up any number of tokens with such keys.
@@ -64,6 +68,9 @@ struct Known {
     round: u64,
     /// The keys of the last reading that succeeded.
     keys: Option<Arc<KeySet>>,
+    /// When those keys were read, by both clocks: the monotonic one stands still while this machine sleeps, and the other one may be
+    /// set back.
+    read_at: Option<(Instant, SystemTime)>,
     /// Whether the last reading failed.
     failed: bool,
 }
@@ -75,6 +82,15 @@ struct Demand {
     begun: u64,
     /// The latest reading that was asked for, by its number, and when.
     asked: Option<(Instant, u64)>,
+}
+
+impl Known {
+    /// The keys, unless they are too old.
+    fn usable(&self) -> Option<&Arc<KeySet>> {
+        let (read_at, read_at_time) = self.read_at?;
+        let age = read_at.elapsed().max(read_at_time.elapsed().unwrap_or_default());
+        self.keys.as_ref().filter(|_| age < MAX_AGE)
+    }
 }
 
 impl KeySet {
@@ -91,7 +107,7 @@ impl Key {
     }
 }
 
-/// The keys of the issuer are not known, and it does not answer.
+/// The keys of the issuer are not known or too old, and it does not answer.
 #[derive(Debug)]
 pub(super) struct KeysUnknown;
 
@@ -111,13 +127,20 @@ impl Keys {
             let next = match read {
                 Ok(keys) => {
                     info!(auth.keys = keys.0.len(), "the issuer's keys are read");
-                    self.known.send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), failed: false });
+                    let read_at = Some((Instant::now(), SystemTime::now()));
+                    self.known.send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), read_at, failed: false });
                     failures = 0;
                     PERIOD
                 }
                 Err(reason) => {
-                    warn!(reason, "the issuer's keys could not be read; asking again");
                     self.known.send_modify(|known| (known.round, known.failed) = (known.round + 1, true));
+                    let known = self.known.borrow();
+                    if known.keys.is_some() && known.usable().is_none() {
+                        error!(reason, "the issuer's keys could not be read for a day, and no token is accepted until they are; asking again");
+                    } else {
+                        warn!(reason, "the issuer's keys could not be read; asking again");
+                    }
+                    drop(known);
                     let pause = AGAIN.pause(failures);
                     failures += 1;
                     pause
@@ -135,15 +158,15 @@ impl Keys {
         self.known.borrow().keys.as_ref().map(|keys| keys.0.len())
     }
 
-    /// The keys, which contain this one if the issuer has it. For an unknown key they are read again, unless the last such reading
-    /// was too recent.
+    /// The keys, which contain this one if the issuer has it. For an unknown key, and when they are too old, they are read again,
+    /// unless the last such reading was too recent.
     pub(super) async fn find(&self, key_id: &str) -> Result<Arc<KeySet>, KeysUnknown> {
         let mut known = self.known.subscribe();
         let mut now = known.borrow_and_update().clone();
         if now.round == 0 {
             now = ended(&mut known, 1, FIRST_WAIT).await.ok_or(KeysUnknown)?;
         }
-        let has_it = |now: &Known| now.keys.as_ref().is_some_and(|keys| keys.0.contains_key(key_id));
+        let has_it = |now: &Known| now.usable().is_some_and(|keys| keys.0.contains_key(key_id));
         if !has_it(&now)
             && let Some(number) = self.ask(now.round)
             // An issuer that failed may stay away; no request holds its connection to wait for it.
@@ -152,10 +175,10 @@ impl Keys {
             // Twice the deadline: another reading may have to end first.
             now = ended(&mut known, number, DEADLINE * 2).await.ok_or(KeysUnknown)?;
         }
-        match now.keys {
+        match now.usable() {
             // Whether the key is new cannot be known while the issuer is away.
             Some(_) if now.failed && !has_it(&now) => Err(KeysUnknown),
-            Some(keys) => Ok(keys),
+            Some(keys) => Ok(Arc::clone(keys)),
             None => Err(KeysUnknown),
         }
     }

@@ -14,6 +14,7 @@ use azure_identity::{
     WorkloadIdentityCredentialOptions,
 };
 use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::config::identity::Identity;
@@ -24,16 +25,24 @@ const EARLY: Duration = Duration::from_mins(5);
 const LATE: Duration = Duration::from_secs(5);
 /// Shortest time between two requests for a token.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Longest wait of a call for its token.
+/// Longest wait of a call for its token. The fetch goes on without the call.
 const TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Longest duration of a request for a token.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Age of a fetch after which another may begin beside it.
+const BESIDE: Duration = Duration::from_secs(2);
+/// Longest fetch of a token. The endpoint of a virtual machine may answer 404 or 410 for many seconds after a start, and the credential
+/// asks it again and again meanwhile.
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// The tokens of this identity.
 pub fn credential(identity: &Identity) -> Result<Arc<Tokens>, azure_core::Error> {
     let source = Mutex::new(source(identity)?);
-    Ok(Arc::new(Tokens(Arc::new(Held { identity: identity.clone(), source, fetched: Mutex::new(Vec::new()), fetching: Arc::default() }))))
+    Ok(Arc::new(Tokens(Arc::new(Held {
+        identity: identity.clone(),
+        source,
+        fetched: Mutex::default(),
+        running: Mutex::default(),
+        ended: Notify::new(),
+    }))))
 }
 
 fn source(identity: &Identity) -> Result<Arc<dyn TokenCredential>, azure_core::Error> {
@@ -71,8 +80,35 @@ struct Held {
     identity: Identity,
     source: Mutex<Arc<dyn TokenCredential>>,
     fetched: Mutex<Vec<Fetched>>,
-    /// The task that fetches a token holds this lock.
-    fetching: Arc<tokio::sync::Mutex<()>>,
+    /// The fetches that run. Locked before `fetched`.
+    running: Mutex<Vec<Running>>,
+    /// Told whenever a fetch has ended.
+    ended: Notify,
+}
+
+struct Running {
+    scope: String,
+    since: Instant,
+    fetch: Fetch,
+}
+
+/// A fetch, for any number of calls: nothing until it ends. Its task closes the channel.
+type Fetch = watch::Receiver<Option<Result<AccessToken, SharedError>>>;
+
+/// An error that several calls get.
+#[derive(Debug, Clone)]
+struct SharedError(Arc<azure_core::Error>);
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SharedError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
 }
 
 struct Fetched {
@@ -101,33 +137,25 @@ enum Cached {
 impl TokenCredential for Tokens {
     async fn get_token(&self, scopes: &[&str], _: Option<TokenRequestOptions<'_>>) -> azure_core::Result<AccessToken> {
         let scope = *scopes.first().unwrap_or(&"");
-        match self.0.cached(scope) {
-            Cached::Fresh(token) | Cached::Ageing(token, false) => Ok(token),
-            Cached::Ageing(token, true) => {
-                if let Ok(place) = Arc::clone(&self.0.fetching).try_lock_owned() {
-                    let (held, scope) = (Arc::clone(&self.0), scope.to_owned());
-                    // Callers use the old token meanwhile. The task ends within [`LONGEST`].
-                    tokio::spawn(async move {
-                        let _place = place;
-                        if let Err(error) = held.fetch(&scope).await {
-                            warn!("the next token could not be fetched ({error}); the old one is still used");
-                        }
-                    });
-                }
-                Ok(token)
-            }
-            Cached::Missing => {
-                let wait = async {
-                    let _place = self.0.fetching.lock().await;
-                    match self.0.cached(scope) {
-                        Cached::Fresh(token) | Cached::Ageing(token, _) => Ok(token),
-                        Cached::Missing => self.0.fetch(scope).await,
-                    }
+        let wait = async {
+            loop {
+                let ended = self.0.ended.notified();
+                let mut fetch = match self.0.token_or_fetch(scope) {
+                    Ok(token) => return Ok(token),
+                    Err(fetch) => fetch,
                 };
-                let late = |_| azure_core::Error::with_message(ErrorKind::Credential, "no token came in time");
-                tokio::time::timeout(TIMEOUT, wait).await.map_err(late)?
+                tokio::select! {
+                    biased;
+                    fetched = fetch.wait_for(Option::is_some) => {
+                        let fetched = fetched.ok().and_then(|fetched| fetched.clone()).ok_or_else(late)?;
+                        return fetched.map_err(|error| azure_core::Error::new(error.0.kind().clone(), error));
+                    }
+                    // An earlier fetch may have got the token.
+                    () = ended => {}
+                }
             }
-        }
+        };
+        tokio::time::timeout(TIMEOUT, wait).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -166,14 +194,57 @@ impl Held {
         }
     }
 
+    /// A token, or the fetch to wait for: the one that runs, or a new one.
+    fn token_or_fetch(self: &Arc<Self>, scope: &str) -> Result<AccessToken, Fetch> {
+        let mut running = self.running.lock();
+        match self.cached(scope) {
+            Cached::Fresh(token) | Cached::Ageing(token, false) => Ok(token),
+            Cached::Ageing(token, true) => {
+                self.begin(scope, &mut running);
+                Ok(token)
+            }
+            Cached::Missing => Err(self.begin(scope, &mut running)),
+        }
+    }
+
+    /// Begins to fetch a token, unless such a fetch has just begun. The fetch is a task of its own, which ends within [`LONGEST`]: a
+    /// fetch that ended with the call that began it would never get a token from an endpoint that takes longer than [`TIMEOUT`]. A
+    /// fetch may also wait for a dead connection, or make a long pause after a 500, so after [`BESIDE`] another may begin beside it.
+    fn begin(self: &Arc<Self>, scope: &str, running: &mut Vec<Running>) -> Fetch {
+        running.retain(|one| one.fetch.has_changed().is_ok());
+        if let Some(one) = running.iter().find(|one| one.scope == scope && one.since.elapsed() < BESIDE) {
+            return one.fetch.clone();
+        }
+        let (sender, fetch) = watch::channel(None);
+        running.push(Running { scope: scope.to_owned(), since: Instant::now(), fetch: fetch.clone() });
+        let (held, scope) = (Arc::clone(self), scope.to_owned());
+        tokio::spawn(async move {
+            let fetched = held.fetch(&scope).await;
+            // Calls that wait tell the reason themselves; one receiver is that of `running`.
+            if let Err(error) = &fetched
+                && sender.receiver_count() <= 1
+            {
+                // The library's errors have several lines.
+                let reason = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+                warn!("a token could not be fetched ({reason}); an old one is used as long as it lasts");
+            }
+            sender.send_replace(Some(fetched.map_err(|error| SharedError(Arc::new(error)))));
+            held.ended.notify_waiters();
+        });
+        fetch
+    }
+
     async fn fetch(&self, scope: &str) -> azure_core::Result<AccessToken> {
         let source = Arc::clone(&self.source.lock());
         let scopes = [scope];
-        let token = tokio::time::timeout(LONGEST, source.get_token(&scopes, None)).await;
-        let token = token.map_err(|_| azure_core::Error::with_message(ErrorKind::Credential, "no token came in time"))??;
+        let token = tokio::time::timeout(LONGEST, source.get_token(&scopes, None)).await.map_err(|_| late())??;
         let mut fetched = self.fetched.lock();
         fetched.retain(|fetched| fetched.scope != scope);
         fetched.push(Fetched { scope: scope.to_owned(), token: token.clone(), at: Instant::now(), next: Instant::now() + PAUSE });
         Ok(token)
     }
+}
+
+fn late() -> azure_core::Error {
+    azure_core::Error::with_message(ErrorKind::Credential, "no token came in time")
 }

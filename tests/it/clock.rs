@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::emulator::Emulator;
+use crate::issuer::{self, AUDIENCE, Issuer, Mood};
 use crate::support::{Directory, Handler, events, eventually, skipped, try_submit};
 
 /// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
@@ -180,4 +181,41 @@ fn a_clock_that_is_twenty_minutes_ahead_is_told_where_a_key_is_used() {
 #[test]
 fn a_clock_that_is_twenty_minutes_behind_is_told_where_a_key_is_used() {
     is_told("-20m");
+}
+
+#[test]
+fn keys_of_an_issuer_that_is_away_are_used_for_a_day() {
+    let Some(library) = libfaketime() else { return };
+    let (data, directory, issuer) = (Directory::new(), Directory::new(), Issuer::start());
+    let clock = directory.write("clock", "+0");
+    let mut handler = Handler::start(
+        data.path(),
+        &[
+            ("LD_PRELOAD", &library),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("AUTH_ISSUER", &issuer.url),
+            ("AUTH_AUDIENCE", AUDIENCE),
+        ],
+    );
+    handler.program.line("the issuer's keys are read");
+    let mut claims = issuer.claims("alice", "");
+    claims["exp"] = (issuer::now() + 7 * 24 * 3600).into();
+    let token = format!("Bearer {}", issuer.rsa.token(&Issuer::header().to_string(), &claims.to_string()));
+    let submit = |order_id: &str| try_submit(&handler, order_id, &[("Authorization", &token)]);
+    issuer.feels(Mood::Away);
+
+    std::fs::rename(directory.write("new", "+23h"), &clock).unwrap();
+    let before = submit("CLOCK-6");
+    std::fs::rename(directory.write("new", "+25h"), &clock).unwrap();
+    let after = submit("CLOCK-6");
+
+    assert_eq!(before.status, 202, "{before:?}");
+    assert_eq!((after.status, &after.body["outcome"], after.message.as_ref()), (503, &"unknown".into(), None), "{after:?}");
+    assert_eq!(after.body["type"], "urn:problem-type:waybill:auth-unavailable", "{after:?}");
+    issuer.feels(Mood::Answers);
+    eventually("the keys are read again", || (submit("CLOCK-6").status == 202).then_some(()));
+    let told = handler.program.line("could not be read for a day");
+    assert!(told.contains("ERROR"), "{told}");
 }

@@ -1,6 +1,7 @@
 //! A managed identity, its tokens handed out by a token endpoint as the platform has one (App Service, 2019-08-01).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -44,6 +45,20 @@ impl TokenEndpoint {
             answer(&next.unwrap(), heard)
         });
         Self { fake, replies }
+    }
+
+    /// Gives this answer to the first request once it is released, and none to any other.
+    fn slow(reply: Reply) -> (Self, Sender<()>) {
+        let (release, released) = mpsc::channel();
+        let released = Mutex::new(released);
+        let fake = Fake::answering(move |number, heard| {
+            if number > 0 {
+                return fake::Reply::Silence;
+            }
+            let _ = released.lock().unwrap().recv();
+            answer(&reply, heard)
+        });
+        (Self { fake, replies: Arc::default() }, release)
     }
 
     /// From now on this is the answer.
@@ -229,6 +244,36 @@ fn a_token_endpoint_that_fails_twice_only_delays_readiness() {
     completes(&handler, "I-5");
 
     assert_eq!(endpoint.heard().len(), 3);
+}
+
+#[test]
+fn a_token_that_takes_longer_than_any_call_waits_is_got() {
+    let emulator = Emulator::start(&[]);
+    emulator.admit(&["slow-token"]);
+    let (endpoint, release) = TokenEndpoint::slow(Reply::Token("slow-token", HOUR));
+    let mut handler = endpoint.handler(&emulator, &[]);
+
+    handler.program.line("no token came in time");
+    release.send(()).unwrap();
+
+    completes(&handler.ready(), "I-15");
+    // No call after the first one gave up has got an answer of its own.
+    assert!(endpoint.heard().len() <= 3, "{:?}", endpoint.heard());
+}
+
+#[test]
+fn a_token_that_is_refused_when_no_call_waits_any_more_is_told_with_the_reason() {
+    let emulator = Emulator::start(&[]);
+    let (endpoint, release) = TokenEndpoint::slow(Reply::Refusal(400));
+    let mut handler = endpoint.handler(&emulator, &[]);
+
+    handler.program.line("no token came in time");
+    release.send(()).unwrap();
+
+    // It is told by the fetch, or by the next call if that came in time.
+    let told = handler.program.line("has not been assigned");
+    assert!(told.contains("token"), "{told}");
+    assert_eq!(handler.readyz().status, 503);
 }
 
 #[test]
