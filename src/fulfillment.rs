@@ -83,11 +83,11 @@ impl Fulfillment {
         }
     }
 
-    /// The right to try an order that is about to be claimed. `Err`: the time for which no try should begin.
-    pub fn admit(&self) -> Result<Permit, Duration> {
+    /// The right to try this order, which is about to be claimed. `Err`: the time for which no try should begin.
+    pub fn admit(&self, record: &Record) -> Result<Permit, Duration> {
         match self {
             Self::Pricing(..) => Ok(Permit::free()),
-            Self::Http(backend) => backend.admit(),
+            Self::Http(backend) => backend.admit(record),
         }
     }
 

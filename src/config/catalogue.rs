@@ -261,9 +261,9 @@ pub static GONE: [Gone; 10] = [
     Gone { name: "STORE_TIMEOUT", instead: "Cosmos DB has 5s, or less where functionTimeout in host.json is short" },
     Gone { name: "MAX_WAITERS", instead: "half of MAX_CONNECTIONS may wait" },
     Gone { name: "RATE_LIMIT_PERIOD_SECONDS", instead: "set RATE_LIMIT to orders and time such as 100/60s" },
-    Gone { name: "BREAKER_FAILURES", instead: "five failures in a row are enough" },
+    Gone { name: "BREAKER_FAILURES", instead: "five in a row that fail are enough" },
     Gone { name: "BREAKER_PAUSE", instead: "the pause is five times RETRY_BASE" },
-    Gone { name: "STORE_BREAKER_FAILURES", instead: "five failures in a row are enough" },
+    Gone { name: "STORE_BREAKER_FAILURES", instead: "five in a row that fail are enough" },
     Gone { name: "STORE_BREAKER_PAUSE", instead: "the pause begins with 2s" },
 ];
 

@@ -10,8 +10,9 @@ use http::HeaderValue;
 
 use crate::config::Settings;
 
-/// Failed calls in a row after which the service is not called for a pause.
-pub const BREAKER_FAILURES: u32 = 5;
+/// Orders in a row whose calls failed, after which the service is not called for a pause. A call that reaches no service counts each
+/// time. So neither the tries of one order (`MAX_ATTEMPTS`) nor those of four open the breaker of a service that does all others.
+pub const BREAKER_FAILURES: usize = 5;
 /// Longest pause in which the service is not called, after any number of failed probes.
 pub const MAX_BREAKER_PAUSE: Duration = Duration::from_mins(2);
 

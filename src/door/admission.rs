@@ -34,7 +34,7 @@ const MIN_PAUSE: Duration = LOOK_EVERY;
 /// Longest `Retry-After`: an estimate is not good for longer.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 /// Consecutive failures of the store that open the breaker.
-const BREAKER_FAILURES: u32 = 5;
+const BREAKER_FAILURES: usize = 5;
 /// Pauses between the probes of a store that does not answer; the longest is short, because clients wait for its return.
 const BREAKER_PAUSES: Backoff = Backoff { first: Duration::from_secs(2), longest: Duration::from_secs(15) };
 

@@ -6,26 +6,28 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::config;
 use crate::config::fulfillment::{BREAKER_FAILURES, MAX_BREAKER_PAUSE};
 use crate::domain::json::Json;
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
+use crate::domain::tracking::TrackingId;
 use crate::fulfillment::{Outcome, Step};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
-use crate::outbound::breaker::{Breaker, Permit};
+use crate::outbound::breaker::{Breaker, Caller, Failed, Permit};
 
 /// Longest time to connect: within a data centre it takes milliseconds, and an absent backend is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +73,7 @@ enum Trouble {
     Final(Failure),
     /// The backend answers, and asks for another try.
     Busy(Failure, Option<Duration>),
-    /// The backend does not answer, or answers as one that is down.
+    /// The backend does not answer in time or to the end, or answers that it failed: in general, or for this order alone.
     Down(Failure, Option<Duration>),
     /// A transport error between this program and the backend.
     Broken(reqwest::Error),
@@ -113,23 +115,31 @@ impl Backend {
     }
 
     /// The right to call for an order that is about to be claimed. `Err`: the time for which no call should begin.
-    pub fn admit(&self) -> Result<Permit, Duration> {
-        self.breaker.admit(Instant::now())
+    pub fn admit(&self, record: &Record) -> Result<Permit, Duration> {
+        let order = Caller { id: Uuid::from_bytes(*record.tracking_id.as_bytes()), has_failed: record.error.is_some() };
+        self.breaker.admit_for(order, Instant::now())
     }
 
     /// Calls once for a claimed order, polls included, and passes progress on. The call is dropped when the receiver of `steps` is:
     /// the worker has lost the order.
-    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
+    pub async fn run(&self, mut permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
         let started = Instant::now();
         let (progress, latest) = watch::channel(None);
-        let call = Call { client: &self.client, timeout: self.timeout, url: &self.url, headers: self.headers(record), progress };
+        let headers = self.headers(record);
+        let call = Call { client: &self.client, timeout: self.timeout, url: &self.url, tracking_id: record.tracking_id, headers, progress };
         let ended = tokio::select! {
-            ended = tokio::time::timeout(self.timeout, call.run(record.order.get())) => ended.unwrap_or_else(|_| {
+            ended = tokio::time::timeout(self.timeout, call.run(record.order.get(), &mut permit)) => ended.unwrap_or_else(|_| {
                 Err(Trouble::Down(Failure::new("backend_timeout", "the backend did not do the order in time"), None))
             }),
             () = pass_on(latest, steps) => return Outcome::Again(Failure::new(UNAVAILABLE, "the call was given up"), None),
         };
-        permit.end(!matches!(ended, Err(Trouble::Down(..) | Trouble::Broken(_))), Instant::now());
+        let was_there = match &ended {
+            Err(Trouble::Broken(error)) if error.is_connect() => Err(Failed::Unreachable),
+            // An order that the backend cannot digest may crash it, hang it, or get a 500 from it, while all others are done.
+            Err(Trouble::Broken(_) | Trouble::Down(..)) => Err(Failed::ForCaller),
+            _ => Ok(()),
+        };
+        permit.end_with(was_there, Instant::now());
         if matches!(ended, Ok(_) | Err(Trouble::Refused(_) | Trouble::Final(_))) {
             let mut mean = self.mean.lock();
             let took = started.elapsed();
@@ -188,19 +198,23 @@ struct Call<'a> {
     client: &'a Client,
     timeout: Duration,
     url: &'a Url,
+    tracking_id: TrackingId,
     headers: HeaderMap,
     progress: watch::Sender<Option<Step>>,
 }
 
 impl Call<'_> {
-    async fn run(&self, order: &str) -> Result<Arc<RawValue>, Trouble> {
+    async fn run(&self, order: &str, permit: &mut Permit) -> Result<Arc<RawValue>, Trouble> {
         let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(order.to_owned());
-        let mut response = self.send(request).await?;
+        let response = self.send(request).await?;
+        if response.status().is_success() {
+            permit.is_answered();
+        }
         match response.status() {
             StatusCode::ACCEPTED => self.poll(response).await,
             status if !status.is_success() => Err(self.refusal(response).await),
             _ if has_type(&response, "application/x-ndjson") => self.follow(response).await,
-            _ => result(&read(&mut response, MAX_RESULT).await?),
+            _ => self.whole_result(response).await,
         }
     }
 
@@ -229,7 +243,7 @@ impl Call<'_> {
                 return match response.status() {
                     StatusCode::ACCEPTED => Err(Trouble::Final(invalid("the backend says where its result is, and it is not there"))),
                     status if !status.is_success() => Err(self.lost_sight(response).await),
-                    _ => result(&read(&mut response, MAX_RESULT).await?),
+                    _ => self.whole_result(response).await,
                 };
             }
             if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
@@ -245,14 +259,17 @@ impl Call<'_> {
             if status == StatusCode::ACCEPTED {
                 url = location(&response, &url).unwrap_or(Ok(url))?;
             }
+            let is_end_told = is_end_told(&response);
             let body = read(&mut response, MAX_RESULT).await;
             let body = if status == StatusCode::ACCEPTED { body.unwrap_or_default() } else { body? };
             let members = members(&body).unwrap_or_default();
             match text(&members, "status").map(|text| text.to_ascii_lowercase()).as_deref() {
                 _ if status == StatusCode::ACCEPTED => self.tell(&members),
                 // The result itself stands where the operation stood.
-                None => return result(&body),
-                Some("completed" | "succeeded") => return result(members.get("result").map_or(&body, |result| result.get().as_bytes())),
+                None => return self.result(&body, is_end_told),
+                Some("completed" | "succeeded") => {
+                    return self.result(members.get("result").map_or(&body, |result| result.get().as_bytes()), true);
+                }
                 Some("failed" | "cancelled" | "canceled") => return Err(failed(&members)),
                 Some(_) => self.tell(&members),
             }
@@ -296,18 +313,23 @@ impl Call<'_> {
 
     /// Reads line by line until one has a verdict.
     async fn follow(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
+        let is_end_told = is_end_told(&response);
         let mut unread = Vec::new();
         while let Some(line) = next_line(&mut response, &mut unread).await? {
             // Empty lines keep connections alive.
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let members = members(&line).ok_or_else(|| Trouble::Final(invalid("a line of the backend's answer is no JSON object")))?;
+            let is_whole = is_end_told || line.ends_with(b"\n");
+            let no_object = || {
+                if is_whole { Trouble::Final(invalid("a line of the backend's answer is no JSON object")) } else { broken_off() }
+            };
+            let members = members(&line).ok_or_else(no_object)?;
             let is_step = members.contains_key("progress") || members.contains_key("stage");
             // Many serialisers write an absent member as null, which must not end an order.
             let is_told = |raw: &RawValue| raw.get() != "null";
             if let Some(told) = members.get("result").filter(|raw| is_told(raw) || !is_step) {
-                return result(told.get().as_bytes());
+                return self.result(told.get().as_bytes(), true);
             }
             if members.get("error").is_some_and(|raw| is_told(raw)) {
                 return Err(failed(&members));
@@ -315,6 +337,36 @@ impl Call<'_> {
             self.tell(&members);
         }
         Err(Trouble::Down(Failure::new(UNAVAILABLE, "the backend's answer ended before its result"), None))
+    }
+
+    /// The whole answer as the result.
+    async fn whole_result(&self, mut response: Response) -> Result<Arc<RawValue>, Trouble> {
+        let is_end_told = is_end_told(&response);
+        self.result(&read(&mut response, MAX_RESULT).await?, is_end_told)
+    }
+
+    /// A text as the result of work that is done; an empty text is `null`. A result that some client could not read is left out: its
+    /// order is done all the same. Without a told end, what is no whole JSON was cut off.
+    fn result(&self, text: &[u8], is_end_told: bool) -> Result<Arc<RawValue>, Trouble> {
+        if text.len() > MAX_RESULT {
+            return Err(too_large());
+        }
+        let decoded = String::from_utf8_lossy(text);
+        let json = match decoded.strip_prefix('\u{feff}').unwrap_or(&decoded).trim_ascii() {
+            "" if !is_end_told => return Err(broken_off()),
+            "" => "null",
+            json => json,
+        };
+        let no_json = |_| if is_end_told { Trouble::Final(invalid("the backend's answer is no JSON")) } else { broken_off() };
+        let raw = RawValue::from_string(json.to_owned()).map_err(no_json)?;
+        let flaw = match Json::parse(json) {
+            _ if matches!(decoded, Cow::Owned(_)) => "it is not UTF-8".to_owned(),
+            Err(error) => error.to_string(),
+            Ok(json) if !json.has_readable_numbers() => "a number in it is too large or too long".into(),
+            Ok(_) => return Ok(raw.into()),
+        };
+        warn!(order.tracking_id = %self.tracking_id, flaw, "the backend did the order, and its result is left out: clients could not read it");
+        Ok(null())
     }
 
     /// Moves progress, if this line reports a new value.
@@ -354,19 +406,9 @@ fn clean(text: &str) -> String {
     text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
 }
 
-/// A body as a result; an empty body is one too. Nesting that is too deep for readers is refused, as in orders.
-fn result(body: &[u8]) -> Result<Arc<RawValue>, Trouble> {
-    if body.len() > MAX_RESULT {
-        return Err(too_large());
-    }
-    let no_json = || Trouble::Final(invalid("the backend's answer is no JSON"));
-    let text = match body.trim_ascii() {
-        [] => "null",
-        body => std::str::from_utf8(body).map_err(|_| no_json())?,
-    };
-    Json::parse(text).map_err(|_| no_json())?;
-    let raw = RawValue::from_string(text.to_owned()).map_err(|_| no_json())?;
-    Ok(raw.into())
+/// The result `null`.
+fn null() -> Arc<RawValue> {
+    RawValue::NULL.to_owned().into()
 }
 
 /// The backend's own verdict: the work cannot be done; or not yet, where the answer says so.
@@ -386,6 +428,10 @@ fn invalid(message: &str) -> Failure {
     Failure::new("invalid_result", message)
 }
 
+fn broken_off() -> Trouble {
+    Trouble::Down(Failure::new(UNAVAILABLE, "the backend's answer broke off"), None)
+}
+
 fn too_large() -> Trouble {
     Trouble::Final(Failure::new("result_too_large", format!("the backend's result is larger than {} KiB", MAX_RESULT / 1024)))
 }
@@ -403,14 +449,21 @@ fn location(response: &Response, base: &Url) -> Option<Result<Url, Trouble>> {
     Some(url.filter(own).ok_or_else(|| redirected(response.status())))
 }
 
-/// Seconds, or a date (RFC 9110 section 10.2.3).
+/// Seconds, however many, or a date (RFC 9110 section 10.2.3).
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    text.parse().map(Duration::from_secs).ok().or_else(|| {
-        let moment = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
-        // A date in the past means now.
-        Some(jiff::Timestamp::now().duration_until(moment).try_into().unwrap_or_default())
-    })
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let moment = httpdate::parse_http_date(text).ok()?;
+    // A date in the past means now.
+    Some(moment.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Whether the response says where its body ends. Without that, HTTP/1 cannot tell the end of a body from a connection that broke.
+fn is_end_told(response: &Response) -> bool {
+    let says = |name| response.headers().contains_key(name);
+    response.status() == StatusCode::NO_CONTENT || response.version() >= Version::HTTP_2 || says(CONTENT_LENGTH) || says(TRANSFER_ENCODING)
 }
 
 fn has_type(response: &Response, wanted: &str) -> bool {

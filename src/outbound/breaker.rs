@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::outbound::backoff::{Backoff, jittered};
 
@@ -14,7 +15,7 @@ pub struct Breaker {
     /// The name of the dependency in the log.
     what: &'static str,
     /// Consecutive failures that open the breaker.
-    failures: u32,
+    failures: usize,
     /// The pause before each probe, by the number of probes that failed before it.
     pauses: Backoff,
     state: Mutex<State>,
@@ -22,27 +23,57 @@ pub struct Breaker {
 
 #[derive(Debug)]
 enum State {
-    /// Closed: any call may begin. Holds the number of consecutive failures.
-    Closed { failures: u32 },
-    /// Open: no call may begin before that moment; then one may, the probe.
-    Open { until: Instant, failed_probes: u32 },
-    /// Half-open: since that moment the probe is running, or about to begin.
-    HalfOpen { since: Instant, failed_probes: u32 },
+    /// Any call may begin. Holds the consecutive failures, by their callers: `None` counts each time, a caller counts once.
+    Closed { failures: Vec<Option<Uuid>> },
+    /// No call may begin, except probes.
+    Open(Open),
 }
 
-/// The right to call once. A permit that is dropped without an [`end`](Permit::end) was not used; if it was the probe's, another
-/// caller may have it.
+#[derive(Debug)]
+struct Open {
+    /// No probe may begin before this moment.
+    until: Instant,
+    failed_probes: u32,
+    /// The probe that is running, or about to begin, by its number.
+    probe: Option<u64>,
+    /// The number of probes so far.
+    probes: u64,
+    /// A caller that has not failed was refused, and is expected back by this moment.
+    expected: Option<Instant>,
+}
+
+/// For whom a call is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// The caller.
+    pub id: Uuid,
+    /// Whether an earlier call for this caller failed: the next one may fail for the same reason, and would tell little as a probe.
+    pub has_failed: bool,
+}
+
+/// How a call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// The dependency could not be reached, whoever calls: counts each time.
+    Unreachable,
+    /// Perhaps because of its caller alone: counts once for each caller.
+    ForCaller,
+}
+
+/// The right to call once. A permit that is dropped without an end was not used; if it was the probe's, another caller may have it.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
     breaker: Option<Arc<Breaker>>,
-    probe: bool,
+    caller: Option<Caller>,
+    /// The number of the probe, if the call is one.
+    probe: Option<u64>,
 }
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(what: &'static str, failures: u32, pauses: Backoff) -> Self {
-        Self { what, failures, pauses, state: Mutex::new(State::Closed { failures: 0 }) }
+    pub fn new(what: &'static str, failures: usize, pauses: Backoff) -> Self {
+        Self { what, failures, pauses, state: Mutex::new(State::Closed { failures: Vec::new() }) }
     }
 
     /// Whether any call may begin.
@@ -52,87 +83,131 @@ impl Breaker {
 
     /// The state, for operators: `closed`, `open`, `half-open`.
     pub fn as_str(&self) -> &'static str {
-        match *self.state.lock() {
+        match &*self.state.lock() {
             State::Closed { .. } => "closed",
-            State::Open { .. } => "open",
-            State::HalfOpen { .. } => "half-open",
+            State::Open(Open { probe: None, .. }) => "open",
+            State::Open(_) => "half-open",
         }
     }
 
-    /// The right to call. `Err`: the time after which to ask for it again.
+    /// The right to call, where callers are not told apart. `Err`: the time after which to ask for it again.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Permit, Duration> {
+        self.admit_caller(None, now)
+    }
+
+    /// The right to call for this caller. A caller that has failed gets no probe while one that has not is expected.
+    pub fn admit_for(self: &Arc<Self>, caller: Caller, now: Instant) -> Result<Permit, Duration> {
+        self.admit_caller(Some(caller), now)
+    }
+
+    fn admit_caller(self: &Arc<Self>, caller: Option<Caller>, now: Instant) -> Result<Permit, Duration> {
+        let permit = |probe| Permit { breaker: Some(Arc::clone(self)), caller, probe };
         let mut state = self.state.lock();
-        let probe = match *state {
-            State::Closed { .. } => false,
-            State::Open { until, .. } if now < until => return Err(until - now),
-            State::Open { failed_probes, .. } => {
-                info!("asking {} whether it is back", self.what);
-                *state = State::HalfOpen { since: now, failed_probes };
-                true
+        let State::Open(open) = &mut *state else { return Ok(permit(None)) };
+        let has_failed = caller.is_some_and(|caller| caller.has_failed);
+        let pause = if now < open.until {
+            // A probe may be answered at any time. The random part keeps those that wait from coming back all at once.
+            if open.probe.is_some() { longer(self.pauses.first).min(open.until - now) } else { open.until - now }
+        } else if let Some(expected) = open.expected.filter(|expected| has_failed && now < *expected) {
+            expected - now
+        } else {
+            info!("asking {} whether it is back", self.what);
+            open.probes += 1;
+            if open.probe.replace(open.probes).is_some() {
+                // The probe before it was not answered in its time.
+                open.failed_probes = open.failed_probes.saturating_add(1);
             }
-            // The probe may take a while. The random part keeps those that wait from coming back all at once.
-            State::HalfOpen { .. } => return Err(longer(self.pauses.first)),
+            open.until = now + longer(self.pauses.pause(open.failed_probes.saturating_add(1)));
+            return Ok(permit(Some(open.probes)));
         };
-        Ok(Permit { breaker: Some(Arc::clone(self)), probe })
-    }
-
-    /// A success. While the breaker is not closed only the probe's counts: other calls began earlier, and tell of an earlier time.
-    fn succeed(&self, probe: bool) {
-        let mut state = self.state.lock();
-        match *state {
-            State::HalfOpen { .. } if probe => info!("{} is back", self.what),
-            State::Closed { .. } => {}
-            _ => return,
+        if caller.is_some_and(|caller| !caller.has_failed) {
+            open.expected = open.expected.max(Some(now + pause + self.pauses.first));
         }
-        *state = State::Closed { failures: 0 };
+        Err(pause)
     }
 
-    fn fail(&self, probe: bool, now: Instant) {
+    /// A success. While the breaker is not closed only a probe's counts: other calls began earlier, and tell of an earlier time.
+    fn succeed(&self, probe: Option<u64>) {
         let mut state = self.state.lock();
-        let failed_probes = match &mut *state {
-            State::HalfOpen { failed_probes, .. } if probe => failed_probes.saturating_add(1),
+        match &mut *state {
+            State::Closed { failures } => failures.clear(),
+            State::Open(_) if probe.is_some() => {
+                info!("{} is back", self.what);
+                *state = State::Closed { failures: Vec::new() };
+            }
+            State::Open(_) => {}
+        }
+    }
+
+    fn fail(&self, permit: &Permit, failed: Failed, now: Instant) {
+        let mut state = self.state.lock();
+        let (failed_probes, probes, expected) = match &mut *state {
             State::Closed { failures } => {
-                *failures += 1;
-                if *failures < self.failures {
+                let caller = permit.caller.filter(|_| failed == Failed::ForCaller).map(|caller| caller.id);
+                if caller.is_none() || !failures.contains(&caller) {
+                    failures.push(caller);
+                }
+                if failures.len() < self.failures {
                     return;
                 }
-                0
+                (0, 0, None)
             }
-            _ => return,
+            // A caller that failed before its probe may have failed again for its own reason, which tells nothing new.
+            State::Open(open) if open.probe.is_some() && open.probe == permit.probe => {
+                let tells_nothing = failed == Failed::ForCaller && permit.caller.is_some_and(|caller| caller.has_failed);
+                (open.failed_probes.saturating_add(u32::from(!tells_nothing)), open.probes, open.expected)
+            }
+            State::Open(_) => return,
         };
         let pause = longer(self.pauses.pause(failed_probes));
         warn!(breaker.pause_ms = pause.as_millis(), "{} is down; it is left alone for a while", self.what);
-        *state = State::Open { until: now + pause, failed_probes };
+        *state = State::Open(Open { until: now + pause, failed_probes, probe: None, probes, expected });
     }
 
-    fn give_back(&self) {
-        let mut state = self.state.lock();
-        if let State::HalfOpen { since, failed_probes } = *state {
-            *state = State::Open { until: since, failed_probes };
+    fn give_back(&self, probe: u64, now: Instant) {
+        if let State::Open(open) = &mut *self.state.lock()
+            && open.probe == Some(probe)
+        {
+            open.probe = None;
+            open.until = now;
         }
     }
 }
 
 impl Permit {
-    /// A permit where nothing can be down.
+    /// Permit where nothing can be down.
     pub const fn free() -> Self {
-        Self { breaker: None, probe: false }
+        Self { breaker: None, caller: None, probe: None }
+    }
+
+    /// Records that the dependency has begun to answer. A probe has its answer then, and others need not wait for the end of its call.
+    pub fn is_answered(&mut self) {
+        if let Some(breaker) = &self.breaker
+            && let Some(probe) = self.probe.take()
+        {
+            breaker.succeed(Some(probe));
+        }
     }
 
     /// Records the end of the call, and whether the dependency answered.
-    pub fn end(mut self, was_there: bool, now: Instant) {
-        match self.breaker.take() {
-            Some(breaker) if was_there => breaker.succeed(self.probe),
-            Some(breaker) => breaker.fail(self.probe, now),
-            None => {}
+    pub fn end(self, was_there: bool, now: Instant) {
+        self.end_with(if was_there { Ok(()) } else { Err(Failed::Unreachable) }, now);
+    }
+
+    /// Records the end of the call, and how it failed.
+    pub fn end_with(mut self, ended: Result<(), Failed>, now: Instant) {
+        match (self.breaker.take(), ended) {
+            (Some(breaker), Ok(())) => breaker.succeed(self.probe),
+            (Some(breaker), Err(failed)) => breaker.fail(&self, failed, now),
+            (None, _) => {}
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(breaker) = self.breaker.take().filter(|_| self.probe) {
-            breaker.give_back();
+        if let (Some(breaker), Some(probe)) = (self.breaker.take(), self.probe) {
+            breaker.give_back(probe, Instant::now());
         }
     }
 }
@@ -238,5 +313,102 @@ mod tests {
         assert!(breaker.admit(later).is_err(), "the probe is still out");
         probe.end(true, later);
         drop(breaker.admit(later).unwrap());
+    }
+
+    /// The `number`th caller.
+    fn caller(number: u128, has_failed: bool) -> Caller {
+        Caller { id: Uuid::from_u128(number), has_failed }
+    }
+
+    fn fails_for(breaker: &Arc<Breaker>, caller: Caller, now: Instant) {
+        breaker.admit_for(caller, now).unwrap().end_with(Err(Failed::ForCaller), now);
+    }
+
+    #[test]
+    fn one_caller_counts_once_however_often_it_fails() {
+        let now = Instant::now();
+        let breaker = breaker(now, 0);
+        for number in (0..4).cycle().take(40) {
+            fails_for(&breaker, caller(number, true), now);
+        }
+        assert!(breaker.is_closed());
+
+        fails_for(&breaker, caller(4, false), now);
+
+        open(&breaker, now, PAUSE);
+    }
+
+    #[test]
+    fn a_caller_that_has_failed_leaves_the_probe_to_one_that_has_not_and_does_not_wait_for_ever() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let later = now + open(&breaker, now, PAUSE);
+        let (failed, fresh) = (caller(1, true), caller(2, false));
+        assert_eq!(breaker.admit_for(fresh, now).unwrap_err(), later - now);
+
+        assert_eq!(breaker.admit_for(failed, later).unwrap_err(), PAUSE);
+
+        drop(breaker.admit_for(fresh, later).unwrap());
+        drop(breaker.admit_for(failed, later + PAUSE).unwrap());
+    }
+
+    #[test]
+    fn a_caller_that_has_failed_probes_where_no_other_is_expected() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let later = now + open(&breaker, now, PAUSE);
+
+        drop(breaker.admit_for(caller(1, true), later).unwrap());
+    }
+
+    #[test]
+    fn a_failed_caller_that_fails_again_as_the_probe_makes_the_pause_no_longer() {
+        let mut now = Instant::now();
+        let breaker = breaker(now, 5);
+
+        for _ in 0..3 {
+            now += open(&breaker, now, PAUSE);
+            fails_for(&breaker, caller(1, true), now);
+        }
+
+        now += open(&breaker, now, PAUSE);
+        fails_for(&breaker, caller(2, false), now);
+        open(&breaker, now, PAUSE * 2);
+    }
+
+    #[test]
+    fn a_probe_that_is_not_answered_is_followed_by_another_whose_success_counts_as_its_own() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let first_at = now + open(&breaker, now, PAUSE);
+        let first = breaker.admit(first_at).unwrap();
+        assert!(breaker.admit(first_at + PAUSE).unwrap_err() <= PAUSE.mul_f64(1.25));
+
+        let second_at = first_at + PAUSE.mul_f64(2.5);
+        let second = breaker.admit(second_at).unwrap();
+        first.end(false, second_at);
+        assert_eq!(breaker.as_str(), "half-open", "the second is out");
+        second.end(true, second_at);
+
+        assert!(breaker.is_closed());
+    }
+
+    #[test]
+    fn an_answer_closes_it_and_what_the_probe_fails_with_later_counts_as_any_failure() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let later = now + open(&breaker, now, PAUSE);
+        let mut probe = breaker.admit(later).unwrap();
+
+        probe.is_answered();
+
+        assert!(breaker.is_closed());
+        probe.end(false, later);
+        for _ in 0..3 {
+            breaker.admit(later).unwrap().end(false, later);
+        }
+        assert!(breaker.is_closed());
+        breaker.admit(later).unwrap().end(false, later);
+        assert!(!breaker.is_closed());
     }
 }

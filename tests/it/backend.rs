@@ -3,13 +3,15 @@
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Reply, reply};
-use crate::support::{Directory, Handler, Program, events, eventually, free_port, http_envelope, order, stop_between_writes, submit};
+use crate::support::{
+    Directory, Handler, Program, events, eventually, free_port, http_envelope, order, queue_envelope, request, stop_between_writes, submit,
+};
 
 /// Everything a customer or a log may never see.
 const SECRET: &str = "c2VjcmV0";
@@ -194,8 +196,7 @@ fn a_result_up_to_512_kib_is_kept_and_a_larger_one_fails_the_order() {
 #[test]
 fn an_answer_that_is_no_json_fails_the_order() {
     let work = Work::start(&[]);
-    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    for body in ["<html>", "{\"half\":", "{} {}", "\"\\ud800\"", &deep] {
+    for body in ["<html>", "{\"half\":", "{} {}", "\"\\ud8", "[1,]"] {
         failed_with(
             &work.became([reply(200, &[("Content-Type", "application/json")], body)]),
             "invalid_result",
@@ -204,6 +205,72 @@ fn an_answer_that_is_no_json_fails_the_order() {
     }
     let message = "a line of the backend's answer is no JSON object";
     failed_with(&work.became([lines("{\"progress\":1}\n[1]\n")]), "invalid_result", message);
+}
+
+#[test]
+fn work_that_is_done_is_completed_although_nobody_could_read_its_result() {
+    let work = Work::start(&[]);
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let long = "9".repeat(100_000);
+    let unreadable = [
+        "\"\\ud800\"".to_owned(),
+        "{\"a\":[\"\\ud83d\\ud83d\\ude00\"]}".into(),
+        "{\"\\udc00\":1}".into(),
+        nested(33),
+        nested(100_000),
+        format!("{{\"total\":{long}}}"),
+        format!("[0.{long}]"),
+        "1e401".into(),
+        "-1E-99999999999999999999".into(),
+    ];
+    for body in &unreadable {
+        completed_with(&work.became([reply(200, &[], body)]), &Value::Null);
+    }
+    completed_with(&work.became([lines(&format!("{{\"result\":{}}}\n", nested(33)))]), &Value::Null);
+    completed_with(&work.became([taken(), reply(200, &[], &format!("{{\"status\":\"completed\",\"result\":{long}}}"))]), &Value::Null);
+    completed_with(&work.became([taken(), reply(303, &[("Location", "/result")], ""), reply(200, &[], "\"\\ud800\"")]), &Value::Null);
+
+    let told: Vec<_> = work.handler.program.lines().into_iter().filter(|line| line.contains("its result is left out")).collect();
+    assert_eq!(told.len(), unreadable.len() + 3, "{told:#?}");
+    assert!(told.iter().all(|line| line.contains("WARN") && line.contains("order.tracking_id") && line.len() < 1000), "{told:#?}");
+    for (text, seen) in [
+        (nested(32), nested(32)),
+        (format!("[{}, \"\\ud83d\\ude00\\\\ud800\"]", &long[..64]), format!("[{}, \"\u{1f600}\\\\ud800\"]", &long[..64])),
+        ("-1.5e-400".into(), "-1.5e-400".into()),
+        (r#"{"$serde_json::private::Numbe":"x"}"#.into(), r#"{"$serde_json::private::Numbe":"x"}"#.into()),
+    ] {
+        completed_with(&work.became([reply(200, &[], &text)]), &serde_json::from_str(&seen).unwrap());
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_after_its_head_is_asked_for_again_under_the_same_key() {
+    let work = Work::start(&[("RETRY_BASE", "20ms")]);
+    let unended = |head: &str, body: &str| Reply::Text(format!("HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n{body}"));
+    for replies in [
+        vec![unended("", "")],
+        vec![unended("Content-Type: application/json\r\n", " \r\n")],
+        vec![unended("Content-Type: application/json\r\n", "{\"half\":")],
+        vec![unended("Content-Type: application/x-ndjson\r\n", "{\"progress\":1}\n{\"resu")],
+        vec![unended("Content-Length: 10\r\n", "")],
+        vec![unended("Transfer-Encoding: chunked\r\n", "")],
+        vec![unended("Transfer-Encoding: chunked\r\n", "4\r\nnull\r\n")],
+        vec![taken(), unended("", "")],
+        vec![taken(), reply(303, &[("Location", "/result")], ""), unended("", "")],
+    ] {
+        let told = format!("{replies:?}");
+        let before = work.backend.fake.heard().len();
+
+        let status = work.became(replies.into_iter().chain([json_reply(200, &json!(1))]));
+
+        completed_with(&status, &json!(1));
+        assert_eq!(events(&status), ["accepted", "claimed", "retrying", "claimed", "completed"], "{told}");
+        assert_eq!(status["history"][2]["code"], "backend_unavailable", "{told}: {status}");
+        let heard = work.backend.fake.heard();
+        assert!(heard[before..].iter().all(|asked| asked.headers["idempotency-key"] == heard[before].headers["idempotency-key"]), "{told}");
+    }
+    completed_with(&work.became([unended("", "{\"whole\":1}")]), &json!({ "whole": 1 }));
+    completed_with(&work.became([unended("Transfer-Encoding: chunked\r\n", "0\r\n\r\n")]), &Value::Null);
 }
 
 #[test]
@@ -323,11 +390,11 @@ fn a_retry_by_an_operator_keeps_the_key_of_work_that_may_be_done() {
 #[test]
 fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     let data = Directory::new();
-    let backend = Backend::start((0..5).map(|_| reply(503, &[], "")).chain([json_reply(200, &json!(1))]));
-    // Five failures in a row are followed by 3.5 s at least without a call; 6 s are left of an invocation.
+    let backend = Backend::start((0..9).map(|_| reply(503, &[], "")).chain([json_reply(200, &json!(1))]));
+    // Five orders that fail in a row are followed by 3.5 s at least without a call; 6 s are left of an invocation.
     let times = [("FUNCTION_TIMEOUT", "22s"), ("FULFILLMENT_TIMEOUT", "3s"), ("RETRY_BASE", "700ms"), ("MAX_ATTEMPTS", "2")];
     let mut handler = backend.handler(data.path(), &times);
-    for number in 0..2 {
+    for number in 0..4 {
         assert_eq!(worked(&handler, &format!("B-BEFORE-{number}"))["status"], "failed");
     }
     let (id, message) = submit(&handler, "B-LATE");
@@ -335,7 +402,7 @@ fn a_try_that_functiontimeout_would_cut_off_is_left_to_the_next_delivery() {
     assert_eq!(handler.process(&message).status, 500, "it waited for the breaker");
 
     handler.program.line("too little is left of functionTimeout");
-    assert_eq!(backend.fake.heard().len(), 5);
+    assert_eq!(backend.fake.heard().len(), 9);
     assert_eq!(handler.process(&message).status, 200);
     let status = handler.status(&id).body;
     assert_eq!((&status["status"], &status["attempt"]), (&json!("completed"), &json!(2)), "{status}");
@@ -562,18 +629,39 @@ fn a_backend_that_is_not_there_is_said_to_be_unreachable() {
 
 #[test]
 fn what_the_backend_asks_for_is_waited_for_up_to_an_hour() {
-    let work = Work::start(&[("RETRY_BASE", "20ms"), ("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms")]);
-    for (asked, seconds) in [("600", 600), ("86400", 3600), ("Fri, 31 Dec 2100 00:00:00 GMT", 3600)] {
-        work.backend.fake.reply([reply(503, &[("Retry-After", asked)], "")]);
-        let (id, message) = submit(&work.handler, asked);
+    let data = Directory::new();
+    // Each order asks for its own pause.
+    let backend = Fake::answering(|_, heard| {
+        let order: Value = serde_json::from_str(&heard.body).unwrap();
+        reply(503, &[("Retry-After", order["orderId"].as_str().unwrap())], "")
+    });
+    let times = [("RETRY_BASE", "20ms"), ("FUNCTION_TIMEOUT", "18s"), ("FULFILLMENT_TIMEOUT", "500ms")];
+    let handler = Handler::start(data.path(), &[&[("FULFILLMENT_URL", backend.url.as_str())], &times[..]].concat());
+    let is_waited_for = |asked: &str, seconds: i64| {
+        let (id, message) = submit(&handler, asked);
 
-        assert_eq!(work.handler.process(&message).status, 500, "no other message would wake it");
+        assert_eq!(handler.process(&message).status, 500, "no other message would wake it");
 
-        let status = work.handler.status(&id).body;
+        let status = handler.status(&id).body;
         assert_eq!((&status["status"], &status["lastError"]["code"]), (&json!("processing"), &json!("backend_unavailable")), "{status}");
         assert_eq!(moment(&status["nextAttemptAt"]) - moment(&status["updatedAt"]), seconds * 1000, "{asked}: {status}");
-    }
-    assert_eq!(work.backend.fake.heard().len(), 3);
+    };
+    let cases = [
+        ("600", 600),
+        ("86400", 3600),
+        ("99999999999999999999999", 3600),
+        ("Fri, 31 Dec 2100 00:00:00 GMT", 3600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+    ];
+
+    std::thread::scope(|scope| {
+        for (asked, seconds) in cases {
+            let is_waited_for = &is_waited_for;
+            scope.spawn(move || is_waited_for(asked, seconds));
+        }
+    });
+
+    assert_eq!(backend.heard().len(), cases.len());
 }
 
 #[test]
@@ -581,15 +669,21 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
     let data = Directory::new();
     let backend = Backend::start([reply(503, &[], "")]);
     // The breaker's first pause is five times the base.
-    let settings = [("RETRY_BASE", "100ms"), ("RETRY_CAP", "100ms")];
+    let settings = [("RETRY_BASE", "100ms"), ("RETRY_CAP", "100ms"), ("MAX_ATTEMPTS", "3")];
     let mut handler = backend.handler(data.path(), &settings);
-    assert_eq!(worked(&handler, "B-12")["status"], "failed");
-    handler.program.line("the backend is down");
+    for number in 0..4 {
+        assert_eq!(worked(&handler, &format!("B-12-{number}"))["status"], "failed");
+    }
     let orders = ["B-13", "B-14", "B-15"].map(|id| submit(&handler, id));
+    let url = handler.url("/OrderProcessor");
+    let json = [("Content-Type", "application/json")];
+    let process = |message: &str| request("POST", &url, &json, Some(queue_envelope(message).to_string().as_bytes())).status;
 
     std::thread::scope(|scope| {
-        let working = orders.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
-        eventually("there is a first probe, which fails", || (backend.fake.heard().len() >= 6).then_some(()));
+        let mut working = vec![scope.spawn(|| process(&orders[0].1))];
+        handler.program.line("the backend is down");
+        working.extend(orders[1..].iter().map(|(_, message)| scope.spawn(|| process(message))));
+        backend.fake.until_answered(14);
         backend.fake.reply([json_reply(200, &json!(1))]);
         for thread in working {
             assert_eq!(thread.join().unwrap(), 200);
@@ -598,16 +692,166 @@ fn an_open_breaker_spends_no_try_and_makes_no_call_and_then_there_is_one_probe()
 
     let asked = backend.fake.heard();
     let pause = Duration::from_millis(500);
-    assert!(asked[5].at - asked[4].at >= pause && asked[6].at - asked[5].at >= 2 * pause, "{asked:?}");
+    assert!(asked[13].at - asked[12].at >= pause && asked[14].at - asked[13].at >= 2 * pause, "{asked:?}");
     let shown = orders.map(|(id, _)| handler.status(&id).body);
     let mut attempts: Vec<_> = shown.iter().map(|status| status["attempt"].as_u64().unwrap()).collect();
     attempts.sort_unstable();
-    assert_eq!(attempts, [1, 1, 2], "the probe that failed was a try, and waiting was none");
+    assert_eq!(attempts, [1, 2, 2], "the failure that opened it and the probe that failed were tries, and waiting was none");
     assert!(shown.iter().all(|status| status["status"] == "completed"), "{shown:?}");
-    assert_eq!(asked.len(), 9);
+    assert_eq!(asked.len(), 17);
     let lines = handler.program.lines();
     let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!((told("the backend is down"), told("asking the backend"), told("the backend is back")), (2, 2, 1), "{lines:?}");
+}
+
+/// What the log tells of the breaker.
+fn breaker_lines(handler: &Handler) -> Vec<String> {
+    handler.program.lines().into_iter().filter(|line| line.contains("the backend is down")).collect()
+}
+
+#[test]
+fn orders_that_the_backend_cannot_digest_hold_up_no_other() {
+    let data = Directory::new();
+    let backend = Fake::answering(|_, heard| {
+        let is_of = |name: &str| heard.body.contains(name);
+        match () {
+            () if is_of("FAILS") => json_reply(500, &json!({ "error": "cannot digest it" })),
+            () if is_of("MUTE") => reply(502, &[], ""),
+            () if is_of("CRASHES") => Reply::Drop,
+            () if is_of("HANGS") => Reply::Silence,
+            () => json_reply(200, &json!("done")),
+        }
+    });
+    let settings = [("FULFILLMENT_URL", backend.url.as_str()), ("RETRY_BASE", "100ms"), ("FULFILLMENT_TIMEOUT", "500ms")];
+    let handler = Handler::start(data.path(), &settings);
+    let bad = ["FAILS", "MUTE", "CRASHES", "HANGS"].map(|name| submit(&handler, name));
+
+    std::thread::scope(|scope| {
+        let working = bad.each_ref().map(|(_, message)| scope.spawn(|| handler.process(message).status));
+        for number in 0..10 {
+            completed_with(&worked(&handler, &format!("GOOD-{number}")), &json!("done"));
+        }
+        for thread in working {
+            assert_eq!(thread.join().unwrap(), 200);
+        }
+    });
+    // Without any success in between, too.
+    for number in 0..3 {
+        assert_eq!(worked(&handler, &format!("FAILS-{number}"))["status"], "failed");
+    }
+    completed_with(&worked(&handler, "GOOD-LAST"), &json!("done"));
+
+    for (id, _) in bad {
+        let status = handler.status(&id).body;
+        assert_eq!((&status["status"], &status["attempt"]), (&json!("failed"), &json!(5)), "{status}");
+    }
+    assert_eq!(breaker_lines(&handler), [""; 0]);
+}
+
+#[test]
+fn a_backend_that_is_not_there_opens_the_breaker_by_one_order_alone() {
+    let data = Directory::new();
+    let url = format!("http://127.0.0.1:{}/", free_port());
+    let handler = Handler::start(data.path(), &[("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "20ms")]);
+
+    failed_with(&worked(&handler, "B-22"), "backend_unavailable", "the backend could not be reached");
+
+    assert_eq!(breaker_lines(&handler).len(), 1);
+}
+
+/// Opens the breaker by five orders that fail.
+fn open_breaker(handler: &mut Handler) {
+    for number in 0..5 {
+        assert_eq!(worked(handler, &format!("OPENS-{number}"))["status"], "failed");
+    }
+    handler.program.line("the backend is down");
+}
+
+#[test]
+fn the_probe_is_an_order_that_has_not_failed_yet() {
+    let data = Directory::new();
+    // The first five fail together, and are tried again after a second at the earliest.
+    let together = Barrier::new(5);
+    let backend = Fake::answering(move |number, heard| {
+        if number < 5 {
+            together.wait();
+        }
+        if heard.body.contains("BAD") { reply(500, &[("Retry-After", "1")], "{}") } else { json_reply(200, &json!(1)) }
+    });
+    let settings = [("FULFILLMENT_URL", backend.url.as_str()), ("RETRY_BASE", "600ms"), ("MAX_ATTEMPTS", "2")];
+    let mut handler = Handler::start(data.path(), &settings);
+    let bad: Vec<_> = (0..5).map(|number| submit(&handler, &format!("BAD-{number}"))).collect();
+    let (id, message) = submit(&handler, "GOOD");
+
+    let probe = std::thread::scope(|scope| {
+        let handler_too = &handler;
+        let working: Vec<_> = bad.iter().map(|(_, message)| scope.spawn(move || handler_too.process(message).status)).collect();
+        eventually("the breaker is open", || (breaker_lines(handler_too).len() == 1).then_some(()));
+        assert_eq!(handler_too.process(&message).status, 200);
+        let probe = backend.heard()[5].body.clone();
+        for thread in working {
+            assert_eq!(thread.join().unwrap(), 200);
+        }
+        probe
+    });
+
+    assert!(probe.contains("GOOD"), "{probe}");
+    handler.program.line("the backend is back");
+    completed_with(&handler.status(&id).body, &json!(1));
+    let ended = bad.iter().map(|(id, _)| handler.status(id).body["status"].clone()).collect::<Vec<_>>();
+    assert_eq!(ended, vec!["failed"; 5], "none waits for ever");
+}
+
+#[test]
+fn a_backend_that_has_taken_the_probe_is_back_before_the_work_is_done() {
+    let data = Directory::new();
+    let backend = Fake::answering(|_, heard| match () {
+        () if heard.body.contains("OPENS") => json_reply(500, &json!({})),
+        () if heard.body.contains("LONG") || heard.line.starts_with("GET") => taken(),
+        () => json_reply(200, &json!(1)),
+    });
+    let settings = [
+        ("FULFILLMENT_URL", backend.url.as_str()),
+        ("MAX_ATTEMPTS", "1"),
+        ("RETRY_BASE", "100ms"),
+        ("FUNCTION_TIMEOUT", "40s"),
+        ("FULFILLMENT_TIMEOUT", "15s"),
+    ];
+    let mut handler = Handler::start(data.path(), &settings);
+    open_breaker(&mut handler);
+    let (id, message) = submit(&handler, "LONG");
+
+    while_processing(&handler, &message, || {
+        eventually("it is polled", || backend.heard().last().filter(|asked| asked.line.starts_with("GET")).map(drop));
+        completed_with(&worked(&handler, "B-23"), &json!(1));
+        assert_eq!(handler.status(&id).body["status"], "processing");
+    });
+}
+
+#[test]
+fn a_probe_that_is_not_answered_keeps_no_other_from_asking() {
+    let data = Directory::new();
+    let backend = Fake::answering(|_, heard| match () {
+        () if heard.body.contains("OPENS") => json_reply(500, &json!({})),
+        () if heard.body.contains("HANGS") => Reply::Silence,
+        () => json_reply(200, &json!(1)),
+    });
+    let settings = [
+        ("FULFILLMENT_URL", backend.url.as_str()),
+        ("MAX_ATTEMPTS", "1"),
+        ("RETRY_BASE", "100ms"),
+        ("FUNCTION_TIMEOUT", "40s"),
+        ("FULFILLMENT_TIMEOUT", "15s"),
+    ];
+    let mut handler = Handler::start(data.path(), &settings);
+    open_breaker(&mut handler);
+    let (id, message) = submit(&handler, "HANGS");
+
+    while_processing(&handler, &message, || {
+        backend.until_heard(6);
+        completed_with(&worked(&handler, "B-24"), &json!(1));
+        assert_eq!(handler.status(&id).body["status"], "processing");
+    });
 }
 
 #[test]

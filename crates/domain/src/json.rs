@@ -9,6 +9,11 @@ use sha2::{Digest, Sha256};
 /// Deepest nesting that is accepted: no order needs more, and every later reader of the order would have to cope with it.
 pub const MAX_DEPTH: usize = 32;
 
+/// Longest number that is accepted, in characters; a longer one is a mistake or an attack.
+const MAX_NUMBER: usize = 64;
+/// Largest exponent of a number that is accepted, positive or negative; a larger one is beyond a double, and a mistake.
+pub const MAX_EXPONENT: u32 = 400;
+
 /// The key under which `serde_json` hands over a number's own digits (its feature `arbitrary_precision`).
 const NUMBER_TOKEN: &str = "$serde_json::private::Number";
 
@@ -56,6 +61,16 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// Whether each number in it is one that readers can be expected to read.
+    pub fn has_readable_numbers(&self) -> bool {
+        match self {
+            Self::Number(digits) => is_readable_number(digits),
+            Self::Array(elements) => elements.iter().all(Self::has_readable_numbers),
+            Self::Object(members) => members.iter().all(|(_, value)| value.has_readable_numbers()),
+            Self::Null | Self::Bool(_) | Self::String(_) => true,
+        }
+    }
+
     /// SHA-256 over a canonical form: keys sorted, numbers as exact decimals, without white space and escapes.
     /// Two texts have the same fingerprint exactly when they mean the same JSON.
     pub fn fingerprint(&self) -> [u8; 32] {
@@ -92,6 +107,12 @@ impl<'a> Json<'a> {
             }
         }
     }
+}
+
+/// Whether readers can be expected to read this number: it is neither too long nor too large.
+pub fn is_readable_number(digits: &str) -> bool {
+    let exponent = digits.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i32>());
+    digits.len() <= MAX_NUMBER && exponent.is_ok_and(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT)
 }
 
 /// Canonical form of a number: significant digits without zeros at either end, and an exponent. `1`, `1.0`, `10e-1` and `1E0` have

@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::json::Json;
+use crate::json::{self, Json};
 
 /// Longest `orderId` and `customerId`, in characters.
 pub const MAX_ID: usize = 128;
@@ -20,10 +20,6 @@ pub const MAX_QUANTITY: u64 = 1_000_000;
 pub const MAX_UNIT_PRICE: u64 = 1_000_000_000;
 /// Most decimal places of a `unitPrice`: as many as price lists use (fuel, components), and exact in every later step.
 pub const MAX_PRICE_SCALE: u32 = 6;
-/// Longest number anywhere in an order, in characters; a longer one is a mistake or an attack.
-const MAX_NUMBER: usize = 64;
-/// Largest exponent of a number anywhere in an order, positive or negative; a larger one is beyond a double, and a mistake.
-const MAX_EXPONENT: u32 = 400;
 /// Replacement that UTF-8 readers, such as the Functions host, put in place of invalid bytes.
 const REPLACEMENT: char = '\u{fffd}';
 /// Error text for a string with U+FFFD: two different texts may have become this one.
@@ -198,8 +194,7 @@ impl Check {
                 }
             }
             Json::Number(digits) => {
-                let exponent = digits.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i32>());
-                if digits.len() > MAX_NUMBER || !exponent.is_ok_and(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT) {
+                if !json::is_readable_number(digits) {
                     self.fail(place.pointer(), "this number is too large or too long");
                 }
             }
@@ -320,7 +315,7 @@ fn decimal(digits: &str) -> Option<Decimal> {
     // A string must match the grammar of a JSON number too.
     digits.parse::<serde_json::Number>().ok()?;
     let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
-    let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= MAX_EXPONENT)?;
+    let exponent = exponent.parse::<i32>().ok().filter(|exponent| exponent.unsigned_abs() <= json::MAX_EXPONENT)?;
     let mut number = Decimal::from_str_exact(mantissa).ok()?.normalize();
     if number.is_zero() {
         return Some(Decimal::ZERO);
