@@ -1,8 +1,9 @@
 //! The issuer's keys: read in the background, kept for a day while the issuer does not answer, read again when a token names an
 //! unknown key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
@@ -40,15 +41,20 @@ const RSA: &[(&str, Algorithm)] = &[("RS256", Algorithm::RS256), ("PS256", Algor
 /// Algorithms of EC keys on P-256, by name.
 const EC: &[(&str, Algorithm)] = &[("ES256", Algorithm::ES256)];
 
-/// The issuer's keys by `kid`. `None`: several keys have this `kid`, so none of them can be chosen.
+/// Longest name of the issuer's that is shown, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// The issuer's keys by `kid`. A `kid` whose keys cannot be used is here too.
 #[derive(Debug, Default)]
-pub(super) struct KeySet(BTreeMap<String, Option<Key>>);
+pub(super) struct KeySet(BTreeMap<String, Vec<Key>>);
 
 /// A key that may sign tokens.
 #[derive(Debug)]
 pub(super) struct Key {
-    decoding_key: DecodingKey,
+    public: DecodingKey,
     algorithms: Vec<Algorithm>,
+    /// What tells it from other keys.
+    material: String,
 }
 
 /// The keys of one issuer.
@@ -94,17 +100,48 @@ impl Known {
 }
 
 impl KeySet {
-    /// The key with this `kid`.
-    pub(super) fn get(&self, key_id: &str) -> Option<&Key> {
-        self.0.get(key_id)?.as_ref()
+    /// The keys of a JWK set, as far as they can be used. One that is odd spoils no other.
+    fn read(jwks: &[Box<RawValue>]) -> Self {
+        let mut keys = Self::default();
+        for jwk in jwks {
+            let Ok(jwk) = serde_json::from_str::<Jwk>(jwk.get()) else { continue };
+            let Some(key_id) = jwk.kid.clone() else { continue };
+            let same = keys.0.entry(key_id).or_default();
+            same.extend(key(jwk).filter(|key| !same.iter().any(|other| other.is(key))));
+        }
+        keys
+    }
+
+    /// The keys with this `kid`.
+    pub(super) fn get(&self, key_id: &str) -> Option<&[Key]> {
+        self.0.get(key_id).map(Vec::as_slice)
+    }
+
+    /// Every `kid` of several keys that could sign alike.
+    fn ambiguous(&self) -> BTreeSet<&str> {
+        let same = |keys: &[Key]| keys.iter().flat_map(|key| &key.algorithms).any(|algorithm| for_algorithm(keys, *algorithm).is_none());
+        self.0.iter().filter(|(_, keys)| same(keys)).map(|(key_id, _)| key_id.as_str()).collect()
+    }
+
+    /// Whether no token can be checked by these keys.
+    fn is_useless(&self) -> bool {
+        let usable = |keys: &[Key]| keys.iter().flat_map(|key| &key.algorithms).any(|algorithm| for_algorithm(keys, *algorithm).is_some());
+        !self.0.values().any(|keys| usable(keys))
     }
 }
 
 impl Key {
-    /// The key, if it may be used with this algorithm.
-    pub(super) fn for_algorithm(&self, algorithm: Algorithm) -> Option<&DecodingKey> {
-        self.algorithms.contains(&algorithm).then_some(&self.decoding_key)
+    /// Whether it is the other key, given twice.
+    fn is(&self, other: &Self) -> bool {
+        self.material == other.material && self.algorithms == other.algorithms
     }
+}
+
+/// The one key that may be used with this algorithm. `None`: there is none, or there are several, of which none can be chosen.
+pub(super) fn for_algorithm(keys: &[Key], algorithm: Algorithm) -> Option<&DecodingKey> {
+    let mut fitting = keys.iter().filter(|key| key.algorithms.contains(&algorithm));
+    let key = fitting.next()?;
+    fitting.next().is_none().then_some(&key.public)
 }
 
 /// The keys of the issuer are not known or too old, and it does not answer.
@@ -128,7 +165,8 @@ impl Keys {
                 Ok(keys) => {
                     info!(auth.keys = keys.0.len(), "the issuer's keys are read");
                     let read_at = Some((Instant::now(), SystemTime::now()));
-                    self.known.send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), read_at, failed: false });
+                    self.known
+                        .send_modify(|known| *known = Known { round: known.round + 1, keys: Some(keys.into()), read_at, failed: false });
                     failures = 0;
                     PERIOD
                 }
@@ -136,7 +174,10 @@ impl Keys {
                     self.known.send_modify(|known| (known.round, known.failed) = (known.round + 1, true));
                     let known = self.known.borrow();
                     if known.keys.is_some() && known.usable().is_none() {
-                        error!(reason, "the issuer's keys could not be read for a day, and no token is accepted until they are; asking again");
+                        error!(
+                            reason,
+                            "the issuer's keys could not be read for a day, and no token is accepted until they are; asking again"
+                        );
                     } else {
                         warn!(reason, "the issuer's keys could not be read; asking again");
                     }
@@ -205,9 +246,10 @@ impl Keys {
             issuer: String,
             jwks_uri: String,
         }
+        // Each key is read on its own: one that cannot be read must not spoil the others.
         #[derive(Deserialize)]
         struct Jwks {
-            keys: Vec<Value>,
+            keys: Vec<Box<RawValue>>,
         }
         let base = self.issuer.strip_suffix('/').unwrap_or(&self.issuer);
         let url = format!("{base}/.well-known/openid-configuration").parse().map_err(|_| "AUTH_ISSUER is no base of a URL")?;
@@ -215,14 +257,19 @@ impl Keys {
         // Without this check, a foreign document on the same host would decide who the callers are (OpenID Connect Discovery
         // section 4.3).
         if discovery.issuer != self.issuer {
-            return Err("its discovery document names another issuer; set AUTH_ISSUER to that name, to the letter".into());
+            return Err(another_issuer(&discovery.issuer));
         }
         let url =
             discovery.jwks_uri.parse().ok().filter(config::auth::is_secure).ok_or("its jwks_uri is neither https nor on this machine")?;
         let jwks: Jwks = self.document(url, "key set").await?;
-        let keys = key_set(jwks.keys);
+        let keys = KeySet::read(&jwks.keys);
+        let ambiguous = keys.ambiguous();
+        if !ambiguous.is_empty() {
+            let key_ids = shown(&ambiguous);
+            warn!(auth.key_ids = key_ids, "several keys of the issuer have the same kid and could sign alike; none of those is used");
+        }
         // An issuer without one usable key is broken rather than without keys; the keys known so far are kept.
-        if keys.0.values().all(Option::is_none) { Err("none of its keys can be used".into()) } else { Ok(keys) }
+        if keys.is_useless() { Err("none of its keys can be used".into()) } else { Ok(keys) }
     }
 
     async fn document<T: DeserializeOwned>(&self, url: Url, what: &str) -> Result<T, String> {
@@ -242,43 +289,57 @@ async fn ended(known: &mut watch::Receiver<Known>, number: u64, wait: Duration) 
     later.ok()?.ok().map(|known| known.clone())
 }
 
-fn key_set(jwks: Vec<Value>) -> KeySet {
-    let mut keys = KeySet::default();
-    for jwk in jwks {
-        let Some(key_id) = jwk["kid"].as_str().map(str::to_owned) else { continue };
-        keys.0.entry(key_id).and_modify(|key| *key = None).or_insert_with(|| key(jwk));
-    }
-    keys
+/// The problem of a discovery document that names this issuer.
+fn another_issuer(named: &str) -> String {
+    let advice = if named.contains("{tenantid}") {
+        "it is for many tenants; set AUTH_ISSUER to that name with the id of your tenant in place of {tenantid}"
+    } else {
+        "set AUTH_ISSUER to that name, to the letter, if it is your issuer"
+    };
+    format!("its discovery document names another issuer, {}: {advice}", shown(&named))
 }
 
-/// A key that is accepted for signatures (RFC 7517). Key sets contain other keys too, which are skipped.
-fn key(jwk: Value) -> Option<Key> {
-    #[derive(Deserialize)]
-    struct Jwk {
-        kty: String,
-        #[serde(rename = "use")]
-        usage: Option<String>,
-        key_ops: Option<Vec<String>>,
-        alg: Option<String>,
-        crv: Option<String>,
-        n: Option<String>,
-        e: Option<String>,
-        x: Option<String>,
-        y: Option<String>,
-    }
-    let jwk: Jwk = serde_json::from_value(jwk).ok()?;
+/// A foreign text, quoted and cut.
+fn shown(text: &impl fmt::Debug) -> String {
+    format!("{text:?}").chars().take(MAX_SHOWN).collect()
+}
+
+/// A key of a JWK set (RFC 7517).
+#[derive(Deserialize)]
+struct Jwk {
+    kid: Option<String>,
+    kty: String,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+}
+
+/// A key that is accepted for signatures. Key sets contain other keys too, which are skipped.
+fn key(jwk: Jwk) -> Option<Key> {
     if jwk.usage.is_some_and(|usage| usage != "sig") || jwk.key_ops.is_some_and(|operations| operations.iter().all(|one| one != "verify")) {
         return None;
     }
-    let (decoding_key, fitting) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-        ("RSA", _) => (DecodingKey::from_rsa_components(&jwk.n?, &jwk.e?).ok()?, RSA),
-        ("EC", Some("P-256")) => (DecodingKey::from_ec_components(&jwk.x?, &jwk.y?).ok()?, EC),
+    let (public, fitting, material) = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+        ("RSA", _) => {
+            let (n, e) = (jwk.n?, jwk.e?);
+            (DecodingKey::from_rsa_components(&n, &e).ok()?, RSA, [n, e].join("."))
+        }
+        ("EC", Some("P-256")) => {
+            let (x, y) = (jwk.x?, jwk.y?);
+            (DecodingKey::from_ec_components(&x, &y).ok()?, EC, [x, y].join("."))
+        }
         _ => return None,
     };
     // A key that names its algorithm is for that one alone (RFC 8725 section 3.1).
     let named = |name: &str| jwk.alg.as_deref().is_none_or(|alg| alg == name);
     let algorithms: Vec<_> = fitting.iter().filter(|(name, _)| named(name)).map(|(_, algorithm)| *algorithm).collect();
-    (!algorithms.is_empty()).then_some(Key { decoding_key, algorithms })
+    (!algorithms.is_empty()).then_some(Key { public, algorithms, material })
 }
 
 #[cfg(test)]

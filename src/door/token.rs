@@ -13,7 +13,7 @@ use jsonwebtoken::crypto;
 
 use crate::config;
 use crate::domain::json::Json;
-use crate::door::issuer_keys::{Keys, KeysUnknown};
+use crate::door::issuer_keys::{Keys, KeysUnknown, for_algorithm};
 
 /// Longest token, in bytes: real ones are below four thousand, and reading longer ones is wasted work.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -90,9 +90,10 @@ impl Auth {
         // Claims are checked before the signature: a token for another audience costs neither arithmetic nor a reading of the
         // issuer's keys.
         let claims = read.claims(&self.settings, now).map_err(Refused::Invalid)?;
-        let key = self.keys.find(&read.key_id).await.map_err(|KeysUnknown| Refused::Unavailable)?;
-        let key = key.get(&read.key_id).ok_or(Refused::Invalid("no key of the issuer has its kid"))?;
-        let decoding_key = key.for_algorithm(read.algorithm).ok_or(Refused::Invalid("its algorithm does not fit its key"))?;
+        let known = self.keys.find(&read.key_id).await.map_err(|KeysUnknown| Refused::Unavailable)?;
+        let keys = known.get(&read.key_id).ok_or(Refused::Invalid("no key of the issuer has its kid"))?;
+        let decoding_key = for_algorithm(keys, read.algorithm)
+            .ok_or(Refused::Invalid("its algorithm does not fit its key, or fits several keys of the issuer with its kid"))?;
         match crypto::verify(read.signature, read.signed.as_bytes(), decoding_key, read.algorithm) {
             Ok(true) => Ok(claims),
             Ok(false) | Err(_) => Err(Refused::Invalid("its signature is not the issuer's")),
@@ -165,7 +166,8 @@ impl<'t> Token<'t> {
             .filter(|subject| !subject.trim().is_empty() && subject.len() <= MAX_SUBJECT && !subject.chars().any(char::is_control));
         let subject = subject.ok_or("it has no sub that could be kept")?.to_owned();
         let roles: Vec<String> = strings(&claims, "roles").unwrap_or_default().into_iter().map(str::to_owned).collect();
-        let scopes = text(&claims, "scope").into_iter().chain(strings(&claims, "scp").unwrap_or_default());
+        // RFC 8693 section 4.2 has a text in `scope`, and some issuers put a list there.
+        let scopes = ["scope", "scp"].into_iter().flat_map(|name| strings(&claims, name).unwrap_or_default());
         let scopes = scopes.flat_map(|scopes| scopes.split(' ')).map(str::to_owned);
         Ok(Claims { subject, rights: scopes.chain(roles.iter().cloned()).collect(), roles })
     }

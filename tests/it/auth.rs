@@ -157,7 +157,9 @@ fn a_forged_token_is_refused_without_a_reason() {
         json!({ "kty": "oct", "kid": "secret", "k": base64url("secret") }),
         with(issuer.rsa.jwk("x"), &json!({ "kid": null })),
     ]);
-    let (_data, handler) = start(&issuer);
+    let (_data, mut handler) = start(&issuer);
+    let told = handler.program.line("several keys of the issuer");
+    assert!(told.contains("WARN") && told.contains("twice") && !told.contains("rsa-1"), "{told}");
     let mut forge = Forge { issuer: &issuer, rows: Vec::new() };
     let genuine = forge.genuine();
     let [header, claims, signature]: [&str; 3] = genuine.split('.').collect::<Vec<_>>().try_into().unwrap();
@@ -335,20 +337,56 @@ fn a_forged_token_is_refused_without_a_reason() {
 #[test]
 fn a_genuine_token_lets_in_however_it_is_written() {
     let issuer = Issuer::start();
-    issuer.publish_keys(&[
+    let mut keys = vec![
         issuer.rsa.jwk("rsa-1"),
         issuer.ec.jwk("ec-1"),
         with(issuer.rsa.jwk("for-ps256"), &json!({ "alg": "PS256" })),
         with(issuer.rsa.jwk("for-anything"), &json!({ "use": null, "key_ops": ["sign", "verify"] })),
         json!({ "kty": "OKP", "kid": "another", "crv": "Ed25519", "x": "x" }),
         json!(5),
-    ]);
+        // Twins, of which one can be chosen.
+        with(Key::rsa().jwk("enc-first"), &json!({ "use": "enc" })),
+        issuer.rsa.jwk("enc-first"),
+        issuer.rsa.jwk("enc-last"),
+        with(Key::rsa().jwk("enc-last"), &json!({ "use": "enc" })),
+        issuer.rsa.jwk("of-two-kinds"),
+        issuer.ec.jwk("of-two-kinds"),
+        issuer.rsa.jwk("the-same-twice"),
+        with(issuer.rsa.jwk("the-same-twice"), &json!({ "x5t": "x" })),
+        with(issuer.rsa.jwk("of-two-algorithms"), &json!({ "alg": "PS256" })),
+        with(Key::rsa().jwk("of-two-algorithms"), &json!({ "alg": "RS256" })),
+    ];
+    // Members that no reader of keys expects spoil one key at most.
+    let odd = [
+        r#"{"kty":"RSA","kid":"odd-1","$serde_json::private::Number":"x"}"#,
+        r#"{"kty":"RSA","kid":{"$serde_json::private::RawValue":"]"}}"#,
+        r#"{"kty":"RSA","kid":"odd-2","x":1e9999}"#,
+        r#"{"kty":"RSA","kid":"odd-3","x":"\ud800"}"#,
+        r#"{"kty":"RSA","kty":"EC","kid":"odd-4","use":5}"#,
+        "[]",
+        "null",
+    ];
+    let odd = odd.iter().map(|text| (*text).to_owned());
+    let with_odd_member = issuer.rsa.jwk("with-odd-members").to_string().replacen(
+        '{',
+        r#"{"$serde_json::private::Number":"x","other":{"$serde_json::private::RawValue":"]"},"#,
+        1,
+    );
+    keys.rotate_left(2);
+    let keys: Vec<String> = odd.chain([with_odd_member]).chain(keys.iter().map(Value::to_string)).collect();
+    issuer.publish("/keys", &format!("{{\"$serde_json::private::Number\":\"x\",\"keys\":[{}]}}", keys.join(",")));
     let (_data, handler) = start(&issuer);
     let mut forge = Forge { issuer: &issuer, rows: Vec::new() };
     let genuine = forge.genuine();
     forge.header("PS256", &json!({ "alg": "PS256" }));
     forge.header("a key for PS256", &json!({ "alg": "PS256", "kid": "for-ps256" }));
     forge.header("a key for anything", &json!({ "kid": "for-anything" }));
+    forge.header("a key with odd members", &json!({ "kid": "with-odd-members" }));
+    for kid in ["enc-first", "enc-last", "of-two-kinds", "the-same-twice"] {
+        forge.header(kid, &json!({ "kid": kid }));
+    }
+    forge.signed_by("the other of two kinds", &issuer.ec, &json!({ "alg": "ES256", "kid": "of-two-kinds" }));
+    forge.header("one of two algorithms", &json!({ "alg": "PS256", "kid": "of-two-algorithms" }));
     forge.signed_by("ES256", &issuer.ec, &json!({ "alg": "ES256", "kid": "ec-1" }));
     for typ in [json!(null), json!("JWT"), json!("jwt"), json!("at+JWT"), json!("application/at+jwt")] {
         forge.header(&format!("typ {typ}"), &json!({ "typ": typ }));
@@ -361,6 +399,7 @@ fn a_genuine_token_lets_in_however_it_is_written() {
     forge.claim("long", &json!({ "x": "x".repeat(10_000) }));
     forge.claim("scp as a text", &json!({ "scope": null, "scp": BOTH }));
     forge.claim("scp as an array", &json!({ "scope": null, "scp": [READ, SUBMIT] }));
+    forge.claim("scope as an array", &json!({ "scope": [READ, SUBMIT] }));
     forge.claim("roles", &json!({ "scope": null, "roles": [READ, SUBMIT] }));
     forge.claim("many scopes", &json!({ "scope": format!("openid {BOTH} x") }));
     for name in ["authorization", "AUTHORIZATION"] {
@@ -421,6 +460,10 @@ fn a_token_without_the_scope_is_told_which_one() {
     for scope in ["", SUBMIT, "orders"] {
         refused(&status(&handler, &id, &issuer.token("alice", scope)), READ);
         refused(&status(&handler, UNKNOWN, &issuer.token("alice", scope)), READ);
+    }
+    for scope in [json!(5), json!([SUBMIT, 5]), json!([[SUBMIT]]), json!({ SUBMIT: true }), json!([]), json!(null)] {
+        let claims = with(issuer.claims("alice", ""), &json!({ "scope": scope }));
+        refused(&submit(&handler, "SCOPE-3", &issuer.rsa.token(&Issuer::header().to_string(), &claims.to_string())), SUBMIT);
     }
     assert_eq!(status(&handler, &id, &issuer.token("alice", READ)).status, 200);
 }
@@ -676,9 +719,14 @@ type Spoil<'a> = &'a dyn Fn(&Issuer);
 fn an_issuer_that_is_not_the_one_or_makes_no_sense_gives_no_keys() {
     let elsewhere = Issuer::start();
     let keys = |issuer: &Issuer| format!("{}/keys", issuer.url);
-    let cases: [(&str, Spoil<'_>); 10] = [
-        ("names another issuer", &|issuer| issuer.publish_discovery("https://login.example.com", &keys(issuer))),
+    let of_many_tenants = "https://login.microsoftonline.com/{tenantid}/v2.0";
+    let cases: [(&str, Spoil<'_>); 12] = [
+        ("names another issuer, \\\"https://login.example.com\\\"", &|issuer| {
+            issuer.publish_discovery("https://login.example.com", &keys(issuer));
+        }),
         ("names another issuer", &|issuer| issuer.publish_discovery(&format!("{}/", issuer.url), &keys(issuer))),
+        ("\\\\u{7}b", &|issuer| issuer.publish_discovery("a\u{7}b", &keys(issuer))),
+        ("with the id of your tenant in place of {tenantid}", &|issuer| issuer.publish_discovery(of_many_tenants, &keys(issuer))),
         ("its jwks_uri is neither https", &|issuer| issuer.publish_discovery(&issuer.url, "http://192.0.2.1/keys")),
         ("its jwks_uri is neither https", &|issuer| issuer.publish_discovery(&issuer.url, "file:///dev/null")),
         ("its discovery document cannot be read", &|issuer| issuer.publish(DISCOVERY, "<html>")),
