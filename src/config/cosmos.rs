@@ -42,35 +42,26 @@ pub enum Access {
     Identity(Identity),
 }
 
+/// The name of the connection.
+const CONNECTION: &str = "CosmosConnection";
 /// The parts that may follow `CosmosConnection__`.
 const PARTS: [&str; 3] = ["accountEndpoint", "credential", "clientId"];
 
 /// Whether any setting asks for records in Cosmos DB. Names of database and container alone do not.
 pub(super) fn is_mentioned(settings: &Settings<'_>) -> bool {
-    settings.binding_text("CosmosConnection").is_some() || mentioned_parts(settings).next().is_some()
-}
-
-/// The names of the section that are set, known or not.
-fn mentioned_parts<'a>(settings: &Settings<'a>) -> impl Iterator<Item = &'a str> {
-    const SECTION: &str = "CosmosConnection__";
-    let names = settings.environment.iter().filter(|(_, value)| !value.trim().is_empty()).map(|(name, _)| name.as_str());
-    names.filter(|name| name.get(..SECTION.len()).is_some_and(|start| start.eq_ignore_ascii_case(SECTION)))
+    settings.binding_text(CONNECTION).is_some() || connection::mentioned_parts(settings, CONNECTION).next().is_some()
 }
 
 /// Refuses a connection under a misspelt name, which would silently leave the records on this machine.
 fn misspelt(settings: &mut Settings<'_>) {
-    let parts =
-        mentioned_parts(settings).filter(|name| !PARTS.iter().any(|part| name["CosmosConnection__".len()..].eq_ignore_ascii_case(part)));
-    let mut problems: Vec<_> = parts
-        .map(|name| format!("{name} is no setting: CosmosConnection has {}", PARTS.map(|part| format!("__{part}")).join(", ")))
-        .collect();
+    connection::refuse_other_parts(settings, CONNECTION, &PARTS);
     let others = settings.environment.iter().filter(|(name, value)| {
         let foreign = !name.to_ascii_lowercase().starts_with("cosmosconnection") && name.to_ascii_lowercase().starts_with("cosmos");
         let connects = value.trim_start().get(..16).is_some_and(|start| start.eq_ignore_ascii_case("AccountEndpoint="));
         foreign && (connects || name.to_ascii_lowercase().ends_with("__accountendpoint"))
     });
-    problems
-        .extend(others.map(|(name, _)| format!("{name} looks like a connection to Cosmos DB, but the setting is named CosmosConnection")));
+    let told = |name: &String| format!("{name} looks like a connection to Cosmos DB, but the setting is named CosmosConnection");
+    let problems: Vec<_> = others.map(|(name, _)| told(name)).collect();
     settings.problems.extend(problems);
 }
 
@@ -117,18 +108,18 @@ pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>, 
 }
 
 fn account(settings: &mut Settings<'_>) -> Option<(Url, Access)> {
-    let endpoint = settings.binding_text("CosmosConnection__accountEndpoint");
-    let connection_string = settings.binding_text("CosmosConnection");
+    let endpoint = connection::section(settings, CONNECTION, "accountEndpoint");
+    let connection_string = settings.binding_text(CONNECTION);
     let parsed = match (endpoint, connection_string) {
         (Some(_), Some(_)) => Err("CosmosConnection and CosmosConnection__accountEndpoint are both set: keep the identity, drop the \
                                    connection string"
             .to_owned()),
-        (None, Some(_)) if mentioned_parts(settings).next().is_some() => {
+        (None, Some(_)) if connection::mentioned_parts(settings, CONNECTION).next().is_some() => {
             Err("CosmosConnection is a connection string, and CosmosConnection__… asks for an identity: keep one of them".to_owned())
         }
         (None, Some(text)) => account_key(text),
         (Some(endpoint), None) => url(endpoint).and_then(|endpoint| {
-            let identity = connection::identity(settings, "CosmosConnection")?;
+            let identity = connection::identity(settings, CONNECTION)?;
             Ok((endpoint, Access::Identity(identity)))
         }),
         (None, None) => Err("CosmosConnection__accountEndpoint is not set: set it to https://ACCOUNT.documents.azure.com/".to_owned()),

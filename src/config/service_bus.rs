@@ -12,6 +12,11 @@ use crate::config::{Settings, connection};
 /// The URL that answers the REST protocol instead of the namespace; `waybill local` sets it for its handler.
 pub const REST_ENDPOINT: &str = "SERVICE_BUS_REST_ENDPOINT";
 
+/// The name of the connection.
+const CONNECTION: &str = "ServiceBusConnection";
+/// The parts that may follow `ServiceBusConnection__`.
+const PARTS: [&str; 3] = ["fullyQualifiedNamespace", "credential", "clientId"];
+
 /// A queue of a Service Bus namespace, and how to reach it over HTTPS.
 #[derive(Debug, Clone)]
 pub struct ServiceBus {
@@ -33,12 +38,25 @@ pub enum Access {
         /// The key, as the connection string writes it.
         key: Secret,
     },
+    /// A shared access signature, as the connection string has it. It expires.
+    Signature(Secret),
     /// An identity that has a role in the namespace.
     Identity(Identity),
 }
 
 /// Reads the connection, or lists the mistakes. `None`: there is no REST endpoint, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) -> Option<ServiceBus> {
+    connection::refuse_other_parts(settings, CONNECTION, &PARTS);
+    // Of its value nothing is shown but the name of the queue.
+    let only_queue = settings.binding_text(CONNECTION).and_then(|text| connection::part(text, "EntityPath"));
+    if let (Some(only), Some(queue)) = (only_queue, settings.text("OrdersQueue"))
+        && !only.eq_ignore_ascii_case(queue)
+    {
+        settings.problems.push(format!(
+            "ServiceBusConnection is for the queue {only:?} alone (EntityPath), and OrdersQueue is {queue:?}: take a connection string of \
+             that queue or of the whole namespace"
+        ));
+    }
     let found = namespace(settings, in_azure).unwrap_or_else(|problem| settings.problem(problem, None));
     let (endpoint, access) = found?;
     // Only names that Service Bus allows: the name becomes a part of URLs as it is.
@@ -50,7 +68,7 @@ pub(super) fn read(settings: &mut Settings<'_>, in_azure: Option<&'static str>) 
 }
 
 fn namespace(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Result<Option<(Url, Access)>, String> {
-    let section = |part: &str| settings.binding_text(&format!("ServiceBusConnection__{part}"));
+    let section = |part: &str| connection::section(settings, CONNECTION, part);
     let rest_endpoint = rest_endpoint(settings, in_azure)?;
     match (section("fullyQualifiedNamespace"), settings.binding_text("ServiceBusConnection")) {
         (Some(_), Some(_)) => {
@@ -59,22 +77,25 @@ fn namespace(settings: &Settings<'_>, in_azure: Option<&'static str>) -> Result<
                 .into())
         }
         (Some(host), None) => {
-            let identity = connection::identity(settings, "ServiceBusConnection")?;
+            let identity = connection::identity(settings, CONNECTION)?;
             let endpoint = https(host).ok_or(
                 "ServiceBusConnection__fullyQualifiedNamespace is no host name: set it to NAMESPACE.servicebus.windows.net, without sb://",
             )?;
             // The stand-in for Service Bus knows keys only, and a token is only for Service Bus itself.
             Ok(rest_endpoint.is_none().then_some((endpoint, Access::Identity(identity))))
         }
+        (None, Some(_)) if connection::mentioned_parts(settings, CONNECTION).next().is_some() => {
+            Err("ServiceBusConnection is a connection string, and ServiceBusConnection__… asks for an identity: keep one of them".into())
+        }
         (None, Some(text)) => {
-            let ConnectionString { host, name, key, emulator } = ConnectionString::parse(text)?;
+            let ConnectionString { host, access, emulator } = ConnectionString::parse(text)?;
             let endpoint = match (rest_endpoint, emulator) {
                 (Some(rest_endpoint), _) => rest_endpoint,
                 // Microsoft's emulator speaks AMQP only (azure-service-bus-emulator-installer, issue 29).
                 (None, true) => return Ok(None),
                 (None, false) => https(host).ok_or(NO_CONNECTION_STRING)?,
             };
-            Ok(Some((endpoint, Access::Key { name: name.to_owned(), key: Secret::new(key.to_owned()) })))
+            Ok(Some((endpoint, access)))
         }
         (None, None) if section("credential").or_else(|| section("clientId")).is_some() => {
             Err("ServiceBusConnection__fullyQualifiedNamespace is not set: set it to NAMESPACE.servicebus.windows.net".into())
@@ -108,31 +129,32 @@ const NO_CONNECTION_STRING: &str = "ServiceBusConnection is no connection string
      ServiceBusConnection__fullyQualifiedNamespace alone and an identity";
 
 /// A connection string of Service Bus, taken apart.
-#[derive(Clone, Copy)]
 pub struct ConnectionString<'t> {
     /// The host name of the namespace, without the port, which is for AMQP.
     pub host: &'t str,
-    /// The shared access policy.
-    pub name: &'t str,
-    /// The key of the policy.
-    pub key: &'t str,
+    /// The credential: a key or a signature.
+    pub access: Access,
     /// Whether it leads to Microsoft's emulator, or to another stand-in for Service Bus on this machine.
     pub emulator: bool,
 }
 
 impl<'t> ConnectionString<'t> {
-    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order. The error does not repeat the text.
+    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, or `…;SharedAccessSignature=…`, in any order. As for the
+    /// bindings, the endpoint needs no scheme. The error does not repeat the text.
     pub fn parse(text: &'t str) -> Result<Self, &'static str> {
-        let part = |name| connection::part(text, name).ok_or(NO_CONNECTION_STRING);
-        let (_, host) = part("Endpoint")?.split_once("://").ok_or(NO_CONNECTION_STRING)?;
+        let part = |name| connection::part(text, name);
+        let endpoint = part("Endpoint").ok_or(NO_CONNECTION_STRING)?;
+        let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
         let host = host.split(['/', ':']).next().unwrap_or_default();
-        let named = part("UseDevelopmentEmulator").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
-        Ok(Self {
-            host,
-            name: part("SharedAccessKeyName")?,
-            key: part("SharedAccessKey")?,
-            emulator: named || host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1",
-        })
+        let access = match (part("SharedAccessKeyName"), part("SharedAccessKey"), part("SharedAccessSignature")) {
+            (Some(name), Some(key), None) => Access::Key { name: name.to_owned(), key: Secret::new(key.to_owned()) },
+            (None, None, Some(signature)) if signature.starts_with("SharedAccessSignature ") => {
+                Access::Signature(Secret::new(signature.to_owned()))
+            }
+            _ => return Err(NO_CONNECTION_STRING),
+        };
+        let named = part("UseDevelopmentEmulator").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        Ok(Self { host, access, emulator: named || host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1" })
     }
 }
 
@@ -174,7 +196,7 @@ mod tests {
     fn a_namespace_alone_takes_an_identity() {
         let identity = |pairs: &[(&str, &str)]| match read(&[&[NAMESPACE], pairs].concat()).unwrap().unwrap().access {
             Access::Identity(identity) => identity,
-            Access::Key { .. } => panic!("a key"),
+            Access::Key { .. } | Access::Signature(_) => panic!("no identity"),
         };
 
         assert_eq!(identity(&[("ServiceBusConnection__credential", "managedidentity")]), Identity::Managed { client_id: None });
@@ -201,7 +223,14 @@ mod tests {
     #[test]
     fn mistakes_are_named_and_no_secret_with_them() {
         refused(&[STRING, NAMESPACE], "are both set");
-        refused(&[("ServiceBusConnection", "SharedAccessKey=c2VjcmV0")], "no connection string");
+        for text in [
+            "SharedAccessKey=c2VjcmV0",
+            "Endpoint=sb://shop.servicebus.windows.net/;SharedAccessSignature=c2VjcmV0",
+            "Endpoint=sb://shop.servicebus.windows.net/;SharedAccessSignature=SharedAccessSignature sig=c2VjcmV0;SharedAccessKey=c2VjcmV0",
+            "Endpoint=shop;SharedAccessKeyName=send;SharedAccessKey=c2VjcmV0",
+        ] {
+            refused(&[("ServiceBusConnection", text)], "no connection string");
+        }
         refused(&[("ServiceBusConnection__fullyQualifiedNamespace", STRING.1)], "is no host name");
         refused(&[("ServiceBusConnection__credential", "managedidentity")], "fullyQualifiedNamespace is not set");
         refused(&[NAMESPACE, ("ServiceBusConnection__credential", "magic")], "set managedidentity");

@@ -196,7 +196,7 @@ impl Keys {
 
     /// The number of keys of the last reading that succeeded. `None`: none has.
     pub(super) fn count(&self) -> Option<usize> {
-        self.known.borrow().keys.as_ref().map(|keys| keys.0.len())
+        self.known.borrow().usable().map(|keys| keys.0.len())
     }
 
     /// The keys, which contain this one if the issuer has it. For an unknown key, and when they are too old, they are read again,

@@ -222,6 +222,8 @@ enum Key {
         key: Secret,
         resource: String,
     },
+    /// A signature as the connection string has it.
+    Signature(Secret),
     Token(Identity, Arc<dyn TokenCredential>),
 }
 
@@ -273,6 +275,7 @@ impl Transport {
             Access::Key { name, key } => {
                 Key::Shared { name: name.clone(), key: key.clone(), resource: format!("{}{}", config.endpoint, config.queue) }
             }
+            Access::Signature(signature) => Key::Signature(signature.clone()),
             Access::Identity(identity) => {
                 let credential = crate::outbound::identity::credential(identity)
                     .map_err(|error| format!("there is no credential for {identity}: {error}"))?;
@@ -353,6 +356,7 @@ impl Transport {
     async fn authorization(&self, deadline: Instant) -> Result<String, Failure> {
         match &self.key {
             Key::Shared { name, key, resource } => Ok(sign(resource, name, key)),
+            Key::Signature(signature) => Ok(signature.secret().to_owned()),
             Key::Token(identity, credential) => {
                 let refused = |reason: &dyn fmt::Display| Failure::not_sent(format!("no token for {identity}: {reason}"));
                 let token = tokio::time::timeout_at(deadline, credential.get_token(&[SCOPE], None)).await;
@@ -367,6 +371,10 @@ impl Transport {
         match (status, &self.key) {
             (401 | 403, Key::Token(identity, _)) => format!(": give {identity} the role Azure Service Bus Data Sender"),
             (401 | 403, Key::Shared { name, .. }) => format!(": the policy {name} must exist, have this key and include the claim Send"),
+            (401 | 403, Key::Signature(_)) => {
+                ": the SharedAccessSignature in ServiceBusConnection must be for this queue, not have expired and include the claim Send"
+                    .into()
+            }
             (404 | 410, _) => ": the queue that OrdersQueue names does not exist".into(),
             _ => String::new(),
         }

@@ -121,9 +121,13 @@ fn properties(answer: &Response) -> Value {
 /// What the setting names become for the client of a handler that `waybill local` starts.
 fn config(url: &str, key: &str) -> ServiceBus {
     let connection = format!("Endpoint=sb://localhost;SharedAccessKeyName={POLICY};SharedAccessKey={key};UseDevelopmentEmulator=true");
+    config_with(url, &connection)
+}
+
+fn config_with(url: &str, connection: &str) -> ServiceBus {
     let environment = [
         ("FUNCTIONS_CUSTOMHANDLER_PORT", "1"),
-        ("ServiceBusConnection", connection.as_str()),
+        ("ServiceBusConnection", connection),
         ("OrdersQueue", "idle"),
         ("SERVICE_BUS_REST_ENDPOINT", url),
     ];
@@ -314,6 +318,51 @@ fn only_a_signature_by_the_key_for_this_resource_lets_in() {
 
     assert_eq!(ask(&good), 201);
     assert_eq!(ask(&signature("sb://localhost/idle", POLICY, KEY, HOUR)), 201);
+}
+
+#[test]
+fn a_connection_string_may_hold_a_signature_in_place_of_a_key_and_an_endpoint_without_a_scheme() {
+    let signed = signature("sb://localhost/idle", POLICY, KEY, HOUR);
+    let fake = Fake::replying([status(201)]);
+    for connection in [
+        format!("Endpoint=localhost;SharedAccessSignature={signed};EntityPath=Idle"),
+        format!("Endpoint=localhost:5672/;SharedAccessKeyName={POLICY};SharedAccessKey={KEY}"),
+    ] {
+        let idle = Idle { connection: connection.clone(), ..Idle::new() };
+        let bus = idle.start(&[]);
+
+        sent(&config_with(&bus.url, &connection), "x").unwrap();
+
+        assert_eq!(bus.queue("idle")["active"], 1, "{connection}");
+        sent(&config_with(&fake.url, &connection), "x").unwrap();
+    }
+    let heard = fake.heard();
+    assert_eq!(heard[0].headers["authorization"], signed);
+    assert!(heard[1].headers["authorization"].starts_with("SharedAccessSignature "), "{heard:?}");
+}
+
+#[test]
+fn a_connection_of_another_queue_and_a_name_that_the_host_does_not_resolve_are_told_by_the_stand_in() {
+    let mut idle = Idle::new();
+    idle.connection.push_str(";EntityPath=other");
+    let (app, data) = (idle.directory.path().join("app"), idle.directory.path().join("data"));
+    let settings = [("ServiceBusConnection", idle.connection.as_str()), ("OrdersQueue", "other"), ("My__Queue", "idle")];
+    let lines = Host::with(&app, &data, &[], &settings).program.lines();
+    let told = |line: &String| ["EntityPath", "\"other\"", "\"idle\"", "ServiceBusConnection"].iter().all(|told| line.contains(told));
+    assert!(lines.iter().any(told), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains(KEY)), "{lines:?}");
+
+    let bindings = json!({ "bindings": [
+        { "type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous" },
+        { "type": "serviceBus", "direction": "out", "name": "out", "queueName": "%My__Queue%", "connection": "ServiceBusConnection" }
+    ] });
+    idle.directory.write("app/Unresolved/function.json", &bindings.to_string());
+    let bindings = bindings.to_string().replace("My__Queue", "My:Queue");
+    idle.directory.write("app/Resolved/function.json", &bindings);
+    let mut host = Host::with(&app, &data, &[], &settings);
+    let line = host.program.line("The 'Unresolved' function is in error");
+    assert!(line.contains("'%My__Queue%' does not resolve") && line.contains("%My:Queue%"), "{line}");
+    assert!(!host.program.lines().iter().any(|line| line.contains("'Resolved' function is in error")));
 }
 
 #[test]

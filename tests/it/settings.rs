@@ -275,6 +275,27 @@ fn a_name_that_nothing_reads_is_told_at_the_start() {
 }
 
 #[test]
+fn a_connection_to_service_bus_that_cannot_work_is_told_at_the_start() {
+    let base = [("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"), ("OrdersQueue", "orders")];
+    let string = |more: &str| format!("Endpoint=sb://shop.servicebus.windows.net/;SharedAccessKeyName=n;SharedAccessKey=c2VjcmV0;{more}");
+    let namespace = ("ServiceBusConnection__fullyQualifiedNamespace", "shop.servicebus.windows.net");
+    let no_setting = "is no setting: ServiceBusConnection has __fullyQualifiedNamespace, __credential, __clientId";
+    let of_another_queue = string("EntityPath=shipping");
+    for (settings, told) in [
+        (&[("ServiceBusConnection", &*of_another_queue)] as &[_], &["EntityPath", "\"shipping\"", "OrdersQueue", "\"orders\""] as &[_]),
+        (&[("ServiceBusConnection__fullyQualifedNamespace", namespace.1)], &["ServiceBusConnection__fullyQualifedNamespace", no_setting]),
+        (&[namespace, ("ServiceBusConnection__tenantId", "t")], &["ServiceBusConnection__tenantId", no_setting]),
+        (&[namespace, ("ServiceBusConnection:clientSecret", "c2VjcmV0")], &["ServiceBusConnection:clientSecret", no_setting]),
+        (&[("ServiceBusConnection", &string("")), ("ServiceBusConnection__credential", "managedidentity")], &["keep one of them"]),
+    ] {
+        let lines = refused(&[&base[..], settings].concat());
+
+        assert!(lines.iter().any(|line| told.iter().all(|told| line.contains(told))), "{told:?}: {lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("c2VjcmV0")), "{lines:?}");
+    }
+}
+
+#[test]
 fn a_value_that_nothing_reads_is_told_by_the_local_host() {
     let app = app(&json!("00:05:00"));
     let mut file: Value = serde_json::from_str(include_str!("../../local.settings.json.example")).unwrap();

@@ -116,8 +116,8 @@ impl App {
                 notes.notices.push(format!("{name} is set, and timers run in UTC: the Flex and Consumption plans do not support it"));
             }
         }
-        let connections: BTreeSet<&str> = functions.iter().flat_map(Function::connections).collect();
-        notes.notices.extend(settings::missing_connections(&configuration, connections));
+        let connections: BTreeSet<(&str, &str)> = functions.iter().flat_map(Function::connections).collect();
+        notes.notices.extend(settings::doubtful_connections(&configuration, &connections));
 
         match host {
             Some(host) if notes.problems.is_empty() => {

@@ -25,7 +25,7 @@ pub(super) async fn examine(app: &App) -> Vec<Finding> {
     };
     let identity = match &config.access {
         Access::Identity(identity) => Some(identity),
-        Access::Key { .. } => None,
+        Access::Key { .. } | Access::Signature(_) => None,
     };
     let place = Place::of(app);
     let names = Names {

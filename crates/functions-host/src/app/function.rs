@@ -398,14 +398,14 @@ impl<'a> Binding<'a> {
 }
 
 impl Function {
-    /// The `connection` of each Service Bus binding.
-    pub(super) fn connections(&self) -> impl Iterator<Item = &str> {
+    /// The queue and the `connection` of each Service Bus binding.
+    pub(super) fn connections(&self) -> impl Iterator<Item = (&str, &str)> {
         let trigger = match &self.trigger {
-            Trigger::Queue { connection, .. } => Some(connection.as_str()),
+            Trigger::Queue { queue, connection, .. } => Some((queue.as_str(), connection.as_str())),
             Trigger::Http { .. } | Trigger::Timer { .. } => None,
         };
         let outputs = self.outputs.iter().filter_map(|output| match output {
-            Output::ServiceBus { connection, .. } => Some(connection.as_str()),
+            Output::ServiceBus { queue, connection, .. } => Some((queue.as_str(), connection.as_str())),
             Output::Http { .. } => None,
         });
         trigger.into_iter().chain(outputs)

@@ -11,6 +11,7 @@ use super::{
     Notes,
     json::{self, Node},
 };
+use crate::service_bus::connection::ConnectionString;
 
 /// Settings of the local host: the section `Host` of `local.settings.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -150,6 +151,11 @@ impl Configuration {
         })
     }
 
+    /// The setting that a binding means. In .NET's configuration a variable `A__B` has the name `A:B`, and no setting has `__` in it.
+    fn named_in_binding(&self, name: &str) -> Option<&str> {
+        if name.contains("__") { None } else { self.value(name) }
+    }
+
     /// Replaces each `%NAME%` by the setting of that name (`NameResolverExtensions.cs` of the `WebJobs` SDK).
     pub(super) fn resolve(&self, text: &str) -> Result<String, String> {
         let mut output = String::new();
@@ -158,9 +164,13 @@ impl Configuration {
             let Some((name, after)) = after.split_once('%') else {
                 return Err(format!("the '%' in \"{text}\" does not have a closing '%'"));
             };
-            let value = self
-                .value(name)
-                .ok_or_else(|| format!("'%{name}%' does not resolve to a value: set {name} in Values of {FILE} or in the environment"))?;
+            let value = self.named_in_binding(name).ok_or_else(|| {
+                let advice = match name.replace("__", ":") {
+                    read if read != name => format!("the host reads a setting {name} as {read}, so write %{read}%"),
+                    _ => format!("set {name} in Values of {FILE} or in the environment"),
+                };
+                format!("'%{name}%' does not resolve to a value: {advice}")
+            })?;
             output.push_str(before);
             output.push_str(value);
             rest = after;
@@ -173,10 +183,25 @@ fn key(name: &str) -> String {
     name.replace("__", ":").to_lowercase()
 }
 
-/// The notice for each connection name that no setting explains.
-pub(super) fn missing_connections(configuration: &Configuration, names: BTreeSet<&str>) -> Vec<String> {
+/// The notices for bindings, by queue and connection: no setting explains the connection, or it is for another queue.
+pub(super) fn doubtful_connections(configuration: &Configuration, bindings: &BTreeSet<(&str, &str)>) -> Vec<String> {
+    let names: BTreeSet<&str> = bindings.iter().map(|(_, connection)| *connection).collect();
     let missing = names.into_iter().filter(|name| !configuration.has_connection(name));
-    missing.map(|name| format!("no setting named '{name}' (a connection): not needed locally, but the app needs it in Azure")).collect()
+    let mut notices: Vec<_> = missing
+        .map(|name| format!("no setting named '{name}' (a connection): not needed locally, but the app needs it in Azure"))
+        .collect();
+    for (queue, connection) in bindings {
+        let text = [(*connection).to_owned(), format!("AzureWebJobs{connection}")].iter().find_map(|name| configuration.value(name));
+        let only = text.and_then(ConnectionString::parse).and_then(|parsed| parsed.entity_path);
+        let queue = queue.split("/$").next().unwrap_or(queue);
+        if let Some(only) = only.filter(|only| !only.eq_ignore_ascii_case(queue)) {
+            notices.push(format!(
+                "{connection} is for the queue {only:?} alone (EntityPath), and a binding uses it for {queue:?}: not refused locally, but by \
+                 the host in Azure"
+            ));
+        }
+    }
+    notices
 }
 
 /// Replaces each `%NAME%` that `lookup` knows and leaves the others, as `Environment.ExpandEnvironmentVariables` does.

@@ -1,26 +1,41 @@
-//! Connection string of a namespace: the parts for a shared access key.
+//! Connection string of a namespace.
 
-/// A shared access policy, and the host of its namespace.
-pub(super) struct ConnectionString<'t> {
+/// Host of a namespace, and what lets a client in.
+pub(crate) struct ConnectionString<'t> {
     /// Host of the namespace, without the port, which is for AMQP.
-    pub(super) host: &'t str,
-    /// Name of the shared access policy.
-    pub(super) name: &'t str,
-    /// Key of the policy.
-    pub(super) key: &'t str,
+    pub(crate) host: &'t str,
+    /// What lets a client in.
+    pub(crate) access: Access<'t>,
+    /// The only queue that the string is for (`EntityPath`).
+    pub(crate) entity_path: Option<&'t str>,
+}
+
+/// What lets a client in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Access<'t> {
+    /// Name and key of a shared access policy.
+    Key(&'t str, &'t str),
+    /// A shared access signature, made with such a key somewhere else.
+    Signature(&'t str),
 }
 
 impl<'t> ConnectionString<'t> {
-    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, in any order; a value may contain `=`.
-    pub(super) fn parse(text: &'t str) -> Option<Self> {
+    /// Parses `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…`, or `…;SharedAccessSignature=…`, in any order; a value may
+    /// contain `=`, and the endpoint needs no scheme.
+    pub(crate) fn parse(text: &'t str) -> Option<Self> {
         let part = |wanted: &str| {
             let mut parts = text.split(';').filter_map(|part| part.split_once('='));
             let found = parts.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted));
             found.map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
         };
-        let (_, host) = part("Endpoint")?.split_once("://")?;
+        let endpoint = part("Endpoint")?;
+        let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
         let host = host.split(['/', ':']).next().unwrap_or_default();
-        Some(Self { host, name: part("SharedAccessKeyName")?, key: part("SharedAccessKey")? })
+        let access = match part("SharedAccessSignature") {
+            Some(signature) => Access::Signature(signature),
+            None => Access::Key(part("SharedAccessKeyName")?, part("SharedAccessKey")?),
+        };
+        Some(Self { host, access, entity_path: part("EntityPath") })
     }
 }
 
@@ -32,9 +47,9 @@ mod tests {
     fn the_parts_of_a_connection_string_come_in_any_order() {
         let text = "SharedAccessKey=c2VjcmV0PT0=; endpoint = sb://localhost:5672/;SharedAccessKeyName=send;UseDevelopmentEmulator=true;";
 
-        let ConnectionString { host, name, key } = ConnectionString::parse(text).unwrap();
+        let ConnectionString { host, access, entity_path } = ConnectionString::parse(text).unwrap();
 
-        assert_eq!((host, name, key), ("localhost", "send", "c2VjcmV0PT0="));
+        assert_eq!((host, access, entity_path), ("localhost", Access::Key("send", "c2VjcmV0PT0="), None));
         assert!(ConnectionString::parse("Endpoint=sb://localhost;SharedAccessKeyName=send;SharedAccessKey=").is_none());
     }
 }

@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::app::function::{Output, Trigger};
 use crate::service_bus::broker::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Received, Settled, after, until};
-use crate::service_bus::connection::ConnectionString;
+use crate::service_bus::connection::{Access, ConnectionString};
 
 /// Largest message in a Standard namespace, including its properties ("Service Bus quotas").
 const MAX_MESSAGE: usize = 256 * 1024;
@@ -50,6 +50,8 @@ pub(crate) struct Rest {
     queues: BTreeSet<String>,
     /// Shared access policies: names and keys.
     keys: Vec<(String, String)>,
+    /// Signatures that connection strings hold. Their keys are unknown here, so each is taken as it is.
+    signatures: Vec<String>,
     /// Host names by which a signature may call this namespace.
     hosts: Vec<String>,
     address: SocketAddr,
@@ -67,7 +69,7 @@ impl Rest {
     /// Prepares the queues and keys of an app, to be served at `address`.
     pub(crate) fn new(app: &App, environment: &BTreeMap<String, String>, broker: Broker, address: SocketAddr) -> Self {
         let hosts = vec![address.to_string(), format!("localhost:{}", address.port())];
-        let mut rest = Self { broker, queues: BTreeSet::new(), keys: Vec::new(), hosts, address };
+        let mut rest = Self { broker, queues: BTreeSet::new(), keys: Vec::new(), signatures: Vec::new(), hosts, address };
         for function in &app.functions {
             let trigger = match &function.trigger {
                 Trigger::Queue { queue, connection, .. } => Some((queue, connection)),
@@ -85,7 +87,10 @@ impl Rest {
                 let mut settings = app.settings.iter().chain(environment);
                 let text = settings.find_map(|(name, value)| is_it(name).then_some(value));
                 if let Some(known) = text.and_then(|text| ConnectionString::parse(text)) {
-                    rest.keys.push((known.name.to_owned(), known.key.to_owned()));
+                    match known.access {
+                        Access::Key(name, key) => rest.keys.push((name.to_owned(), key.to_owned())),
+                        Access::Signature(signature) => rest.signatures.push(signature.to_owned()),
+                    }
                     rest.hosts.push(known.host.to_ascii_lowercase());
                 }
             }
@@ -275,6 +280,9 @@ impl Rest {
     fn admit(&self, headers: &HeaderMap, path: &str) -> Result<(), Refusal> {
         let no = |detail| Refusal(StatusCode::UNAUTHORIZED, detail);
         let given = headers.get(header::AUTHORIZATION).and_then(|text| text.to_str().ok()).ok_or(no("there is no Authorization"))?;
+        if self.signatures.iter().any(|known| known == given) {
+            return Ok(());
+        }
         let signature = given
             .strip_prefix("SharedAccessSignature ")
             .ok_or(no("Authorization must be a SharedAccessSignature: there is no identity here"))?;
