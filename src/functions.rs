@@ -10,6 +10,7 @@ pub mod order_processor;
 pub mod order_status;
 pub mod order_list;
 pub mod doctor;
+pub mod health;
 mod page;
 pub mod order_cancel;
 pub mod order_dead_letter;

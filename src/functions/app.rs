@@ -1,10 +1,10 @@
 //! The state that all functions share.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use serving::running::Running;
 use tokio::sync::SetOnce;
 
@@ -33,12 +33,17 @@ use crate::store::StatusStore;
 /// How long a customer's request waits while the store is being opened.
 const OPENING: Duration = Duration::from_secs(2);
 
+/// How long an answer of the store to a probe counts.
+const PROBED: Duration = Duration::from_secs(1);
+
 /// The state that all functions share.
 pub struct App {
     /// The settings.
     pub config: Config,
     /// The store, set once it is open; requests arrive before that.
     pub store: SetOnce<StatusStore>,
+    /// The last answer of the store to a probe, and when it was asked for.
+    probed: tokio::sync::Mutex<Option<(Instant, Option<Value>)>>,
     /// Why the store could not be opened at the last attempt.
     pub store_trouble: Mutex<Option<String>>,
     /// The queue in which copies of messages are scheduled; without it an invocation waits and keeps its message.
@@ -84,6 +89,7 @@ impl App {
                 None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
             },
             store: SetOnce::new(),
+            probed: tokio::sync::Mutex::default(),
             store_trouble: Mutex::default(),
             watchers: Watchers::new(config.max_waiters()),
             // Half of the connections that are not reserved for waiting; the other half is left for work.
@@ -109,6 +115,26 @@ impl App {
     pub async fn probe_store(&self) -> Option<Value> {
         let store = self.store.get()?;
         store.answers().await.ok().map(|()| store.figures())
+    }
+
+    /// The store's figures, if the store answered within the last second. Requests at the same time share one question.
+    pub async fn probe_store_lately(&self) -> Option<Value> {
+        let mut probed = self.probed.lock().await;
+        if let Some((at, figures)) = &*probed
+            && at.elapsed() < PROBED
+        {
+            return figures.clone();
+        }
+        // A probe that gets no answer tells its sender less than a 503.
+        let figures = tokio::time::timeout(OPENING, self.probe_store()).await.ok().flatten();
+        *probed = Some((Instant::now(), figures.clone()));
+        figures
+    }
+
+    /// Adds the figures for operators that are not the store's.
+    pub fn add_figures(&self, body: &mut Value) {
+        body["admission"] = self.admission.figures();
+        body["waiting"] = json!({ "forChange": self.watchers.waiting(), "forVisibility": self.visibility_slots.taken() });
     }
 
     /// Counts a request of this owner. `None`: there is no limit.

@@ -18,12 +18,22 @@ use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::Conclusion;
 use crate::functions::{
-    doctor, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
+    doctor, health, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
 };
 
 /// The functions that the handler serves, in the order of their names.
-pub const FUNCTIONS: [&str; 9] =
-    ["Doctor", "OpenApi", "OrderCancel", "OrderDeadLetter", "OrderIngress", "OrderList", "OrderProcessor", "OrderStatus", "OrderSweeper"];
+pub const FUNCTIONS: [&str; 10] = [
+    "Doctor",
+    "Health",
+    "OpenApi",
+    "OrderCancel",
+    "OrderDeadLetter",
+    "OrderIngress",
+    "OrderList",
+    "OrderProcessor",
+    "OrderStatus",
+    "OrderSweeper",
+];
 
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -38,6 +48,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .or(function("OrderCancel", &app, order_cancel::run))
         .unify()
         .or(function("OpenApi", &app, open_api::run))
+        .unify()
+        .or(function("Health", &app, health::run))
         .unify()
         .or(function("Doctor", &app, doctor::run))
         .unify()
@@ -154,8 +166,7 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
                 Some(figures) => (StatusCode::OK, json!({ "status": "ready", "store": figures })),
                 None => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": "the store does not answer" })),
             };
-            body["admission"] = app.admission.figures();
-            body["waiting"] = json!({ "forChange": app.watchers.waiting(), "forVisibility": app.visibility_slots.taken() });
+            app.add_figures(&mut body);
             json_response(status, &body)
         }
     })

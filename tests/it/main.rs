@@ -25,6 +25,7 @@ mod faults;
 mod files;
 mod foreign;
 mod gateway;
+mod health;
 mod host;
 mod hostile;
 mod identity;
