@@ -1,6 +1,7 @@
 //! What the host makes of the files of an app, by files that were tried on the real host: `fixtures/config-cases.json`.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use functions_host::app;
 use serde_json::Value;
@@ -140,5 +141,71 @@ fn route(case: &Value) -> String {
         Some(Value::String(route)) => route.clone(),
         Some(route) => route.to_string(),
         None => folder.to_lowercase(),
+    }
+}
+
+fn http(route: &str) -> String {
+    let trigger = serde_json::json!({"type": "httpTrigger", "direction": "in", "name": "req", "authLevel": "anonymous", "route": route});
+    serde_json::json!({"bindings": [trigger, {"type": "http", "direction": "out", "name": "res"}]}).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_functions_that_are_named_get_requests() {
+    for (named, more, hello, other) in [
+        (r#"["HELLO", "Nobody"]"#, None, (200, Some("Hello")), (404, None)),
+        (r#"["Hello"]"#, Some(("AzureFunctionsJobHost__functions__0", "other")), (200, Some("Other")), (200, Some("Other"))),
+        ("[]", None, (200, Some("Hello")), (200, Some("Other"))),
+        (r#"["Hello"]"#, Some(("AzureWebJobs.Hello.Disabled", "true")), (404, None), (404, None)),
+    ] {
+        let app = App::with_handler();
+        app.write("Hello/function.json", &http("hello"));
+        app.write("Other/function.json", &http("{*rest}"));
+        let handler = r#"{"description": {"defaultExecutablePath": "handler"}}"#;
+        app.write("host.json", &format!(r#"{{"version": "2.0", "functions": {named}, "customHandler": {handler}}}"#));
+        let host = Running::start(&app, settings(more.as_slice())).await.unwrap();
+
+        for (path, (status, function)) in [("hello", hello), ("other", other)] {
+            let answer = host.ask(&format!("GET /api/{path}")).await;
+            assert_eq!(answer, (status, function.map(str::to_owned)), "{named} {more:?} {path}");
+        }
+    }
+}
+
+/// What the program says of an app whose start fails, with these variables.
+fn told(app: &App, variables: &[(&str, &str)]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_functions-host"));
+    let output = program.args(["--port", "0", "--app"]).arg(app.path()).envs(variables.iter().copied()).output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn what_has_no_effect_is_told_also_when_the_start_fails() {
+    let app = App::new("exit 1");
+    app.write("Hello/function.json", &http("hello").replace("{\"bindings\"", "{\"disabled\": true, \"bindings\""));
+    app.write("local.settings.json", r#"{"IsEncrypted": false, "Values": ["x"]}"#);
+    app.write("host.json", r#"{"version": "2.0", "http": {}, "customHandlers": {"description": {"defaultExecutablePath": "handler"}}}"#);
+
+    let told = told(&app, &[]);
+
+    for line in [
+        "host.json: \"customHandlers\" is not a key the host reads: did you mean \"customHandler\"?",
+        "host.json: \"http\" at the root is of version 1 and has no effect",
+        "Hello/function.json: disabled has no effect: set AzureWebJobs.Hello.Disabled to true",
+        "Values in local.settings.json is ignored",
+        "no customHandler.description.defaultExecutablePath",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+}
+
+#[test]
+fn a_time_zone_is_told_since_timers_run_in_utc() {
+    let app = App::new("exit 1");
+    app.write("Tick/function.json", r#"{"bindings": [{"type": "timerTrigger", "name": "t", "schedule": "0 0 9 * * *"}]}"#);
+
+    for name in ["WEBSITE_TIME_ZONE", "TZ"] {
+        let told = told(&app, &[(name, "Europe/Zurich")]);
+        assert!(told.contains(&format!("{name} is set, and timers run in UTC")), "{told}");
     }
 }
