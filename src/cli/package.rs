@@ -182,7 +182,7 @@ fn add(app: &Path, path: &Path, files: &mut BTreeMap<String, File>) -> Result<()
 
 /// The function.json with `authLevel` "anonymous" where it was "function": the handler checks the caller's token itself.
 fn open_to_tokens(content: &[u8]) -> Result<Vec<u8>, String> {
-    let mut function = parse(&String::from_utf8_lossy(content))?;
+    let mut function = parse(&host_json::decode(content))?;
     for binding in function["bindings"].as_array_mut().into_iter().flatten() {
         let level = binding.as_object_mut().and_then(|binding| binding.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case("authLevel")));
         if let Some((_, level)) = level

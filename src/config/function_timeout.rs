@@ -100,7 +100,7 @@ pub(super) fn read(settings: &mut Settings<'_>) -> FunctionTimeout {
 }
 
 fn from_host_json(path: &Path) -> Result<Option<Duration>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = host_json::text_of(path)?;
     let document = host_json::parse(&text)?;
     let mut values = document.as_object().into_iter().flatten();
     let Some((_, value)) = values.find(|(name, _)| name.eq_ignore_ascii_case("functionTimeout")) else { return Ok(None) };

@@ -241,7 +241,7 @@ impl Functions {
         }
         for name in names {
             let folder = root.join(&name);
-            let text = std::fs::read_to_string(root.join(&name).join("function.json"));
+            let text = ::host_json::text_of(&folder.join("function.json"));
             let text = text.map_err(|error| format!("function.json: {error}"));
             match text.and_then(|text| Folder::read(&name, &folder, &text, configuration)) {
                 Err(reason) => read.in_error.push((name, reason)),

@@ -64,9 +64,9 @@ pub(crate) struct Dispatcher {
     pub(crate) running: mpsc::Sender<()>,
 }
 
-/// Failure of an invocation. Only the log has the reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Failed;
+/// Failure of an invocation. Only the log has the reason; a client gets a 500, with the response that was begun if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failed(pub(crate) Option<Box<answer::Response>>);
 
 /// An invocation that has not run yet.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Dispatcher {
         if let Some(generation) = generation.or(self.handler.generation()) {
             self.handler.kill(generation).await;
         }
-        Err(Failed)
+        Err(Failed(None))
     }
 
     async fn complete(
@@ -139,7 +139,7 @@ impl Dispatcher {
     ) -> Result<Reply, Failed> {
         let failed = |reason: &dyn std::fmt::Display| {
             error!(function.name = function.name, invocation.id = id, "{} failed: {reason}", function.name);
-            Failed
+            Failed(None)
         };
         let answer = call.await.map_err(|error| failed(&error))?;
         let content_type = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -169,9 +169,10 @@ impl Dispatcher {
             failpoint!("after-send");
         }
         match reply {
-            Reply::Failed(refusal) => {
+            Reply::Failed(refusal, begun) => {
                 warn!(function.name = function.name, invocation.id = id, "its messages were sent all the same");
-                Err(failed(&refusal))
+                failed(&refusal);
+                Err(Failed(begun))
             }
             reply => Ok(reply),
         }

@@ -126,7 +126,7 @@ impl HostJson {
             notes.problems.push(format!("no host.json in {root}: run this in the app's folder or pass --app"));
             return None;
         }
-        let document = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        let document = host_json::text_of(&path);
         let document = document.and_then(|text| host_json::parse(&text));
         let document = document.and_then(|document| match document {
             Value::Object(_) => Ok(document),

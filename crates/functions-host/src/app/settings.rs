@@ -45,7 +45,7 @@ impl LocalSettings {
         if file == EXAMPLE {
             notes.notices.push(format!("{FILE} not found: using {EXAMPLE}"));
         }
-        let document = std::fs::read_to_string(root.join(file)).map_err(|error| error.to_string());
+        let document = host_json::text_of(&root.join(file));
         let document = match document.and_then(|text| host_json::parse(&text)) {
             Ok(document) => document,
             Err(reason) => {

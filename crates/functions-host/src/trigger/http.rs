@@ -196,7 +196,8 @@ impl Front {
         match task.await {
             Ok(Ok(Reply::Response(response))) => respond(response, &parts.method),
             Ok(Ok(Reply::None)) => empty(StatusCode::NO_CONTENT),
-            Ok(Ok(Reply::Failed(_)) | Err(Failed)) => empty(StatusCode::INTERNAL_SERVER_ERROR),
+            Ok(Err(Failed(Some(begun)))) => respond(*begun, &parts.method),
+            Ok(Ok(Reply::Failed(..)) | Err(Failed(None))) => empty(StatusCode::INTERNAL_SERVER_ERROR),
             Err(error) => broken_down(&error),
         }
     }
@@ -334,7 +335,7 @@ async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: 
     let call = async {
         dispatcher.handler.forward(request, &path).await.map_err(|error| {
             error!(function.name = function.name, invocation.id = id, "{} failed: {error}", function.name);
-            Failed
+            Failed(None)
         })
     };
     let answered = dispatcher.within_timeout(function, &id, generation, call).await;
@@ -351,8 +352,7 @@ async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: 
 
 fn respond(response: answer::Response, method: &Method) -> HttpResponse {
     let Ok(status) = StatusCode::from_u16(response.status) else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
-    let bodiless =
-        status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED || status.is_informational() || method == Method::HEAD;
+    let bodiless = matches!(status.as_u16(), 100..200 | 204 | 205 | 304) || method == Method::HEAD;
     let body = if bodiless { Bytes::new() } else { response.body.into() };
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;

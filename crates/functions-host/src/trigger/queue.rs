@@ -122,7 +122,7 @@ impl Listener {
             Ok(envelope) => self.invoke_under_lock(&messages, &invocation, envelope).await,
             Err(reason) => {
                 error!(function.name = self.function.name, "{} failed: {reason}", self.function.name);
-                Err(Failed)
+                Err(Failed(None))
             }
         };
         for message in &messages {
@@ -130,7 +130,7 @@ impl Listener {
             let settled = match ended {
                 Ok(()) if !self.trigger.auto_complete => continue,
                 Ok(()) => self.dispatcher.broker.complete(message).await,
-                Err(Failed) => self.dispatcher.broker.abandon(&self.trigger.queue, message).await,
+                Err(Failed(_)) => self.dispatcher.broker.abandon(&self.trigger.queue, message).await,
             };
             failpoint!("after-complete" if ended.is_ok());
             match settled {

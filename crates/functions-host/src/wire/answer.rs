@@ -6,10 +6,11 @@ use std::fmt;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use host_json::newtonsoft::{Json, Way, read};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderName, HeaderValue};
 
-use crate::wire::newtonsoft::{Json, MAX_DEPTH, MAX_ENVELOPE_DEPTH, is_date, looks_like_json, parse};
+use crate::wire::newtonsoft::{into_text, is_date, looks_like_json, with_dates, write_compact};
 
 /// Output bindings of the function that answered.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +60,8 @@ pub(crate) enum Reply {
     /// Success, with the response for the client.
     Response(Response),
     /// Failure although [`Outcome::messages`] are sent: a client gets 500 with an empty body, a trigger message is abandoned.
-    Failed(Refusal),
+    /// The response has what the host had set before it failed.
+    Failed(Refusal, Option<Box<Response>>),
 }
 
 /// The response to an HTTP client.
@@ -101,18 +103,18 @@ pub(crate) fn decide(status: u16, content_type: Option<&str>, body: &[u8], outpu
     if !is_json(content_type) {
         return Err(Refusal(format!("the handler's content type is {} instead of application/json", content_type.unwrap_or("missing"))));
     }
-    let text = String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body));
+    let text = host_json::decode(body);
     if text.trim().is_empty() {
         return Ok(Answer::Hang);
     }
-    match parse(&text, MAX_ENVELOPE_DEPTH) {
-        Ok(Json::Null) => Ok(Answer::Hang),
+    match read(&text, Way::Deserialize).map(with_dates) {
+        Ok(Json::Null | Json::Undefined) => Ok(Answer::Hang),
         Ok(Json::Object(members)) => {
             let envelope = Envelope::read(members)?;
             Ok(Answer::Completed(complete(envelope, outputs)))
         }
         Ok(_) => Err(Refusal("the handler's answer is not a JSON object".to_owned())),
-        Err(reason) => Err(Refusal(format!("the handler's answer is not JSON: {reason}"))),
+        Err(mistake) => Err(Refusal(format!("the handler's answer is not JSON: {mistake}"))),
     }
 }
 
@@ -134,32 +136,61 @@ struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     fn read(members: Members<'a>) -> Result<Self, Refusal> {
         let mut envelope = Self::default();
-        for (name, value) in members {
+        for (name, value) in without_types(members)? {
             if name.eq_ignore_ascii_case("Outputs") {
                 envelope.outputs = match value {
-                    Json::Null => None,
-                    Json::Object(outputs) => Some(outputs),
+                    Json::Null | Json::Undefined => None,
+                    Json::Object(outputs) => Some(each_without_types(outputs)?),
                     _ => return Err(Refusal("Outputs is not an object".to_owned())),
                 };
             } else if name.eq_ignore_ascii_case("Logs") {
                 envelope.logs = logs(value)?;
             } else if name.eq_ignore_ascii_case("ReturnValue") {
-                envelope.return_value = Some(value).filter(|value| *value != Json::Null);
+                envelope.return_value = match value {
+                    Json::Null | Json::Undefined => None,
+                    // Its members stand in for outputs, and are read once more for that.
+                    Json::Object(members) => Some(Json::Object(each_without_types(members)?)),
+                    value => Some(value),
+                };
             }
         }
         Ok(envelope)
     }
 }
 
+/// Leaves out the `$type` and `$id` at the beginning of an object, which Newtonsoft reads as its own and then does not use
+/// (`ReadMetadataProperties`).
+fn without_types(mut members: Members) -> Result<Members, Refusal> {
+    let own = members.iter().take_while(|(name, _)| matches!(name.as_ref(), "$type" | "$id")).count();
+    for (name, value) in members.drain(..own) {
+        let is_text = !matches!(value, Json::Null | Json::Undefined | Json::Array(_) | Json::Object(_) | Json::Constructor(..));
+        if name == "$type" && !is_text {
+            return Err(Refusal("$type at the beginning of an object is no text".to_owned()));
+        }
+    }
+    Ok(members)
+}
+
+/// The same for an object and the objects that are its members.
+fn each_without_types(members: Members) -> Result<Members, Refusal> {
+    let without = |value| match value {
+        Json::Object(members) => without_types(members).map(Json::Object),
+        other => Ok(other),
+    };
+    without_types(members)?.into_iter().map(|(name, value)| Ok((name, without(value)?))).collect()
+}
+
 fn logs(value: Json) -> Result<Vec<String>, Refusal> {
-    let refusal = || Refusal("Logs is not an array of strings".to_owned());
+    let refusal = || Refusal("Logs is not an array of scalars".to_owned());
     match value {
-        Json::Null => Ok(Vec::new()),
+        Json::Null | Json::Undefined => Ok(Vec::new()),
         Json::Array(lines) => lines
             .into_iter()
             .map(|line| match line {
+                Json::Array(_) | Json::Object(_) | Json::Constructor(..) => Err(refusal()),
+                // A date among them is a text here, since `Logs` is a list of strings to the reader.
                 Json::Text(line) => Ok(line.into_owned()),
-                _ => Err(refusal()),
+                scalar => Ok(body(scalar)),
             })
             .collect(),
         _ => Err(refusal()),
@@ -178,7 +209,7 @@ fn complete(mut envelope: Envelope, outputs: &Outputs) -> Outcome {
                     return Outcome {
                         logs: envelope.logs,
                         messages: Vec::new(),
-                        reply: Reply::Failed(Refusal(format!("the output '{name}' {reason}"))),
+                        reply: Reply::Failed(Refusal(format!("the output '{name}' {reason}")), None),
                     };
                 }
             },
@@ -219,14 +250,14 @@ fn complete(mut envelope: Envelope, outputs: &Outputs) -> Outcome {
     }
 
     let reply = if let Some(refusal) = failure {
-        Reply::Failed(refusal)
+        Reply::Failed(refusal, None)
     } else if !outputs.http_trigger {
         Reply::None
     } else if http == Some(RETURN) {
         return_value.map_or_else(|| unbound(None), |value| sniffed(value, true))
     } else {
         match http.and_then(|name| take(&mut merged, name)) {
-            Some(Json::Null) => unbound(return_value),
+            Some(Json::Null | Json::Undefined) => unbound(return_value),
             Some(value) => sniffed(value, false),
             None => res.unwrap_or_else(|| unbound(return_value)),
         }
@@ -237,7 +268,7 @@ fn complete(mut envelope: Envelope, outputs: &Outputs) -> Outcome {
 /// The messages of a Service Bus output value (host §4.4).
 fn bodies(value: Json, decode: bool) -> Result<Vec<String>, String> {
     match value {
-        Json::Null => Ok(Vec::new()),
+        Json::Null | Json::Undefined => Ok(Vec::new()),
         Json::Array(items) => Ok(items.into_iter().map(body).collect()),
         Json::Text(text) if is_date(&text) => Ok(vec![body(Json::Text(text))]),
         Json::Text(text) => {
@@ -247,7 +278,7 @@ fn bodies(value: Json, decode: bool) -> Result<Vec<String>, String> {
             if !looks_like_json(&text) {
                 return Ok(vec![text.into_owned()]);
             }
-            match parse(text.trim(), MAX_DEPTH) {
+            match read(text.trim(), Way::Parse) {
                 Ok(Json::Array(items)) => Ok(items.into_iter().map(body).collect()),
                 Ok(value) => Ok(vec![body(value)]),
                 Err(reason) => Err(format!("looks like JSON but is not: {reason}")),
@@ -259,14 +290,14 @@ fn bodies(value: Json, decode: bool) -> Result<Vec<String>, String> {
 
 /// A null among messages is an empty message.
 fn body(value: Json) -> String {
-    value.into_text().map_or_else(String::new, Cow::into_owned)
+    into_text(value).map_or_else(String::new, Cow::into_owned)
 }
 
 /// Reads `Outputs.res`: an object, or a string with one inside (`GetHttpOutputBindingResponse`).
 fn res(value: Json) -> Result<Reply, String> {
     match value {
         Json::Object(members) => res_members(members),
-        Json::Text(text) => match parse(&text, MAX_DEPTH) {
+        Json::Text(text) => match read(&text, Way::Parse) {
             Ok(Json::Object(members)) => res_members(members),
             _ => Err("is a string that holds no JSON object".to_owned()),
         },
@@ -283,8 +314,8 @@ fn res_members(members: Members) -> Result<Reply, String> {
         if name.eq_ignore_ascii_case("statusCode") {
             status = match value {
                 Json::Text(text) => whole_number(&text),
-                Json::Number(digits) => whole_number(digits),
-                Json::Null | Json::Bool(_) => None,
+                Json::Integer(digits) => whole_number(&digits),
+                Json::Null | Json::Undefined | Json::Bool(_) | Json::Double(_) => None,
                 _ => return Err("has a statusCode that is not a scalar".to_owned()),
             }
             .unwrap_or(200);
@@ -293,11 +324,14 @@ fn res_members(members: Members) -> Result<Reply, String> {
                 return Err("has a status that is not a scalar".to_owned());
             }
         } else if name.eq_ignore_ascii_case("body") {
-            content = value;
+            content = match value {
+                Json::Object(members) => Json::Object(without_types(members).map_err(|refusal| refusal.0)?),
+                value => value,
+            };
         } else if name.eq_ignore_ascii_case("headers") {
             headers = match value {
-                Json::Null => None,
-                Json::Object(headers) => Some(headers),
+                Json::Null | Json::Undefined => None,
+                Json::Object(headers) => Some(each_without_types(headers).map_err(|refusal| refusal.0)?),
                 _ => return Err("has headers that are not an object".to_owned()),
             };
         }
@@ -314,7 +348,7 @@ fn sniffed(value: Json, decode: bool) -> Reply {
                 // Bytes are written without a content type (`ByteArrayOutputFormatter`).
                 return Reply::Response(Response { status: 200, content_type: None, headers: Vec::new(), body: bytes });
             }
-            match parse(&text, MAX_DEPTH) {
+            match read(&text, Way::Parse) {
                 Ok(Json::Object(members)) => sniffed_members(members),
                 Ok(value) => response(200, body(value).into_bytes(), None),
                 Err(_) => response(200, body(Json::Text(text)).into_bytes(), None),
@@ -331,8 +365,7 @@ fn sniffed_members(mut members: Members) -> Reply {
     let status = match take_in_any_case(&mut members, "statusCode").or_else(|| take_in_any_case(&mut members, "status")) {
         Some(Json::Text(text)) => whole_number(&text).unwrap_or(200),
         // A number with a point is no integer type and is passed over; one too large for `int` is an exception.
-        Some(Json::Number(digits)) if digits.contains(['.', 'e', 'E']) => 200,
-        Some(Json::Number(digits)) => whole_number(digits).unwrap_or(i32::MAX),
+        Some(Json::Integer(digits)) => whole_number(&digits).unwrap_or(i32::MAX),
         _ => 200,
     };
     let headers = match take_in_any_case(&mut members, "headers") {
@@ -343,7 +376,7 @@ fn sniffed_members(mut members: Members) -> Reply {
         // An `ExpandoObject` is written without white space, unlike the `JObject` of `Outputs.res`.
         object @ Json::Object(_) => {
             let mut text = String::new();
-            object.write_compact(&mut text);
+            write_compact(&mut text, &object);
             text
         }
         other => body(expando(other)),
@@ -369,64 +402,57 @@ fn unbound(return_value: Option<Json>) -> Reply {
         Json::Text(text) if !is_date(&text) => (TEXT, text.into_owned()),
         other => {
             let mut text = String::new();
-            other.write_compact(&mut text);
+            write_compact(&mut text, &other);
             ("application/json; charset=utf-8", text)
         }
     };
     Reply::Response(Response { status: 200, content_type: Some(content_type.to_owned()), headers: Vec::new(), body: body.into_bytes() })
 }
 
-/// Writes the response as `RawScriptResult` does, which is after the outputs were sent.
+/// Writes the response as `RawScriptResult` does, which is after the outputs were sent. A header that cannot be written makes it a 500
+/// with the headers before it.
 fn response(status: i32, body: Vec<u8>, headers: Option<Members>) -> Reply {
-    match try_response(status, body, headers) {
-        Ok(response) => Reply::Response(response),
-        Err(reason) => Reply::Failed(Refusal(reason)),
-    }
-}
-
-fn try_response(status: i32, body: Vec<u8>, headers: Option<Members>) -> Result<Response, String> {
-    let mut response = Response {
-        status: u16::try_from(status)
-            .ok()
-            .filter(|status| (200..1000).contains(status))
-            .ok_or_else(|| format!("{status} is not a status code for a response"))?,
-        content_type: None,
-        headers: Vec::new(),
-        body,
+    let mut response = Response { status: 500, content_type: None, headers: Vec::new(), body: Vec::new() };
+    let failed = |reason, begun| Reply::Failed(Refusal(reason), begun);
+    let Some(known) = u16::try_from(status).ok().filter(|status| (200..1000).contains(status)) else {
+        return failed(format!("{status} is not a status code for a response"), None);
     };
     for (name, value) in headers.into_iter().flatten() {
-        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("'{}' is not a header name", name.escape_debug()))?;
-        // The first of a name stays, but a content type is set, not added.
-        let repeated = response.headers.iter().any(|(other, _)| *other == header);
-        if repeated && header != CONTENT_TYPE {
-            continue;
+        if let Err(reason) = set_header(&mut response, &name, value, body.len()) {
+            return failed(reason, Some(Box::new(response)));
         }
-        let value = value.into_text().ok_or_else(|| format!("the response header '{name}' is null"))?;
-        let valid = HeaderValue::from_str(&value)
-            .ok()
-            // Kestrel allows less than the `http` crate does.
-            .filter(|_| value.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')))
-            .ok_or_else(|| format!("the response header '{name}' has characters a header cannot have"))?;
-        if header == CONTENT_TYPE {
-            response.content_type = Some(value.into_owned()).filter(|value| !value.is_empty());
-            continue;
-        }
-        if header == TRANSFER_ENCODING {
-            return Err("a Transfer-Encoding header makes the host's client hang".to_owned());
-        }
-        if header == CONTENT_LENGTH && response.status != 304 {
-            let length = value.trim().parse();
-            if length != Ok(response.body.len()) {
-                return Err(format!("the Content-Length header does not match the {} bytes of the body", response.body.len()));
-            }
-        }
-        response.headers.push((header, valid));
     }
     response.content_type = Some(match response.content_type {
         Some(content_type) => with_charset(content_type),
         None => TEXT.to_owned(),
     });
-    Ok(response)
+    Reply::Response(Response { status: known, body, ..response })
+}
+
+fn set_header(response: &mut Response, name: &str, value: Json, length: usize) -> Result<(), String> {
+    let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("'{}' is not a header name", name.escape_debug()))?;
+    // The first of a name stays, but a content type is set, not added.
+    if header != CONTENT_TYPE && response.headers.iter().any(|(other, _)| *other == header) {
+        return Ok(());
+    }
+    let value = into_text(value).ok_or_else(|| format!("the response header '{name}' is null"))?;
+    let valid = HeaderValue::from_str(&value)
+        .ok()
+        // Kestrel allows less than the `http` crate does.
+        .filter(|_| value.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')))
+        .ok_or_else(|| format!("the response header '{name}' has characters a header cannot have"))?;
+    if header == CONTENT_TYPE {
+        response.content_type = Some(value.into_owned()).filter(|value| !value.is_empty());
+        return Ok(());
+    }
+    if header == TRANSFER_ENCODING {
+        return Err("a Transfer-Encoding header makes the host's client hang".to_owned());
+    }
+    if header == CONTENT_LENGTH && value.trim().parse() != Ok(length) {
+        return Err(format!("the Content-Length header does not match the {length} bytes of the body"));
+    }
+    response.headers.push((header, valid));
+    Ok(())
 }
 
 /// MVC's text formatter names the encoding it writes, in place of another one if need be.
@@ -542,7 +568,7 @@ mod tests {
                         }
                         client
                     }
-                    Reply::Failed(_) => failed(),
+                    Reply::Failed(..) => failed(),
                     Reply::None => Value::Null,
                 };
                 let messages = outcome.messages.into_iter().flat_map(|(_, bodies)| bodies);
@@ -635,7 +661,7 @@ mod tests {
 
     #[test]
     fn an_envelope_of_the_wrong_shape_is_refused() {
-        for body in [r#"{"Outputs":[]}"#, r#"{"Outputs":"x"}"#, r#"{"Logs":"x"}"#, r#"{"Logs":[{}]}"#, r#"{"Logs":[1]}"#, "{", "5"] {
+        for body in [r#"{"Outputs":[]}"#, r#"{"Outputs":"x"}"#, r#"{"Logs":"x"}"#, r#"{"Logs":[{}]}"#, r#"{"Logs":[[]]}"#, "{", "5"] {
             let answer = decide(200, Some("application/json"), body.as_bytes(), &create_order());
             assert!(answer.is_err(), "{body}");
         }
@@ -650,7 +676,7 @@ mod tests {
 
             assert_eq!(outcome.logs, ["l"]);
             assert!(outcome.messages.is_empty());
-            assert!(matches!(outcome.reply, Reply::Failed(_)), "{bad}");
+            assert!(matches!(outcome.reply, Reply::Failed(..)), "{bad}");
         }
     }
 
@@ -661,7 +687,7 @@ mod tests {
             assert!(matches!(reply, Reply::Response(response) if response.status == status), "{code}");
         }
         for code in ["99", "1000", "-1", "65736"] {
-            assert!(matches!(res(&format!("{{\"statusCode\":{code}}}")), Reply::Failed(_)));
+            assert!(matches!(res(&format!("{{\"statusCode\":{code}}}")), Reply::Failed(..)));
         }
     }
 
@@ -704,7 +730,7 @@ mod tests {
             let outcome = outcome(&body, &create_order());
 
             assert_eq!(outcome.messages, [(0, vec!["m".to_owned()])]);
-            assert!(matches!(outcome.reply, Reply::Failed(_)), "{headers}");
+            assert!(matches!(outcome.reply, Reply::Failed(..)), "{headers}");
         }
     }
 
@@ -718,6 +744,26 @@ mod tests {
 
         assert_eq!(headers, [("x-a", "1.5"), ("x-b", "True"), ("x-c", "{}"), ("x-d", "")]);
         assert_eq!(response.content_type.as_deref(), Some(TEXT));
+    }
+
+    #[test]
+    fn a_type_at_the_beginning_of_an_object_is_left_out() {
+        assert_eq!(sent(r#"{"$type":"x","a":{"$type":1}}"#), ["{\n  \"a\": {\n    \"$type\": 1\n  }\n}"]);
+        assert_eq!(sent(r#"{"a":1,"$type":{}}"#), ["{\n  \"a\": 1,\n  \"$type\": {}\n}"]);
+        assert_eq!(res_text(r#"{"body":{"$type":true,"$id":{},"a":1}}"#), "{\n  \"a\": 1\n}");
+        assert!(matches!(res(r#"{"body":{"$type":{},"a":1}}"#), Reply::Failed(..)));
+        for refused in [r#"{"$type":{}}"#, r#"{"Outputs":{"res":{"$type":null}}}"#, r#"{"ReturnValue":{"a":{"$type":[1]}}}"#] {
+            assert!(decide(200, Some("application/json"), refused.as_bytes(), &create_order()).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_failed_response_has_the_headers_before_the_failure() {
+        let Reply::Failed(_, Some(begun)) = res(r#"{"body":"x","headers":{"X-A":"1","Content-Type":"a/b","X B":"","X-C":"2"}}"#) else {
+            panic!("no failure")
+        };
+        assert_eq!((begun.status, begun.content_type.as_deref(), begun.headers.len()), (500, Some("a/b"), 1));
+        assert!(begun.body.is_empty());
     }
 
     #[test]
@@ -770,7 +816,7 @@ mod tests {
         let outcome = outcome(body, &outputs);
 
         assert_eq!(outcome.messages, [(1, vec!["a".to_owned(), "b".to_owned()])]);
-        assert!(matches!(outcome.reply, Reply::Failed(Refusal(reason)) if reason.contains("orderMessage")));
+        assert!(matches!(outcome.reply, Reply::Failed(Refusal(reason), None) if reason.contains("orderMessage")));
     }
 
     #[test]

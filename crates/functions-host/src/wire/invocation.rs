@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use host_json::newtonsoft::{Json, Way, read};
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName};
 use jiff::Timestamp;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::trigger::http::route::Params;
 use crate::wire::newtonsoft::{
-    Json, MAX_DEPTH, looks_like_json, parse, push, write_date_time, write_string, write_string_in_string, write_to_the_second,
+    into_text, looks_like_json, push, write_compact, write_date_time, write_string, write_string_in_string, write_to_the_second,
 };
 
 /// The host's own binding data, the `sys` of every invocation (`SystemBindingData`).
@@ -122,7 +123,7 @@ pub fn http(request: &Request, sys: &Sys) -> Vec<u8> {
     let headers = headers(request.headers);
     let query = query(request.query);
     let body = request.body.filter(|body| !body.is_empty());
-    let text = body.map(body_text);
+    let text = body.map(host_json::decode);
 
     let mut metadata = Metadata::default();
     if let Some(text) = &text {
@@ -227,9 +228,10 @@ pub fn messages(binding: &str, messages: &[Message], form: MessageForm, client: 
         match form {
             MessageForm::Binary => write_base64(&mut data, message.body),
             MessageForm::String => write_string(&mut data, &text),
-            MessageForm::Unset => parse(&text, MAX_DEPTH)
-                .map_err(|reason| format!("message {position} of the batch is not JSON: {reason}"))?
-                .write_compact(&mut data),
+            MessageForm::Unset => {
+                let value = read(&text, Way::Parse).map_err(|mistake| format!("message {position} of the batch is not JSON: {mistake}"))?;
+                write_compact(&mut data, &value);
+            }
         }
     }
     data.push(']');
@@ -379,7 +381,7 @@ impl Entry<'_> {
         match self {
             Entry::Null => out.push_str("null"),
             Entry::Text(text) => write_string_in_string(out, text),
-            Entry::Json(value) => value.write_compact(out),
+            Entry::Json(value) => write_compact(out, value),
             Entry::Empty => out.push_str("{}"),
             Entry::Client(client) => client.write(out),
             Entry::Sys(sys) => sys.write(out),
@@ -443,7 +445,7 @@ fn promote<'a>(metadata: &mut Metadata<'a>, text: &'a str) {
     if !looks_like_json(text) {
         return;
     }
-    let Ok(Json::Object(members)) = parse(text.trim(), MAX_DEPTH) else {
+    let Ok(Json::Object(members)) = read(text.trim(), Way::Parse) else {
         return;
     };
     for (name, value) in members {
@@ -451,7 +453,7 @@ fn promote<'a>(metadata: &mut Metadata<'a>, text: &'a str) {
             Json::Array(_) => {}
             Json::Object(_) => metadata.set(name, Entry::Json(value)),
             scalar => {
-                if let Some(text) = scalar.into_text() {
+                if let Some(text) = into_text(scalar) {
                     metadata.set(name, Entry::Text(text));
                 }
             }
@@ -674,11 +676,6 @@ fn is_octets_or_multipart(headers: &HeaderMap) -> bool {
         .trim()
         .to_ascii_lowercase();
     media_type == "application/octet-stream" || media_type.contains("multipart/")
-}
-
-/// The body as a `StreamReader` gives it: without a byte order mark, invalid bytes replaced.
-fn body_text(body: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body))
 }
 
 fn identities(identity: Identity) -> &'static str {
