@@ -412,8 +412,8 @@ mod tests {
         assert_eq!(
             Folder::new(&files).load().unwrap_err(),
             [
-                "local.settings.json: invalid JSON at line 1, column 1: EOF while parsing a list",
-                "host.json: invalid JSON at line 2, column 17: expected `,` or `}`",
+                "local.settings.json: invalid JSON at line 1, column 2: unexpected end of the text",
+                "host.json: invalid JSON at line 2, column 19: malformed number",
             ]
         );
     }

@@ -69,7 +69,7 @@ mod tests {
     fn a_mistake_after_a_comment_has_its_line_and_column() {
         let error = parse("{\n  /* é */ \"a\": x\n}").unwrap_err();
 
-        assert_eq!(error, "invalid JSON at line 2, column 16: expected a JSON value");
+        assert_eq!(error, "invalid JSON at line 2, column 16: expected value");
     }
 
     #[test]

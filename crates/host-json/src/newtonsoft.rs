@@ -112,8 +112,8 @@ impl<'a> Reader<'a> {
             Some('-' | '.' | '0'..='9') => self.number(),
             // The comma is left for the reader of the array or object.
             Some(',') => Ok(Json::Undefined),
-            Some(_) => Err(self.mistake("expected a JSON value")),
-            None => Err(self.mistake("unexpected end of the JSON text")),
+            Some(_) => Err(self.mistake("expected value")),
+            None => Err(self.mistake("unexpected end of the text")),
         }
     }
 
@@ -173,7 +173,7 @@ impl<'a> Reader<'a> {
     /// Reads `new NAME(VALUE, …)`.
     fn constructor(&mut self) -> Read<Json<'a>> {
         if !self.rest().starts_with("new") {
-            return Err(self.mistake("expected a JSON value"));
+            return Err(self.mistake("expected value"));
         }
         self.at += "new".len();
         self.skip_whitespace();
@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
 
     fn word(&mut self, word: &str, value: Json<'a>) -> Read<Json<'a>> {
         if !self.rest().starts_with(word) {
-            return Err(self.mistake("expected a JSON value"));
+            return Err(self.mistake("expected value"));
         }
         self.at += word.len();
         let ends = match self.peek() {
@@ -277,7 +277,7 @@ impl<'a> Reader<'a> {
             Some('/') => matches!(self.rest().as_bytes().get(1), Some(b'/' | b'*')),
             Some(next) => next.is_whitespace(),
         };
-        if ends { Ok(value) } else { Err(self.mistake("expected a JSON value")) }
+        if ends { Ok(value) } else { Err(self.mistake("expected value")) }
     }
 
     fn skip_whitespace(&mut self) {

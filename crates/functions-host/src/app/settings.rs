@@ -22,6 +22,8 @@ pub(crate) struct LocalHost {
     pub(crate) cors: Vec<String>,
     /// `Host.CORSCredentials`: whether a browser may send cookies. Default false.
     pub(crate) cors_credentials: bool,
+    /// `Host.AllowedHosts`: names that a request's `Host` may have besides those of this machine, comma separated in the file.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 /// `local.settings.json` as read: its `Host` section, and its values without those that the environment has already.
@@ -113,7 +115,8 @@ impl LocalHost {
         let cors = host.child("CORS").text().unwrap_or_default();
         LocalHost {
             http_port,
-            cors: cors.split(',').map(str::trim).filter(|origin| !origin.is_empty()).map(str::to_owned).collect(),
+            cors: listed(&cors),
+            allowed_hosts: listed(&host.child("AllowedHosts").text().unwrap_or_default()),
             cors_credentials: notes.keep(host.child("CORSCredentials").boolean()).unwrap_or(false),
         }
     }
@@ -224,6 +227,10 @@ pub(super) fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Str
         }
     }
     output + rest
+}
+
+fn listed(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

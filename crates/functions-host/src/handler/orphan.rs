@@ -21,13 +21,40 @@ struct Orphan {
     /// Boot of the machine, since start times begin anew with each boot.
     #[serde(default)]
     boot: Option<String>,
+    /// Directory whose host started the handler: a copy of the directory has the record too, and no right to the handler.
+    #[serde(default)]
+    directory: Option<Directory>,
+}
+
+/// A directory that keeps its identity when it is moved, and has another one when it is copied.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Directory {
+    /// Device and inode.
+    Numbered(u64, u64),
+    /// Where the system numbers no directories.
+    Named(String),
+}
+
+impl Directory {
+    fn of(record: &Path) -> Option<Self> {
+        let directory = record.parent()?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let metadata = std::fs::metadata(directory).ok()?;
+            Some(Self::Numbered(metadata.dev(), metadata.ino()))
+        }
+        #[cfg(not(unix))]
+        Some(Self::Named(directory.canonicalize().ok()?.display().to_string()))
+    }
 }
 
 /// Records a started handler, on systems that tell the start time of a process.
 pub(super) fn write_down(process: u32, record: &Path) -> std::io::Result<()> {
     match process::started(process) {
         Started::At(started) => {
-            let orphan = Orphan { process, started, boot: process::boot() };
+            let orphan = Orphan { process, started, boot: process::boot(), directory: Directory::of(record) };
             std::fs::write(record, serde_json::to_vec(&orphan)?)
         }
         Started::Gone | Started::Unknown => Ok(()),
@@ -38,6 +65,10 @@ pub(super) fn write_down(process: u32, record: &Path) -> std::io::Result<()> {
 pub(super) async fn end(record: &Path) -> Result<(), String> {
     let Ok(text) = std::fs::read(record) else { return Ok(()) };
     let Ok(orphan) = serde_json::from_slice::<Orphan>(&text) else { return Ok(()) };
+    if orphan.directory.is_some() && orphan.directory != Directory::of(record) {
+        warn!(process.id = orphan.process, "handler.json came with a copy of another data directory; its handler is left alone");
+        return Ok(());
+    }
     let here = orphan.boot.is_none() || orphan.boot == process::boot();
     let lives = || here && process::started(orphan.process) == Started::At(orphan.started);
     if !lives() {

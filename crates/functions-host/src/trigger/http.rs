@@ -1,6 +1,7 @@
 //! HTTP answers of the host: functions below `/api`, a part of `/admin`, and a welcome page.
 
 pub mod route;
+mod target;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,24 +11,32 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use serving::host_names;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
 use crate::handler::client::HOST_VERSION;
-use crate::trigger::http::route::{Params, Route, decode};
+use crate::trigger::http::route::{Params, Route};
+use crate::trigger::http::target::Path;
 use crate::trigger::queue;
 use crate::wire::answer::{self, Reply};
+use crate::wire::forwarding;
 use crate::wire::invocation::{self, Identity};
 
 /// Largest body, the limit of Kestrel and the host. There a larger body breaks the connection; here it gets an answer.
-const MAX_BODY: usize = 100 * 1024 * 1024;
+const MAX_BODY: u32 = 100 * 1024 * 1024;
 /// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// Body above which a request takes a share of [`LARGE_BODIES`], and its invocation is built apart from other requests.
+const LARGE: u32 = 256 * 1024;
+/// Bytes of large bodies that are held at the same time, so that clients cannot fill the memory. One of the largest fits.
+const LARGE_BODIES: u32 = 128 * 1024 * 1024;
 
 type HttpResponse = Response<Full<Bytes>>;
 
@@ -40,6 +49,9 @@ pub(crate) struct Front {
     custom_headers: Vec<(HeaderName, HeaderValue)>,
     cors: Vec<String>,
     cors_credentials: bool,
+    /// Names that `Host` may have besides those of this machine; `*` is every name.
+    allowed_hosts: Vec<String>,
+    large_bodies: Semaphore,
     outstanding: AtomicUsize,
     max_outstanding: Option<usize>,
     concurrent: Option<Semaphore>,
@@ -100,6 +112,8 @@ impl Front {
             custom_headers: app.host.http.custom_headers.iter().filter_map(header).collect(),
             cors: app.local_host.cors.clone(),
             cors_credentials: app.local_host.cors_credentials,
+            allowed_hosts: app.local_host.allowed_hosts.clone(),
+            large_bodies: Semaphore::new(LARGE_BODIES as usize),
             outstanding: AtomicUsize::new(0),
             max_outstanding: app.host.http.max_outstanding_requests,
             concurrent: app.host.http.max_concurrent_requests.map(Semaphore::new),
@@ -136,22 +150,38 @@ impl Front {
             Some(concurrent) => concurrent.acquire().await.ok(),
             None => None,
         };
-        if !has_one_host(request.version(), request.headers()) {
-            return closing(empty(StatusCode::BAD_REQUEST));
+        let host_mistake = target::host_mistake(request.version(), request.headers());
+        let is_ascii = request.uri().path_and_query().is_none_or(|target| target.as_str().is_ascii());
+        let path = Path::read(request.uri().path()).filter(|_| is_ascii && host_mistake != Some(StatusCode::BAD_REQUEST));
+        let Some(path) = path else { return closing(empty(StatusCode::BAD_REQUEST)) };
+        if !self.is_allowed(request.headers()) {
+            warn!("a request was refused: its Host is no name of this machine; Host.AllowedHosts in local.settings.json adds names");
+            return text(StatusCode::MISDIRECTED_REQUEST, "Host is no name of this machine\n");
         }
-        let path = request.uri().path();
-        match self.find(&decode(path), request.method()) {
-            Some((Some(target), params)) => return self.call(target, params, request).await,
-            Some((None, _)) => return empty(StatusCode::NOT_FOUND),
-            None => {}
+        if path.as_str() == "*" && request.method() != Method::OPTIONS {
+            return empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        match path {
+        let is_own = ["/admin/host/", "/admin/functions/"].iter().any(|own| path.as_str().starts_with(own));
+        if !is_own && let Some((target, params)) = self.find(path.as_str(), request.method()) {
+            return match (target, host_mistake) {
+                (None, _) => empty(StatusCode::NOT_FOUND),
+                (Some(_), Some(status)) => empty(status),
+                (Some(target), None) => self.call(target, params, &path, request).await,
+            };
+        }
+        match path.as_str() {
             "/" if request.method() == Method::GET => {
                 text(StatusCode::OK, &format!("{} is up; its functions are listed where it was started\n", self.name))
             }
-            _ if path.starts_with("/admin/") => self.admin(request).await,
+            _ if is_own => self.admin(request).await,
             _ => empty(StatusCode::NOT_FOUND),
         }
+    }
+
+    /// Whether a request names this machine: a web page whose own name points here does not (DNS rebinding).
+    fn is_allowed(&self, headers: &HeaderMap) -> bool {
+        let is_any = || self.allowed_hosts.iter().any(|allowed| allowed == "*");
+        host_names::are_local(headers, &self.allowed_hosts) || target::is_address(headers) || is_any()
     }
 
     /// The first route by name that fits, and its function unless that is switched off. A method that is not listed is a 404, as on the
@@ -160,46 +190,92 @@ impl Front {
         self.routes.iter().find_map(|Entry { route, target }| Some((target.clone(), route.matches(path, method.as_str())?)))
     }
 
-    async fn call(self: &Arc<Self>, target: Target, params: Params, request: Request<Incoming>) -> HttpResponse {
+    async fn call(self: &Arc<Self>, target: Target, params: Params, path: &Path, request: Request<Incoming>) -> HttpResponse {
         let (parts, body) = request.into_parts();
+        let Target { binding, function } = target;
+        let target = |query: &str| format!("{}{query}", path.escaped());
+        let invocation = Invocation::new();
         // The host passes on a body only with a Content-Length (azure-functions-host #4926); a chunked body is read and lost.
-        let sized = parts.headers.contains_key(header::CONTENT_LENGTH);
-        let body = match collected(body).await {
+        let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        let place = match self.place_for(&body) {
+            Ok(place) => place,
+            Err(answer) => return *answer,
+        };
+        let body = match if chunked { drained(body).await } else { collected(body).await } {
             Ok(body) => body,
             Err(answer) => return answer,
         };
-        let Target { binding, function } = target;
         let dispatcher = Arc::clone(&self.dispatcher);
-        let invocation = Invocation::new();
         if function.forwards {
+            let target = target(&forwarding::query(parts.uri.query()));
+            let headers = match forwarding::request(&parts.method, &parts.headers, !body.is_empty()) {
+                Ok(headers) => headers,
+                Err(reason) => {
+                    error!(function.name = function.name, invocation.id = %invocation.id, "{} failed: {reason}", function.name);
+                    return empty(StatusCode::INTERNAL_SERVER_ERROR);
+                }
+            };
+            let mut request = Request::new(body);
+            *request.method_mut() = parts.method;
+            *request.headers_mut() = headers;
             // A separate task, so that a client that leaves does not cancel the invocation.
-            let task = tokio::spawn(async move { forward(&dispatcher, &function, &invocation, Request::from_parts(parts, body)).await });
+            let task = tokio::spawn(async move { forward(&dispatcher, &function, &invocation, request, &target).await });
             return task.await.unwrap_or_else(|error| broken_down(&error));
         }
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-        let url = format!("http://{host}{}", parts.uri.path_and_query().map_or("/", |path| path.as_str()));
-        let envelope = invocation::http(
-            &invocation::Request {
-                binding: &binding,
-                url: &url,
-                method: parts.method.as_str(),
-                query: parts.uri.query(),
-                headers: &parts.headers,
-                params: &params,
-                body: (sized && !body.is_empty()).then_some(&body[..]),
-                identity: Identity::LocalAdmin,
-            },
-            &invocation.sys(&function.name),
-        );
+        let url = format!("http://{host}{}", target(&parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default()));
+        let method = parts.method.clone();
+        let called = Arc::clone(&function);
+        let large = body.len() > LARGE as usize;
+        let prepare = move || {
+            let envelope = invocation::http(
+                &invocation::Request {
+                    binding: &binding,
+                    url: &url,
+                    method: parts.method.as_str(),
+                    query: parts.uri.query(),
+                    headers: &parts.headers,
+                    params: &params,
+                    body: (!body.is_empty()).then_some(&body[..]),
+                    identity: Identity::LocalAdmin,
+                },
+                &invocation.sys(&called.name),
+            );
+            (invocation, envelope)
+        };
+        // A large one takes seconds, in which the thread would answer no other request.
+        let built = if large { tokio::task::spawn_blocking(prepare).await } else { Ok(prepare()) };
+        let (invocation, envelope) = match built {
+            Ok(built) => built,
+            Err(error) => return broken_down(&error),
+        };
         // A separate task: a client that leaves does not cancel the invocation.
         let task = tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });
-        match task.await {
-            Ok(Ok(Reply::Response(response))) => respond(response, &parts.method),
+        let answered = task.await;
+        drop(place);
+        match answered {
+            Ok(Ok(Reply::Response(response))) => respond(response, &method),
             Ok(Ok(Reply::None)) => empty(StatusCode::NO_CONTENT),
-            Ok(Err(Failed(Some(begun)))) => respond(*begun, &parts.method),
+            Ok(Err(Failed(Some(begun)))) => respond(*begun, &method),
             Ok(Ok(Reply::Failed(..)) | Err(Failed(None))) => empty(StatusCode::INTERNAL_SERVER_ERROR),
             Err(error) => broken_down(&error),
         }
+    }
+
+    /// A share of the memory for large bodies, held until the invocation ends.
+    fn place_for(&self, body: &Incoming) -> Result<Option<SemaphorePermit<'_>>, Box<HttpResponse>> {
+        let size = u32::try_from(body.size_hint().lower()).unwrap_or(u32::MAX);
+        if size > MAX_BODY {
+            return Err(Box::new(too_large()));
+        }
+        if size <= LARGE {
+            return Ok(None);
+        }
+        self.large_bodies.try_acquire_many(size).map(Some).map_err(|_| {
+            let mut answer = closing(text(StatusCode::SERVICE_UNAVAILABLE, "the host holds too many large bodies; try again\n"));
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            Box::new(answer)
+        })
     }
 
     /// Admin endpoints of the host, without keys, as under `func start`.
@@ -220,6 +296,9 @@ impl Front {
                 json_answer(StatusCode::OK, &status)
             }
             (&Method::POST, path) => match path.strip_prefix("/admin/functions/") {
+                Some(_) if is_from_web_page(&parts.headers) && !is_json(&parts.headers) => {
+                    text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a web page must send Content-Type: application/json\n")
+                }
                 Some(name) => {
                     let name = name.to_owned();
                     match collected(body).await {
@@ -295,29 +374,61 @@ impl Front {
     }
 }
 
+fn too_large() -> HttpResponse {
+    closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n"))
+}
+
 /// Body of a client's request, or the answer if the body is too large, broken or late.
 async fn collected(body: Incoming) -> Result<Bytes, HttpResponse> {
-    let too_large = || closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n"));
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    if body.size_hint().lower() > u64::from(MAX_BODY) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+    let body = Limited::new(body, MAX_BODY as usize);
+    read(async { body.collect().await.map(http_body_util::Collected::to_bytes) }).await
+}
+
+/// Reads a body without keeping it.
+async fn drained(body: Incoming) -> Result<Bytes, HttpResponse> {
+    let mut body = Limited::new(body, MAX_BODY as usize);
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            frame?;
+        }
+        Ok(Bytes::new())
+    };
+    read(reading).await
+}
+
+async fn read(reading: impl Future<Output = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>) -> Result<Bytes, HttpResponse> {
+    match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(closing(empty(StatusCode::BAD_REQUEST))),
         Err(_) => Err(closing(empty(StatusCode::REQUEST_TIMEOUT))),
     }
 }
 
-/// Forwards a request and its answer unchanged (`enableForwardingHttpRequest`).
-async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: &Invocation, mut request: Request<Bytes>) -> HttpResponse {
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+/// Whether a web page sent the request, as the browser's headers say.
+fn is_from_web_page(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    headers.contains_key(header::ORIGIN) || site.is_some_and(|site| !matches!(site, b"same-origin" | b"none"))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Forwards a request and its answer (`enableForwardingHttpRequest`).
+async fn forward(
+    dispatcher: &Arc<Dispatcher>,
+    function: &Callable,
+    invocation: &Invocation,
+    mut request: Request<Bytes>,
+    target: &str,
+) -> HttpResponse {
     let id = invocation.id.to_string();
     let headers = request.headers_mut();
-    // Headers of one hop; the HTTP client writes its own.
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::UPGRADE, header::TE] {
-        headers.remove(name);
-    }
     let product = format!("Azure-Functions-Host/{HOST_VERSION}");
     let agent = match headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
         Some(agent) => format!("{agent} {product}"),
@@ -333,7 +444,7 @@ async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: 
     let running = dispatcher.running.clone();
     let generation = dispatcher.handler.generation();
     let call = async {
-        dispatcher.handler.forward(request, &path).await.map_err(|error| {
+        dispatcher.handler.forward(request, target).await.map_err(|error| {
             error!(function.name = function.name, invocation.id = id, "{} failed: {error}", function.name);
             Failed(None)
         })
@@ -343,10 +454,7 @@ async fn forward(dispatcher: &Arc<Dispatcher>, function: &Callable, invocation: 
     let Ok(answer) = answered else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::CONTENT_LENGTH] {
-        response.headers_mut().remove(name);
-    }
+    *response.headers_mut() = forwarding::answer(&answer.headers);
     response
 }
 
@@ -367,17 +475,6 @@ fn respond(response: answer::Response, method: &Method) -> HttpResponse {
         answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
     }
     answer
-}
-
-/// Whether the Host header is only a host, without path, query or user, since it goes into URLs for clients; Kestrel answers 400 too.
-fn has_one_host(version: Version, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let valid = |host: &HeaderValue| {
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-        !host.is_empty() && host.as_bytes().iter().all(plain)
-    };
-    // HTTP/1.0 does not require a Host header.
-    hosts.next().map_or(version == Version::HTTP_10, valid) && hosts.next().is_none()
 }
 
 fn broken_down(error: &tokio::task::JoinError) -> HttpResponse {

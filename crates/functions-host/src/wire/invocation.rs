@@ -521,17 +521,20 @@ impl Values<'_> {
         self.others.last().unwrap_or(&self.first)
     }
 
+    /// The values with commas between them; empty ones are left out (`StringValues.ToString`).
     fn joined(&self) -> Cow<'_, str> {
         if self.others.is_empty() {
             return Cow::Borrowed(&self.first);
         }
-        let mut joined = self.first.clone().into_owned();
-        for other in &self.others {
-            joined.push(',');
-            joined.push_str(other);
-        }
-        Cow::Owned(joined)
+        let values = std::iter::once(&self.first).chain(&self.others).map(AsRef::as_ref);
+        let values: Vec<&str> = values.filter(|value: &&str| !value.is_empty()).collect();
+        Cow::Owned(values.join(","))
     }
+}
+
+/// The keys of a query, each once, with its values joined.
+pub(crate) fn query_values(sent: Option<&str>) -> Vec<(String, String)> {
+    query(sent).iter().map(|(name, values)| (name.to_owned(), values.joined().into_owned())).collect()
 }
 
 fn query(query: Option<&str>) -> NameMap<'_, Values<'_>> {
@@ -1006,7 +1009,7 @@ mod tests {
             );
             let envelope = String::from_utf8(envelope).unwrap();
             let mut text = String::new();
-            write_string(&mut text, &String::from_utf8_lossy(body));
+            write_string(&mut text, &host_json::decode(body));
 
             assert!(envelope.contains(&text));
         }

@@ -5,11 +5,8 @@ mod constraint;
 mod date_time;
 mod pattern;
 
-use std::borrow::Cow;
 use std::iter::Peekable;
 use std::str::CharIndices;
-
-use percent_encoding::percent_decode_str;
 
 use constraint::Constraint;
 
@@ -495,29 +492,6 @@ fn same_text(one: &str, two: &str) -> bool {
     one.eq_ignore_ascii_case(two) || one.chars().map(fold).eq(two.chars().map(fold))
 }
 
-/// Decodes a path as Kestrel does: `%2F` stays, and so does what is not UTF-8 when decoded.
-pub fn decode(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.as_bytes().windows(3).position(|three| three.eq_ignore_ascii_case(b"%2f")) {
-        decode_onto(&mut out, &rest[..at]);
-        out.push_str(&rest[at..at + 3]);
-        rest = &rest[at + 3..];
-    }
-    decode_onto(&mut out, rest);
-    Cow::Owned(out)
-}
-
-fn decode_onto(out: &mut String, text: &str) {
-    match percent_decode_str(text).decode_utf8() {
-        Ok(decoded) => out.push_str(&decoded),
-        Err(_) => out.push_str(text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -556,12 +530,6 @@ mod tests {
         let expected = [("id".to_owned(), text("42")), ("rest".to_owned(), None), ("section".to_owned(), None)];
         assert_eq!(matches("orders/{id}/{section?}/{*rest}", "/orders/42").unwrap(), expected);
         assert_eq!(matches("orders/{id}/{section?}", "/orders"), None);
-    }
-
-    #[test]
-    fn an_encoded_slash_stays_encoded_and_everything_else_is_decoded() {
-        assert_eq!(decode("/a%2Fb%2f%20%C3%A9+%25"), "/a%2Fb%2f é+%");
-        assert_eq!(decode("/%zz%FF"), "/%zz%FF");
     }
 
     #[test]
