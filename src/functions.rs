@@ -36,15 +36,14 @@ use crate::store::StoreError;
 const STORE_PAUSE: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(2) };
 
 /// Asks the store again with growing pauses until it answers or `wait` has passed. An invocation that failed at once would be
-/// redelivered at once, and spend all ten deliveries of its message within a second of an outage; or of a deployment, whose
-/// older instances cannot read what newer ones wrote.
+/// redelivered at once, and spend all ten deliveries of its message within a second of an outage.
 async fn retry_store<T, F: Future<Output = Result<T, StoreError>>>(wait: Duration, mut ask: impl FnMut() -> F) -> Result<T, StoreError> {
     let until = Instant::now() + wait;
     let mut repetitions = 0;
     loop {
         let pause = STORE_PAUSE.pause(repetitions);
         match ask().await {
-            Err(error) if Instant::now() + pause < until => {
+            Err(error) if !error.is_answer() && Instant::now() + pause < until => {
                 tracing::warn!(%error, "the store does not answer; asking again");
                 tokio::time::sleep(pause).await;
                 repetitions += 1;

@@ -56,6 +56,15 @@ pub enum StoreError {
     Unknown,
     /// A record exists, but this program cannot read it.
     Unreadable(String),
+    /// A record exists, and a newer version of this program wrote it. That version reads it again after a rollback is over.
+    Newer(String),
+}
+
+impl StoreError {
+    /// Whether the store answered: asking again changes nothing.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Unreadable(_) | Self::Newer(_))
+    }
 }
 
 impl std::fmt::Display for StoreError {
@@ -63,7 +72,7 @@ impl std::fmt::Display for StoreError {
         match self {
             Self::NotApplied => f.write_str("the store did not take the request"),
             Self::Unknown => f.write_str("the store did not confirm the write"),
-            Self::Unreadable(reason) => write!(f, "a record cannot be read: {reason}"),
+            Self::Unreadable(reason) | Self::Newer(reason) => write!(f, "a record cannot be read: {reason}"),
         }
     }
 }

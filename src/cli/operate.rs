@@ -560,7 +560,7 @@ fn miscounted(records: &[Record], counts: Counts, now: Timestamp) -> Vec<String>
 fn describe(error: StoreError) -> String {
     match error {
         StoreError::NotApplied | StoreError::Unknown => "the store does not answer".into(),
-        StoreError::Unreadable(_) => error.to_string(),
+        StoreError::Unreadable(_) | StoreError::Newer(_) => error.to_string(),
     }
 }
 

@@ -47,7 +47,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
         error!(order.tracking_id = %tracking_id, error = %store_error, "an order could not be cancelled");
         match store_error {
             StoreError::NotApplied => Problem::unavailable(ASK_AGAIN),
-            StoreError::Unknown | StoreError::Unreadable(_) => Problem::unavailable(NOT_KNOWN),
+            StoreError::Unknown | StoreError::Unreadable(_) | StoreError::Newer(_) => Problem::unavailable(NOT_KNOWN),
         }
     };
     for attempt in 0..ATTEMPTS {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serving::failpoint;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::domain::lifecycle::{self, DeadLetter};
 use crate::domain::message;
@@ -51,6 +51,11 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         let found = match functions::retry_store(wait, || store.read_latest(message.tracking_id)).await {
             Ok(Some(found)) => found,
             Ok(None) => return keep(app, store, dead, "no order has its tracking id".into()).await,
+            // After a rollback. The sweeper of the newer version sends a message again.
+            Err(error @ StoreError::Newer(_)) => {
+                warn!(order.tracking_id = %message.tracking_id, %error, "a dead letter is completed: its order waits for the newer version of this program");
+                return Ok(Answer::done());
+            }
             Err(StoreError::Unreadable(reason)) => return keep(app, store, dead, format!("its order cannot be read: {reason}")).await,
             Err(error) => return Err(error),
         };

@@ -172,7 +172,7 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
     error!(order.tracking_id = %record.tracking_id, %error, "an order could not be recorded");
     match error {
         StoreError::NotApplied => refuse_unless_recorded(app, store, entry, Problem::nothing_recorded()).await,
-        StoreError::Unknown | StoreError::Unreadable(_) => {
+        StoreError::Unknown | StoreError::Unreadable(_) | StoreError::Newer(_) => {
             entry.outcome_unknown(Instant::now());
             Err(Problem::may_be_recorded())
         }

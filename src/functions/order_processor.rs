@@ -147,8 +147,16 @@ impl<'a> Delivery<'a> {
             tokio::time::sleep(LOOK_PAUSE.first * self.stale_looks.min(MAX_STALE_LOOKS)).await;
             functions::retry_store(wait, || store.read_latest(tracking_id)).await
         };
+        let found = found.map_err(|error| match error {
+            // After a rollback. The record carries its `dueAt`, so the sweeper of the newer version sends a message again.
+            StoreError::Newer(_) => {
+                warn!(order.tracking_id = %tracking_id, %error, "a message is completed unread: its order waits for the newer version of this program");
+                Next::Complete
+            }
+            error => Next::Abandon(store_is_away(&error)),
+        })?;
         let missing = "no order has this tracking id: it has expired, or its records are elsewhere";
-        found.map_err(|error| Next::Abandon(store_is_away(&error)))?.ok_or_else(|| Next::Abandon(Refusal::abandon(missing)))
+        found.ok_or_else(|| Next::Abandon(Refusal::abandon(missing)))
     }
 
     /// Before a message is completed because of what a record says: that record may be an old version, so the latest is read once.

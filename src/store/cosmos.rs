@@ -553,8 +553,9 @@ impl CosmosStore {
         };
         let (etag, bookmark) = (etag_of(&response), self.bookmark(&response));
         let etag = etag.ok_or_else(|| StoreError::Unreadable("the answer has no ETag".into()))?;
-        // Without the parser's text, which may quote the order.
-        let item: Item = response.into_model().map_err(|_| StoreError::Unreadable("the item is not an order this program knows".into()))?;
+        // The body is shared, not copied.
+        let body = response.into_body();
+        let item: Item = body.clone().into_single().map_err(|_| item::unreadable(body.into_single().ok()))?;
         let write_id = item.write_id;
         Ok(Some(Seen { versioned: Versioned { record: item.into_record()?, etag }, bookmark, write_id }))
     }

@@ -375,13 +375,21 @@ fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option
 }
 
 fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        schema_version: u32,
+    }
+    // First the version: a newer record may have any form.
+    if let Ok(Version { schema_version }) = serde_json::from_str(text)
+        && schema_version > SCHEMA_VERSION
+    {
+        return Err(StoreError::Newer(format!("its schema version {schema_version} is newer than {SCHEMA_VERSION}")));
+    }
     // Kind and position of the error only: serde's text may quote the order.
     let mut record: Record = serde_json::from_str(text).map_err(|error| {
         StoreError::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
     })?;
-    if record.schema_version > SCHEMA_VERSION {
-        return Err(StoreError::Unreadable(format!("its schema version {} is newer than {SCHEMA_VERSION}", record.schema_version)));
-    }
     // An older form is read as the current one, and written as the current one.
     record.schema_version = SCHEMA_VERSION;
     Ok(Versioned { record, etag: Etag(etag.to_string()) })

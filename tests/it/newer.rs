@@ -1,20 +1,25 @@
 //! Records that a newer version wrote, after a rollback: this version leaves them alone, and they hold up nothing else.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Directory, Handler, eventually, http_envelope, submit, try_submit};
+use crate::support::{Directory, Handler, eventually, http_envelope, queue_envelope, submit, try_submit};
 
 /// More than one reading of the overdue orders holds.
 const MANY: u32 = 501;
 
 /// Makes records of these orders, or of all, ones that a newer version wrote.
 fn make_newer(data: &Path) {
+    change(data, "json_set(record, '$.schemaVersion', 99)");
+}
+
+/// Makes every record what this SQL expression says.
+fn change(data: &Path, expression: &str) {
     let database = rusqlite::Connection::open(data.join("records.db")).unwrap();
     database.busy_timeout(Duration::from_secs(10)).unwrap();
-    database.execute("UPDATE orders SET record = json_set(record, '$.schemaVersion', 99)", []).unwrap();
+    database.execute(&format!("UPDATE orders SET record = {expression}"), []).unwrap();
 }
 
 /// Adds copies of the one record as a newer version would have written them, all of them overdue.
@@ -63,4 +68,36 @@ fn an_owner_lists_the_orders_that_this_version_can_read() {
     assert_eq!(answer["statusCode"].to_string().trim_matches('"'), "200", "{answer}");
     let body = answer["body"].as_str().unwrap().to_owned();
     assert!(body.contains(&other) && !body.contains("N-4"), "{body}");
+}
+
+#[test]
+fn messages_of_a_newer_versions_orders_hold_up_nothing_and_the_orders_go_on_after_the_rollback() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("OVERDUE_AFTER", "100ms")]);
+    let orders: Vec<_> = (0..20).map(|number| submit(&handler, &format!("N-6-{number}"))).collect();
+    // A form that this version does not know.
+    make_newer(data.path());
+    change(data.path(), "json_set(record, '$.status', 'suspended')");
+
+    let started = Instant::now();
+    for (_, message) in &orders {
+        assert_eq!(handler.process(message).status, 200, "it is completed");
+        assert_eq!(handler.invoke("OrderDeadLetter", &queue_envelope(message)).status, 200);
+    }
+    let took = started.elapsed();
+
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let told = |id: &str| handler.program.lines().iter().filter(|line| line.contains(id) && line.contains("completed unread")).count();
+    assert!(orders.iter().all(|(id, _)| told(id) == 1), "{:?}", handler.program.lines());
+    change(data.path(), "json_set(record, '$.schemaVersion', 2, '$.status', 'accepted')");
+    let mut sent = Vec::new();
+    eventually("the newer version sends the messages again", || {
+        let swept = handler.invoke("OrderSweeper", &json!({ "Data": {}, "Metadata": {} })).json();
+        sent.extend(swept["Outputs"]["orderMessage"].as_array().cloned().unwrap_or_default());
+        (sent.len() >= orders.len()).then_some(())
+    });
+    for message in &sent {
+        assert_eq!(handler.process(message.as_str().unwrap()).status, 200);
+    }
+    assert!(orders.iter().all(|(id, _)| handler.status(id).body["status"] == "completed"));
 }

@@ -134,7 +134,7 @@ impl<'a> ClaimedOrder<'a> {
             match self.write(end).await {
                 Ok(()) => return Ok(()),
                 Err(NotWritten::Fenced(fenced)) => return Err(self.stop(fenced)),
-                Err(NotWritten::Store(error)) if Instant::now() >= until || matches!(error, StoreError::Unreadable(_)) => {
+                Err(NotWritten::Store(error)) if Instant::now() >= until || error.is_answer() => {
                     return Err(Next::Abandon(store_is_away(&error)));
                 }
                 Err(NotWritten::Store(error)) => {

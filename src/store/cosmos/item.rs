@@ -157,7 +157,7 @@ impl Item {
     pub(super) fn into_record(self) -> Result<Record, StoreError> {
         let Self { id, due_at, ttl, write_id: _, record: body } = self;
         if body.version > VERSION {
-            return Err(StoreError::Unreadable(format!("its item version {} is newer than {VERSION}", body.version)));
+            return Err(newer(body.version));
         }
         let submitted_at = body.submitted_at.0;
         let history: Vec<Transition> = body.history.into_iter().map(|step| step.into_transition(submitted_at)).collect();
@@ -204,6 +204,29 @@ impl Item {
             ttl,
         })
     }
+}
+
+/// An item of any version. A newer one may have any form, except for its version.
+#[derive(Debug, Deserialize)]
+pub(super) struct AnyItem {
+    record: AnyBody,
+}
+
+#[derive(Debug, Deserialize)]
+struct AnyBody {
+    version: u32,
+}
+
+/// Why what was found is no item of a version that this program knows. Without the parser's text, which may quote the order.
+pub(super) fn unreadable(found: Option<AnyItem>) -> StoreError {
+    match found {
+        Some(item) if item.record.version > VERSION => newer(item.record.version),
+        _ => StoreError::Unreadable("the item is not an order this program knows".into()),
+    }
+}
+
+fn newer(version: u32) -> StoreError {
+    StoreError::Newer(format!("its item version {version} is newer than {VERSION}"))
 }
 
 /// The approximate size of an item in bytes.
@@ -427,6 +450,10 @@ mod tests {
         let mut item = Item::of(&accepted("{}"));
         item.record.version = VERSION + 1;
 
-        assert!(matches!(item.into_record(), Err(StoreError::Unreadable(_))));
+        assert!(matches!(item.clone().into_record(), Err(StoreError::Newer(_))));
+        let text = serde_json::to_string(&item).unwrap().replace("accepted", "suspended");
+        let read = |text: &str| serde_json::from_str::<Item>(text).map_err(|_| unreadable(serde_json::from_str(text).ok()));
+        assert!(matches!(read(&text), Err(StoreError::Newer(_))));
+        assert!(matches!(read(&text.replace("\"version\":2", "\"version\":1")), Err(StoreError::Unreadable(_))));
     }
 }
