@@ -124,6 +124,15 @@ pub struct Page {
     pub next: Option<Place>,
 }
 
+/// An order that was never claimed and is not overdue: its message waits in the queue, or for its moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// When its message was sent: at the submission, or when the sweeper sent the first one again.
+    pub since: Timestamp,
+    /// Whether a delivery has put the order off, e.g. because the backend does not answer.
+    pub is_put_off: bool,
+}
+
 /// Where records are kept.
 #[derive(Clone)]
 pub enum StatusStore {
@@ -211,17 +220,18 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` orders whose `dueAt` has passed, earliest `dueAt` first; only those in `status` if it is given.
-    pub async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    /// At most `limit` orders whose `dueAt` has passed, earliest `dueAt` first, after the first `skip` of them; only those in `status`
+    /// if it is given.
+    pub async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.overdue(limit, status).await,
-            Self::Cosmos(store) => store.overdue(limit, status).await,
+            Self::Sqlite(store) => store.overdue(limit, skip, status).await,
+            Self::Cosmos(store) => store.overdue(limit, skip, status).await,
         }
     }
 
-    /// Submission times of at most `limit` orders that were never claimed, earliest `dueAt` first. That is oldest first, except for
-    /// orders whose message was sent again.
-    pub async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
+    /// At most `limit` orders that were never claimed and are not overdue, earliest `dueAt` first. That is oldest first, except for
+    /// orders whose message was sent again. Of an overdue order nothing says that its message is with the workers.
+    pub async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, StoreError> {
         match self {
             Self::Sqlite(store) => store.waiting(limit).await,
             Self::Cosmos(store) => store.waiting(limit).await,

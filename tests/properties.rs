@@ -550,6 +550,35 @@ fn a_sweep_is_due_by_the_deadline_however_long_the_queue_is() {
 }
 
 #[test]
+fn a_sweep_puts_an_order_off_at_most_as_long_as_it_has_waited() {
+    let budgets = Budgets { order_deadline: Duration::from_hours(24), ..budgets() };
+    let long = Duration::from_secs(3_600);
+    let looked_at = |record: &Record, now| match lifecycle::sweep(record, long, now, &budgets) {
+        Sweep::Postpone(next) => next,
+        other => panic!("{other:?}"),
+    };
+    let first = Record { deadline: Timestamp::from_milliseconds(86_400_000), ..accepted() };
+    let second = looked_at(&first, first.due_at.unwrap());
+    let third = looked_at(&second, second.due_at.unwrap());
+
+    let waited = [first, second, third].map(|record| record.submitted_at.until(record.due_at.unwrap()));
+
+    assert_eq!(waited, [1, 2, 4].map(|times| budgets.overdue_after * times));
+}
+
+#[test]
+fn a_message_that_is_lost_again_is_missed_no_later_than_its_order_has_waited() {
+    let budgets = budgets();
+    let claimed = claimed(&accepted(), Timestamp::from_milliseconds(0));
+    let due = claimed.due_at.unwrap();
+
+    let Sweep::Emit(sent) = lifecycle::sweep(&claimed, Duration::from_secs(3_600), due, &budgets) else { panic!("its worker is gone") };
+
+    assert_eq!(due.until(sent.due_at.unwrap()), budgets.overdue_after.max(budgets.lease));
+    assert_eq!((sent.emissions, sent.sent_again_at), (1, Some(due)));
+}
+
+#[test]
 fn at_no_moment_does_more_progress_mean_a_later_look_and_what_has_ended_is_looked_at_at_once() {
     let estimate = Estimate { whole: Duration::from_secs(200), work: Duration::from_secs(100) };
     let claimed = claimed(&accepted(), Timestamp::from_milliseconds(0));

@@ -13,7 +13,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
-use crate::store::{StatusStore, StoreError};
+use crate::store::{StatusStore, StoreError, Waiting};
 
 /// Shortest time between two readings of the backlog.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -63,6 +63,8 @@ struct Backlog {
 struct Reading {
     at: Instant,
     age: Duration,
+    /// The same of the orders that wait for nothing but a worker.
+    in_queue: Duration,
 }
 
 impl Admission {
@@ -103,7 +105,7 @@ impl Admission {
         tokio::spawn(async move {
             let _turn = turn;
             match store.waiting(SAMPLE).await {
-                Ok(submitted) => backlog.lock().add(Reading { at: Instant::now(), age: age(submitted, store.now()) }),
+                Ok(waiting) => backlog.lock().add(Reading::of(&waiting, store.now(), Instant::now())),
                 Err(error) => warn!(%error, "the backlog could not be read; orders are accepted"),
             }
         });
@@ -114,9 +116,10 @@ impl Admission {
         self.backlog.lock().add_claim(Instant::now(), wait);
     }
 
-    /// How long the oldest waiting orders have waited; zero if unknown.
-    pub fn backlog(&self) -> Duration {
-        self.backlog.lock().age(Instant::now()).unwrap_or_default()
+    /// How long the oldest orders in the queue have waited; zero if unknown. An order that a delivery has put off, e.g. while the backend
+    /// is away, holds up no other.
+    pub fn queue_age(&self) -> Duration {
+        self.backlog.lock().by_claims_or(Instant::now(), |reading| reading.in_queue).unwrap_or_default()
     }
 
     /// The problem for a new order while the backlog is too old.
@@ -164,8 +167,13 @@ impl Backlog {
         self.claims[0] = Some((now, wait));
     }
 
-    /// How long orders wait, by the last claims or the last reading, whichever is later. `None` if neither counts.
+    /// How long orders wait, whatever for. `None` if it is unknown.
     fn age(&self, now: Instant) -> Option<Duration> {
+        self.by_claims_or(now, |reading| reading.age)
+    }
+
+    /// How long orders wait, by the last claims or by the last reading, whichever is later. `None` if neither counts.
+    fn by_claims_or(&self, now: Instant, read: impl FnOnce(Reading) -> Duration) -> Option<Duration> {
         let latest = self.latest.filter(|latest| now.duration_since(latest.at) < STALE);
         if let (Some((newest, _)), Some((oldest, _))) = (self.claims[0], self.claims[CLAIMS_NEEDED - 1])
             && now.duration_since(newest) < RECENT
@@ -174,7 +182,7 @@ impl Backlog {
         {
             return self.claims.into_iter().flatten().map(|(_, wait)| wait).min();
         }
-        latest.map(|latest| latest.age)
+        latest.map(read)
     }
 
     /// The `Retry-After` of a refusal: the time until the `excess` is gone at the rate between the last two readings, or the `excess`
@@ -190,10 +198,18 @@ impl Backlog {
     }
 }
 
+impl Reading {
+    fn of(waiting: &[Waiting], now: Timestamp, at: Instant) -> Self {
+        let all = waiting.iter().map(|order| order.since).collect();
+        let in_queue = waiting.iter().filter(|order| !order.is_put_off).map(|order| order.since).collect();
+        Self { at, age: age(all, now), in_queue: age(in_queue, now) }
+    }
+}
+
 /// How long the oldest of these orders has waited, without the [`IGNORED_OLDEST`].
-fn age(mut submitted: Vec<Timestamp>, now: Timestamp) -> Duration {
-    submitted.sort_unstable();
-    submitted.get(IGNORED_OLDEST).map_or(Duration::ZERO, |oldest| oldest.until(now))
+fn age(mut since: Vec<Timestamp>, now: Timestamp) -> Duration {
+    since.sort_unstable();
+    since.get(IGNORED_OLDEST).map_or(Duration::ZERO, |oldest| oldest.until(now))
 }
 
 #[cfg(test)]
@@ -202,6 +218,21 @@ mod tests {
 
     fn submitted(seconds_ago: impl IntoIterator<Item = i64>) -> Vec<Timestamp> {
         seconds_ago.into_iter().map(|ago| Timestamp::from_milliseconds(-ago * 1000)).collect()
+    }
+
+    fn reading(at: Instant, age: Duration) -> Reading {
+        Reading { at, age, in_queue: age }
+    }
+
+    #[test]
+    fn orders_that_are_put_off_are_a_backlog_and_are_not_in_the_queue() {
+        let put_off = submitted([600; 20]).into_iter().map(|since| Waiting { since, is_put_off: true });
+        let in_queue = submitted([5; 20]).into_iter().map(|since| Waiting { since, is_put_off: false });
+        let waiting: Vec<_> = put_off.chain(in_queue).collect();
+
+        let reading = Reading::of(&waiting, Timestamp::from_milliseconds(0), Instant::now());
+
+        assert_eq!((reading.age, reading.in_queue), (Duration::from_mins(10), Duration::from_secs(5)));
     }
 
     #[test]
@@ -219,7 +250,7 @@ mod tests {
         let pause = |ages: &[u64]| {
             let mut backlog = Backlog::default();
             for (number, age) in (0..).zip(ages) {
-                backlog.add(Reading { at: start + LOOK_EVERY * number, age: Duration::from_secs(*age) });
+                backlog.add(reading(start + LOOK_EVERY * number, Duration::from_secs(*age)));
             }
             let excess = Duration::from_secs(ages.last().unwrap() - 600);
             backlog.pause(excess).as_secs()
@@ -235,7 +266,7 @@ mod tests {
     fn an_old_reading_does_not_count() {
         let now = Instant::now();
         let mut backlog = Backlog::default();
-        backlog.add(Reading { at: now, age: Duration::from_hours(1) });
+        backlog.add(reading(now, Duration::from_hours(1)));
 
         assert_eq!(backlog.age(now + LOOK_EVERY), Some(Duration::from_hours(1)));
         assert_eq!(backlog.age(now + STALE), None);
@@ -246,7 +277,7 @@ mod tests {
         let now = Instant::now();
         let later = now + LOOK_EVERY / 2;
         let mut backlog = Backlog::default();
-        backlog.add(Reading { at: now, age: Duration::ZERO });
+        backlog.add(reading(now, Duration::ZERO));
         let mut claims = [7, 8].into_iter();
         let mut claim = |backlog: &mut Backlog| backlog.add_claim(later, Duration::from_secs(claims.next().unwrap_or(9)));
 
@@ -256,7 +287,7 @@ mod tests {
         claim(&mut backlog);
         assert_eq!(backlog.age(later), Some(Duration::from_secs(7)));
         assert_eq!(backlog.age(later + RECENT), Some(Duration::ZERO));
-        backlog.add(Reading { at: later + RECENT / 2, age: Duration::from_secs(1) });
+        backlog.add(reading(later + RECENT / 2, Duration::from_secs(1)));
         assert_eq!(backlog.age(later + RECENT / 2), Some(Duration::from_secs(1)), "the later reading counts");
     }
 
@@ -265,14 +296,14 @@ mod tests {
         let now = Instant::now();
         let hour = Duration::from_hours(1);
         let mut backlog = Backlog::default();
-        backlog.add(Reading { at: now, age: hour });
+        backlog.add(reading(now, hour));
 
         backlog.add_claim(now + RECENT / 2, hour);
         assert_eq!(backlog.age(now + RECENT / 2), Some(hour));
         for _ in 0..CLAIMS_NEEDED {
             backlog.add_claim(now, Duration::ZERO);
         }
-        backlog.add(Reading { at: now + STALE, age: hour });
+        backlog.add(reading(now + STALE, hour));
         backlog.add_claim(now + STALE + RECENT / 2, hour);
         assert_eq!(backlog.age(now + STALE + RECENT / 2), Some(hour), "old claims do not count");
     }

@@ -162,6 +162,6 @@ impl App {
 
     /// The estimated time to completion of an order that is submitted now.
     pub fn estimate(&self) -> Estimate {
-        self.completion_times.estimate(self.fulfillment.estimate(), self.admission.backlog())
+        self.completion_times.estimate(self.fulfillment.estimate(), self.admission.queue_age())
     }
 }

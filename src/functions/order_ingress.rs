@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::domain::bookmark::Bookmark;
 use crate::domain::form::{OrderForm, Unacceptable};
-use crate::domain::lifecycle::{self, Resubmission, Submission};
+use crate::domain::lifecycle::{self, Resubmission, Submission, Sweep};
 use crate::domain::message;
 use crate::domain::problem::Problem;
 use crate::domain::record::{Metadata, Record};
@@ -30,7 +30,7 @@ use crate::functions::reply::{self, Conclusion};
 use crate::functions::shown;
 use crate::functions::told;
 use crate::outbound::breaker::Permit;
-use crate::store::{Created, StatusStore, StoreError};
+use crate::store::{Created, Replaced, StatusStore, StoreError, Versioned};
 
 /// Longest read of the record before a refusal: the order may have been accepted before.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
@@ -149,14 +149,26 @@ async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Pr
         }
         Created::Exists(found, bookmark) => {
             let message = match lifecycle::resubmit(&found.record, &record.fingerprint, record.submitted_at) {
-                // A repeated request sends the message again, since the first one may have been lost in an outage. A refused request
-                // does not: a request beyond a limit must not add work, and the sweeper sends a lost message.
-                Resubmission::EmitAgain if !refused => Some(message::write(&found.record)),
-                Resubmission::EmitAgain | Resubmission::Repeat => None,
+                // A repeated request sends the message again, since the first one may have been lost in an outage. A request beyond a
+                // limit must not add work: it carries the message of an overdue order only.
+                Resubmission::EmitAgain if refused => message_if_overdue(app, store, &found).await,
+                Resubmission::EmitAgain => Some(message::write(&found.record)),
+                Resubmission::Repeat => None,
                 Resubmission::Conflict => return Err(conflict(by_header, &app.config.order_form)),
             };
             Ok(Submitted { record: found.record, message, bookmark: seal(bookmark) })
         }
+    }
+}
+
+/// The message of an overdue order. Its `dueAt` moves ahead first, as in a sweep: of many requests, one carries the message.
+async fn message_if_overdue(app: &App, store: &StatusStore, found: &Versioned) -> Option<String> {
+    let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
+    let Sweep::Emit(record) = decision else { return None };
+    match store.replace(&record, &found.etag).await {
+        Ok(Replaced::Replaced(_)) | Err(StoreError::Unknown) => Some(message::write(&record)),
+        // Stale: a worker or the sweeper takes care of the order.
+        Ok(Replaced::Stale) | Err(StoreError::NotApplied | StoreError::Unreadable(_) | StoreError::Newer(_)) => None,
     }
 }
 

@@ -34,7 +34,7 @@ use crate::outbound::backoff::Backoff;
 use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Item, weight};
-use crate::store::{Created, Difference, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
+use crate::store::{Created, Difference, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned, Waiting};
 
 /// Longest age of a record that requests share.
 const RECENT: Duration = Duration::from_secs(1);
@@ -332,13 +332,14 @@ impl CosmosStore {
         keep.await.map(drop).map_err(|failed| write_error(&failed))
     }
 
-    pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = self.now().as_milliseconds();
         let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
         let query = Query::from(format!(
-            "SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} AND c.record.version <= @version ORDER BY c.dueAt OFFSET 0 LIMIT @limit"
+            "SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} AND c.record.version <= @version ORDER BY c.dueAt OFFSET @skip LIMIT @limit"
         ))
         .with_parameter("@now", now)
+        .and_then(|query| query.with_parameter("@skip", skip))
         .and_then(|query| query.with_parameter("@version", item::VERSION))
         .and_then(|query| query.with_parameter("@limit", limit))
         .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
@@ -346,15 +347,30 @@ impl CosmosStore {
         self.query(query).await
     }
 
-    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
-        let text = "SELECT VALUE c.record.submittedAt FROM c WHERE c.dueAt > 0 AND c.record.status = @status AND c.record.fence = 0 \
+    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        #[derive(Deserialize)]
+        struct Moments {
+            #[serde(rename = "submittedAt")]
+            submitted: i64,
+            #[serde(rename = "sentAgainAt")]
+            sent_again: Option<i64>,
+            #[serde(rename = "wakeAt")]
+            wake: Option<i64>,
+        }
+        let text = "SELECT c.record.submittedAt, c.record.sentAgainAt, c.record.wakeAt FROM c \
+                    WHERE c.dueAt > @now AND c.record.status = @status AND c.record.fence = 0 \
                     AND c.record.version <= @version ORDER BY c.dueAt OFFSET 0 LIMIT @limit";
         let query = Query::from(text)
-            .with_parameter("@status", Status::Accepted.as_str())
+            .with_parameter("@now", self.now().as_milliseconds())
+            .and_then(|query| query.with_parameter("@status", Status::Accepted.as_str()))
             .and_then(|query| query.with_parameter("@version", item::VERSION))
             .and_then(|query| query.with_parameter("@limit", limit))
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        Ok(self.query(query).await?.into_iter().map(Timestamp::from_milliseconds).collect())
+        let waiting = |moments: Moments| Waiting {
+            since: Timestamp::from_milliseconds(moments.sent_again.unwrap_or(moments.submitted)),
+            is_put_off: moments.wake.is_some(),
+        };
+        Ok(self.query(query).await?.into_iter().map(waiting).collect())
     }
 
     pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {

@@ -17,7 +17,7 @@ use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
-use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned};
+use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned, Waiting};
 
 // The time that an invocation keeps for its last writes is counted with this.
 const _: () = assert!(BUSY_TIMEOUT.as_millis() == SQLITE_BUSY_TIMEOUT.as_millis());
@@ -124,33 +124,39 @@ impl SqliteStore {
         row.map(|(etag, text): (i64, String)| versioned(etag, &text)).transpose()
     }
 
-    pub(super) async fn overdue(&self, limit: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = now().as_milliseconds();
         let overdue = self.database.read(move |connection| {
             connection
                 .prepare_cached(
                     "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND (?2 IS NULL OR record ->> 'status' = ?2)
-                     AND record ->> 'schemaVersion' <= ?4 ORDER BY due_at LIMIT ?3",
+                     AND record ->> 'schemaVersion' <= ?4 ORDER BY due_at LIMIT ?3 OFFSET ?5",
                 )?
-                .query_map(params![now, status.map(Status::as_str), limit, SCHEMA_VERSION], |row| row.get(0).map(TrackingId::from_bytes))?
+                .query_map(params![now, status.map(Status::as_str), limit, SCHEMA_VERSION, skip], |row| {
+                    row.get(0).map(TrackingId::from_bytes)
+                })?
                 .collect()
         });
         Ok(overdue.await?)
     }
 
-    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Timestamp>, StoreError> {
-        let texts = self.database.read(move |connection| {
+    pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, StoreError> {
+        let now = now().as_milliseconds();
+        let rows = self.database.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT record -> 'submittedAt' FROM orders
-                     WHERE due_at IS NOT NULL AND record ->> 'status' = 'accepted' AND record ->> 'fence' = 0
+                    "SELECT coalesce(record -> 'sentAgainAt', record -> 'submittedAt'), record ->> 'wakeAt' IS NOT NULL FROM orders
+                     WHERE due_at > ?3 AND record ->> 'status' = 'accepted' AND record ->> 'fence' = 0
                      AND record ->> 'schemaVersion' <= ?2 ORDER BY due_at LIMIT ?1",
                 )?
-                .query_map([limit, SCHEMA_VERSION], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()
+                .query_map(params![limit, SCHEMA_VERSION, now], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<rusqlite::Result<Vec<(String, bool)>>>()
         });
-        let read = |text: String| serde_json::from_str(&text).map_err(|_| StoreError::Unreadable("when an order was submitted".into()));
-        texts.await?.into_iter().map(read).collect()
+        let read = |(text, is_put_off): (String, bool)| {
+            let since = serde_json::from_str(&text).map_err(|_| StoreError::Unreadable("since when an order waits".into()))?;
+            Ok(Waiting { since, is_put_off })
+        };
+        rows.await?.into_iter().map(read).collect()
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {

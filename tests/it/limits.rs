@@ -157,6 +157,23 @@ fn an_order_accepted_before_is_answered_beyond_the_rate_limit() {
 }
 
 #[test]
+fn a_refused_repeat_of_an_overdue_order_carries_its_message_once() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("RATE_LIMIT", "1/1h"), ("OVERDUE_AFTER", "2s")]);
+    let (id, message) = try_submit(&handler, "R-18", &[]).accepted();
+    assert_eq!(try_submit(&handler, "R-18", &[]).message, None, "it is not overdue");
+
+    let again = eventually("the order is overdue", || {
+        let again = try_submit(&handler, "R-18", &[]);
+        assert_eq!((again.status, &again.body["trackingId"]), (202, &json!(id)), "{again:?}");
+        again.message
+    });
+
+    assert_eq!(again, message);
+    assert_eq!(try_submit(&handler, "R-18", &[]).message, None, "it was sent just now");
+}
+
+#[test]
 fn while_too_many_wait_new_orders_are_refused_and_known_ones_answered() {
     for emulator in [None, Some(Emulator::start(&[]))] {
         let data = Directory::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::config::{Config, Records};
-use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Submission, Verdict};
+use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Submission, Sweep, Verdict};
 use waybill::domain::order::Names;
 use waybill::domain::quarantine::Quarantined;
 use waybill::domain::record::{Failure, Holder, Metadata, Record, Status};
@@ -16,7 +16,7 @@ use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::store::{Created, Etag, Filter, Replaced, StatusStore, Versioned};
+use waybill::store::{Created, Etag, Filter, Replaced, StatusStore, Versioned, Waiting};
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};
@@ -41,6 +41,7 @@ facts! {
     a_worker_claims_advances_and_finishes
     an_expired_record_is_gone_and_its_id_is_free
     overdue_orders_are_found_longest_due_first
+    an_order_waits_since_its_message_was_sent_and_while_it_is_not_overdue
     a_list_has_the_orders_that_match
     a_recent_read_sees_what_was_created_and_soon_what_was_changed
     nothing_is_found_where_nothing_is
@@ -255,10 +256,33 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     let finished = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), now, &budgets()).unwrap();
     here.replace(&finished, &found.etag).await.unwrap();
 
-    assert_eq!(there.overdue(10, None).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert_eq!(there.overdue(1, None).await.unwrap(), [oldest.tracking_id]);
-    assert_eq!(there.overdue(10, Some(Status::Accepted)).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert!(there.overdue(10, Some(Status::Processing)).await.unwrap().is_empty());
+    assert_eq!(there.overdue(10, 0, None).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert_eq!(there.overdue(1, 0, None).await.unwrap(), [oldest.tracking_id]);
+    assert_eq!(there.overdue(10, 1, None).await.unwrap(), [older.tracking_id]);
+    assert!(there.overdue(10, 2, None).await.unwrap().is_empty());
+    assert_eq!(there.overdue(10, 0, Some(Status::Accepted)).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert!(there.overdue(10, 0, Some(Status::Processing)).await.unwrap().is_empty());
+}
+
+async fn an_order_waits_since_its_message_was_sent_and_while_it_is_not_overdue(Instances { here, there }: Instances) {
+    let now = here.now();
+    let ago = |seconds: i64| Timestamp::from_milliseconds(now.as_milliseconds() - seconds * 1_000);
+    let [overdue, sent_again, put_off, fresh] = [record(ago(300)), record(ago(290)), record(ago(60)), record(ago(10))];
+    for record in [&overdue, &sent_again, &put_off, &fresh] {
+        created(&here, record).await;
+    }
+    let found = read(&here, &sent_again).await;
+    let Sweep::Emit(emitted) = lifecycle::sweep(&found.record, Duration::ZERO, ago(20), &budgets()) else { panic!("it is overdue") };
+    here.replace(&emitted, &found.etag).await.unwrap();
+    let found = read(&here, &put_off).await;
+    let woken = lifecycle::wake_up(&found.record, now.after(Duration::from_mins(5)), now, &budgets()).unwrap();
+    here.replace(&woken, &found.etag).await.unwrap();
+
+    let waiting = there.waiting(10).await.unwrap();
+
+    let expected = [(ago(20), false), (ago(10), false), (ago(60), true)];
+    assert_eq!(waiting, expected.map(|(since, is_put_off)| Waiting { since, is_put_off }));
+    assert_eq!(there.waiting(1).await.unwrap().len(), 1);
 }
 
 async fn a_list_has_the_orders_that_match(Instances { here, there }: Instances) {
@@ -306,7 +330,7 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
     assert!(here.read(record.tracking_id).await.unwrap().is_none());
     assert!(here.read_recent(record.tracking_id).await.unwrap().is_none());
     assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
-    assert!(here.overdue(10, None).await.unwrap().is_empty());
+    assert!(here.overdue(10, 0, None).await.unwrap().is_empty());
     here.answers().await.unwrap();
 }
 

@@ -72,6 +72,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         interruptions: 0,
         attempts_before: 0,
         emissions: 0,
+        sent_again_at: None,
         wake_ups: 0,
         lease: None,
         cancel_requested: false,
@@ -181,6 +182,7 @@ pub fn claim(found: &Record, claimant: &Claimant<'_>, budgets: &Budgets) -> Clai
     record.retry_at = None;
     record.wake_at = None;
     record.emissions = 0;
+    record.sent_again_at = None;
     record.started_at.get_or_insert(found.not_before(now));
     note(&mut record, if interrupted { Event::Interrupted } else { Event::Claimed }, None, now);
     Claim::Take(record)
@@ -298,10 +300,11 @@ pub fn sweep(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) 
     if let Some(wake_at) = found.wake_at.filter(|wake_at| *wake_at > now) {
         return Sweep::Postpone(Record { due_at: Some(found.due(wake_at.after(budgets.overdue_after))), ..found.clone() });
     }
-    // A re-driven order has waited since its re-drive, which was its last change.
     let patient_until = found.updated_at.after(patience(wait, budgets));
     if found.status == Status::Accepted && patient_until > now {
-        return Sweep::Postpone(Record { due_at: Some(found.due(patient_until.max(now.after(budgets.overdue_after)))), ..found.clone() });
+        // The order waits at most as long again: `wait` may come from a moment when no worker was there, e.g. a restart.
+        let pause = now.until(patient_until).min(waited(found, now)).max(budgets.overdue_after);
+        return Sweep::Postpone(Record { due_at: Some(found.due(now.after(pause))), ..found.clone() });
     }
     Sweep::Emit(emit_again(found, wait, now, budgets))
 }
@@ -319,10 +322,21 @@ fn patience(wait: Duration, budgets: &Budgets) -> Duration {
     wait.saturating_mul(PATIENCE).min(budgets.order_deadline / MOST_PATIENCE)
 }
 
-/// The record to write before a message is sent again.
+/// Time for which an order has waited. A re-driven order has waited since its re-drive, which was its last change.
+fn waited(found: &Record, now: Timestamp) -> Duration {
+    found.updated_at.until(now)
+}
+
+/// The record to write before a message is sent again. Should that message be lost, the next look comes no later than the order has
+/// waited already, or `overdue_after`, doubled with each message that was sent before.
 fn emit_again(found: &Record, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
-    let pause = budgets.overdue_after.max(patience(wait, budgets)).saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS));
-    Record { due_at: Some(found.due(now.after(pause))), emissions: found.emissions + 1, ..found.clone() }
+    let pause = patience(wait, budgets).min(waited(found, now)).max(budgets.overdue_after);
+    Record {
+        due_at: Some(found.due(now.after(pause.saturating_mul(1 << found.emissions.min(MAX_DOUBLINGS))))),
+        emissions: found.emissions + 1,
+        sent_again_at: found.sent_again_at.or(Some(now)),
+        ..found.clone()
+    }
 }
 
 /// Next step for a dead letter.
@@ -472,6 +486,7 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     record.attempts_before = record.attempt;
     record.interruptions = 0;
     record.emissions = 0;
+    record.sent_again_at = None;
     record.wake_ups = 0;
     record.progress = 0;
     record.stage = None;

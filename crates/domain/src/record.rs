@@ -66,6 +66,9 @@ pub struct Record {
     /// Times that the message was sent again since the last claim.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub emissions: u32,
+    /// Moment of the first of these `emissions`. Records of earlier programs do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_again_at: Option<Timestamp>,
     /// Copies of the message scheduled in this life by deliveries that met a live lease; see [`MAX_WAKE_UPS`](crate::lifecycle::MAX_WAKE_UPS).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wake_ups: u32,

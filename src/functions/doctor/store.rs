@@ -68,7 +68,7 @@ fn local_clock() -> i64 {
 /// The sweeper is judged by what it leaves: its timer may run on another instance.
 async fn sweeper(store: &StatusStore) -> Option<Finding> {
     let most = i64::try_from(SWEEPS.as_millis()).unwrap_or(i64::MAX);
-    let id = store.overdue(1, None).await.ok()?.pop()?;
+    let id = store.overdue(1, 0, None).await.ok()?.pop()?;
     let due_at = store.read(id).await.ok()??.record.due_at?;
     let late = store.now().as_milliseconds().saturating_sub(due_at.as_milliseconds());
     (late > most).then(|| {

@@ -64,6 +64,8 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     emissions: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    sent_again_at: Option<Milliseconds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     wake_ups: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<Lease>,
@@ -133,6 +135,7 @@ impl Item {
                 interruptions: (record.interruptions > 0).then_some(record.interruptions),
                 attempts_before: (record.attempts_before > 0).then_some(record.attempts_before),
                 emissions: (record.emissions > 0).then_some(record.emissions),
+                sent_again_at: record.sent_again_at.map(Milliseconds),
                 wake_ups: (record.wake_ups > 0).then_some(record.wake_ups),
                 lease: record.lease.clone(),
                 cancel_requested: record.cancel_requested,
@@ -187,6 +190,7 @@ impl Item {
             interruptions: body.interruptions.unwrap_or(0),
             attempts_before: body.attempts_before.unwrap_or(0),
             emissions: body.emissions.unwrap_or(0),
+            sent_again_at: body.sent_again_at.map(|moment| moment.0),
             wake_ups: body.wake_ups.unwrap_or(0),
             lease: body.lease,
             cancel_requested: body.cancel_requested,
