@@ -614,13 +614,55 @@ fn an_order_that_waits_for_its_next_try_is_not_expected_before_it() {
 #[test]
 fn what_an_order_took_that_an_operator_put_back_says_nothing_of_others() {
     let day = Timestamp::from_milliseconds(86_400_000);
-    let claimed = claimed(&redriven_unclaimed(day), day);
+    let redriven = redriven_unclaimed(day);
+    let claimed = claimed(&redriven, day);
     let ended = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), day, &budgets()).unwrap();
     let times = CompletionTimes::default();
 
-    times.observe_end(&ended);
+    let only_queued = QueueWait::default().observe_claim(&redriven, &claimed, true).is_some();
+    times.observe_end(&ended, only_queued);
 
     assert_eq!(times.estimate(Duration::from_secs(1), Duration::ZERO).whole, Duration::from_secs(1));
+}
+
+#[test]
+fn an_order_that_a_delivery_has_put_off_says_nothing_of_the_queue() {
+    let now = Timestamp::from_milliseconds(0);
+    let put_off = lifecycle::wake_up(&accepted(), now.after(Duration::from_mins(5)), now, &budgets()).unwrap();
+    let later = now.after(Duration::from_mins(6));
+    let queue_wait = QueueWait::default();
+
+    assert_eq!(queue_wait.observe_claim(&put_off, &claimed(&put_off, later), true), None);
+    assert_eq!(queue_wait.usual(), Duration::ZERO);
+    assert_eq!(queue_wait.observe_claim(&accepted(), &claimed(&accepted(), later), true), Some(Duration::from_mins(6)));
+}
+
+#[test]
+fn a_wait_from_before_the_start_makes_the_sweeper_no_more_patient() {
+    let later = Timestamp::from_milliseconds(360_000);
+    let queue_wait = QueueWait::default();
+    queue_wait.begin();
+
+    let wait = queue_wait.observe_claim(&accepted(), &claimed(&accepted(), later), true);
+
+    assert_eq!(wait, Some(Duration::from_mins(6)));
+    assert!(queue_wait.usual() < Duration::from_mins(1), "{:?}", queue_wait.usual());
+}
+
+#[test]
+fn the_time_before_a_message_was_sent_again_or_a_wake_up_came_delays_no_look() {
+    let estimate = Estimate { whole: Duration::from_secs(10), work: Duration::from_secs(1) };
+    let now = Timestamp::from_milliseconds(300_000);
+    let moment = |seconds_ago: i64| Timestamp::from_milliseconds(now.as_milliseconds() - seconds_ago * 1_000);
+    let sent_again = Record { sent_again_at: Some(moment(4)), emissions: 1, ..accepted() };
+    let to_wake = Record { wake_at: Some(moment(-20)), ..accepted() };
+    let woken = Record { wake_at: Some(moment(20)), ..accepted() };
+    let again = claimed(&Record { started_at: Some(moment(600)), ..accepted() }, moment(3));
+
+    assert_eq!(estimate.next_look(&sent_again, now), Duration::from_secs(3));
+    assert_eq!(estimate.completion(&to_wake, now), now.after(Duration::from_secs(21)));
+    assert_eq!(estimate.next_look(&woken, now), Duration::from_secs(2));
+    assert_eq!(estimate.next_look(&again, now), Duration::from_millis(300));
 }
 
 #[test]

@@ -133,6 +133,7 @@ async fn open_store(app: &App) -> String {
                     info!(store.path = %data.display(), "the embedded store is open");
                     // Cannot fail: only this function sets the store, once.
                     drop(app.store.set(StatusStore::Sqlite(store)));
+                    app.queue_wait.begin();
                     std::future::pending().await
                 }
                 Ok(Err(problem @ Error::LogLost(..))) => {
@@ -145,6 +146,7 @@ async fn open_store(app: &App) -> String {
         Records::Cosmos(cosmos, key) => {
             let store = CosmosStore::connect(cosmos, key, |reason| *app.store_trouble.lock() = Some(reason)).await;
             drop(app.store.set(StatusStore::Cosmos(store.clone())));
+            app.queue_wait.begin();
             store.keep().await
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::domain::record::{Event, Record, Status};
+use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
 
@@ -28,7 +28,7 @@ pub struct CompletionTimes {
 struct Took {
     /// The times from submission to end.
     whole: Last,
-    /// The times from the first claim to the end.
+    /// The times from the last claim to the end.
     work: Last,
 }
 
@@ -37,22 +37,23 @@ struct Took {
 pub struct Estimate {
     /// The time from submission to end.
     pub whole: Duration,
-    /// The time from the first claim to the end.
+    /// The time from the last claim to the end.
     pub work: Duration,
 }
 
 impl CompletionTimes {
-    /// Learns from an order that has ended. A cancelled order says nothing about the next one; nor does an order that an operator put
-    /// back on its way, since its time includes the wait for the operator.
-    pub fn observe_end(&self, record: &Record) {
-        let redriven = record.attempts_before > 0 || record.history.iter().any(|transition| transition.event == Event::Redriven);
-        if record.status == Status::Cancelled || redriven {
+    /// Learns from an order that has ended. A cancelled order says nothing about the next one. `only_queued`: the order waited for
+    /// nothing but its turn in the queue. Other waits say nothing about the next order: for the backend behind an open breaker, for a
+    /// retry, for a lost message to be sent again, for an operator.
+    pub fn observe_end(&self, record: &Record, only_queued: bool) {
+        let (Some(claimed_at), Some(completed_at)) = (record.claimed_at(), record.completed_at) else { return };
+        if record.status == Status::Cancelled {
             return;
         }
-        if let (Some(started_at), Some(completed_at)) = (record.started_at, record.completed_at) {
-            let mut took = self.took.lock();
+        let mut took = self.took.lock();
+        took.work.observe(claimed_at.until(completed_at));
+        if only_queued {
             took.whole.observe(record.submitted_at.until(completed_at));
-            took.work.observe(started_at.until(completed_at));
         }
     }
 
@@ -80,7 +81,7 @@ impl Estimate {
         }
         let left = self.left(record, now);
         let pause = if left.is_zero() {
-            let overtime = record.submitted_at.until(now) / OVERTIME;
+            let overtime = since(record, now).until(now) / OVERTIME;
             self.by_progress(record).map_or(overtime, |left| overtime.min(left / 2))
         } else {
             left / 2
@@ -96,18 +97,27 @@ impl Estimate {
 
     /// The rest of the estimated time. Zero: the order should have ended.
     fn left(&self, record: &Record, now: Timestamp) -> Duration {
-        if let Some(retry_at) = record.retry_at.filter(|retry_at| *retry_at > now) {
-            return now.until(retry_at) + self.work;
+        let begins = [record.retry_at, record.wake_at].into_iter().flatten().max();
+        if let Some(begins) = begins.filter(|begins| record.lease.is_none() && *begins > now) {
+            return now.until(begins) + self.work;
         }
-        match (record.status, record.started_at) {
-            (Status::Accepted, _) => self.whole.saturating_sub(record.submitted_at.until(now)),
-            (_, started_at) => {
-                // Both shrink, and a report of progress is no reason to look later than without the report.
-                let by_time = self.work.saturating_sub(started_at.map_or(Duration::ZERO, |started_at| started_at.until(now)));
-                self.by_progress(record).map_or(by_time, |left| left.min(by_time))
-            }
+        let passed = since(record, now).until(now);
+        if record.status == Status::Accepted {
+            return self.whole.saturating_sub(passed);
         }
+        // Both shrink, and a report of progress is no reason to look later than without the report.
+        let by_time = self.work.saturating_sub(passed);
+        self.by_progress(record).map_or(by_time, |left| left.min(by_time))
     }
+}
+
+/// Since when an order is on its way to its end, as far as nothing came in between: since its last claim, or since its message was last
+/// known to be sent.
+fn since(record: &Record, now: Timestamp) -> Timestamp {
+    // The last change of an accepted order is its submission, or its re-drive.
+    let changed_at = Some(record.updated_at).filter(|_| record.status == Status::Accepted);
+    let sent = [changed_at, record.sent_again_at, record.retry_at, record.wake_at].into_iter().filter(|_| record.lease.is_none());
+    sent.chain([record.claimed_at()]).flatten().filter(|moment| *moment <= now).max().unwrap_or(record.submitted_at)
 }
 
 /// The header fields for a pause: `Retry-After` in whole seconds, at least one, and the finer field that Azure's own clients know,

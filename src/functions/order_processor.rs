@@ -115,6 +115,8 @@ struct Delivery<'a> {
     unconfirmed_wake_ups: Vec<Timestamp>,
     /// Whether a line in the log says that this delivery puts its order off.
     told_put_off: bool,
+    /// Whether the order that this delivery has claimed had waited for nothing but its turn in the queue.
+    only_queued: bool,
 }
 
 impl<'a> Delivery<'a> {
@@ -133,6 +135,7 @@ impl<'a> Delivery<'a> {
             unwritten_since: None,
             unconfirmed_wake_ups: Vec::new(),
             told_put_off: false,
+            only_queued: false,
         })
     }
 

@@ -1,7 +1,8 @@
 //! The time that orders have lately waited for their first claim, as far as this instance claimed them.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::domain::record::{Record, Status};
 
@@ -12,16 +13,27 @@ const WEIGHT: u64 = 2;
 #[derive(Debug, Default)]
 pub struct QueueWait {
     milliseconds: AtomicU64,
+    /// Since when this instance could claim orders.
+    since: OnceLock<Instant>,
 }
 
 impl QueueWait {
+    /// This instance can claim orders from now on.
+    pub fn begin(&self) {
+        self.since.get_or_init(Instant::now);
+    }
+
     /// Learns from an order that was `found` and then `claimed`: the wait in the queue, or `None` if the order waited for something
-    /// else. A lost message waits for the sweeper, and a second delivery comes after a first one that failed. Such a wait would make
-    /// the sweeper more patient with the next lost message, and the next such wait longer still.
+    /// else. A lost message waits for the sweeper, a second delivery comes after a first one that failed, and an order with a
+    /// `wakeAt` was put off, e.g. while the backend was away. Such a wait would make the sweeper more patient with the next lost
+    /// message, and the next such wait longer still.
     pub fn observe_claim(&self, found: &Record, claimed: &Record, is_first_delivery: bool) -> Option<Duration> {
-        let first = is_first_delivery && found.status == Status::Accepted && found.fence == 0 && found.emissions == 0;
+        let first =
+            is_first_delivery && found.status == Status::Accepted && found.fence == 0 && found.emissions == 0 && found.wake_at.is_none();
         let wait = claimed.submitted_at.until(claimed.started_at.filter(|_| first)?);
-        self.observe(wait);
+        // Before this instance was there, an order may have waited for no queue but for a worker, e.g. while the app was restarted.
+        let up = self.since.get().map_or(Duration::MAX, Instant::elapsed);
+        self.observe(wait.min(up));
         Some(wait)
     }
 

@@ -552,6 +552,31 @@ fn completion_is_expected_after_a_second_and_then_after_what_calls_took() {
 }
 
 #[test]
+fn waits_for_a_backend_that_is_away_are_expected_of_no_later_order() {
+    let data = Directory::new();
+    let backend = Backend::start([reply(503, &[], "")]);
+    let handler = backend.handler(data.path(), &[("RETRY_BASE", "200ms"), ("RETRY_CAP", "200ms")]);
+    let orders: Vec<_> = (0..12).map(|number| submit(&handler, &format!("B-AWAY-{number}"))).collect();
+    std::thread::scope(|scope| {
+        let working: Vec<_> = orders.iter().map(|(_, message)| scope.spawn(|| handler.process(message).status)).collect();
+        eventually("the breaker is open, and a probe fails", || (backend.fake.heard().len() >= 8).then_some(()));
+        backend.fake.reply([json_reply(200, &json!(1))]);
+        for thread in working {
+            assert_eq!(thread.join().unwrap(), 200);
+        }
+    });
+    let waits: Vec<_> = orders.iter().map(|(id, _)| handler.status(id).body).collect();
+    let took = |status: &Value| moment(&status["completedAt"]) - moment(&status["submittedAt"]);
+    assert!(waits.iter().filter(|status| took(status) > 1000).count() > 2, "{waits:?}");
+
+    let answer = handler.ingress(Some(&order("B-LATER").to_string()), &[]);
+
+    let expected = moment(&answer.body["estimatedCompletion"]) - moment(&answer.body["submittedAt"]);
+    assert!(expected <= 1000, "{expected} ms: {answer:?}");
+    assert_eq!(answer.headers["Retry-After"], "1", "{answer:?}");
+}
+
+#[test]
 fn a_backend_that_fails_twice_is_asked_a_third_time_under_the_same_key() {
     let data = Directory::new();
     let backend = Backend::start([reply(503, &[], SECRET), reply(500, &[], SECRET), json_reply(200, &json!({}))]);

@@ -128,6 +128,12 @@ impl Record {
         self.names.clone().unwrap_or_else(|| Names::of(&self.order))
     }
 
+    /// Moment of the latest claim.
+    pub fn claimed_at(&self) -> Option<Timestamp> {
+        let claim = self.history.iter().rev().find(|transition| matches!(transition.event, Event::Claimed | Event::Interrupted));
+        claim.map(|claim| claim.at)
+    }
+
     /// Life whose idempotency key the work is called with.
     pub fn key_life(&self) -> Uuid {
         self.key_life.unwrap_or(self.life)

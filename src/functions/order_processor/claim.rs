@@ -94,8 +94,8 @@ impl ClaimAttempt<'_, '_> {
             return Err(Next::Abandon(Refusal::abandon("a claim does not own its order: this is a bug")));
         };
         self.delivery.replace(&ended, &self.found.etag).await?;
-        self.observe(&claimed);
-        app.completion_times.observe_end(&ended);
+        let only_queued = self.observe(&claimed);
+        app.completion_times.observe_end(&ended, only_queued);
         told::transition(&ended, functions::ended_text(&ended));
         Ok(())
     }
@@ -119,16 +119,19 @@ impl ClaimAttempt<'_, '_> {
         // A wake-up from before this claim is none of this try.
         self.delivery.unconfirmed_wake_ups.clear();
         failpoint!("after-claim");
-        self.observe(&record);
+        self.delivery.only_queued = self.observe(&record);
         Ok(Versioned { record, etag })
     }
 
-    /// A claim is recorded. The wait of its order tells how long the queue is.
-    fn observe(&self, claimed: &Record) {
+    /// A claim is recorded. The wait of its order tells how long the queue is, if the order waited for nothing else: then `true`.
+    fn observe(&self, claimed: &Record) -> bool {
         let app = self.delivery.app;
-        if let Some(wait) = app.queue_wait.observe_claim(&self.found.record, claimed, self.delivery.is_first) {
+        let is_first = self.delivery.is_first && !self.delivery.told_put_off;
+        let wait = app.queue_wait.observe_claim(&self.found.record, claimed, is_first);
+        if let Some(wait) = wait {
             app.admission.observe_claim(wait);
         }
         told::transition(claimed, "order claimed");
+        wait.is_some()
     }
 }

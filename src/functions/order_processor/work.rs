@@ -113,7 +113,7 @@ impl<'a> ClaimedOrder<'a> {
             return wake_up::schedule(self.delivery, &self.latest, retry_at).await;
         }
         failpoint!("after-finish");
-        self.delivery.app.completion_times.observe_end(record);
+        self.delivery.app.completion_times.observe_end(record, self.delivery.only_queued);
         told::transition(record, functions::ended_text(record));
         Ok(())
     }
