@@ -71,7 +71,7 @@ fn tracking_id(accepted: &Response) -> String {
 }
 
 /// The handler that a host started.
-fn handler_of(data: &Path) -> u32 {
+pub fn handler_of(data: &Path) -> u32 {
     eventually("the handler is on record", || {
         let record: Value = serde_json::from_slice(&std::fs::read(data.join("handler.json")).ok()?).ok()?;
         record["process"].as_u64()?.try_into().ok()
@@ -889,6 +889,54 @@ mod messages {
         });
         assert_eq!(broker.heard().len(), 1);
         assert!(scheduled(&broker.heard()[0]).1.contains(&id));
+    }
+
+    #[test]
+    fn a_claim_that_is_answered_after_the_backend_went_away_is_taken_back_and_counts_no_interruption() {
+        const OTHERS: usize = 5;
+        let data = Directory::new();
+        let broker = namespace();
+        let open = Arc::new(AtomicBool::new(false));
+        let is_open = Arc::clone(&open);
+        let backend = Fake::answering(move |number, _| {
+            if number >= OTHERS {
+                return reply(200, &[], "{}");
+            }
+            eventually("it may fail", || is_open.load(Ordering::Relaxed).then_some(()));
+            reply(503, &[], "")
+        });
+        let url = format!("{}/orders", backend.url);
+        let more = [("FULFILLMENT_URL", url.as_str()), ("RETRY_BASE", "200ms"), ("RETRY_CAP", "200ms"), ("LEASE", "1s")];
+        let handler = Handler::start(data.path(), &[&queue(&broker)[..], &more].concat());
+        let others: Vec<_> = (0..OTHERS).map(|number| submit(&handler, &format!("FAILS-{number}"))).collect();
+        let (id, message) = submit(&handler, "LATE-CLAIM");
+        let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+        database.busy_timeout(Duration::from_secs(10)).unwrap();
+
+        std::thread::scope(|scope| {
+            let (handler, message) = (&handler, &message);
+            for (_, message) in &others {
+                scope.spawn(move || handler.process(message));
+            }
+            backend.until_heard(OTHERS);
+            // No write is answered for more than half of a lease.
+            database.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let locked = Instant::now();
+            let late = scope.spawn(move || deliver(handler, message, "i-late").status);
+            eventually("it waits for its claim", || (locked.elapsed() > Duration::from_millis(400)).then_some(()));
+            open.store(true, Ordering::Relaxed);
+            eventually("the breaker is open", || handler.program.lines().iter().any(|line| line.contains("is down")).then_some(()));
+            eventually("the answer is late", || (locked.elapsed() > Duration::from_millis(800)).then_some(()));
+            database.execute_batch("COMMIT").unwrap();
+            assert_eq!(late.join().unwrap(), 200);
+        });
+        let copy = broker.heard().into_iter().map(|heard| scheduled(&heard)).find(|(_, text)| text.contains(&id)).unwrap();
+        eventually("its copy is due", || (jiff::Timestamp::now() >= copy.0).then_some(()));
+        assert_eq!(deliver(&handler, &copy.1, "i-copy").status, 200);
+
+        let ended = shown(&handler, &id);
+        assert_eq!(events(&ended), ["accepted", "claimed", "claimed", "completed"], "{ended}");
+        assert_eq!(ended["attempt"], 1);
     }
 
     const CONNECTION: &str =

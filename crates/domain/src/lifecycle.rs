@@ -220,6 +220,19 @@ pub fn wake_up(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budge
     (!stands).then(|| Record { wake_at: Some(until), due_at, ..found.clone() })
 }
 
+/// The record of an order whose claim is recorded, and whose work its claimant will not begin: the work cannot be done before `until`.
+/// The claim was no try, and no later claim may count it as an interruption. A copy of the message is to be scheduled for `wakeAt`.
+pub fn release(found: &Record, until: Timestamp, now: Timestamp, budgets: &Budgets) -> Record {
+    let until = until.max(now.after(TOLERANCE * 2));
+    Record {
+        lease: None,
+        attempt: found.attempt.saturating_sub(1),
+        wake_at: Some(until),
+        due_at: Some(found.due(until.after(budgets.overdue_after))),
+        ..found.clone()
+    }
+}
+
 /// The end of an order that no worker works on, if a budget is spent or the owner asked to cancel it. `interrupted`: the lease in the
 /// record is that of a worker that ended without a verdict.
 fn give_up(found: &Record, interrupted: bool, now: Timestamp, budgets: &Budgets) -> Option<Record> {

@@ -78,8 +78,12 @@ enum Fault {
     Early,
     /// The backend is known not to answer.
     Away,
+    /// A program that is too old to read the record takes a message.
+    Older,
     /// The client sends its order again.
     AskAgain,
+    /// The client sends its order again and is refused.
+    AskRefused,
     /// An operator re-drives a failed order.
     Redrive,
     /// The owner asks to cancel the order.
@@ -281,6 +285,8 @@ struct State {
     calls: u8,
     /// Lives that have had their outcome.
     ended: [bool; LIVES],
+    /// Faults after which a worker may be gone, or a lease may have run out.
+    interrupting: u8,
 }
 
 impl State {
@@ -302,6 +308,7 @@ impl State {
             faults,
             calls: 0,
             ended: [false; LIVES],
+            interrupting: 0,
         }
     }
 
@@ -408,6 +415,7 @@ impl Steps<'_> {
         if self.from.faults[fault as usize] > 0 {
             let mut to = self.from.clone();
             to.faults[fault as usize] -= 1;
+            to.interrupting += u8::from(matches!(fault, Fault::Crash | Fault::Kill | Fault::Abandon | Fault::Pause));
             self.push(label, true, to, change);
         }
     }
@@ -443,6 +451,8 @@ enum Mutant {
     DeadLetterIsDropped,
     RedriveKeepsTheLife,
     RedriveDoesNotRaiseTheFence,
+    AwayKeepsTheLease,
+    RefusedRepeatDoesNotMoveDueAt,
 }
 
 /// The product's decisions, with at most one rule removed.
@@ -493,6 +503,23 @@ impl Rules {
     fn wake(&self, found: &Record, until: Timestamp) -> Option<Record> {
         let wake_at = found.wake_at.filter(|_| !self.lacks(Mutant::WakeAlwaysSchedules));
         lifecycle::wake_up(&Record { wake_at, ..found.clone() }, until, NOW, &self.budgets)
+    }
+
+    /// The record of a worker that finds its own claim and the backend away.
+    fn release(&self, found: &Record, until: Timestamp) -> Option<Record> {
+        if self.lacks(Mutant::AwayKeepsTheLease) {
+            return self.wake(found, until);
+        }
+        Some(lifecycle::release(found, until, NOW, &self.budgets))
+    }
+
+    /// The record before a refused repeat of the order carries the message.
+    fn refused_repeat(&self, found: &Record) -> Option<Record> {
+        match lifecycle::sweep(found, self.wait, NOW, &self.budgets) {
+            Sweep::Emit(_) if self.lacks(Mutant::RefusedRepeatDoesNotMoveDueAt) => Some(found.clone()),
+            Sweep::Emit(record) => Some(record),
+            _ => None,
+        }
     }
 
     /// Token with this fence and the life of `found`: while a record is kept, the fence alone must tell an old life apart.
@@ -699,6 +726,18 @@ impl<'a> World<'a> {
                     steps.fault(Fault::AskAgain, ("the client asks again", 0), |state| {
                         state.send(life);
                         Ok(())
+                    });
+                }
+                if let Some(changed) = self.rules.refused_repeat(&self.record(record)) {
+                    let change = self.sketch(&changed);
+                    steps.fault(Fault::AskRefused, ("a repeat is refused, and carries the message", 0), |state| {
+                        write(state, None, change)?;
+                        state.send(life);
+                        let stays = state.record.is_some_and(|record| record.due == Some(0));
+                        if stays { Err("an order stays overdue although its message is sent") } else { Ok(()) }
+                    });
+                    steps.fault(Fault::AskRefused, ("a repeat is refused, and the host does not send", 0), |state| {
+                        write(state, None, change)
                     });
                 }
             }
@@ -923,6 +962,13 @@ impl<'a> World<'a> {
         if worker.is_working() {
             steps.fault(Fault::Kill, ("is killed:", k), abandon);
         }
+        let is_own = steps.from.record.is_some_and(|record| record.lease.is_some_and(|(who, _)| who == Who::Worker(k)));
+        if worker.at == At::Look && !is_own {
+            steps.fault(Fault::Older, ("cannot read the record:", k), |state| {
+                state.complete(k);
+                Ok(())
+            });
+        }
         if matches!(worker.at, At::Look | At::Wait(_)) {
             steps.fault(Fault::Abandon, ("abandons its message:", k), abandon);
         }
@@ -967,7 +1013,9 @@ impl<'a> World<'a> {
             Claim::Take(taken) => {
                 decides("takes it:", Purpose::Claim, &taken);
                 let until = ahead(AWAY);
-                self.step_aside(steps, k, Some(Fault::Away), until, self.rules.wake(record, until));
+                let is_own = record.lease.as_ref().is_some_and(|lease| lease.holder == holder && lease.invocation == invocation);
+                let wake = if is_own { self.rules.release(record, until) } else { self.rules.wake(record, until) };
+                self.step_aside(steps, k, Some(Fault::Away), until, wake);
             }
         }
     }
@@ -1172,8 +1220,15 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
     if same_life && before.progress > after.progress {
         return Err("progress went backwards");
     }
-    if same_life && before.attempt > after.attempt {
+    let holds = |sketch: &Sketch, k| sketch.lease.is_some_and(|(who, _)| who == Who::Worker(k));
+    // A worker that has not begun to work takes its claim back.
+    let releases = writer.is_some_and(|k| holds(&before, k) && after.lease.is_none() && after.retry.is_none() && !ends);
+    if same_life && before.attempt > after.attempt + u8::from(releases) {
         return Err("tries were forgotten");
+    }
+    let has_run_out = before.lease.is_some_and(|(_, expires)| expires == 0);
+    if same_life && has_run_out && after.interruptions > before.interruptions.max(state.interrupting) {
+        return Err("an interruption that was none");
     }
     if after.attempt - after.attempts_before > MAX_ATTEMPTS {
         return Err("more tries than the budget allows");
@@ -1187,7 +1242,6 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
     if before.wish && after.retry.is_some() {
         return Err("a further try of an order that is to be cancelled");
     }
-    let holds = |sketch: &Sketch, k| sketch.lease.is_some_and(|(who, _)| who == Who::Worker(k));
     let takes = writer.is_some_and(|k| holds(&after, k) && !holds(&before, k));
     for (k, worker) in state.workers.iter_mut().enumerate() {
         if writer == Some(k) {
@@ -1473,6 +1527,28 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
     (
         Scope { name: "a wish to cancel, a lost answer", faults: &[(Fault::Cancel, 1), (Fault::LostAnswer, 1)], most: 5, ..PLAIN },
         &[(Mutant::RenewedClaimForgetsTheWish, "a claim of an order that is to be cancelled")],
+    ),
+    (
+        Scope {
+            name: "the backend away, a lost answer",
+            faults: &[(Fault::Away, 2), (Fault::LostAnswer, 1), (Fault::Duplicate, 1)],
+            most: 5,
+            ..PLAIN
+        },
+        &[(Mutant::AwayKeepsTheLease, "an interruption that was none")],
+    ),
+    (
+        Scope { name: "two messages at an older program, a crash", faults: &[(Fault::Older, 2), (Fault::Crash, 1)], most: 5, ..PLAIN },
+        &[(Mutant::SweepDoesNothing, "no way leads to an end")],
+    ),
+    (
+        Scope {
+            name: "a lost send, asked again in vain, a crash",
+            faults: &[(Fault::LostSend, 1), (Fault::AskRefused, 2), (Fault::Crash, 1)],
+            most: 7,
+            ..PLAIN
+        },
+        &[(Mutant::RefusedRepeatDoesNotMoveDueAt, "an order stays overdue although its message is sent")],
     ),
     (
         Scope { name: "two pauses", faults: &[(Fault::Pause, 2)], most: 4, ..PLAIN },

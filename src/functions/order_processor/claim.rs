@@ -67,16 +67,29 @@ impl ClaimAttempt<'_, '_> {
             told::put_off(&self.found.record, why, until);
         }
         if self.delivery.app.queue.is_none() {
+            if let Some(record) = wake.filter(|_| self.is_own()) {
+                self.delivery.replace(&lifecycle::take_back_wake_up(&record), &self.found.etag).await?;
+            }
             return Err(Next::LookAgain(Reason::Held(until)));
         }
         wake_up::record_and_schedule(self.delivery, self.found, wake, until).await
     }
 
+    /// Whether the claim of this delivery is recorded already: the answer to that write was lost, or came late.
+    fn is_own(&self) -> bool {
+        let lease = self.found.record.lease.as_ref();
+        lease.is_some_and(|lease| lease.holder == self.delivery.app.holder && lease.invocation == self.delivery.invocation)
+    }
+
     /// The backend is known to be away: waiting for it is no try.
     async fn wait_for_backend(&mut self, pause: Duration) -> Result<(), Next> {
-        let now = self.delivery.store.now();
+        let (now, budgets) = (self.delivery.store.now(), &self.delivery.app.config.budgets);
         let until = now.after(pause);
-        let wake = lifecycle::wake_up(&self.found.record, until, now, &self.delivery.app.config.budgets);
+        let wake = if self.is_own() {
+            Some(lifecycle::release(&self.found.record, until, now, budgets))
+        } else {
+            lifecycle::wake_up(&self.found.record, until, now, budgets)
+        };
         self.step_aside(until, wake, "the backend does not answer").await
     }
 
