@@ -304,6 +304,32 @@ impl StatusStore {
         }
     }
 
+    /// Whether the store takes writes, as far as that can be tried without a cost.
+    pub async fn takes_writes(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.takes_writes().await,
+            Self::Cosmos(_) => Ok(()),
+        }
+    }
+
+    /// Whether a write that failed may still show, though reads do not show it now: then a miss does not prove that an order was not
+    /// accepted.
+    pub fn has_write_in_doubt(&self) -> bool {
+        match self {
+            Self::Sqlite(store) => store.has_write_in_doubt(),
+            // A write that may arrive late is known by its order.
+            Self::Cosmos(_) => false,
+        }
+    }
+
+    /// Waits until a part of the store in this process has broken down.
+    pub async fn broke_down(&self) {
+        match self {
+            Self::Sqlite(store) => store.broke_down().await,
+            Self::Cosmos(_) => std::future::pending().await,
+        }
+    }
+
     /// The store's clock, which decides whether a lease has run out.
     pub fn now(&self) -> Timestamp {
         match self {

@@ -132,9 +132,11 @@ async fn open_store(app: &App) -> String {
                 Ok(Ok(store)) => {
                     info!(store.path = %data.display(), "the embedded store is open");
                     // Cannot fail: only this function sets the store, once.
-                    drop(app.store.set(StatusStore::Sqlite(store)));
+                    let store = StatusStore::Sqlite(store);
+                    drop(app.store.set(store.clone()));
                     app.queue_wait.begin();
-                    std::future::pending().await
+                    store.broke_down().await;
+                    "a thread of the embedded store broke down".into()
                 }
                 Ok(Err(problem @ Error::LogLost(..))) => {
                     format!("{problem}; or go on without it: waybill accept-loss --data {}", data.display())

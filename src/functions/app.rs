@@ -111,10 +111,12 @@ impl App {
         tokio::time::timeout(OPENING, self.store.wait()).await.ok()
     }
 
-    /// The store's figures, if the store answers.
-    pub async fn probe_store(&self) -> Option<Value> {
-        let store = self.store.get()?;
-        store.answers().await.ok().map(|()| store.figures())
+    /// The store's figures, or why the store is not ready.
+    pub async fn probe_store(&self) -> Result<Value, &'static str> {
+        let store = self.store.get().ok_or("the store does not answer")?;
+        store.answers().await.map_err(|_| "the store does not answer")?;
+        store.takes_writes().await.map_err(|_| "the store takes no writes")?;
+        Ok(store.figures())
     }
 
     /// The store's figures, if the store answered within the last second. Requests at the same time share one question.
@@ -126,7 +128,7 @@ impl App {
             return figures.clone();
         }
         // A probe that gets no answer tells its sender less than a 503.
-        let figures = tokio::time::timeout(OPENING, self.probe_store()).await.ok().flatten();
+        let figures = tokio::time::timeout(OPENING, self.probe_store()).await.ok().and_then(Result::ok);
         *probed = Some((Instant::now(), figures.clone()));
         figures
     }

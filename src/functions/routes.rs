@@ -157,14 +157,14 @@ fn healthz() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("healthz").and(warp::get()).map(|| json_response(StatusCode::OK, &json!({ "status": "alive" })))
 }
 
-/// GET /readyz — the store answers.
+/// GET /readyz — the store answers and takes writes.
 fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
     warp::path!("readyz").and(warp::get()).then(move || {
         let app = Arc::clone(&app);
         async move {
             let (status, mut body) = match app.probe_store().await {
-                Some(figures) => (StatusCode::OK, json!({ "status": "ready", "store": figures })),
-                None => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": "the store does not answer" })),
+                Ok(figures) => (StatusCode::OK, json!({ "status": "ready", "store": figures })),
+                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "status": "not ready", "reason": reason })),
             };
             app.add_figures(&mut body);
             json_response(status, &body)

@@ -101,6 +101,18 @@ impl SqliteStore {
         self.database.close().await;
     }
 
+    pub(super) fn has_write_in_doubt(&self) -> bool {
+        self.database.has_write_in_doubt()
+    }
+
+    pub(super) async fn takes_writes(&self) -> Result<(), StoreError> {
+        Ok(self.database.takes_writes().await?)
+    }
+
+    pub(super) async fn broke_down(&self) {
+        self.database.broke_down().await;
+    }
+
     pub(super) fn tracking_key(&self) -> &TrackingKey {
         &self.tracking_key
     }

@@ -15,6 +15,7 @@ mod contract;
 mod cosmos;
 mod crash;
 mod dead_letter;
+mod disk;
 mod docs;
 mod doctor;
 mod door;

@@ -162,7 +162,10 @@ pub async fn run(
     }
     let drain_timeout = arguments.drain_timeout;
     let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended, stay };
-    host.run(&app, listener, address, supervisor, up, stop).await?;
+    tokio::select! {
+        ended = host.run(&app, listener, address, supervisor, up, stop) => ended?,
+        () = queues.broke_down() => return Err(one("a thread of the queue broke down".into())),
+    }
     queues.close().await;
     info!("stopped");
     Ok(())

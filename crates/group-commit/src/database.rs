@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, warn};
 
 use crate::files::{Files, is_empty, log_of, mark_of};
@@ -34,6 +34,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_PAGES: i64 = 1000;
 /// Time without a commit after which the log is copied into the database.
 const IDLE: Duration = Duration::from_secs(5);
+/// Milliseconds for which a commit proves that the database takes writes.
+const RECENT: u64 = 1000;
 /// Time until the log is copied again after a copy that another process held up.
 const COPY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,31 @@ pub struct Database {
     reader: mpsc::Sender<Read>,
     counts: Arc<Counts>,
     damaged: Damage,
+    health: Arc<Health>,
+    opened: Instant,
+    broken: watch::Receiver<bool>,
+}
+
+/// What the last writes tell of the next ones.
+#[derive(Debug, Default)]
+struct Health {
+    /// Whether a commit failed, and none has succeeded since. Its pages are in the log, and a start after a crash may find them whole:
+    /// only the pages of a later commit, which replace them, prove that they are gone.
+    is_in_doubt: AtomicBool,
+    /// When a commit last succeeded, in milliseconds since the database was opened, plus one; zero after a failure.
+    confirmed: AtomicU64,
+}
+
+/// Tells when a thread of the database has panicked.
+struct Alive(watch::Sender<bool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            error!("a thread of the database broke down");
+            self.0.send_replace(true);
+        }
+    }
 }
 
 /// Whether `SQLite` found the file damaged: later writes to the file may be lost.
@@ -196,12 +223,16 @@ impl Database {
         let (read_queue, pending_reads) = mpsc::channel::<Read>();
         let files = Arc::new(Files::in_use(path, database).map_err(|error| failed(&error))?);
         let damaged = Damage::default();
+        let (health, opened) = (Arc::new(Health::default()), Instant::now());
+        let (alive, broken) = watch::channel(false);
         let reader = Reader { connection: reader, _files: Arc::clone(&files) };
         let writer = Writer {
             connection: writer,
             files,
             damaged: damaged.clone(),
             counts: Arc::clone(&counts),
+            health: Arc::clone(&health),
+            opened,
             level: Durability::Synced,
             mark: None,
             is_overwritten: false,
@@ -211,10 +242,17 @@ impl Database {
             copy_again: Instant::now(),
             told: false,
         };
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| thread::Builder::new().name(name.into()).spawn(body);
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            let alive = Alive(alive.clone());
+            let body = move || {
+                let _alive = alive;
+                body();
+            };
+            thread::Builder::new().name(name.into()).spawn(body)
+        };
         spawn("sqlite-write", Box::new(move || writer.run(&pending_writes))).map_err(|error| failed(&error))?;
         spawn("sqlite-read", Box::new(move || reader.run(&pending_reads))).map_err(|error| failed(&error))?;
-        Ok((Self { writer: write_queue, reader: read_queue, counts, damaged }, prepared))
+        Ok((Self { writer: write_queue, reader: read_queue, counts, damaged, health, opened, broken }, prepared))
     }
 
     /// Counts of operations and commits so far.
@@ -239,6 +277,29 @@ impl Database {
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         self.enqueue(Durability::Committed, operation).await
+    }
+
+    /// Whether a write that failed may still show after a restart, though reads do not show it now.
+    pub fn has_write_in_doubt(&self) -> bool {
+        self.health.is_in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Whether the database takes writes: by a write of its own, unless another one succeeded within the last second.
+    pub async fn takes_writes(&self) -> Result<(), Error> {
+        let confirmed = self.health.confirmed.load(Ordering::Acquire);
+        if confirmed > 0 && milliseconds(self.opened) < confirmed + RECENT {
+            return Ok(());
+        }
+        self.write(|connection| Mark::visible(connection)?.write(connection)).await
+    }
+
+    /// Waits until a thread of the database has panicked. What was asked of it is not answered any more.
+    pub async fn broke_down(&self) {
+        let mut broken = self.broken.clone();
+        if broken.wait_for(|broken| *broken).await.is_err() {
+            // Both threads ended as asked.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Writes what is queued and ends both threads. Nothing is read or written later. The last process that closes the database leaves
@@ -330,6 +391,8 @@ struct Writer {
     files: Arc<Files>,
     damaged: Damage,
     counts: Arc<Counts>,
+    health: Arc<Health>,
+    opened: Instant,
     level: Durability,
     /// Mark that the database file had when it last belonged to its log.
     mark: Option<Mark>,
@@ -383,7 +446,9 @@ impl Writer {
             return;
         }
         if !self.is_sound() || self.begin(group).is_err() {
+            self.health.confirmed.store(0, Ordering::Release);
             group.drain(..).for_each(|write| (write.run)(None)());
+            self.roll_back();
             return;
         }
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
@@ -393,11 +458,15 @@ impl Writer {
             done.drain(..).for_each(|done| done());
         }
         done.clear();
-        // A failed COMMIT may leave the transaction open (SQLite, "COMMIT"); undo it before the next group.
+        self.roll_back();
+        self.observe_log();
+    }
+
+    /// Undoes a transaction that a failed COMMIT has left open (`SQLite`, "COMMIT").
+    fn roll_back(&self) {
         if !self.connection.is_autocommit() {
             drop(self.connection.execute_batch("ROLLBACK"));
         }
-        self.observe_log();
     }
 
     /// Copies the log when it has grown.
@@ -557,14 +626,17 @@ impl Writer {
     }
 
     fn begin(&mut self, group: &[Write]) -> rusqlite::Result<()> {
-        let is_synced = group.iter().any(|write| write.durability == Durability::Synced);
+        let is_in_doubt = self.health.is_in_doubt.load(Ordering::Relaxed);
+        let is_synced = is_in_doubt || group.iter().any(|write| write.durability == Durability::Synced);
         let needed = if is_synced { Durability::Synced } else { Durability::Committed };
-        set_level(&self.connection, &mut self.level, needed).and_then(|()| self.connection.execute_batch("BEGIN IMMEDIATE")).inspect_err(
-            |error| {
-                self.damaged.notice(error);
-                error!(error = %error, "the database cannot be written");
-            },
-        )
+        let begun = set_level(&self.connection, &mut self.level, needed)
+            .and_then(|()| self.connection.execute_batch("BEGIN IMMEDIATE"))
+            // At least one page, which takes the place of those that are in doubt.
+            .and_then(|()| if is_in_doubt { Mark::visible(&self.connection)?.write(&self.connection) } else { Ok(()) });
+        begun.inspect_err(|error| {
+            self.damaged.notice(error);
+            error!(error = %error, "the database cannot be written");
+        })
     }
 
     fn commit(&self) -> bool {
@@ -574,10 +646,14 @@ impl Writer {
                 if self.level == Durability::Synced {
                     self.counts.synced.fetch_add(1, Ordering::Relaxed);
                 }
+                self.health.is_in_doubt.store(false, Ordering::Release);
+                self.health.confirmed.store(milliseconds(self.opened) + 1, Ordering::Release);
                 true
             }
             Err(error) => {
                 self.damaged.notice(&error);
+                self.health.is_in_doubt.store(true, Ordering::Release);
+                self.health.confirmed.store(0, Ordering::Release);
                 error!(error = %error, "a database commit failed");
                 false
             }
@@ -677,6 +753,10 @@ fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<(i64, i64
         .map(|(busy, pages, copied)| if busy == 0 || mode == "NOOP" { (pages, copied) } else { (pages, -2) })
 }
 
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 fn not_readable(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
@@ -738,5 +818,21 @@ mod tests {
 
         let sum: i64 = connection.query_row("SELECT sum(n) FROM t", [], |row| row.get(0)).unwrap();
         assert_eq!(sum, 5, "the group goes on without the one that failed");
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_told_and_answers_nothing() {
+        let directory = std::env::temp_dir().join(format!("group-commit-{}-panic", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (database, ()) = Database::open(&directory.join("t.db"), |connection| connection.execute_batch("CREATE TABLE t (n)")).unwrap();
+
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+            let panicked = database.write(|_| -> rusqlite::Result<()> { panic!("a bug") }).await;
+            assert!(matches!(panicked, Err(Error::Unknown)), "{panicked:?}");
+            database.broke_down().await;
+            let later = database.write(|connection| connection.execute("INSERT INTO t VALUES (1)", [])).await;
+            assert!(matches!(later, Err(Error::NotApplied)), "{later:?}");
+        });
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

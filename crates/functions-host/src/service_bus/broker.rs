@@ -142,6 +142,11 @@ impl Broker {
         self.rules
     }
 
+    /// Waits until a thread of the database has panicked.
+    pub async fn broke_down(&self) {
+        self.database.broke_down().await;
+    }
+
     /// Duration of a lock.
     pub fn lock_duration(&self) -> Duration {
         self.rules.lock_duration
