@@ -835,4 +835,29 @@ mod tests {
         });
         std::fs::remove_dir_all(directory).unwrap();
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_loses_its_name_within_a_group_makes_the_group_unknown() {
+        for file in ["t.db", "t.db-wal", "t.db-shm"] {
+            let directory = std::env::temp_dir().join(format!("group-commit-{}-within-{file}", std::process::id()));
+            std::fs::create_dir_all(&directory).unwrap();
+            let (database, ()) =
+                Database::open(&directory.join("t.db"), |connection| connection.execute_batch("CREATE TABLE t (n)")).unwrap();
+            let insert = |connection: &Connection| connection.execute("INSERT INTO t VALUES (1)", []);
+
+            let lost = directory.join(file);
+            tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+                database.write(insert).await.unwrap();
+                let within = database.write(move |connection| {
+                    std::fs::rename(&lost, lost.with_extension("away")).unwrap();
+                    insert(connection)
+                });
+                assert!(matches!(within.await, Err(Error::Unknown)), "{file}");
+                assert!(matches!(database.write(insert).await, Err(Error::NotApplied)), "{file}");
+                database.close().await;
+            });
+            std::fs::remove_dir_all(directory).unwrap();
+        }
+    }
 }
