@@ -62,7 +62,7 @@ const PURGE_PERIOD: i64 = 600_000;
 const NEXT_PURGE: i64 = 250;
 /// Expired records deleted at once: a client's order waits for the deletion.
 const PURGE_LIMIT: u32 = 100;
-/// Orders scanned for one page: all other reads wait for the scan.
+/// Orders scanned for one page: all other scans wait for it.
 const PAGE_SCAN: u32 = 1000;
 
 /// Records in `SQLite`.
@@ -138,7 +138,7 @@ impl SqliteStore {
 
     pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         let now = now().as_milliseconds();
-        let overdue = self.database.read(move |connection| {
+        let overdue = self.database.scan(move |connection| {
             connection
                 .prepare_cached(
                     "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND (?2 IS NULL OR record ->> 'status' = ?2)
@@ -154,7 +154,7 @@ impl SqliteStore {
 
     pub(super) async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, StoreError> {
         let now = now().as_milliseconds();
-        let rows = self.database.read(move |connection| {
+        let rows = self.database.scan(move |connection| {
             connection
                 .prepare_cached(
                     "SELECT coalesce(record -> 'sentAgainAt', record -> 'submittedAt'), record ->> 'wakeAt' IS NOT NULL FROM orders
@@ -183,7 +183,7 @@ impl SqliteStore {
 
     pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
         let (now, filter) = (now().as_milliseconds(), filter.clone());
-        let rows = self.database.read(move |connection| {
+        let rows = self.database.scan(move |connection| {
             connection
                 .prepare_cached(
                     "SELECT etag, record FROM orders WHERE (expires_at IS NULL OR expires_at > ?1)
@@ -212,7 +212,7 @@ impl SqliteStore {
         let (now, owner) = (now().as_milliseconds(), owner.to_owned());
         let behind = behind
             .unwrap_or(Place { submitted_at: Timestamp::from_milliseconds(i64::MAX), tracking_id: TrackingId::from_bytes([0xff; 16]) });
-        let rows = self.database.read(move |connection| {
+        let rows = self.database.scan(move |connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT owned.submitted_at, owned.tracking_id, orders.etag, orders.record FROM owned
                  LEFT JOIN orders ON orders.tracking_id = owned.tracking_id AND (expires_at IS NULL OR expires_at > ?4)
@@ -243,7 +243,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
-        let texts = self.database.read(move |connection| {
+        let texts = self.database.scan(move |connection| {
             connection
                 .prepare_cached("SELECT message FROM quarantine ORDER BY rowid LIMIT ?1")?
                 .query_map([limit], |row| row.get(0))?

@@ -1,7 +1,7 @@
 //! `SQLite` with group commit: many writers share one fsync, and none waits for a timer to join a group.
 //!
 //! One thread owns the writing connection. It takes all operations that queued up during the last commit, runs them in one
-//! transaction, commits, and only then answers. A second thread answers reads.
+//! transaction, commits, and only then answers. A second thread answers reads, and a third one scans, which take longer.
 //!
 //! The writing thread also copies the log into the database, and keeps the database marked while the log has content (`mark.rs`):
 //! no operation is answered before the mark stands.
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{error, warn};
 
 use crate::files::{Files, is_empty, log_of, mark_of};
@@ -30,6 +30,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENTS: usize = 32;
 /// Time that a close waits for other processes. A log that is not copied into the database is read at the next start.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Operations that wait for one thread. The others wait for a place: first come, first served.
+const WAITING: usize = 1024;
 /// Pages in the log after which the log is copied into the database: 4 MiB.
 const LOG_PAGES: i64 = 1000;
 /// Time without a commit after which the log is copied into the database.
@@ -73,13 +75,46 @@ impl std::error::Error for Error {}
 /// A database file, opened by this process. When the last handle is dropped, both threads end after the queued operations.
 #[derive(Clone)]
 pub struct Database {
-    writer: mpsc::Sender<Job>,
-    reader: mpsc::Sender<Read>,
+    writer: Queue<Job>,
+    reader: Queue<Read>,
+    scanner: Queue<Read>,
     counts: Arc<Counts>,
     damaged: Damage,
     health: Arc<Health>,
     opened: Instant,
     broken: watch::Receiver<bool>,
+}
+
+/// Jobs of one thread.
+struct Queue<J> {
+    jobs: mpsc::Sender<Waiting<J>>,
+    /// One for each job that may wait; the others wait before they are in the queue.
+    places: Arc<Semaphore>,
+}
+
+/// A job, and its place, which is free once the thread takes the job.
+type Waiting<J> = (J, OwnedSemaphorePermit);
+
+impl<J> Clone for Queue<J> {
+    fn clone(&self) -> Self {
+        Self { jobs: self.jobs.clone(), places: Arc::clone(&self.places) }
+    }
+}
+
+impl<J> Queue<J> {
+    fn new() -> (Self, mpsc::Receiver<Waiting<J>>) {
+        let (jobs, pending) = mpsc::channel();
+        (Self { jobs, places: Arc::new(Semaphore::new(WAITING)) }, pending)
+    }
+
+    /// Asks the thread, once there is a place; the answer comes through the channel. `None`: the thread has ended.
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> J) -> Option<Result<T, oneshot::error::RecvError>> {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        let (sender, receiver) = oneshot::channel();
+        self.jobs.send((job(sender), place)).ok()?;
+        Some(receiver.await)
+    }
 }
 
 /// What the last writes tell of the next ones.
@@ -216,16 +251,15 @@ impl Database {
                 transaction.commit().map(|()| prepared)
             });
         let prepared = prepared.map_err(|error| failed(&error))?;
-        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
 
         let counts = Arc::new(Counts::default());
-        let (write_queue, pending_writes) = mpsc::channel::<Job>();
-        let (read_queue, pending_reads) = mpsc::channel::<Read>();
+        let (write_queue, pending_writes) = Queue::<Job>::new();
         let files = Arc::new(Files::in_use(path, database).map_err(|error| failed(&error))?);
         let damaged = Damage::default();
         let (health, opened) = (Arc::new(Health::default()), Instant::now());
         let (alive, broken) = watch::channel(false);
-        let reader = Reader { connection: reader, _files: Arc::clone(&files) };
+        let readers = [(), ()]
+            .map(|()| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(|connection| Reader { connection, _files: Arc::clone(&files) }));
         let writer = Writer {
             connection: writer,
             files,
@@ -251,8 +285,13 @@ impl Database {
             thread::Builder::new().name(name.into()).spawn(body)
         };
         spawn("sqlite-write", Box::new(move || writer.run(&pending_writes))).map_err(|error| failed(&error))?;
-        spawn("sqlite-read", Box::new(move || reader.run(&pending_reads))).map_err(|error| failed(&error))?;
-        Ok((Self { writer: write_queue, reader: read_queue, counts, damaged, health, opened, broken }, prepared))
+        let [reader, scanner] = readers.map(|reader| {
+            let (queue, pending) = Queue::new();
+            let reader: Reader = reader.map_err(|error| failed(&error))?;
+            spawn("sqlite-read", Box::new(move || reader.run(&pending))).map_err(|error| failed(&error))?;
+            Ok(queue)
+        });
+        Ok((Self { writer: write_queue, reader: reader?, scanner: scanner?, counts, damaged, health, opened, broken }, prepared))
     }
 
     /// Counts of operations and commits so far.
@@ -261,8 +300,7 @@ impl Database {
     }
 
     /// Runs one operation in the next group; returns once its commit is on disk.
-    /// An operation is a single statement, or runs [`together`], or fails before it changes anything: a group is not undone for
-    /// one member.
+    /// All statements of an operation are done, or none.
     pub async fn write<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -305,16 +343,10 @@ impl Database {
     /// Writes what is queued and ends both threads. Nothing is read or written later. The last process that closes the database leaves
     /// everything in the database file, and no log.
     pub async fn close(&self) {
-        // An error means that the thread has ended: another handle was closed before. The writer is last, since only the last
-        // connection copies the log.
-        let (sender, receiver) = oneshot::channel();
-        if self.reader.send(Read::Close(sender)).is_ok() {
-            drop(receiver.await);
-        }
-        let (sender, receiver) = oneshot::channel();
-        if self.writer.send(Job::Close(sender)).is_ok() {
-            drop(receiver.await);
-        }
+        // The writer is last, since only the last connection copies the log. A thread may have ended: another handle was closed before.
+        let _ = self.reader.ask(Read::Close).await;
+        let _ = self.scanner.ask(Read::Close).await;
+        let _ = self.writer.ask(Job::Close).await;
     }
 
     async fn enqueue<T: Send + 'static>(
@@ -322,42 +354,60 @@ impl Database {
         durability: Durability,
         operation: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let (sender, receiver) = oneshot::channel();
         let damaged = self.damaged.clone();
-        let run = Box::new(move |connection: Option<&Connection>| -> Done {
-            let result = match connection.map(operation) {
-                Some(Ok(value)) => Ok(value),
-                Some(Err(error)) => {
-                    damaged.notice(&error);
-                    error!(error = %error, "a database operation failed");
-                    Err(Error::NotApplied)
-                }
-                None => Err(Error::NotApplied),
-            };
-            // A cancelled caller no longer waits; its write stands.
-            Box::new(move || drop(sender.send(result)))
-        });
-        self.writer.send(Job::Write(Write { durability, run })).map_err(|_| Error::NotApplied)?;
-        receiver.await.map_err(|_| Error::Unknown)?
+        let run = |sender: oneshot::Sender<_>| {
+            move |connection: Option<&Connection>| -> Done {
+                let result = match connection.map(|connection| together(connection, || operation(connection))) {
+                    Some(Ok(value)) => Ok(value),
+                    Some(Err(error)) => {
+                        damaged.notice(&error);
+                        error!(error = %error, "a database operation failed");
+                        Err(Error::NotApplied)
+                    }
+                    None => Err(Error::NotApplied),
+                };
+                // A cancelled caller no longer waits; its write stands.
+                Box::new(move || drop(sender.send(result)))
+            }
+        };
+        let answer = self.writer.ask(|sender| Job::Write(Write { durability, run: Box::new(run(sender)) })).await;
+        answer.ok_or(Error::NotApplied)?.map_err(|_| Error::Unknown)?
     }
 
-    /// Reads committed data.
+    /// Reads committed data, by a query that touches few rows: the others wait for it.
     pub async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let (sender, receiver) = oneshot::channel();
+        self.query(&self.reader, query).await
+    }
+
+    /// Reads committed data, by a query that may touch many rows: only other scans wait for it.
+    pub async fn scan<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.query(&self.scanner, query).await
+    }
+
+    async fn query<T: Send + 'static>(
+        &self,
+        queue: &Queue<Read>,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
         let damaged = self.damaged.clone();
-        let read = Box::new(move |connection: &Connection| {
-            let result = query(connection).map_err(|error| {
-                damaged.notice(&error);
-                error!(error = %error, "a database query failed");
-                Error::NotApplied
-            });
-            drop(sender.send(result));
-        });
-        self.reader.send(Read::Query(read)).map_err(|_| Error::NotApplied)?;
-        receiver.await.map_err(|_| Error::NotApplied)?
+        let read = |sender: oneshot::Sender<_>| {
+            move |connection: &Connection| {
+                let result = query(connection).map_err(|error| {
+                    damaged.notice(&error);
+                    error!(error = %error, "a database query failed");
+                    Error::NotApplied
+                });
+                drop(sender.send(result));
+            }
+        };
+        let answer = queue.ask(|sender| Read::Query(Box::new(read(sender)))).await;
+        answer.ok_or(Error::NotApplied)?.map_err(|_| Error::NotApplied)?
     }
 }
 
@@ -369,8 +419,8 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, reads: &mpsc::Receiver<Read>) {
-        while let Ok(read) = reads.recv() {
+    fn run(self, reads: &mpsc::Receiver<Waiting<Read>>) {
+        while let Ok((read, _)) = reads.recv() {
             match read {
                 Read::Query(query) => query(&self.connection),
                 Read::Close(closed) => {
@@ -411,7 +461,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+    fn run(mut self, jobs: &mpsc::Receiver<Waiting<Job>>) {
         let mut group = Vec::new();
         let mut done = Vec::new();
         let mut closing = None;
@@ -425,7 +475,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            for job in std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)) {
+            for (job, _) in std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)) {
                 match job {
                     Job::Write(write) => group.push(write),
                     Job::Close(closed) => closing = Some(closed),
@@ -832,6 +882,54 @@ mod tests {
             database.broke_down().await;
             let later = database.write(|connection| connection.execute("INSERT INTO t VALUES (1)", [])).await;
             assert!(matches!(later, Err(Error::NotApplied)), "{later:?}");
+        });
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// A database with a table, in a directory that the test removes.
+    fn database(name: &str) -> (PathBuf, Database) {
+        let directory = std::env::temp_dir().join(format!("group-commit-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let schema = "CREATE TABLE t (n INTEGER NOT NULL)";
+        let (database, ()) = Database::open(&directory.join("t.db"), |connection| connection.execute_batch(schema)).unwrap();
+        (directory, database)
+    }
+
+    fn wait<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn an_operation_of_several_statements_is_done_whole_or_not_at_all() {
+        let (directory, database) = database("whole");
+        let insert = |connection: &Connection, n: Option<i64>| connection.execute("INSERT INTO t VALUES (?1)", [n]);
+
+        let sum: i64 = wait(async {
+            let half = database.write(move |connection| insert(connection, Some(1)).and_then(|_| insert(connection, None))).await;
+            assert!(matches!(half, Err(Error::NotApplied)), "{half:?}");
+            database.write(move |connection| insert(connection, Some(2)).and_then(|_| insert(connection, Some(3)))).await.unwrap();
+            database.read(|connection| connection.query_row("SELECT sum(n) FROM t", [], |row| row.get(0))).await.unwrap()
+        });
+
+        assert_eq!(sum, 5);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_read_does_not_wait_for_a_scan() {
+        let (directory, database) = database("scan");
+
+        wait(async {
+            let (end, ended) = mpsc::channel::<()>();
+            let scan = database.scan(move |_| Ok(ended.recv()));
+            let read = async {
+                let read = database.read(|connection| connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)));
+                let read = tokio::time::timeout(Duration::from_secs(30), read).await;
+                drop(end);
+                read
+            };
+            let (_, read) = tokio::join!(scan, read);
+            assert_eq!(read.expect("the read waits for the scan").unwrap(), 0);
         });
         std::fs::remove_dir_all(directory).unwrap();
     }

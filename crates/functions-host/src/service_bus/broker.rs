@@ -308,7 +308,7 @@ impl Broker {
     /// Every message with its queue; locks no message and counts no delivery.
     pub async fn peek(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         self.database
-            .read(|connection| {
+            .scan(|connection| {
                 let mut all = connection.prepare_cached("SELECT queue, body FROM messages ORDER BY sequence_number")?;
                 all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
             })
@@ -319,7 +319,7 @@ impl Broker {
     pub async fn figures(&self) -> Result<Value, Error> {
         let queues = self
             .database
-            .read(|connection| {
+            .scan(|connection| {
                 let now = now();
                 let mut counts = connection.prepare_cached(
                     "SELECT queue, COUNT(*), COUNT(lock_token), SUM(lock_token IS NULL AND visible_at > ?1) FROM messages GROUP BY queue",
