@@ -72,7 +72,9 @@ fn an_order_whose_commit_failed_is_unknown_until_a_later_commit_succeeds() {
 #[test]
 fn a_miss_is_a_proof_again_after_a_commit_that_succeeds() {
     let Some(faulty) = Faulty::start() else { return };
-    submit(&faulty.handler, "BEFORE");
+    let (before, _) = submit(&faulty.handler, "BEFORE");
+    // A connection that has read before goes on reading a file without a name.
+    assert_eq!(faulty.handler.status(&before).status, 200);
 
     faulty.set("sync-fails");
     faulty.outcome("LOST");

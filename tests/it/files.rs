@@ -315,6 +315,7 @@ fn is_refused_after_garbage(from: u64, told: &str) {
     host.program.signal("INT");
     assert!(host.program.end().0.success());
     let mut host = Host::start(data.path(), &[]);
+    host.program.line("the embedded store is open");
 
     let path = data.path().join("records.db");
     let length = std::fs::metadata(&path).unwrap().len();
