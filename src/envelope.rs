@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -55,8 +57,13 @@ impl HttpRequest<'_> {
 
     /// A value of the query, not decoded: the handler's own query values need no escapes.
     pub fn query(&self, name: &str) -> Option<&str> {
-        let (_, query) = self.url.split_once('?')?;
-        query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+        self.query_pairs().find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// Names and values of the query, neither decoded; a name without `=` has the value "".
+    pub fn query_pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let query = self.url.split('#').next().and_then(|url| url.split_once('?')).map_or("", |(_, query)| query);
+        query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
     /// The name of the function key that authorized the request (docs/functions-host.md §7). `func start` and the stand-in host name
@@ -191,15 +198,17 @@ pub fn http_request(body: &[u8]) -> Result<HttpRequest<'_>, serde_json::Error> {
 /// One message of a queue trigger named `orderMessage` or `deadLetter`.
 #[derive(Debug)]
 pub struct QueueMessage {
-    /// The message's text.
+    /// The message's text; where it is not UTF-8, U+FFFD stands for such bytes.
     pub text: String,
+    /// The message as it came, where it is not UTF-8 and the binding has `dataType: binary`.
+    pub bytes: Option<Vec<u8>>,
     /// The dead-letter reason, for people only: the message's sender can set any text.
     pub dead_letter_reason: Option<String>,
     /// The number of deliveries, for the log only: a message body can replace it.
     pub delivery_count: Option<u32>,
 }
 
-/// Parses the envelope of a function with a Service Bus trigger: the text is JSON-encoded twice.
+/// Parses the envelope of a function with a Service Bus trigger: the text is JSON-encoded twice, or in base64 with `dataType: binary`.
 pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -231,11 +240,18 @@ pub fn queue_message(body: &[u8]) -> Result<QueueMessage, serde_json::Error> {
         metadata: Metadata<'a>,
     }
     let invocation: Invocation<'_> = serde_json::from_slice(body)?;
-    let text = serde_json::from_str(&invocation.data.order_message)?;
+    let message = &*invocation.data.order_message;
+    let (text, bytes) = if message.starts_with('"') {
+        (serde_json::from_str(message)?, None)
+    } else {
+        let bytes = STANDARD.decode(message).map_err(|_| serde::de::Error::custom("the message is neither text nor base64"))?;
+        String::from_utf8(bytes)
+            .map_or_else(|error| (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(error.into_bytes())), |text| (text, None))
+    };
     let delivery_count = invocation.metadata.delivery_count.and_then(|raw| raw.get().trim_matches(['"', '\\']).parse().ok());
     let dead_letter = invocation.metadata.application_properties.and_then(|raw| serde_json::from_str::<DeadLetter>(raw.get()).ok());
     let dead_letter_reason = dead_letter.map(|dead| format!("{}: {}", dead.dead_letter_reason, dead.dead_letter_error_description));
-    Ok(QueueMessage { text, dead_letter_reason, delivery_count })
+    Ok(QueueMessage { text, bytes, dead_letter_reason, delivery_count })
 }
 
 /// A function's answer to the host: an HTTP response, messages, both or nothing.

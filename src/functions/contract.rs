@@ -1,6 +1,7 @@
 //! Bodies of requests and answers. Records may change without these types, and these types without the records.
 //!
-//! `open_api` describes them to clients; the names of the types are those of the schemas.
+//! `open_api` describes them to clients; the names of the types are those of the schemas. A member that may be null is described in place,
+//! and one that may be absent is never null: from a choice between a type and null, generators make a class without a value.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -104,6 +105,10 @@ impl<'a> AcceptedOrder<'a> {
 #[serde(rename_all = "camelCase")]
 pub struct OrderStatus<'a> {
     tracking_id: TrackingId,
+    /// The customer's own number for it.
+    order_id: String,
+    /// Who ordered.
+    customer_id: String,
     status: Status,
     /// Percent, never backwards.
     #[schema(maximum = 100)]
@@ -114,10 +119,12 @@ pub struct OrderStatus<'a> {
     /// Tries that reached the work.
     attempt: u32,
     submitted_at: Timestamp,
-    #[schema(required)]
+    /// When the work began.
+    #[schema(required, value_type = Option<String>, format = "date-time")]
     started_at: Option<Timestamp>,
     updated_at: Timestamp,
-    #[schema(required)]
+    /// When the order ended; null until then.
+    #[schema(required, value_type = Option<String>, format = "date-time")]
     completed_at: Option<Timestamp>,
     /// The owner has asked to cancel the order, and a worker still holds it; absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -125,15 +132,19 @@ pub struct OrderStatus<'a> {
     cancel_requested: bool,
     /// What the work made of it; any JSON, with a completed order.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<serde_json::Value>)]
+    #[schema(value_type = serde_json::Value, required = false)]
     result: Option<&'a RawValue>,
     /// With a failed order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Failure<'a>, required = false)]
     error: Option<Failure<'a>>,
     /// Why the last try failed, while another is to come.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Failure<'a>, required = false)]
     last_error: Option<Failure<'a>>,
+    /// When that other try begins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = "date-time", required = false)]
     next_attempt_at: Option<Timestamp>,
     /// Oldest first; of very many the first and the latest.
     history: Vec<Transition<'a>>,
@@ -144,8 +155,11 @@ impl<'a> From<&'a Record> for OrderStatus<'a> {
     fn from(record: &'a Record) -> Self {
         let failure = record.error.as_ref().map(|record::Failure { code, message }| Failure { code, message });
         let (error, last_error) = if record.status.is_terminal() { (failure, None) } else { (None, failure) };
+        let order::Names { order_id, customer_id } = record.names();
         Self {
             tracking_id: TrackingId(record.tracking_id),
+            order_id,
+            customer_id,
             status: record.status.into(),
             progress: record.progress,
             stage: record.stage.as_deref(),
@@ -171,7 +185,12 @@ pub struct OrderList {
     pub(super) orders: Vec<ListedOrder>,
     /// Where the next page is; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     pub(super) next: Option<String>,
+    /// The `cursor` in it, for clients that make the URL themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub(super) next_cursor: Option<String>,
 }
 
 /// An order among others.
@@ -185,9 +204,12 @@ pub struct ListedOrder {
     progress: u8,
     submitted_at: Timestamp,
     updated_at: Timestamp,
-    #[schema(required)]
+    /// When the order ended; null until then.
+    #[schema(required, value_type = Option<String>, format = "date-time")]
     completed_at: Option<Timestamp>,
+    /// With a failed order.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     error_code: Option<String>,
     status_url: String,
 }
@@ -267,6 +289,7 @@ pub struct Transition<'a> {
     attempt: u32,
     /// Why a try failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     code: Option<&'a str>,
 }
 
@@ -319,15 +342,19 @@ pub struct Problem<'a> {
     /// HTTP status code.
     status: u16,
     /// What to change in this very request.
+    #[schema(extensions(("x-ms-primary-error-message" = json!(true))))]
     detail: &'a str,
     /// Every mistake of an order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
     errors: Vec<Violation<'a>>,
     /// Whether the order may have been accepted all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Outcome, required = false)]
     outcome: Option<Outcome>,
     /// Where the order stands that could not be cancelled.
     #[serde(rename = "orderStatus", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Status, required = false)]
     order_status: Option<Status>,
 }
 

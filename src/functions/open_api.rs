@@ -2,10 +2,12 @@
 //!
 //! This file adds what HTTP adds to the types: paths, headers, status codes. `docs/openapi.json` is a copy.
 
+mod examples;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use utoipa::openapi::schema::Type;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
@@ -14,6 +16,7 @@ use crate::envelope::{self, Answer};
 use crate::functions::app::App;
 use crate::functions::contract::{AcceptedOrder, Order, OrderList, OrderStatus, Problem, Status, TrackingId};
 use crate::functions::invocation::Invocation;
+use crate::functions::open_api::examples::Examples;
 use crate::functions::own_contract;
 use crate::functions::reply::Conclusion;
 
@@ -31,12 +34,12 @@ pub async fn run(app: Arc<App>, _invocation: Invocation) -> Conclusion {
 #[openapi(
     info(
         title = "Waybill",
-        description = "Orders that take long: accepted at once, worked on in the background, followed to their one outcome.\n\nA 500 or a broken connection means unknown, not refused: send the same request again, and the answer tells. A path or method that is not here is a 404 without a body, from the Functions host.",
+        description = "Orders that take long: accepted at once, worked on in the background, followed to their one outcome.\n\nA 500 or a broken connection means unknown, not refused: send the same request again, and the answer tells. A path or method that is not here is a 404 without a body, from the Functions host.\n\nA web page may call this service from the origins that the Functions host allows (CORS), and read these headers of its answers: `Location`, `Retry-After`, `retry-after-ms`, `ETag`, `Preference-Applied`, `RateLimit`, `RateLimit-Policy`, `WWW-Authenticate`. Its orders need `Content-Type: application/json`.\n\nA query parameter that is not here is a 400, but for the keys of the function app and the gateway: `code`, `clientId` and `subscription-key`.",
         license(name = "MIT", identifier = "MIT")
     ),
     servers((url = "/api")),
     paths(submit_order, list_orders, read_order, cancel_order, read_contract),
-    modifiers(&Keys, &Callers),
+    modifiers(&Keys, &OwnUrl, &Callers, &NoNull, &Examples),
     security((), ("functionKey" = []), ("bearer" = [])),
     tags((name = "orders"), (name = "contract"))
 )]
@@ -55,15 +58,65 @@ impl Modify for Keys {
     }
 }
 
+/// The same answers about an order at its own URL, beside those at the URL of its status.
+struct OwnUrl;
+
+impl Modify for OwnUrl {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let paths = &mut openapi.paths.paths;
+        let Some(mut show) = paths.get("/orders/{trackingId}/status").and_then(|item| item.get.clone()) else { return };
+        show.operation_id = Some("showOrder".into());
+        show.summary = Some("Read an order".into());
+        show.description = Some("The same as the status, at the URL of the order itself, and with the same headers.".into());
+        paths.entry("/orders/{trackingId}".into()).or_default().get = Some(show);
+    }
+}
+
+/// A parameter or a header may be absent, and is never null.
+struct NoNull;
+
+impl Modify for NoNull {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for item in openapi.paths.paths.values_mut() {
+            for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+                let parameters = operation.parameters.iter_mut().flatten().filter_map(here).map(|parameter| &mut parameter.schema);
+                let responses = operation.responses.responses.values_mut().filter_map(here);
+                let headers =
+                    responses.flat_map(|response| response.headers.values_mut()).filter_map(here).map(|header| &mut header.schema);
+                parameters.chain(headers).flatten().for_each(without_null);
+            }
+        }
+    }
+}
+
+/// The value, unless it stands elsewhere.
+fn here<T>(value: &mut RefOr<T>) -> Option<&mut T> {
+    match value {
+        RefOr::T(value) => Some(value),
+        RefOr::Ref(_) => None,
+    }
+}
+
+fn without_null(schema: &mut RefOr<Schema>) {
+    if let RefOr::T(Schema::Object(object)) = schema
+        && let SchemaType::Array(types) = &object.schema_type
+        && let [kind] = types.iter().filter(|kind| **kind != Type::Null).collect::<Vec<_>>()[..]
+    {
+        object.schema_type = SchemaType::Type(kind.clone());
+    }
+}
+
 /// The common part of all operations on orders: refusals, and the headers of every answer.
 struct Callers;
 
 impl Modify for Callers {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         for (path, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/orders")) {
-            // The status is not limited: a client that polls it as `Retry-After` tells must not be refused.
-            let is_limited = !path.ends_with("/status");
-            for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            let of_one_order = path.contains('{');
+            for (operation, reads) in [(&mut item.get, true), (&mut item.post, false), (&mut item.delete, false)] {
+                let Some(operation) = operation else { continue };
+                // Reading an order is not limited: a client that polls as `Retry-After` tells must not be refused.
+                let is_limited = !(of_one_order && reads);
                 complete(&mut operation.responses.responses, is_limited);
             }
         }
@@ -74,6 +127,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
     const RETRY_AFTER: Option<(&str, Type, &str)> = Some(("Retry-After", Type::Integer, "seconds"));
     const CHALLENGE: Option<(&str, Type, &str)> = Some(("WWW-Authenticate", Type::String, "RFC 6750 section 3"));
     let refusals = [
+        ("400", "`invalid-query`: an unknown query parameter", None),
         ("401", "`unauthorized`: where tokens are checked, there was no valid one", CHALLENGE),
         ("403", "`forbidden`: the token lacks a scope", CHALLENGE),
         ("413", "`body-too-large`: a body where none belongs, and a large one", None),
@@ -95,7 +149,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
         ("RateLimit-Policy", "the caller's quota; absent without a limit"),
     ];
     for response in responses.values_mut() {
-        let RefOr::T(response) = response else { continue };
+        let Some(response) = here(response) else { continue };
         for (name, description) in everywhere.into_iter().filter(|(name, _)| is_limited || *name == "Cache-Control") {
             response.headers.insert(name.to_owned(), header(Type::String, description).into());
         }
@@ -116,11 +170,10 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
     responses(
         (status = 202, description = "Accepted, now or before", body = AcceptedOrder, headers(
             ("Location" = String, description = "the status, absolute"),
-            ("Operation-Location" = String, description = "the same, for clients that know it by this name"),
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),
             ("retry-after-ms" = u32, description = "the same in milliseconds"),
         )),
-        (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, or `invalid-idempotency-key`", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, `invalid-idempotency-key`, or `invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-conflict`: another order has this `customerId` and `orderId`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`order-too-large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = Problem, content_type = "application/problem+json"),
@@ -166,7 +219,7 @@ fn list_orders() {}
         ("Prefer" = Option<String>, Header, description = "`wait=N`, at most 30 seconds (RFC 7240)"),
     ),
     responses(
-        (status = 200, description = "The status", body = OrderStatus, headers(
+        (status = 200, description = "The order, in whatever status. A 200 does not mean that the order has ended: `status` says so, by `completed`, `failed` or `cancelled`", body = OrderStatus, headers(
             ("ETag" = String, description = "of what is shown"),
             ("Retry-After" = Option<u32>, description = "seconds until the next look, while the order has not ended"),
             ("retry-after-ms" = Option<u32>, description = "the same in milliseconds"),

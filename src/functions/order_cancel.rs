@@ -10,7 +10,7 @@ use crate::domain::problem::{ASK_AGAIN, Problem};
 use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
 use crate::door::caller::{self, Right};
-use crate::envelope::{Answer, HttpRequest, Response};
+use crate::envelope::{HttpRequest, Response};
 use crate::functions::app::App;
 use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
@@ -36,10 +36,11 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Ok(caller) => app.limited(&request, &caller.owner, cancel(&app, &request, &caller.owner, tracking_id)).await,
         Err(problem) => reply::problem(&problem),
     };
-    Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
+    Conclusion::respond(&request, response).about(tracking_id)
 }
 
 async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
+    shown::only_known_query(request, &[])?;
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;

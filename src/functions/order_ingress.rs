@@ -48,7 +48,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     };
     let owner = match caller::identify(&app.callers, &request, Right::Submit).await {
         Ok(caller) => caller.owner,
-        Err(problem) => return Conclusion::new(Ok(Answer::respond(reply::problem(&problem)))),
+        Err(problem) => return Conclusion::respond(&request, reply::problem(&problem)),
     };
     let read = read(&app, &request, &owner).await.map(|read| (app.in_flight.enter(read.record.tracking_id), read));
     let quota = app.quota(&request, &owner).await;
@@ -67,7 +67,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(problem) => {
             let mut response = reply::problem(&problem);
             response.headers.extend(headers);
-            Conclusion::new(Ok(Answer::respond(response)))
+            Conclusion::respond(&request, response)
         }
     }
 }
@@ -91,6 +91,7 @@ struct Submitted {
 
 /// Checks a request, and makes its record and its message.
 async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Result<Read<'a>, Problem> {
+    shown::only_known_query(request, &[])?;
     let header = idempotency_header(request)?;
     let text = body_text(request)?;
     // Before parsing: a tree of many small values is far larger than its text.
@@ -214,10 +215,11 @@ fn accepted(app: &App, request: &HttpRequest<'_>, submitted: &Submitted, quota: 
     let now = app.store.get().map_or(record.updated_at, StatusStore::now);
     let estimate = app.estimate();
     let body = AcceptedOrder::of(record, &status_url, estimate.completion(record, now));
-    let mut headers = vec![("Location", status_url.clone()), ("Operation-Location", status_url.clone())];
+    let mut headers = vec![("Location", status_url.clone())];
     headers.extend(completion_times::retry_after(estimate.next_look(record, now)));
     headers.extend(quota);
-    let response = reply::json(202, headers, &body);
+    let mut response = reply::json(202, headers, &body);
+    reply::expose(request, &mut response);
     match &submitted.message {
         Some(message) => Answer::respond_and_emit(response, message.clone()),
         None => Answer::respond(response),

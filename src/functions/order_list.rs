@@ -11,7 +11,7 @@ use crate::domain::problem::{ASK_AGAIN, Problem};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::door::caller::{self, ANONYMOUS, Right};
-use crate::envelope::{Answer, HttpRequest, Response};
+use crate::envelope::{HttpRequest, Response};
 use crate::functions::app::App;
 use crate::functions::contract::{ListedOrder, OrderList};
 use crate::functions::invocation::Invocation;
@@ -36,13 +36,14 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Ok(caller) => app.limited(&request, &caller.owner, list(&app, &request, &caller.owner)).await,
         Err(problem) => reply::problem(&problem),
     };
-    Conclusion::new(Ok(Answer::respond(response)))
+    Conclusion::respond(&request, response)
 }
 
 async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Response, Problem> {
     if owner == ANONYMOUS && !app.config.anonymous_list {
         return Err(Problem::callers_not_identified(NO_LIST));
     }
+    shown::only_known_query(request, &["status", "limit", "cursor"])?;
     let status = request.query("status").map(|text| text.parse().map_err(|()| Problem::invalid_query(STATUSES))).transpose()?;
     let limit = request.query("limit").map_or(Ok(DEFAULT_LIMIT), |text| {
         let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -62,16 +63,17 @@ async fn list(app: &App, request: &HttpRequest<'_>, owner: &str) -> Result<Respo
     })?;
 
     let url = shown::orders_url(app.config.public_base_url.as_deref(), &request.url, 0);
-    let next = page.next.map(|place| {
+    let next_cursor = page.next.map(|place| seal(place, key, owner));
+    let next = next_cursor.as_ref().map(|cursor| {
         let mut next = format!("{url}?limit={limit}");
         if let Some(status) = status {
             let _ = write!(next, "&status={}", status.as_str());
         }
-        let _ = write!(next, "&cursor={}", seal(place, key, owner));
+        let _ = write!(next, "&cursor={cursor}");
         next
     });
     let orders = page.records.iter().map(|record| ListedOrder::of(record, &url)).collect();
-    Ok(reply::json(200, Vec::new(), &OrderList { orders, next }))
+    Ok(reply::json(200, Vec::new(), &OrderList { orders, next, next_cursor }))
 }
 
 /// The detail of a problem with a list for every caller. Its tracking ids would let each caller read and cancel the orders of all.

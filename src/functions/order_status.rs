@@ -1,4 +1,4 @@
-//! `OrderStatus`: answers an order's status, at once or when it changes.
+//! `OrderStatus` and `OrderShow`: answers an order's status, at once or when it changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::domain::record::Record;
 use crate::domain::tracking::TrackingId;
 use crate::door::caller::{self, Caller, Right};
 use crate::door::rate_key::RateKey;
-use crate::envelope::{Answer, HttpRequest, Response};
+use crate::envelope::{HttpRequest, Response};
 use crate::functions::app::App;
 use crate::functions::completion_times;
 use crate::functions::invocation::Invocation;
@@ -43,7 +43,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(problem) => reply::problem(&problem),
     };
     reply::set_header(&mut response, "Vary", "Accept".into());
-    Conclusion::new(Ok(Answer::respond(response))).about(tracking_id)
+    Conclusion::respond(&request, response).about(tracking_id)
 }
 
 /// The order's status for the person who opened its link.
@@ -86,8 +86,8 @@ async fn status(app: &App, request: &HttpRequest<'_>, owner: &str, found: Arc<Ve
         }
     }
     if knows(&known, &response) {
+        // The type of the content stays: the host would call a response without one text/plain, and caches would believe it.
         response.status_code = 304;
-        response.headers.retain(|(name, _)| *name != "Content-Type");
         response.body.clear();
     }
     if !record.record.status.is_terminal() {
@@ -136,6 +136,7 @@ async fn look_up(
     caller: &Caller,
     tracking_id: Option<TrackingId>,
 ) -> Result<Arc<Versioned>, Problem> {
+    shown::only_known_query(request, &[shown::BOOKMARK])?;
     let missing = || shown::missing(request, tracking_id);
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;

@@ -21,6 +21,10 @@ pub(super) fn with(contract: &str, form: &OrderForm) -> String {
     {
         key["required"] = true.into();
     }
+    // It is an example of the built-in order.
+    if let Some(body) = contract["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"].as_object_mut() {
+        body.shift_remove("example");
+    }
     serde_json::to_string_pretty(&contract).expect("JSON has only string keys") + "\n"
 }
 

@@ -9,8 +9,11 @@ use warp::http::StatusCode;
 
 use crate::domain::problem::Problem;
 use crate::domain::tracking::TrackingId;
-use crate::envelope::{Answer, LoggedProblem, Response};
+use crate::envelope::{Answer, HttpRequest, LoggedProblem, Response};
 use crate::functions::contract;
+
+/// Headers that a web page's script may read. Without a list it may read none of them.
+const EXPOSED: &str = "Location, Retry-After, retry-after-ms, ETag, Preference-Applied, RateLimit, RateLimit-Policy, WWW-Authenticate";
 
 /// The end of an invocation: the answer to the host, and the fields of the log line.
 #[derive(Debug)]
@@ -53,6 +56,12 @@ impl Conclusion {
     /// An end without an order.
     pub fn new(answer: Result<Answer, Refusal>) -> Self {
         Self { answer, tracking_id: None, delivery_count: None }
+    }
+
+    /// An end with a response to this request.
+    pub fn respond(request: &HttpRequest<'_>, mut response: Response) -> Self {
+        expose(request, &mut response);
+        Self::new(Ok(Answer::respond(response)))
     }
 
     /// The same end, of an invocation about this order.
@@ -103,6 +112,14 @@ pub fn json(status_code: u16, headers: Vec<(&'static str, String)>, body: &impl 
     let mut all = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "no-store".to_owned())];
     all.extend(headers);
     Response { status_code, headers: all, body, problem: None }
+}
+
+/// Lets a web page's script read the headers of this response. Whether the page may call at all, and hear the answer, is decided by the
+/// host: its CORS settings name the origins, and no headers.
+pub fn expose(request: &HttpRequest<'_>, response: &mut Response) {
+    if request.header("origin").next().is_some() {
+        response.headers.push(("Access-Control-Expose-Headers", EXPOSED.to_owned()));
+    }
 }
 
 /// Sets a header, or replaces it.

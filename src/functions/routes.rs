@@ -22,7 +22,7 @@ use crate::functions::{
 };
 
 /// The functions that the handler serves, in the order of their names.
-pub const FUNCTIONS: [&str; 10] = [
+pub const FUNCTIONS: [&str; 11] = [
     "Doctor",
     "Health",
     "OpenApi",
@@ -31,6 +31,7 @@ pub const FUNCTIONS: [&str; 10] = [
     "OrderIngress",
     "OrderList",
     "OrderProcessor",
+    "OrderShow",
     "OrderStatus",
     "OrderSweeper",
 ];
@@ -42,6 +43,9 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .or(lasting_function("OrderIngress", &app, order_ingress::run))
         .unify()
         .or(lasting_function("OrderProcessor", &app, order_processor::run))
+        .unify()
+        // A function has one route, and an order has two URLs: its own, and that of its status.
+        .or(function("OrderShow", &app, order_status::run))
         .unify()
         .or(function("OrderList", &app, order_list::run))
         .unify()

@@ -14,6 +14,10 @@ use crate::functions::reply;
 
 /// Name of the bookmark in the query of a status URL.
 pub const BOOKMARK: &str = "seen";
+/// Query parameters that the host or a gateway reads, in any case: keys of the function app and of API Management.
+const KEYS: [&str; 3] = ["code", "clientId", "subscription-key"];
+/// Characters of an unknown query parameter's name in a problem.
+const MAX_NAME: usize = 64;
 /// Bytes of the hash in an `ETag`: enough that no two versions of an order share one.
 const ETAG: usize = 16;
 
@@ -36,6 +40,24 @@ pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Pr
     } else {
         "this is not a tracking id; use the statusUrl of the 202 as it stands"
     })
+}
+
+/// Refuses a request with a query parameter that it does not take, or with one of its own twice: `?state=failed` would list every order.
+pub fn only_known_query(request: &HttpRequest<'_>, known: &[&str]) -> Result<(), Problem> {
+    let mut seen = Vec::new();
+    for (name, _) in request.query_pairs() {
+        if known.contains(&name) {
+            if seen.contains(&name) {
+                return Err(Problem::invalid_query(format!("send {name} once")));
+            }
+            seen.push(name);
+        } else if !KEYS.iter().any(|key| name.eq_ignore_ascii_case(key)) {
+            let name: String = if name.is_empty() { "a value without a name".into() } else { name.chars().take(MAX_NAME).collect() };
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Problem::invalid_query(format!("{name} is not a query parameter of this request; it takes {known}")));
+        }
+    }
+    Ok(())
 }
 
 /// The client's URL of `/orders`: below `PUBLIC_BASE_URL` if it is set, else the requested URL without its last `segments`, which in

@@ -425,7 +425,7 @@ fn the_pause_until_the_next_look_shrinks_as_progress_grows() {
     let id = accepted.body["trackingId"].as_str().unwrap().to_owned();
     let milliseconds = |answer: &Answer| answer.headers["retry-after-ms"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(seconds(&accepted) == 4 && (3300..=3500).contains(&milliseconds(&accepted)), "{accepted:?}");
-    assert_eq!(accepted.headers["Operation-Location"], accepted.body["statusUrl"]);
+    assert_eq!(accepted.headers["Location"], accepted.body["statusUrl"]);
 
     let looks = std::thread::scope(|scope| {
         let working = scope.spawn(|| handler.process(accepted.message.as_deref().unwrap()).status);

@@ -46,6 +46,7 @@ mod processor;
 mod queue;
 mod service_bus;
 mod settings;
+mod show;
 mod status;
 mod store;
 mod structure;

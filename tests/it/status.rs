@@ -54,7 +54,7 @@ fn an_accepted_order_is_shown_whole() {
     assert_eq!(
         redacted(&answer.body),
         json!({
-            "trackingId": "ID", "status": "accepted", "progress": 0, "stage": null, "attempt": 0,
+            "trackingId": "ID", "orderId": "S-1", "customerId": "C-1001", "status": "accepted", "progress": 0, "stage": null, "attempt": 0,
             "submittedAt": "TIME", "startedAt": null, "updatedAt": "TIME", "completedAt": null,
             "history": [{ "at": "TIME", "event": "accepted", "attempt": 0 }]
         })
@@ -75,7 +75,7 @@ fn a_completed_order_is_shown_whole_and_asks_for_no_further_look() {
     assert_eq!(
         redacted(&answer.body),
         json!({
-            "trackingId": "ID", "status": "completed", "progress": 100, "stage": null, "attempt": 1,
+            "trackingId": "ID", "orderId": "S-2", "customerId": "C-1001", "status": "completed", "progress": 100, "stage": null, "attempt": 1,
             "submittedAt": "TIME", "startedAt": "TIME", "updatedAt": "TIME", "completedAt": "TIME",
             "result": {
                 "currency": "EUR",
@@ -110,7 +110,7 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
     assert_eq!(
         redacted(&answer.body),
         json!({
-            "trackingId": "ID", "status": "failed", "progress": 0, "stage": null, "attempt": 1,
+            "trackingId": "ID", "orderId": "S-3", "customerId": "C-1001", "status": "failed", "progress": 0, "stage": null, "attempt": 1,
             "submittedAt": "TIME", "startedAt": "TIME", "updatedAt": "TIME", "completedAt": "TIME",
             "error": { "code": "total_too_large", "message": "the total exceeds 1000000000000 EUR; split the order" },
             "history": [
@@ -138,7 +138,7 @@ fn an_order_at_work_shows_its_stage_and_when_to_look_again() {
         assert_eq!(
             redacted(&answer.body),
             json!({
-                "trackingId": "ID", "status": "processing", "progress": 25, "stage": "pricing lines", "attempt": 1,
+                "trackingId": "ID", "orderId": "S-4", "customerId": "C-1001", "status": "processing", "progress": 25, "stage": "pricing lines", "attempt": 1,
                 "submittedAt": "TIME", "startedAt": "TIME", "updatedAt": "TIME", "completedAt": null,
                 "history": [
                     { "at": "TIME", "event": "accepted", "attempt": 0 },
@@ -247,7 +247,9 @@ fn a_known_version_is_answered_304_until_it_changes() {
         let answer = handler.status_with(&id, &[("If-None-Match", known)]);
         assert_eq!((answer.status, &answer.body), (304, &Value::Null), "{known}");
         let pause = &answer.headers["retry-after-ms"];
-        let expected = json!({ "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": pause });
+        let expected = json!({
+            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": pause
+        });
         assert_eq!(answer.headers, expected);
     }
     for known in ["\"other\"", "", "W/\"\""] {
