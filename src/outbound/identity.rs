@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::error::ErrorKind;
-use azure_core::http::StatusCode;
+use azure_core::http::{ClientOptions, RetryOptions, StatusCode};
 use azure_core::time::OffsetDateTime;
 use azure_identity::{
     DeveloperToolsCredential, ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId, WorkloadIdentityCredential,
@@ -29,8 +29,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(4);
 /// Age of a fetch after which another may begin beside it.
 const BESIDE: Duration = Duration::from_secs(2);
-/// Longest fetch of a token. The endpoint of a virtual machine may answer 404 or 410 for many seconds after a start, and the credential
-/// asks it again and again meanwhile.
+/// Longest fetch of a token.
 const LONGEST: Duration = Duration::from_mins(1);
 
 /// The tokens of this identity.
@@ -49,7 +48,13 @@ fn source(identity: &Identity) -> Result<Arc<dyn TokenCredential>, azure_core::E
     Ok(match identity {
         Identity::Managed { client_id } => {
             let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
-            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions { user_assigned_id, ..Default::default() }))?
+            // Without the library's own repetitions, whose pauses are long: a call that comes after the endpoint is back asks at once.
+            let client_options = ClientOptions { retry: RetryOptions::none(), ..Default::default() };
+            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
+                user_assigned_id,
+                client_options,
+                ..Default::default()
+            }))?
         }
         Identity::Workload { client_id } => {
             let client_id = client_id.clone();
@@ -209,7 +214,7 @@ impl Held {
 
     /// Begins to fetch a token, unless such a fetch has just begun. The fetch is a task of its own, which ends within [`LONGEST`]: a
     /// fetch that ended with the call that began it would never get a token from an endpoint that takes longer than [`TIMEOUT`]. A
-    /// fetch may also wait for a dead connection, or make a long pause after a 500, so after [`BESIDE`] another may begin beside it.
+    /// fetch may also wait for a dead connection, so after [`BESIDE`] another may begin beside it.
     fn begin(self: &Arc<Self>, scope: &str, running: &mut Vec<Running>) -> Fetch {
         running.retain(|one| one.fetch.has_changed().is_ok());
         if let Some(one) = running.iter().find(|one| one.scope == scope && one.since.elapsed() < BESIDE) {

@@ -761,6 +761,7 @@ fn orders_that_the_backend_cannot_digest_hold_up_no_other() {
         }
     });
     // Without any success in between, too.
+    completed_with(&worked(&handler, "GOOD-BETWEEN"), &json!("done"));
     for number in 0..3 {
         assert_eq!(worked(&handler, &format!("FAILS-{number}"))["status"], "failed");
     }

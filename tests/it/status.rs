@@ -47,7 +47,7 @@ fn an_accepted_order_is_shown_whole() {
     assert_eq!(
         answer.headers,
         json!({
-            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": "MS"
+            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": "MS", "Vary": "Accept"
         })
     );
     assert_eq!((&answer.message, &answer.body["trackingId"]), (&None, &json!(id)));
@@ -71,7 +71,10 @@ fn a_completed_order_is_shown_whole_and_asks_for_no_further_look() {
     let answer = handler.status(&id);
 
     let etag = &answer.headers["ETag"];
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag }));
+    assert_eq!(
+        answer.headers,
+        json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Vary": "Accept" })
+    );
     assert_eq!(
         redacted(&answer.body),
         json!({
@@ -106,7 +109,10 @@ fn a_failed_order_is_shown_whole_and_asks_for_no_further_look() {
     let answer = handler.status(&id);
 
     let etag = &answer.headers["ETag"];
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag }));
+    assert_eq!(
+        answer.headers,
+        json!({ "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Vary": "Accept" })
+    );
     assert_eq!(
         redacted(&answer.body),
         json!({
@@ -158,7 +164,7 @@ fn an_order_that_does_not_exist_is_not_found() {
     let answer = handler.status("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10");
 
     assert_eq!((answer.status, &answer.message), (404, &None));
-    assert_eq!(answer.headers, json!({ "Content-Type": "application/problem+json", "Cache-Control": "no-store" }));
+    assert_eq!(answer.headers, json!({ "Content-Type": "application/problem+json", "Cache-Control": "no-store", "Vary": "Accept" }));
     assert_eq!(
         answer.body,
         json!({
@@ -248,7 +254,7 @@ fn a_known_version_is_answered_304_until_it_changes() {
         assert_eq!((answer.status, &answer.body), (304, &Value::Null), "{known}");
         let pause = &answer.headers["retry-after-ms"];
         let expected = json!({
-            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": pause
+            "Content-Type": "application/json", "Cache-Control": "private, no-cache", "ETag": etag, "Retry-After": "1", "retry-after-ms": pause, "Vary": "Accept"
         });
         assert_eq!(answer.headers, expected);
     }

@@ -258,8 +258,7 @@ impl Database {
         let damaged = Damage::default();
         let (health, opened) = (Arc::new(Health::default()), Instant::now());
         let (alive, broken) = watch::channel(false);
-        let readers = [(), ()]
-            .map(|()| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map(|connection| Reader { connection, _files: Arc::clone(&files) }));
+        let readers = [(), ()].map(|()| connect_reader(path).map(|connection| Reader { connection, _files: Arc::clone(&files) }));
         let writer = Writer {
             connection: writer,
             files,
@@ -821,6 +820,13 @@ fn set_level(connection: &Connection, level: &mut Durability, needed: Durability
         *level = needed;
     }
     Ok(())
+}
+
+/// A connection that has read: the first read opens the files by name, and would fail once they have lost it.
+fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
 }
 
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
