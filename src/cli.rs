@@ -24,16 +24,16 @@ use serving::log::Form;
 use serving::terminal::printable;
 use uuid::Uuid;
 
-use crate::cli::operate::Request;
+use crate::cli::operate::id_prefix::IdPrefix;
+use crate::cli::operate::{Ended, Request};
 use crate::config::{self, LogConfig, LogForm};
 use crate::domain::record::Status;
-use crate::domain::tracking::TrackingId;
 
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done or stopped as asked, 1 could not start or go on, or what was asked for is not so, 2 wrong arguments, 130 stopped at once."
+    after_help = "Exit codes: 0 done or stopped as asked, 1 could not start or go on, or what was asked for is not so, 2 wrong arguments, 3 all that can be compared agrees and something waits for an operator (verify), 130 stopped at once."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -52,7 +52,8 @@ enum Command {
     Orders(Orders),
     /// Look at messages that no function could act on, and send them again.
     Quarantine(Quarantine),
-    /// Compare the records with queue and dead letters; exit code 1 if anything disagrees.
+    /// Compare the records with queue and dead letters; exit code 1 if anything disagrees, 3 if only messages in quarantine or records
+    /// that cannot be read are left.
     Verify {
         /// Look at every order that has not ended, and at this number of all orders, newest first.
         #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(..=i64::from(operate::MOST)))]
@@ -116,6 +117,12 @@ enum OrdersCommand {
         /// Only orders whose error has this code, such as `interrupted`.
         #[arg(long, value_name = "CODE")]
         error: Option<String>,
+        /// Only orders with this `orderId`.
+        #[arg(long, value_name = "ORDERID")]
+        order: Option<String>,
+        /// Only orders with this `customerId`.
+        #[arg(long, value_name = "CUSTOMERID")]
+        customer: Option<String>,
         /// Only orders of this owner.
         #[arg(long)]
         owner: Option<String>,
@@ -125,17 +132,15 @@ enum OrdersCommand {
         #[command(flatten)]
         place: Where,
     },
-    /// Show a record whole: history, attempts, result.
+    /// Show one order: status, attempts, what comes next, result, history. An id may be given by its first digits.
     Show {
-        #[arg(value_parser = tracking_id)]
-        id: TrackingId,
+        id: IdPrefix,
         #[command(flatten)]
         place: Where,
     },
     /// Follow an order to its end; exit code 1 unless it completes.
     Watch {
-        #[arg(value_parser = tracking_id)]
-        id: TrackingId,
+        id: IdPrefix,
         #[command(flatten)]
         place: Where,
     },
@@ -147,8 +152,8 @@ enum OrdersCommand {
 
 #[derive(Debug, Args)]
 struct Chosen {
-    #[arg(value_parser = tracking_id, required = true)]
-    ids: Vec<TrackingId>,
+    #[arg(required = true)]
+    ids: Vec<IdPrefix>,
     /// Confirm a change of more than one.
     #[arg(long)]
     yes: bool,
@@ -158,8 +163,8 @@ struct Chosen {
 
 #[derive(Debug, Args)]
 struct Retried {
-    #[arg(value_parser = tracking_id, required_unless_present = "status", conflicts_with_all = ["status", "error", "since", "dry_run"])]
-    ids: Vec<TrackingId>,
+    #[arg(required_unless_present = "status", conflicts_with_all = ["status", "error", "since", "dry_run"])]
+    ids: Vec<IdPrefix>,
     /// All failed orders, or those that `--error` and `--since` choose; nothing but `failed` is possible.
     #[arg(long, value_parser = ["failed"])]
     status: Option<String>,
@@ -189,6 +194,9 @@ struct Quarantine {
 enum QuarantineCommand {
     /// List the kept messages, and why each was kept.
     List {
+        /// Those too that were discarded.
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         place: Where,
     },
@@ -204,7 +212,23 @@ enum QuarantineCommand {
         #[command(flatten)]
         place: Where,
     },
+    /// Note that nothing is left to do about messages: `list` and `verify` pass over them from then on.
+    Discard {
+        #[arg(required = true)]
+        ids: Vec<Uuid>,
+        /// Why, for the next person who asks.
+        #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
+        /// Confirm a change of more than one.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Where,
+    },
 }
+
+/// Exit code of `verify` where everything that can be compared agrees, and something is left for an operator.
+const LEFT_OVER: u8 = 3;
 
 /// Starts the log lines of this process.
 fn start_log(log: &LogConfig) {
@@ -221,39 +245,43 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
     let ended = match arguments.command {
         #[cfg(feature = "local")]
-        Command::Demo => demo::run(&environment).map(|()| true),
+        Command::Demo => demo::run(&environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::Local(options) => local::run(options, &environment).map(|()| true),
+        Command::Local(options) => local::run(options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::Package(options) => package::run(&options, &environment).map(|()| true),
+        Command::Package(options) => package::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::Backup(options) => backup::run(&options, &environment).map(|()| true),
+        Command::Backup(options) => backup::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| true),
-        Command::Doctor(options) => doctor::run(&options),
-        Command::Serve => serve::run(&environment).map(|()| true),
-        Command::Settings(options) => settings::run(&options, &environment).map(|()| true),
-        Command::Orders(orders) => orders.run(&environment),
-        Command::Quarantine(quarantine) => quarantine.run(&environment),
-        Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment),
+        Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(options) => doctor::run(&options).map(|well| exit_code(well.into())),
+        Command::Serve => serve::run(&environment).map(|()| ExitCode::SUCCESS),
+        Command::Settings(options) => settings::run(&options, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Orders(orders) => orders.run(&environment).map(exit_code),
+        Command::Quarantine(quarantine) => quarantine.run(&environment).map(exit_code),
+        Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment).map(exit_code),
     };
-    match ended {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("waybill: {}", printable(&problem));
-            }
-            ExitCode::FAILURE
+    ended.unwrap_or_else(|problems| {
+        for problem in problems {
+            eprintln!("waybill: {}", printable(&problem));
         }
+        ExitCode::FAILURE
+    })
+}
+
+fn exit_code(ended: Ended) -> ExitCode {
+    match ended {
+        Ended::Well => ExitCode::SUCCESS,
+        Ended::Negative => ExitCode::FAILURE,
+        Ended::LeftOver => ExitCode::from(LEFT_OVER),
     }
 }
 
 impl Orders {
-    fn run(self, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+    fn run(self, environment: &BTreeMap<String, String>) -> Result<Ended, Vec<String>> {
         let (request, place) = match self.command {
-            OrdersCommand::List { status, older_than, since, error, owner, limit, place } => {
-                (Request::List { status, older_than, since, owner, error, limit }, place)
+            OrdersCommand::List { status, older_than, since, error, order, customer, owner, limit, place } => {
+                (Request::List { status, older_than, since, owner, error, order, customer, limit }, place)
             }
             OrdersCommand::Show { id, place } => (Request::Show(id), place),
             OrdersCommand::Watch { id, place } => (Request::Watch(id), place),
@@ -265,7 +293,7 @@ impl Orders {
 }
 
 impl Chosen {
-    fn meant(&self) -> Vec<TrackingId> {
+    fn meant(&self) -> Vec<IdPrefix> {
         meant(&self.ids, self.yes)
     }
 }
@@ -284,7 +312,7 @@ impl Retried {
 }
 
 /// Ends the program, as for any wrong argument, unless all of them are meant.
-fn meant(ids: &[TrackingId], yes: bool) -> Vec<TrackingId> {
+fn meant(ids: &[IdPrefix], yes: bool) -> Vec<IdPrefix> {
     if ids.len() > 1 && !yes {
         needs_yes(format!("these are {} orders: add --yes if all of them are meant", ids.len()))
     }
@@ -296,10 +324,16 @@ fn needs_yes(why: String) -> ! {
 }
 
 impl Quarantine {
-    fn run(self, environment: &BTreeMap<String, String>) -> Result<bool, Vec<String>> {
+    fn run(self, environment: &BTreeMap<String, String>) -> Result<Ended, Vec<String>> {
         let (request, place) = match self.command {
-            QuarantineCommand::List { place } => (Request::Quarantined(None), place),
-            QuarantineCommand::Show { id, place } => (Request::Quarantined(Some(id)), place),
+            QuarantineCommand::List { all, place } => (Request::Quarantined(all), place),
+            QuarantineCommand::Show { id, place } => (Request::ShowQuarantined(id), place),
+            QuarantineCommand::Discard { ids, reason, yes, place } => {
+                if ids.len() > 1 && !yes {
+                    needs_yes(format!("these are {} messages: add --yes if all of them are meant", ids.len()))
+                }
+                (Request::Discard(ids, reason), place)
+            }
             QuarantineCommand::Retry { id, place } => (Request::Release(id), place),
         };
         operate::run(request, &place.into(), environment)
@@ -318,10 +352,6 @@ impl From<Where> for operate::Options {
 fn status(text: &str) -> Result<Status, String> {
     let all = [Status::Accepted, Status::Processing, Status::Completed, Status::Failed, Status::Cancelled];
     all.into_iter().find(|status| status.as_str() == text).ok_or_else(|| "use accepted, processing, completed, failed or cancelled".into())
-}
-
-fn tracking_id(text: &str) -> Result<TrackingId, String> {
-    TrackingId::parse(text).ok_or_else(|| "this is not a tracking id; it looks like a3948077-c06a-8f9c-9be8-6dd4acb7c847".into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

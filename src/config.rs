@@ -56,6 +56,8 @@ pub struct Config {
     pub storage: Storage,
     /// The tries, interruptions and times that an order may spend.
     pub budgets: Budgets,
+    /// The time for which a message is kept that nothing could act on.
+    pub quarantine_retention: Duration,
     /// The URL before `/orders` in links for clients (`PUBLIC_BASE_URL`), without a slash at its end.
     pub public_base_url: Option<String>,
     /// The issuer whose tokens let callers in (`AUTH_ISSUER`). `None`: callers are named by the platform's headers.
@@ -253,6 +255,7 @@ impl Config {
             warnings: spelling::in_environment(settings.environment.keys().map(String::as_str)),
             storage,
             budgets,
+            quarantine_retention: settings.quarantine_retention(),
         };
         settings.key_vault_references();
         config
@@ -415,6 +418,15 @@ impl<'a> Settings<'a> {
             Some("false") => false,
             Some(text) => self.problem(format!("ANONYMOUS_LIST is {text:?}: set true or false"), false),
         }
+    }
+
+    fn quarantine_retention(&mut self) -> Duration {
+        let retention = self.duration("QUARANTINE_RETENTION", Duration::from_secs(1));
+        if retention.as_secs() > MAX_RETENTION {
+            let limit = format!("a message carries it in seconds, at most {MAX_RETENTION} (24855d)");
+            self.problems.push(format!("QUARANTINE_RETENTION is too long: {limit}"));
+        }
+        retention
     }
 
     fn budgets(&mut self) -> Budgets {

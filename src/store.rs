@@ -67,6 +67,23 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// Why a record cannot be read; else why the call failed.
+    fn reason(&self) -> String {
+        match self {
+            Self::Unreadable(reason) | Self::Newer(reason) => reason.clone(),
+            Self::NotApplied | Self::Unknown => self.to_string(),
+        }
+    }
+}
+
+impl From<serde_json::Error> for StoreError {
+    /// Kind and position of the error only: serde's text may quote the order.
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
+    }
+}
+
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -95,6 +112,51 @@ pub struct Filter {
     pub owner: Option<String>,
     /// Orders whose error has this code.
     pub error: Option<String>,
+    /// Orders with this `orderId`.
+    pub order_id: Option<String>,
+    /// Orders with this `customerId`.
+    pub customer_id: Option<String>,
+}
+
+impl Filter {
+    /// Whether a record is one of those that are asked for.
+    fn matches(&self, record: &Record) -> bool {
+        let names = || record.names();
+        self.status.is_none_or(|status| record.status == status)
+            && self.submitted_before.is_none_or(|moment| record.submitted_at < moment)
+            && self.submitted_since.is_none_or(|moment| record.submitted_at >= moment)
+            && self.owner.as_ref().is_none_or(|owner| record.owner == *owner)
+            && self.error.as_ref().is_none_or(|code| record.error.as_ref().is_some_and(|error| error.code == *code))
+            && self.order_id.as_ref().is_none_or(|id| names().order_id == *id)
+            && self.customer_id.as_ref().is_none_or(|id| names().customer_id == *id)
+    }
+}
+
+/// One order of an operator's list.
+#[derive(Debug)]
+pub enum Listed {
+    /// Its record.
+    Record(Box<Record>),
+    /// A record that this version cannot read.
+    Unreadable(Unreadable),
+}
+
+/// The messages in quarantine.
+#[derive(Debug)]
+pub struct Quarantine {
+    /// Those whose time is not over.
+    pub messages: Vec<Quarantined>,
+    /// Those that this version cannot read.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A record that this version cannot read: a newer version wrote it, or it is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The id under which it is kept.
+    pub id: String,
+    /// What is wrong with it, without any of its text.
+    pub reason: String,
 }
 
 /// A place in the list of an owner's orders, newest first: the order after which a page begins.
@@ -247,11 +309,20 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` orders for an operator, newest first. Too expensive for customers' requests.
-    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
+    /// Takes at most `limit` orders for an operator, newest first, and the records among them that this version cannot read, which do not
+    /// count. A few records are in memory at once. Too expensive for customers' requests.
+    pub async fn each(&self, filter: &Filter, limit: u32, take: impl FnMut(Listed)) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(store) => store.list(filter, limit).await,
-            Self::Cosmos(store) => store.list(filter, limit).await,
+            Self::Sqlite(store) => store.each(filter, limit, take).await,
+            Self::Cosmos(store) => store.each(filter, limit, take).await,
+        }
+    }
+
+    /// At most `limit` tracking ids from `first` to `last`, for an operator.
+    pub async fn between(&self, first: TrackingId, last: TrackingId, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.between(first, last, limit).await,
+            Self::Cosmos(store) => store.between(first, last, limit).await,
         }
     }
 
@@ -263,8 +334,8 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` messages in quarantine.
-    pub async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
+    /// At most `limit` messages in quarantine, those among them that an operator has discarded too.
+    pub async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
         match self {
             Self::Sqlite(store) => store.quarantined(limit).await,
             Self::Cosmos(store) => store.quarantined(limit).await,
@@ -277,6 +348,14 @@ impl StatusStore {
         match self {
             Self::Sqlite(store) => store.release(quarantined).await,
             Self::Cosmos(store) => store.release(quarantined).await,
+        }
+    }
+
+    /// Replaces a message in quarantine by what an operator has made of it. `false`: as for [`Self::release`].
+    pub async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.discard(quarantined, discarded).await,
+            Self::Cosmos(store) => store.discard(quarantined, discarded).await,
         }
     }
 

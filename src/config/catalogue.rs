@@ -70,7 +70,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 44] = [
+pub static ALL: [Setting; 45] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -197,6 +197,7 @@ pub static ALL: [Setting; 44] = [
     ),
     setting(Tuning, "ORDER_DEADLINE", Value("24h"), "The time after which an order ends as `failed` (`deadline_exceeded`)."),
     setting(Tuning, "RETENTION", Value("7d"), "The time for which the record of an order that has ended is kept."),
+    setting(Tuning, "QUARANTINE_RETENTION", Value("90d"), "The time for which a message is kept that nothing could act on."),
     setting(
         Tuning,
         "RUST_LOG",

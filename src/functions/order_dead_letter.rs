@@ -82,7 +82,9 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
 
 async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: String) -> Result<Answer, StoreError> {
     let wait = wait(app);
-    let quarantined = Quarantined::new(store.tracking_key(), dead.text.clone(), reason, dead.dead_letter_reason.as_deref(), store.now());
+    let body = dead.bytes.as_deref().unwrap_or(dead.text.as_bytes());
+    let (dead_letter_reason, retention) = (dead.dead_letter_reason.as_deref(), app.config.quarantine_retention);
+    let quarantined = Quarantined::new(store.tracking_key(), body, reason, dead_letter_reason, store.now(), retention);
     functions::retry_store(wait, || store.quarantine(&quarantined)).await?;
     error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: it cannot be processed");
     Ok(Answer::done())

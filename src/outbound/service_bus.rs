@@ -157,6 +157,21 @@ impl Queue {
         self.put(text, None).await
     }
 
+    /// Sends a message as it came, which need not be text.
+    pub async fn send_bytes(&self, body: Vec<u8>) -> Result<(), SendError> {
+        let body = match String::from_utf8(body) {
+            Ok(text) => return self.send(&text).await,
+            Err(error) => error.into_bytes(),
+        };
+        // The crate sends text only.
+        let mut url = self.transport.endpoint.clone();
+        url.set_path(&format!("/{}/messages", self.name));
+        let mut request = Request::new(url, azure_core_021::Method::Post);
+        request.insert_headers(&options(None));
+        request.set_body(body);
+        self.transport.execute_request(&request).await.map(drop).map_err(not_sent)
+    }
+
     /// Sends a message that is delivered at `at`, or up to one second later: Service Bus schedules by whole seconds.
     pub async fn send_at(&self, text: &str, at: Timestamp) -> Result<(), SendError> {
         self.put(text, Some(at)).await
@@ -181,22 +196,29 @@ impl Queue {
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
-        // One id for all repetitions: a queue with duplicate detection keeps only one copy.
-        let mut properties = json!({ "MessageId": Uuid::new_v4().simple().to_string() });
-        if let Some(at) = at {
-            properties["ScheduledEnqueueTimeUtc"] = http_date(at).into();
-        }
-        let options = SendMessageOptions {
-            // The content type that the host's output binding sets, so that the trigger reads both the same way.
-            content_type: Some("text/plain".into()),
-            // Set here, since the crate's own broker properties write `+0000` where Service Bus documents `GMT`.
-            custom_properties: Some(HashMap::from([("brokerproperties".into(), properties.to_string())])),
-            ..SendMessageOptions::default()
-        };
-        let sent = self.client.send_message(text, Some(options)).await;
-        // An error that is not from the transport occurred before anything was sent.
-        sent.map_err(|error| error.into_downcast().unwrap_or_else(|error| SendError::NotSent(error.to_string())))
+        self.client.send_message(text, Some(options(at))).await.map_err(not_sent)
     }
+}
+
+/// Options of a message that is delivered now or at `at`. One id serves all repetitions of the request: a queue with duplicate
+/// detection keeps only one copy.
+fn options(at: Option<Timestamp>) -> SendMessageOptions {
+    let mut properties = json!({ "MessageId": Uuid::new_v4().simple().to_string() });
+    if let Some(at) = at {
+        properties["ScheduledEnqueueTimeUtc"] = http_date(at).into();
+    }
+    SendMessageOptions {
+        // The content type that the host's output binding sets, so that the trigger reads both the same way.
+        content_type: Some("text/plain".into()),
+        // Set here, since the crate's own broker properties write `+0000` where Service Bus documents `GMT`.
+        custom_properties: Some(HashMap::from([("brokerproperties".into(), properties.to_string())])),
+        ..SendMessageOptions::default()
+    }
+}
+
+/// Why a send failed. An error that is not from the transport occurred before anything was sent.
+fn not_sent(error: azure_core_021::Error) -> SendError {
+    error.into_downcast().unwrap_or_else(|error| SendError::NotSent(error.to_string()))
 }
 
 /// The HTTP date (RFC 1123; "Message Headers and Properties" in the Service Bus REST reference) of the first whole second not before

@@ -8,6 +8,7 @@ mod ask;
 mod connect;
 mod item;
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use futures_util::TryStreamExt;
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{error, info, warn};
 
@@ -33,8 +35,10 @@ use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::outbound::backoff::Backoff;
 use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
-use crate::store::cosmos::item::{Item, weight};
-use crate::store::{Created, Difference, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned, Waiting};
+use crate::store::cosmos::item::{Found, Item, weight};
+use crate::store::{
+    Created, Difference, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, StoreError, Unreadable, Versioned, Waiting,
+};
 
 /// Longest age of a record that requests share.
 const RECENT: Duration = Duration::from_secs(1);
@@ -44,6 +48,8 @@ const RECENT_BYTES: u64 = 32 * 1024 * 1024;
 const VISIBILITY: Duration = Duration::from_secs(2);
 /// Pauses between two reads of a missing record.
 const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(500) };
+/// Records that are read at once for an operator.
+const LIST_CHUNK: usize = 100;
 /// Pauses between two reads of the account, the last one repeated. The first ones are short: each answer narrows the clock's error.
 /// Charges are logged once the short pauses are over.
 const KEEP_PAUSES: [Duration; 4] =
@@ -92,11 +98,19 @@ struct Seen {
     write_id: i64,
 }
 
-/// A quarantined message as an item: it has no `dueAt` and no `ttl`.
+/// A quarantined message as an item: it has no `dueAt`.
 #[derive(Serialize, Deserialize)]
 struct QuarantineItem {
     id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl: Option<u32>,
     quarantined: Quarantined,
+}
+
+impl QuarantineItem {
+    fn of(quarantined: &Quarantined) -> Self {
+        Self { id: quarantine_id(quarantined), ttl: quarantined.ttl, quarantined: quarantined.clone() }
+    }
 }
 
 fn quarantine_id(quarantined: &Quarantined) -> String {
@@ -324,7 +338,7 @@ impl CosmosStore {
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
-        let item = QuarantineItem { id: quarantine_id(quarantined), quarantined: quarantined.clone() };
+        let item = QuarantineItem::of(quarantined);
         let keep = self.ask(Operation::Create, |options| {
             let options = ItemWriteOptions::default().with_operation_options(options.build());
             answer(self.0.container.upsert_item(item.id.clone(), &item.id, &item, Some(options)))
@@ -373,94 +387,129 @@ impl CosmosStore {
         Ok(self.query(query).await?.into_iter().map(waiting).collect())
     }
 
-    pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
-        Ok(self.listed(filter, limit, usize::MAX).await?.0)
+    pub(super) async fn each(&self, filter: &Filter, limit: u32, mut take: impl FnMut(Listed)) -> Result<(), StoreError> {
+        let (mut left, mut behind) = (limit, None);
+        while left > 0 {
+            let (found, next) = self.found_behind(filter, behind, LIST_CHUNK).await?;
+            for found in found {
+                match found.record {
+                    Ok(record) if left > 0 && filter.matches(&record) => {
+                        left -= 1;
+                        take(Listed::Record(Box::new(record)));
+                    }
+                    // Names are in the text of the order, which Cosmos DB does not search.
+                    Ok(_) => {}
+                    Err(reason) => take(Listed::Unreadable(Unreadable { id: found.id, reason })),
+                }
+            }
+            behind = next;
+            if behind.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 
-    /// At most `limit` records, newest first. Ends early, with `true`, once the records have more than `bytes` bytes.
-    async fn listed(&self, filter: &Filter, limit: u32, bytes: usize) -> Result<(Vec<Record>, bool), StoreError> {
+    pub(super) async fn between(&self, first: TrackingId, last: TrackingId, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+        let text = "SELECT VALUE c.id FROM c WHERE IS_DEFINED(c.record) AND c.id >= @first AND c.id <= @last ORDER BY c.id \
+                    OFFSET 0 LIMIT @limit";
+        let query = Query::from(text)
+            .with_parameter("@first", first.to_string())
+            .and_then(|query| query.with_parameter("@last", last.to_string()))
+            .and_then(|query| query.with_parameter("@limit", limit))
+            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
+        self.query(query).await
+    }
+
+    /// At most `limit` records, newest first. Ends early, with `true`, once the records have more than [`PAGE_BYTES`] bytes.
+    async fn listed(&self, filter: &Filter, limit: u32) -> Result<(Vec<Found>, bool), StoreError> {
         let mut conditions = vec!["IS_DEFINED(c.record)".to_owned()];
         let mut query = Query::from("").with_parameter("@limit", limit);
-        let wanted = [
-            ("status", "=", "status", filter.status.map(|status| json!(status.as_str()))),
-            ("owner", "=", "owner", filter.owner.as_ref().map(|owner| json!(owner))),
-            ("error.code", "=", "error", filter.error.as_ref().map(|code| json!(code))),
-            ("submittedAt", "<", "before", filter.submitted_before.map(|moment| json!(moment.as_milliseconds()))),
-            ("submittedAt", ">=", "since", filter.submitted_since.map(|moment| json!(moment.as_milliseconds()))),
-        ];
-        for (name, comparison, parameter, value) in wanted {
-            if let Some(value) = value {
-                conditions.push(format!("c.record.{name} {comparison} @{parameter}"));
-                query = query.and_then(|query| query.with_parameter(format!("@{parameter}"), value));
-            }
+        for (name, comparison, parameter, value) in wanted(filter) {
+            conditions.push(format!("c.record.{name} {comparison} @{parameter}"));
+            query = query.and_then(|query| query.with_parameter(format!("@{parameter}"), value));
         }
         let text = format!("SELECT * FROM c WHERE {} ORDER BY c.record.submittedAt DESC OFFSET 0 LIMIT @limit", conditions.join(" AND "));
         let query = query.map_err(|error| StoreError::Unreadable(error.status().to_string()))?.with_text(text);
-        let (items, cut) = self.query_until(query, |items: &[Item]| items.iter().map(Item::weight).sum::<usize>() > bytes).await?;
-        let records = items.into_iter().map(Item::into_record).collect::<Result<_, _>>()?;
-        Ok((records, cut))
+        // As text: one item that cannot be read would hide the others of its page.
+        let bytes = |items: &[Box<RawValue>]| items.iter().map(|item| item.get().len()).sum::<usize>();
+        let (items, cut) = self.query_until(query, |items| bytes(items) > PAGE_BYTES).await?;
+        Ok((items.iter().map(|item| Found::of(item)).collect(), cut))
     }
 
     pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
-        let mut records = match behind {
+        let filter = Filter { owner: Some(owner.to_owned()), status, ..Filter::default() };
+        let (found, next) = self.found_behind(&filter, behind, limit).await?;
+        let readable = |found: Found| {
+            // Skipped: it must not hide the owner's other orders.
+            let left_out = |reason: &String| warn!(order.tracking_id = found.id, reason, "an order is left out of its owner's list");
+            found.record.inspect_err(left_out).ok()
+        };
+        Ok(Page { records: found.into_iter().filter_map(readable).collect(), next })
+    }
+
+    /// At most `limit` orders after the place `behind`, newest first, and where the next ones begin.
+    async fn found_behind(&self, filter: &Filter, behind: Option<Place>, limit: usize) -> Result<(Vec<Found>, Option<Place>), StoreError> {
+        let mut all = match behind {
             Some(place) => {
-                let mut ties = self.submitted_at(owner, status, place.submitted_at).await?;
-                ties.retain(|record| record.tracking_id < place.tracking_id);
+                let mut ties = self.submitted_at(filter, place.submitted_at).await?;
+                ties.retain(|found| found.place.is_some_and(|other| other.tracking_id < place.tracking_id));
                 ties
             }
             None => Vec::new(),
         };
         let mut cut = false;
-        // One record more than `limit` shows whether there is a next page.
-        if let Some(left) = (limit + 1).checked_sub(records.len()).filter(|left| *left > 0) {
-            let before = behind.map(|place| place.submitted_at);
+        // One order more than `limit` shows whether there is a next page.
+        if let Some(left) = (limit + 1).checked_sub(all.len()).filter(|left| *left > 0) {
+            let before = behind.map(|place| place.submitted_at).into_iter().chain(filter.submitted_before).min();
             let mut older;
-            (older, cut) = self.owned(owner, status, before, left).await?;
+            let filter = Filter { submitted_before: before, ..filter.clone() };
+            (older, cut) = self.listed(&filter, u32::try_from(left).unwrap_or(u32::MAX)).await?;
             // The query sorts by moment only, so it may omit any of the orders submitted at the last moment: read them all.
-            if let Some(last) = older.last().map(|record| record.submitted_at).filter(|_| cut || older.len() == left) {
-                older.retain(|record| record.submitted_at > last);
-                older.extend(self.submitted_at(owner, status, last).await?);
+            let last = older.iter().rev().find_map(|found| found.place).filter(|_| cut || older.len() == left);
+            if let Some(last) = last.map(|place| place.submitted_at) {
+                older.retain(|found| found.place.is_none_or(|place| place.submitted_at > last));
+                older.extend(self.submitted_at(&filter, last).await?);
             }
-            records.extend(older);
+            all.extend(older);
         }
-        records.sort_by_key(|record| std::cmp::Reverse((record.submitted_at, record.tracking_id)));
-        let more = cut || records.len() > limit;
-        records.truncate(limit);
-        let last = records.last().map(|record| Place { submitted_at: record.submitted_at, tracking_id: record.tracking_id });
-        Ok(Page { records, next: last.filter(|_| more) })
+        all.sort_by_key(|found| std::cmp::Reverse(found.place.map(|place| (place.submitted_at, place.tracking_id))));
+        let more = cut || all.len() > limit;
+        all.truncate(limit);
+        let last = all.iter().rev().find_map(|found| found.place);
+        Ok((all, last.filter(|_| more)))
     }
 
-    /// An owner's orders submitted before a moment, newest first, and whether [`PAGE_BYTES`] cut them off.
-    async fn owned(
-        &self,
-        owner: &str,
-        status: Option<Status>,
-        before: Option<Timestamp>,
-        limit: usize,
-    ) -> Result<(Vec<Record>, bool), StoreError> {
-        let filter = Filter { owner: Some(owner.to_owned()), status, submitted_before: before, ..Filter::default() };
-        self.listed(&filter, u32::try_from(limit).unwrap_or(u32::MAX), PAGE_BYTES).await
+    /// The orders that match and were submitted at one moment.
+    async fn submitted_at(&self, filter: &Filter, moment: Timestamp) -> Result<Vec<Found>, StoreError> {
+        let filter = Filter { submitted_before: None, submitted_since: None, ..filter.clone() };
+        let mut text = "SELECT * FROM c WHERE c.record.submittedAt = @moment".to_owned();
+        let mut query = Query::from("").with_parameter("@moment", moment.as_milliseconds());
+        for (name, comparison, parameter, value) in wanted(&filter) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, " AND c.record.{name} {comparison} @{parameter}");
+            query = query.and_then(|query| query.with_parameter(format!("@{parameter}"), value));
+        }
+        let query = query.map_err(|error| StoreError::Unreadable(error.status().to_string()))?.with_text(text);
+        Ok(self.query::<Box<RawValue>>(query).await?.iter().map(|item| Found::of(item)).collect())
     }
 
-    /// An owner's orders submitted at one moment.
-    async fn submitted_at(&self, owner: &str, status: Option<Status>, moment: Timestamp) -> Result<Vec<Record>, StoreError> {
-        let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
-        let query = Query::from(format!("SELECT * FROM c WHERE c.record.owner = @owner AND c.record.submittedAt = @moment {also}"))
-            .with_parameter("@owner", owner)
-            .and_then(|query| query.with_parameter("@moment", moment.as_milliseconds()))
-            .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
-            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        self.query::<Item>(query).await?.into_iter().map(Item::into_record).collect()
-    }
-
-    pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
-        let query = Query::from("SELECT VALUE c.quarantined FROM c WHERE STARTSWITH(c.id, 'quarantine-') OFFSET 0 LIMIT @limit")
+    pub(super) async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
+        let query = Query::from("SELECT * FROM c WHERE STARTSWITH(c.id, 'quarantine-') OFFSET 0 LIMIT @limit")
             .with_parameter("@limit", limit)
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        self.query(query).await
+        let mut quarantine = Quarantine { messages: Vec::new(), unreadable: Vec::new() };
+        for item in self.query::<Box<RawValue>>(query).await? {
+            match serde_json::from_str::<QuarantineItem>(item.get()) {
+                Ok(item) => quarantine.messages.push(item.quarantined),
+                Err(error) => quarantine.unreadable.push(Unreadable { id: item::id_of(&item), reason: StoreError::from(error).reason() }),
+            }
+        }
+        Ok(quarantine)
     }
 
-    pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
+    /// The version of this message in quarantine, if it is still the one that was read.
+    async fn kept_version(&self, quarantined: &Quarantined) -> Result<Option<Etag>, StoreError> {
         let id = quarantine_id(quarantined);
         let read = self.ask(Operation::Read, |options| {
             let options = self.as_fresh_as(&Freshness::Latest, options);
@@ -468,14 +517,35 @@ impl CosmosStore {
         });
         let response = match read.await {
             Ok(response) => response,
-            Err(failed) if failed.status.is_not_found() => return Ok(false),
+            Err(failed) if failed.status.is_not_found() => return Ok(None),
             Err(failed) => return Err(read_error(failed.status)),
         };
         let etag = etag_of(&response).ok_or_else(|| StoreError::Unreadable("the answer has no ETag".into()))?;
         let item: QuarantineItem = response.into_model().map_err(|_| StoreError::Unreadable("a quarantined message".into()))?;
-        if item.quarantined != *quarantined {
-            return Ok(false);
+        Ok(Some(etag).filter(|_| item.quarantined == *quarantined))
+    }
+
+    pub(super) async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {
+        let Some(etag) = self.kept_version(quarantined).await? else { return Ok(false) };
+        let item = QuarantineItem::of(discarded);
+        let replace = self.ask(Operation::Replace, |options| {
+            let options = ItemWriteOptions::default()
+                .with_operation_options(options.build())
+                .with_precondition(Precondition::if_match(etag.0.clone()));
+            answer(self.0.container.replace_item(item.id.clone(), &item.id, &item, Some(options)))
+        });
+        match replace.await {
+            Ok(_) => Ok(true),
+            // Replaced by an earlier request of this call, or changed by another operator.
+            Err(failed) if failed.status.is_precondition_failed() => Ok(self.kept_version(discarded).await?.is_some()),
+            Err(failed) if failed.status.is_not_found() => Ok(false),
+            Err(failed) => Err(write_error(&failed)),
         }
+    }
+
+    pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
+        let id = quarantine_id(quarantined);
+        let Some(etag) = self.kept_version(quarantined).await? else { return Ok(false) };
         let release = self.ask(Operation::Delete, |options| {
             let options = ItemWriteOptions::default()
                 .with_operation_options(options.build())
@@ -604,6 +674,19 @@ impl CosmosStore {
         let token = response.headers().session_token().filter(|_| self.may_lag())?;
         Some(Bookmark(token.as_str().to_owned()))
     }
+}
+
+/// The conditions of a filter that Cosmos DB checks: member of the record, comparison, parameter, value.
+fn wanted(filter: &Filter) -> impl Iterator<Item = (&'static str, &'static str, &'static str, Value)> {
+    let moment = |moment: Option<Timestamp>| moment.map(|moment| json!(moment.as_milliseconds()));
+    let wanted = [
+        ("status", "=", "status", filter.status.map(|status| json!(status.as_str()))),
+        ("owner", "=", "owner", filter.owner.as_ref().map(|owner| json!(owner))),
+        ("error.code", "=", "error", filter.error.as_ref().map(|code| json!(code))),
+        ("submittedAt", "<", "before", moment(filter.submitted_before)),
+        ("submittedAt", ">=", "since", moment(filter.submitted_since)),
+    ];
+    wanted.into_iter().filter_map(|(name, comparison, parameter, value)| Some((name, comparison, parameter, value?)))
 }
 
 async fn answer(response: impl Future<Output = Result<ItemResponse, CosmosError>>) -> Result<Answer<ItemResponse>, CosmosError> {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use group_commit::database::{BUSY_TIMEOUT, Database, Error, together};
 use group_commit::directory;
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row as SqlRow, params};
 use serde_json::{Value, json};
 use tracing::warn;
 use uuid::Uuid;
@@ -17,7 +17,9 @@ use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
-use crate::store::{Created, Etag, Filter, PAGE_BYTES, Page, Place, Replaced, StoreError, Versioned, Waiting};
+use crate::store::{
+    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, StoreError, Unreadable, Versioned, Waiting,
+};
 
 // The time that an invocation keeps for its last writes is counted with this.
 const _: () = assert!(BUSY_TIMEOUT.as_millis() == SQLITE_BUSY_TIMEOUT.as_millis());
@@ -25,7 +27,9 @@ const _: () = assert!(BUSY_TIMEOUT.as_millis() == SQLITE_BUSY_TIMEOUT.as_millis(
 /// The columns of `owned`, selected from `orders`.
 macro_rules! owned {
     () => {
-        "record ->> 'owner', CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER), tracking_id FROM orders"
+        "CASE WHEN json_valid(record) THEN record ->> 'owner' END,
+         CASE WHEN json_valid(record) THEN CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER) END,
+         tracking_id FROM orders"
     };
 }
 
@@ -51,7 +55,7 @@ const SCHEMA: &str = concat!(
     ) WITHOUT ROWID;
     INSERT INTO owned (owner, submitted_at, tracking_id) SELECT ",
     owned!(),
-    " WHERE NOT EXISTS (SELECT 1 FROM owned);
+    " WHERE json_valid(record) AND NOT EXISTS (SELECT 1 FROM owned);
     CREATE TABLE IF NOT EXISTS quarantine (id BLOB NOT NULL PRIMARY KEY, message TEXT NOT NULL);
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 "
@@ -62,6 +66,8 @@ const PURGE_PERIOD: i64 = 600_000;
 const NEXT_PURGE: i64 = 250;
 /// Expired records deleted at once: a client's order waits for the deletion.
 const PURGE_LIMIT: u32 = 100;
+/// Records read at once for an operator.
+const LIST_CHUNK: usize = 16;
 /// Orders scanned for one page: all other scans wait for it.
 const PAGE_SCAN: u32 = 1000;
 
@@ -129,11 +135,11 @@ impl SqliteStore {
             .read(move |connection| {
                 connection
                     .prepare_cached("SELECT etag, record FROM orders WHERE tracking_id = ?1 AND (expires_at IS NULL OR expires_at > ?2)")?
-                    .query_row(params![tracking_id.as_bytes(), now], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .query_row(params![tracking_id.as_bytes(), now], |row| Ok((row.get(0)?, text(row, 1)?)))
                     .optional()
             })
             .await?;
-        row.map(|(etag, text): (i64, String)| versioned(etag, &text)).transpose()
+        row.map(|(etag, text): (i64, Vec<u8>)| versioned(etag, &text)).transpose()
     }
 
     pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
@@ -141,8 +147,9 @@ impl SqliteStore {
         let overdue = self.database.scan(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND (?2 IS NULL OR record ->> 'status' = ?2)
-                     AND record ->> 'schemaVersion' <= ?4 ORDER BY due_at LIMIT ?3 OFFSET ?5",
+                    "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND CASE WHEN json_valid(record) THEN
+                     (?2 IS NULL OR record ->> 'status' = ?2) AND record ->> 'schemaVersion' <= ?4 ELSE FALSE END
+                     ORDER BY due_at LIMIT ?3 OFFSET ?5",
                 )?
                 .query_map(params![now, status.map(Status::as_str), limit, SCHEMA_VERSION, skip], |row| {
                     row.get(0).map(TrackingId::from_bytes)
@@ -158,8 +165,8 @@ impl SqliteStore {
             connection
                 .prepare_cached(
                     "SELECT coalesce(record -> 'sentAgainAt', record -> 'submittedAt'), record ->> 'wakeAt' IS NOT NULL FROM orders
-                     WHERE due_at > ?3 AND record ->> 'status' = 'accepted' AND record ->> 'fence' = 0
-                     AND record ->> 'schemaVersion' <= ?2 ORDER BY due_at LIMIT ?1",
+                     WHERE due_at > ?3 AND CASE WHEN json_valid(record) THEN record ->> 'status' = 'accepted'
+                     AND record ->> 'fence' = 0 AND record ->> 'schemaVersion' <= ?2 ELSE FALSE END ORDER BY due_at LIMIT ?1",
                 )?
                 .query_map(params![limit, SCHEMA_VERSION, now], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<Vec<(String, bool)>>>()
@@ -173,7 +180,12 @@ impl SqliteStore {
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
         let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
+        let now = now().to_string();
         let kept = self.database.write(move |connection| {
+            // The oldest rows are first, and each new one may delete more than one.
+            let expired = "DELETE FROM quarantine WHERE rowid IN (SELECT rowid FROM quarantine ORDER BY rowid LIMIT ?2)
+                AND CASE WHEN json_valid(message) THEN unixepoch(message ->> 'keptAt') + (message ->> 'ttl') < unixepoch(?1) END";
+            connection.prepare_cached(expired)?.execute(params![now, PURGE_LIMIT])?;
             connection
                 .prepare_cached("INSERT OR REPLACE INTO quarantine (id, message) VALUES (?1, ?2)")?
                 .execute(params![id.as_bytes(), text])
@@ -181,31 +193,74 @@ impl SqliteStore {
         Ok(kept.await.map(drop)?)
     }
 
-    pub(super) async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<Record>, StoreError> {
-        let (now, filter) = (now().as_milliseconds(), filter.clone());
-        let rows = self.database.scan(move |connection| {
+    pub(super) async fn each(&self, filter: &Filter, limit: u32, mut take: impl FnMut(Listed)) -> Result<(), StoreError> {
+        let (now, wanted) = (now().as_milliseconds(), filter.clone());
+        // Ids first, which need 16 bytes each. What a damaged record says is not known, so it is taken whatever is asked for.
+        let ids = self.database.scan(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT etag, record FROM orders WHERE (expires_at IS NULL OR expires_at > ?1)
-                     AND (?2 IS NULL OR record ->> 'status' = ?2) AND (?3 IS NULL OR record ->> 'owner' = ?3)
-                     AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) AND (?6 IS NULL OR record ->> 'submittedAt' >= ?6)
-                     AND (?7 IS NULL OR record ->> '$.error.code' = ?7) ORDER BY record ->> 'submittedAt' DESC LIMIT ?5",
+                    "SELECT tracking_id FROM orders WHERE (expires_at IS NULL OR expires_at > ?1) AND CASE WHEN json_valid(record) THEN
+                     (?2 IS NULL OR record ->> 'status' = ?2) AND (?3 IS NULL OR record ->> 'owner' = ?3)
+                     AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) AND (?5 IS NULL OR record ->> 'submittedAt' >= ?5)
+                     AND (?6 IS NULL OR record ->> '$.error.code' = ?6) AND (?7 IS NULL OR coalesce(record ->> '$.names.orderId', record ->> '$.order.orderId') = ?7)
+                     AND (?8 IS NULL OR coalesce(record ->> '$.names.customerId', record ->> '$.order.customerId') = ?8) ELSE TRUE END
+                     ORDER BY CASE WHEN json_valid(record) THEN record ->> 'submittedAt' END DESC NULLS FIRST, tracking_id DESC",
                 )?
                 .query_map(
                     params![
                         now,
-                        filter.status.map(Status::as_str),
-                        filter.owner,
-                        filter.submitted_before.map(|moment| moment.to_string()),
-                        limit,
-                        filter.submitted_since.map(|moment| moment.to_string()),
-                        filter.error
+                        wanted.status.map(Status::as_str),
+                        wanted.owner,
+                        wanted.submitted_before.map(|moment| moment.to_string()),
+                        wanted.submitted_since.map(|moment| moment.to_string()),
+                        wanted.error,
+                        wanted.order_id,
+                        wanted.customer_id
                     ],
-                    |row| Ok((row.get(0)?, row.get(1)?)),
+                    |row| row.get(0),
                 )?
-                .collect::<rusqlite::Result<Vec<(i64, String)>>>()
+                .collect::<rusqlite::Result<Vec<[u8; 16]>>>()
         });
-        rows.await?.into_iter().map(|(etag, text)| versioned(etag, &text).map(|found| found.record)).collect()
+        let mut left = limit;
+        for ids in ids.await?.chunks(LIST_CHUNK) {
+            let ids = ids.to_vec();
+            let rows = self.database.read(move |connection| {
+                let mut statement = connection.prepare_cached("SELECT etag, record FROM orders WHERE tracking_id = ?1")?;
+                let mut read = |id| statement.query_row([id], |row| Ok((id, row.get::<_, i64>(0)?, text(row, 1)?))).optional();
+                ids.into_iter().filter_map(|id| read(id).transpose()).collect::<rusqlite::Result<Vec<_>>>()
+            });
+            for (id, etag, text) in rows.await? {
+                if left == 0 {
+                    return Ok(());
+                }
+                match versioned(etag, &text) {
+                    Ok(found) if filter.matches(&found.record) => {
+                        left -= 1;
+                        take(Listed::Record(Box::new(found.record)));
+                    }
+                    // It has changed since its id was read.
+                    Ok(_) => {}
+                    Err(error) => {
+                        take(Listed::Unreadable(Unreadable { id: TrackingId::from_bytes(id).to_string(), reason: error.reason() }));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn between(&self, first: TrackingId, last: TrackingId, limit: u32) -> Result<Vec<TrackingId>, StoreError> {
+        let now = now().as_milliseconds();
+        let ids = self.database.read(move |connection| {
+            connection
+                .prepare_cached(
+                    "SELECT tracking_id FROM orders WHERE tracking_id BETWEEN ?1 AND ?2 AND (expires_at IS NULL OR expires_at > ?3)
+                     ORDER BY tracking_id LIMIT ?4",
+                )?
+                .query_map(params![first.as_bytes(), last.as_bytes(), now, limit], |row| row.get(0).map(TrackingId::from_bytes))?
+                .collect()
+        });
+        Ok(ids.await?)
     }
 
     pub(super) async fn page(&self, owner: &str, status: Option<Status>, behind: Option<Place>, limit: usize) -> Result<Page, StoreError> {
@@ -230,9 +285,9 @@ impl SqliteStore {
                 let place =
                     Place { submitted_at: Timestamp::from_milliseconds(row.get(0)?), tracking_id: TrackingId::from_bytes(row.get(1)?) };
                 last = Some(place);
-                if let (Some(etag), Some(text)) = (row.get::<_, Option<i64>>(2)?, row.get::<_, Option<String>>(3)?) {
+                if let (Some(etag), Some(text)) = (row.get::<_, Option<i64>>(2)?, row.get_ref(3)?.as_bytes_or_null().ok().flatten()) {
                     bytes += text.len();
-                    found.extend(wanted(etag, &text, place, status));
+                    found.extend(wanted(etag, text, place, status));
                 }
             }
             Ok((found, last.filter(|_| scanned == PAGE_SCAN)))
@@ -242,15 +297,37 @@ impl SqliteStore {
         Ok(Page { records, next })
     }
 
-    pub(super) async fn quarantined(&self, limit: u32) -> Result<Vec<Quarantined>, StoreError> {
-        let texts = self.database.scan(move |connection| {
+    pub(super) async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
+        let rows = self.database.scan(move |connection| {
             connection
-                .prepare_cached("SELECT message FROM quarantine ORDER BY rowid LIMIT ?1")?
-                .query_map([limit], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()
+                .prepare_cached("SELECT id, message FROM quarantine ORDER BY rowid LIMIT ?1")?
+                .query_map([limit], |row| Ok((row.get(0)?, text(row, 1)?)))?
+                .collect::<rusqlite::Result<Vec<([u8; 16], Vec<u8>)>>>()
         });
-        let read = |text: String| serde_json::from_str(&text).map_err(|_| StoreError::Unreadable("a quarantined message".into()));
-        texts.await?.into_iter().map(read).collect()
+        let (mut quarantine, now) = (Quarantine { messages: Vec::new(), unreadable: Vec::new() }, now());
+        for (id, text) in rows.await? {
+            match serde_json::from_slice::<Quarantined>(&text) {
+                Ok(message) if message.is_expired(now) => {}
+                Ok(message) => quarantine.messages.push(message),
+                Err(error) => {
+                    let reason = StoreError::from(error).reason();
+                    quarantine.unreadable.push(Unreadable { id: Uuid::from_bytes(id).to_string(), reason });
+                }
+            }
+        }
+        Ok(quarantine)
+    }
+
+    pub(super) async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {
+        let (id, kept_at) = (quarantined.id, quarantined.kept_at.to_string());
+        let text = serde_json::to_string(discarded).map_err(|error| StoreError::Unreadable(error.to_string()))?;
+        let replaced =
+            self.database.write(move |connection| {
+                connection
+                    .prepare_cached("UPDATE quarantine SET message = ?3 WHERE id = ?1 AND message ->> 'keptAt' = ?2")?
+                    .execute(params![id.as_bytes(), kept_at, text])
+            });
+        Ok(replaced.await? > 0)
     }
 
     pub(super) async fn release(&self, quarantined: &Quarantined) -> Result<bool, StoreError> {
@@ -272,7 +349,7 @@ impl SqliteStore {
         let now = now().as_milliseconds();
         let purge = self.purge_due.load(Ordering::Relaxed) <= now && self.purge_due.swap(now + PURGE_PERIOD, Ordering::Relaxed) <= now;
         let purge_due = purge.then(|| Arc::clone(&self.purge_due));
-        let found: Option<(i64, String)> = self
+        let found: Option<(i64, Vec<u8>)> = self
             .database
             .write(move |connection| {
                 if let Some(purge_due) = &purge_due {
@@ -293,7 +370,7 @@ impl SqliteStore {
                 }
                 connection
                     .prepare_cached("SELECT etag, record FROM orders WHERE tracking_id = ?1")?
-                    .query_row([row.tracking_id.as_bytes()], |row| Ok(Some((row.get(0)?, row.get(1)?))))
+                    .query_row([row.tracking_id.as_bytes()], |row| Ok(Some((row.get(0)?, text(row, 1)?))))
             })
             .await?;
         match found {
@@ -328,8 +405,9 @@ fn delete(connection: &Connection, chosen: &str, parameters: impl Params) -> rus
     let rows = connection
         .prepare_cached(&format!("SELECT rowid, {} WHERE {chosen}", owned!()))?
         .query_map(parameters, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
-        .collect::<rusqlite::Result<Vec<(i64, String, i64, [u8; 16])>>>()?;
+        .collect::<rusqlite::Result<Vec<(i64, Option<String>, Option<i64>, [u8; 16])>>>()?;
     for (row, owner, submitted_at, tracking_id) in &rows {
+        // Of a damaged record the row in `owned` is not known. It stays, and shows nothing without the record.
         connection.prepare_cached("DELETE FROM owned WHERE owner = ?1 AND submitted_at = ?2 AND tracking_id = ?3")?.execute(params![
             owner,
             submitted_at,
@@ -383,7 +461,7 @@ impl Row {
 }
 
 /// The order at a place in `owned`, if it is in `status` and was not created again since that place was written.
-fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option<Versioned> {
+fn wanted(etag: i64, text: &[u8], place: Place, status: Option<Status>) -> Option<Versioned> {
     // Skipped: it must not hide the owner's other orders.
     let found = versioned(etag, text)
         .inspect_err(|error| warn!(order.tracking_id = %place.tracking_id, %error, "an order is left out of its owner's list"))
@@ -392,22 +470,24 @@ fn wanted(etag: i64, text: &str, place: Place, status: Option<Status>) -> Option
     is_wanted.then_some(found)
 }
 
-fn versioned(etag: i64, text: &str) -> Result<Versioned, StoreError> {
+/// The bytes of a text, which may be damaged.
+fn text(row: &SqlRow<'_>, column: usize) -> rusqlite::Result<Vec<u8>> {
+    Ok(row.get_ref(column)?.as_bytes().unwrap_or_default().to_vec())
+}
+
+fn versioned(etag: i64, text: &[u8]) -> Result<Versioned, StoreError> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {
         schema_version: u32,
     }
     // First the version: a newer record may have any form.
-    if let Ok(Version { schema_version }) = serde_json::from_str(text)
+    if let Ok(Version { schema_version }) = serde_json::from_slice(text)
         && schema_version > SCHEMA_VERSION
     {
         return Err(StoreError::Newer(format!("its schema version {schema_version} is newer than {SCHEMA_VERSION}")));
     }
-    // Kind and position of the error only: serde's text may quote the order.
-    let mut record: Record = serde_json::from_str(text).map_err(|error| {
-        StoreError::Unreadable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))
-    })?;
+    let mut record: Record = serde_json::from_slice(text)?;
     // An older form is read as the current one, and written as the current one.
     record.schema_version = SCHEMA_VERSION;
     Ok(Versioned { record, etag: Etag(etag.to_string()) })

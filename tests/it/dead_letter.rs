@@ -1,11 +1,16 @@
 //! `OrderDeadLetter`: a dead letter is a lost delivery, never a silence, and never a loop.
 
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use functions_host::service_bus::broker::{Broker, Outgoing, Rules};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Response, events, eventually, order, queue_envelope, submit, try_request};
+use crate::store::run;
+use crate::support::{Directory, Handler, Host, Program, Response, events, eventually, order, queue_envelope, submit, try_request};
 
 fn dead_letter(handler: &Handler, text: &str) -> Response {
     let properties = json!({ "DeadLetterReason": "MaxDeliveryCountExceeded", "DeadLetterErrorDescription": "tried ten times" });
@@ -203,4 +208,115 @@ fn the_order_of_a_worker_that_was_killed_does_not_wait_for_its_lease() {
     let second = Handler::start(data.path(), &settings);
 
     assert_eq!(sent(&dead_letter(&second, &message)), [message.as_str()]);
+}
+
+/// A binding with `dataType: binary` passes base64 on.
+fn dead_bytes(handler: &Handler, body: &[u8]) -> Response {
+    handler.invoke("OrderDeadLetter", &json!({ "Data": { "deadLetter": STANDARD.encode(body) }, "Metadata": {} }))
+}
+
+#[test]
+fn a_message_that_is_not_utf_8_is_kept_and_sent_again_byte_for_byte() {
+    let data = Directory::new();
+    let junk = [0xff, 0xfe, 0x00, b'j', b'u', b'n', b'k', 0x80];
+    let text = "text in UTF-8 \u{e9}".as_bytes();
+    let bodies = [&junk[..], text].map(|body| Outgoing { body: body.to_vec(), ..Outgoing::default() });
+    run(async {
+        let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 2 };
+        Broker::open(data.path(), rules).unwrap().send("orders", bodies.into()).await.unwrap();
+    });
+    let host = Host::with(crate::support::repository(), data.path(), &["--max-delivery-count", "2"], &[]);
+    let place = data.path().to_str().unwrap();
+    let command = |arguments: &[&str]| {
+        let (status, lines) = Program::waybill(&[arguments, &["--json", "--data", place]].concat(), &[]).end();
+        (status.code(), lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>())
+    };
+
+    let kept = eventually("both are in quarantine", || Some(command(&["quarantine", "list"]).1).filter(|kept| kept.len() == 2));
+
+    let kept_junk = kept.iter().find(|message| message["base64"].is_string()).unwrap_or_else(|| panic!("{kept:?}"));
+    assert_eq!(STANDARD.decode(kept_junk["base64"].as_str().unwrap()).unwrap(), junk);
+    assert!(kept.iter().any(|message| message["text"] == "text in UTF-8 \u{e9}" && message.get("base64").is_none()), "{kept:?}");
+    let id = kept_junk["id"].as_str().unwrap();
+    drop(host);
+    assert_eq!(command(&["quarantine", "retry", id]).0, Some(0));
+    let queue = rusqlite::Connection::open(data.path().join("queue.db")).unwrap();
+    let sent: Vec<u8> = queue.query_row("SELECT body FROM messages", [], |row| row.get(0)).unwrap();
+    assert_eq!(sent, junk);
+}
+
+fn discarded_messages_are_passed_over(handler: &Handler, run: &dyn Fn(&[&str]) -> (Option<i32>, Vec<Value>, String)) {
+    assert_eq!(sent(&dead_bytes(handler, b"junk \xff")), [""; 0]);
+    assert_eq!(sent(&dead_bytes(handler, b"other")), [""; 0]);
+    let ids = |arguments: &[&str]| -> Vec<String> {
+        let listed = run(&[&["quarantine", "list"], arguments].concat()).1;
+        listed.iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ids(&[]);
+    assert_eq!((all.len(), run(&["verify"]).0), (2, Some(3)));
+
+    let (code, _, said) = run(&["quarantine", "discard", &all[0]]);
+    assert!(code == Some(2) && said.contains("--reason"), "{said}");
+    let (code, _, said) = run(&["quarantine", "discard", &all[0], &all[1], "--reason", "a test"]);
+    assert!(code == Some(2) && said.contains("--yes"), "{said}");
+    let (code, told, said) = run(&["quarantine", "discard", &all[0], "--reason", "a test of the gateway"]);
+    assert!(code == Some(0) && told[0]["done"] == "discarded" && told[0]["id"] == json!(all[0]), "{said}");
+
+    assert_eq!(ids(&[]), [all[1].clone()]);
+    assert_eq!(ids(&["--all"]).len(), 2);
+    let (_, shown, _) = run(&["quarantine", "show", &all[0]]);
+    assert_eq!(shown[0]["discarded"]["reason"], "a test of the gateway");
+    let (code, told, _) = run(&["verify"]);
+    assert_eq!((code, &told[0]["quarantined"]), (Some(3), &json!([all[1]])));
+    assert_eq!(run(&["quarantine", "discard", &all[1], "--reason", "a test"]).0, Some(0));
+    assert_eq!(run(&["verify"]).0, Some(0), "nothing is left");
+    let (code, told, _) = run(&["quarantine", "discard", "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10", "--reason", "x"]);
+    assert_eq!((code, &told[0]["problem"]), (Some(1), &json!("message_not_found")));
+
+    // The same message again is a new question.
+    assert_eq!(sent(&dead_bytes(handler, b"other")), [""; 0]);
+    assert_eq!(ids(&[]).len(), 1);
+}
+
+#[test]
+fn a_discarded_message_is_no_alarm_any_more_in_the_embedded_store() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let place = data.path().to_str().unwrap();
+    discarded_messages_are_passed_over(&handler, &|arguments| {
+        told(&Program::waybill(&[arguments, &["--json", "--data", place]].concat(), &[]).end())
+    });
+}
+
+#[test]
+fn a_discarded_message_is_no_alarm_any_more_in_cosmos_db() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+    let nowhere = Directory::new();
+    let settings = emulator.with(&[("WAYBILL_DATA", nowhere.path().to_str().unwrap())]);
+    let place = nowhere.path().to_str().unwrap();
+    discarded_messages_are_passed_over(&handler, &|arguments| {
+        told(&Program::waybill(&[arguments, &["--json", "--app", place]].concat(), &settings).end())
+    });
+}
+
+fn told((status, lines): &(ExitStatus, Vec<String>)) -> (Option<i32>, Vec<Value>, String) {
+    (status.code(), lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect(), lines.join("\n"))
+}
+
+#[test]
+fn a_message_leaves_quarantine_when_its_time_is_over() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("QUARANTINE_RETENTION", "1s")]);
+    let place = data.path().to_str().unwrap();
+    let listed = || told(&Program::waybill(&["quarantine", "list", "--json", "--data", place], &[]).end()).1.len();
+    assert_eq!(sent(&dead_bytes(&handler, b"old")), [""; 0]);
+    assert_eq!(quarantined(&data).len(), 1);
+
+    eventually("it is not shown any more", || (listed() == 0).then_some(()));
+
+    eventually("the next one deletes it", || {
+        assert_eq!(sent(&dead_bytes(&handler, b"new")), [""; 0]);
+        quarantined(&data).iter().all(|kept| kept["text"] == "new").then_some(())
+    });
 }

@@ -34,7 +34,7 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
     let (_, shown) = on(&data, &["orders", "show", &bad]);
     assert_eq!(events(&shown[0]), ["accepted", "claimed", "failed"]);
     let (retried, told) = on(&data, &["orders", "retry", &bad]);
-    assert!(retried && told[0]["done"] == "sent again", "{told:?}");
+    assert!(retried && told[0]["done"] == "sent", "{told:?}");
 
     let again = eventually("it was tried again", || {
         let status = host.get(&format!("/api/orders/{bad}/status")).json();
@@ -83,7 +83,7 @@ fn an_operator_cancels_what_nobody_wants_any_more_whoever_owns_it() {
         let (many, said) = waybill(&["orders", "cancel", &waiting, &working, "--data", directory], &[]);
         assert!(many.code() == Some(2) && said.concat().contains("--yes"), "{said:?}");
         let (done, told) = on(&data, &["orders", "cancel", "--yes", &waiting, &working]);
-        assert!(done && told[0]["done"] == "cancelled" && told[1]["done"].as_str().unwrap().contains("requested"), "{told:?}");
+        assert!(done && told[0]["done"] == "cancelled" && told[1]["done"] == "cancel_requested", "{told:?}");
         assert_eq!(work.join().unwrap(), 200);
     });
     assert_eq!(handler.process(&late).status, 200);
@@ -112,7 +112,10 @@ fn an_order_that_has_ended_is_not_cancelled_by_an_operator_either() {
     assert!(ended.code() == Some(1) && told.concat().contains("it is completed and stays so"), "{told:?}");
     assert!(unknown.code() == Some(1) && said.concat().contains("no order has the tracking id"), "{said:?}");
     let (none, lines) = on(&data, &["orders", "cancel", &id]);
-    assert!(!none && lines[0]["trackingId"] == json!(id) && lines[0]["problem"] == "it is completed and stays so", "{lines:?}");
+    assert!(
+        !none && lines[0]["trackingId"] == json!(id) && lines[0]["problem"] == "order_ended" && lines[0]["status"] == "completed",
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -127,11 +130,17 @@ fn a_quarantined_message_is_found_shown_and_sent_again() {
     let (_, list) = on(&data, &["quarantine", "list"]);
     let id = list[0]["id"].as_str().unwrap();
     let (_, shown) = on(&data, &["quarantine", "show", id]);
-    let (agrees, _) = on(&data, &["verify"]);
+    let data_directory = data.path().to_str().unwrap();
+    let (verified, told) = waybill(&["verify", "--json", "--data", data_directory], &[]);
+    let (_, words) = waybill(&["verify", "--data", data_directory], &[]);
     let (released, _) = on(&data, &["quarantine", "retry", id]);
 
     assert_eq!(shown[0]["text"], "nobody knows this");
-    assert!(!agrees, "a message in quarantine is nothing that agrees");
+    let told: Value = told.iter().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| panic!("{told:?}"));
+    assert_eq!(verified.code(), Some(3), "a message in quarantine is no disagreement, and nothing that agrees");
+    assert_eq!((&told["disagreements"], &told["quarantined"]), (&json!([]), &json!([id])));
+    assert!(words.iter().any(|line| line.starts_with(&format!("in quarantine: message {id}"))), "{words:?}");
+    assert!(words.concat().contains("0 disagreements, 1 messages in quarantine"), "{words:?}");
     assert!(released);
     // Nobody can read it this time either.
     eventually("it comes back", || on(&data, &["quarantine", "list"]).1.iter().any(|kept| kept["id"] == id).then_some(()));
@@ -153,7 +162,13 @@ fn an_order_that_nobody_looks_after_is_told() {
     let (agrees, lines) = on(&data, &["verify"]);
 
     assert!(!agrees);
-    assert!(lines[0]["disagreements"][0].as_str().unwrap().contains("does OrderSweeper run?"), "{lines:?}");
+    let told = &lines[0]["disagreements"][0];
+    assert_eq!(
+        (&told["code"], &told["status"], &told["dueAt"]),
+        (&json!("overdue"), &json!("accepted"), &json!("2026-01-01T00:00:00.000Z"))
+    );
+    let (_, lines) = waybill(&["verify", "--data", data.path().to_str().unwrap()], &[]);
+    assert!(lines.concat().contains("does OrderSweeper run?"), "{lines:?}");
 }
 
 #[test]
@@ -177,7 +192,7 @@ fn an_order_that_nobody_looks_after_is_told_however_many_are_newer() {
     for (limit, all) in [("3", false), ("6", false), ("7", true)] {
         let (agrees, lines) = on(&data, &["verify", "--limit", limit]);
         assert!(!agrees && lines[0]["all"] == all, "{lines:?}");
-        assert!(lines[0]["disagreements"][0].as_str().unwrap().contains(&lost), "{lines:?}");
+        assert_eq!(lines[0]["disagreements"][0]["trackingId"], json!(lost), "{lines:?}");
     }
 }
 
@@ -228,7 +243,7 @@ fn the_same_commands_work_on_cosmos_db() {
     assert_eq!(ids, [&json!(bad), &json!(good)], "newest first");
     assert_eq!(failed.len(), 1);
     assert!(old.is_empty(), "{old:?}");
-    assert!(retried && told[0]["done"].as_str().unwrap().contains("the sweeper sends"), "{told:?}");
+    assert!(retried && told[0]["done"] == "accepted", "the sweeper sends its message: {told:?}");
     assert_eq!(accepted.body["status"], "accepted", "{:?}", handler.program.lines());
     assert!(agrees && verified[0]["records"] == 2 && few[0]["records"] == 1, "{verified:?} {few:?}");
     assert!(cancelled && gone[0]["done"] == "cancelled", "{gone:?}");
@@ -271,27 +286,34 @@ fn with_a_queue_elsewhere_messages_are_counted_and_none_is_touched() {
                    <d2p1:DeadLetterMessageCount>2</d2p1:DeadLetterMessageCount><d2p1:ScheduledMessageCount>1</d2p1:ScheduledMessageCount>\
                    </CountDetails></QueueDescription></content></entry>";
     let emulator = Emulator::start(&[]);
-    let verify = |url: &str| {
+    let run = |url: &str, arguments: &[&str]| {
         let settings =
             emulator.with(&[("ServiceBusConnection", CONNECTION), ("SERVICE_BUS_REST_ENDPOINT", url), ("OrdersQueue", "orders")]);
-        let (status, lines) = waybill(&["verify", "--json"], &settings);
+        waybill(&[&["verify"], arguments].concat(), &settings)
+    };
+    let verify = |url: &str| {
+        let (status, lines) = run(url, &["--json"]);
         let told: Value = lines.iter().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_else(|| panic!("{lines:?}"));
         (status.code(), told)
     };
+    let words = |url: &str| run(url, &[]).1.into_iter().find(|line| line.contains(" records")).unwrap_or_default();
 
     let (url, asked) = describes(200, counted);
     let (code, told) = verify(&url);
-    assert_eq!((code, &told["disagreements"]), (Some(1), &json!(["2 dead letters wait for OrderDeadLetter"])), "{told}");
-    assert_eq!(told["compared"], "no message was touched; the queue counts 3 active, 1 scheduled, 2 dead letters");
+    assert_eq!((code, &told["disagreements"]), (Some(1), &json!([{ "code": "dead_letters", "messages": 2 }])), "{told}");
+    assert_eq!((&told["compared"], &told["queue"]), (&json!("counts"), &json!({ "active": 3, "scheduled": 1, "deadLetters": 2 })));
     let head = asked.recv().unwrap();
     assert!(head.starts_with("GET /orders?api-version=2021-05 HTTP/1.1") && head.contains("SharedAccessSignature"), "{head}");
     assert!(asked.try_recv().is_err(), "one question");
+    let compared = words(&url);
+    assert!(compared.ends_with("no message was touched; the queue counts 3 active, 1 scheduled, 2 dead letters"), "{compared}");
 
     let (url, _asked) = describes(401, "");
     let (code, told) = verify(&url);
     assert_eq!((code, &told["disagreements"]), (Some(0), &json!([])), "{told}");
-    let compared = told["compared"].as_str().unwrap();
-    assert!(compared.starts_with("records only: the queue's messages were not counted (Service Bus answers 401"), "{compared}");
+    assert_eq!((&told["compared"], &told["queue"]), (&json!("not_counted"), &Value::Null));
+    let compared = words(&url);
+    assert!(compared.contains("; records only: the queue's messages were not counted (Service Bus answers 401"), "{compared}");
 }
 
 #[test]
@@ -341,4 +363,147 @@ fn failed_orders_are_found_by_code_and_age_and_retried_together() {
     assert!(unconfirmed.code() == Some(2) && said.concat().contains("--dry-run"), "{said:?}");
     assert!(retried && ids(&told) == [new.as_str()] && told[0]["done"].is_string(), "{told:?}");
     assert_eq!(on(&data, &["orders", "list", "--status", "failed"]).1.len(), 2, "the others are left");
+}
+
+/// What an operator knows of an order: the customer's own number for it, the customer, or the begin of its id from a line of the log.
+fn orders_are_found(handler: &Handler, run: &dyn Fn(&[&str]) -> (ExitStatus, Vec<String>)) {
+    let submit = |order_id: &str, customer: &str| {
+        let mut order = hopeless(order_id);
+        order["customerId"] = customer.into();
+        let (id, message) =
+            handler.ingress(Some(&order.to_string()), &[("Idempotency-Key", &format!("{order_id}-{}", customer.len()))]).accepted();
+        assert_eq!(handler.process(&message).status, 200);
+        id
+    };
+    let (one, two, three) = (submit("FIND-1", "anna é"), submit("FIND-1", "bert"), submit("FIND-2", "bert"));
+    let json = |arguments: &[&str]| {
+        let (status, lines) = run(&[arguments, &["--json"]].concat());
+        (status.code(), lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect::<Vec<_>>())
+    };
+    let ids = |arguments: &[&str]| -> Vec<String> {
+        let found = json(&[&["orders", "list"], arguments].concat()).1;
+        found.iter().map(|record| record["trackingId"].as_str().unwrap().to_owned()).collect()
+    };
+
+    // The clock of an account is estimated, so two of the same moment may stand in either order.
+    let both = |found: Vec<String>, wanted: [&String; 2]| found.len() == 2 && wanted.iter().all(|id| found.contains(*id));
+    assert!(both(ids(&["--order", "FIND-1"]), [&one, &two]));
+    assert_eq!(ids(&["--order", "FIND-1", "--limit", "1"]).len(), 1);
+    assert!(both(ids(&["--customer", "bert"]), [&two, &three]));
+    assert_eq!(ids(&["--order", "FIND-1", "--customer", "anna é", "--error", "total_too_large", "--since", "1h"]), [one.clone()]);
+    assert!(ids(&["--order", "FIND"]).is_empty());
+
+    // Three random ids do not share nine digits.
+    let begin = &one[..10];
+    let (_, shown) = json(&["orders", "show", begin]);
+    assert_eq!(shown[0]["trackingId"], json!(one));
+    let (retried, told) = json(&["orders", "retry", &begin.to_uppercase()]);
+    assert_eq!((retried, &told[0]["trackingId"]), (Some(0), &json!(one)), "{told:?}");
+    let (none, told) = json(&["orders", "cancel", "00000000"]);
+    assert_eq!((none, &told[0]["problem"], &told[0]["trackingId"]), (Some(1), &json!("order_not_found"), &json!("00000000")));
+    let (short, said) = run(&["orders", "show", "abc"]);
+    assert!(short.code() == Some(2) && said.concat().contains("4 digits or more"), "{said:?}");
+}
+
+#[test]
+fn orders_are_found_by_what_an_operator_knows_in_the_embedded_store() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let place = data.path().to_str().unwrap();
+    orders_are_found(&handler, &|arguments| waybill(&[arguments, &["--data", place]].concat(), &[]));
+
+    // Two ids with a common begin.
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let twins = ["0123456789ab8000800000000000000a", "0123456789ab8000800000000000000b"];
+    for (row, twin) in twins.iter().enumerate() {
+        let sql = format!(
+            "UPDATE orders SET tracking_id = x'{twin}' WHERE rowid = (SELECT rowid FROM orders ORDER BY rowid LIMIT 1 OFFSET {row})"
+        );
+        assert_eq!(database.execute(&sql, []).unwrap(), 1);
+    }
+    let (ambiguous, said) = waybill(&["orders", "show", "01234567", "--data", place], &[]);
+    assert_eq!(ambiguous.code(), Some(1));
+    for twin in ["01234567-89ab-8000-8000-00000000000a", "01234567-89ab-8000-8000-00000000000b"] {
+        assert!(said.concat().contains(twin), "{said:?}");
+    }
+    let (_, told) = on(&data, &["orders", "retry", "01234567"]);
+    assert_eq!((&told[0]["problem"], told[0]["trackingIds"].as_array().map(Vec::len)), (&json!("ambiguous_id"), Some(2)), "{told:?}");
+}
+
+#[test]
+fn orders_are_found_by_what_an_operator_knows_in_cosmos_db() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[])).ready();
+    let nowhere = Directory::new();
+    let settings = emulator.with(&[("WAYBILL_DATA", nowhere.path().to_str().unwrap())]);
+    orders_are_found(&handler, &|arguments| waybill(&[arguments, &["--app", nowhere.path().to_str().unwrap()]].concat(), &settings));
+}
+
+/// 100 MB of records, and as much in messages, within 96 MiB.
+#[cfg(target_os = "linux")]
+#[test]
+fn many_large_orders_are_listed_and_verified_in_little_memory() {
+    let data = Directory::new();
+    let mut host = Host::start(data.path(), &[("WORK_DELAY", "60s")]);
+    let mut large = order("LARGE");
+    large["x"] = "x".repeat(230_000).into();
+    host.submit(&large);
+    host.program.kill();
+    let records = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let copies = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+                  INSERT INTO orders (tracking_id, etag, due_at, expires_at, record)
+                  SELECT unhex(printf('%032d', i)), i, due_at, NULL,
+                  json_set(record, '$.trackingId', printf('00000000-0000-8000-8000-%012d', i)) FROM n, (SELECT * FROM orders LIMIT 1)";
+    records.execute(copies, []).unwrap();
+    let queue = rusqlite::Connection::open(data.path().join("queue.db")).unwrap();
+    let columns: String = queue
+        .query_row("SELECT group_concat(name) FROM pragma_table_info('messages') WHERE name <> 'sequence_number'", [], |row| row.get(0))
+        .unwrap();
+    let copies = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+         INSERT INTO messages ({columns}) SELECT {columns} FROM n, (SELECT * FROM messages LIMIT 1)"
+    );
+    queue.execute(&copies, []).unwrap();
+    let limited = |command: &str| {
+        let script = format!("ulimit -d 98304; exec \"$1\" {command} --data \"$2\"");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_waybill"), data.path().to_str().unwrap()]);
+        Program::start(&mut command).end()
+    };
+
+    let (listed, lines) = limited("orders list --limit 1000");
+    assert!(listed.success() && lines.len() == 402, "{} lines: {:?}", lines.len(), lines.last());
+    let (listed, lines) = limited("orders list --limit 1000 --json");
+    assert!(listed.success() && lines.len() == 401, "{} lines", lines.len());
+    let (verified, lines) = limited("verify");
+    assert!(
+        verified.code().is_some_and(|code| code < 2) && lines.last().is_some_and(|line| line.starts_with("401 records")),
+        "{:?}",
+        lines.last()
+    );
+}
+
+/// A value that cannot be used is told as soon as it is read.
+#[test]
+fn no_setting_of_another_place_is_read_with_a_directory() {
+    let data = Directory::new();
+    drop(Handler::start(data.path(), &[]));
+    let list = |settings: &[(&str, &str)], place: &[&str]| {
+        let (status, lines) = waybill(&[&["orders", "list"], place].concat(), settings);
+        (status.success(), lines)
+    };
+    let directory = ["--data", data.path().to_str().unwrap()];
+
+    for name in [
+        "ServiceBusConnection",
+        "ServiceBusConnection__fullyQualifiedNamespace",
+        "SERVICE_BUS_REST_ENDPOINT",
+        "CosmosConnection",
+        "CosmosConnection__accountEndpoint",
+    ] {
+        let useless = [("OrdersQueue", "orders"), (name, "nonsense")];
+        assert!(!list(&useless, &["--app", data.path().to_str().unwrap()]).0, "{name} is read elsewhere");
+        let (listed, lines) = list(&useless, &directory);
+        assert!(listed, "{name}: {lines:?}");
+    }
 }

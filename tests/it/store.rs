@@ -16,7 +16,7 @@ use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::store::{Created, Etag, Filter, Replaced, StatusStore, Versioned, Waiting};
+use waybill::store::{Created, Etag, Filter, Listed, Replaced, StatusStore, Versioned, Waiting};
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};
@@ -43,6 +43,7 @@ facts! {
     overdue_orders_are_found_longest_due_first
     an_order_waits_since_its_message_was_sent_and_while_it_is_not_overdue
     a_list_has_the_orders_that_match
+    a_long_list_has_each_order_once
     a_recent_read_sees_what_was_created_and_soon_what_was_changed
     nothing_is_found_where_nothing_is
     a_message_that_came_back_to_quarantine_is_not_released
@@ -300,8 +301,16 @@ async fn a_list_has_the_orders_that_match(Instances { here, there }: Instances) 
     let open = record(ago(5));
     created(&here, &open).await;
     let [oldest, older, newer] = orders.map(|(record, _)| record.tracking_id);
-    let listed =
-        async |filter: Filter| -> Vec<_> { there.list(&filter, 10).await.unwrap().iter().map(|record| record.tracking_id).collect() };
+    let listed_at_most = async |filter: Filter, limit: u32| -> Vec<_> {
+        let mut ids = Vec::new();
+        let taken = there.each(&filter, limit, |listed| match listed {
+            Listed::Record(record) => ids.push(record.tracking_id),
+            Listed::Unreadable(record) => panic!("{record:?}"),
+        });
+        taken.await.unwrap();
+        ids
+    };
+    let listed = async |filter: Filter| listed_at_most(filter, 10).await;
 
     assert_eq!(listed(Filter::default()).await, [open.tracking_id, newer, older, oldest]);
     assert_eq!(listed(Filter { error: Some("interrupted".into()), ..Filter::default() }).await, [older, oldest]);
@@ -310,6 +319,33 @@ async fn a_list_has_the_orders_that_match(Instances { here, there }: Instances) 
     let failed =
         Filter { status: Some(Status::Failed), error: Some("interrupted".into()), submitted_since: Some(ago(25)), ..Filter::default() };
     assert_eq!(listed(failed).await, [older]);
+    assert_eq!(listed_at_most(Filter::default(), 2).await, [open.tracking_id, newer]);
+    assert!(listed(Filter { order_id: Some("none".into()), ..Filter::default() }).await.is_empty());
+}
+
+/// More than are read at once.
+async fn a_long_list_has_each_order_once(Instances { here, there }: Instances) {
+    let now = here.now();
+    let records: Vec<Record> = (0..230).map(|number| record(Timestamp::from_milliseconds(now.as_milliseconds() - number / 40))).collect();
+    for record in &records {
+        created(&here, record).await;
+    }
+    let mut seen = Vec::new();
+
+    let every = Filter::default();
+    let taken = there.each(&every, u32::MAX >> 1, |listed| match listed {
+        Listed::Record(record) => seen.push((record.submitted_at, record.tracking_id)),
+        Listed::Unreadable(record) => panic!("{record:?}"),
+    });
+    taken.await.unwrap();
+
+    assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "newest first, none twice");
+    assert_eq!(seen.len(), records.len());
+    let [some, other] = [records[0].tracking_id, records[1].tracking_id].map(|id| *id.as_bytes());
+    let ids = async |first, last| there.between(TrackingId::from_bytes(first), TrackingId::from_bytes(last), 300).await.unwrap();
+    assert_eq!(ids(some, some).await, [records[0].tracking_id]);
+    assert!(ids(some.min(other), some.max(other)).await.len() >= 2);
+    assert_eq!(ids([0; 16], [0xff; 16]).await.len(), records.len());
 }
 
 async fn a_recent_read_sees_what_was_created_and_soon_what_was_changed(Instances { here, there }: Instances) {
@@ -335,16 +371,17 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
 }
 
 async fn a_message_that_came_back_to_quarantine_is_not_released(Instances { here, there }: Instances) {
-    let kept = |moment| Quarantined::new(here.tracking_key(), "text".into(), "reason".into(), None, Timestamp::from_milliseconds(moment));
+    let long = Duration::from_secs(i32::MAX as u64);
+    let kept = |moment| Quarantined::new(here.tracking_key(), b"text", "reason".into(), None, Timestamp::from_milliseconds(moment), long);
     let (first, again) = (kept(1), kept(2));
     here.quarantine(&first).await.unwrap();
-    assert_eq!(there.quarantined(10).await.unwrap(), std::slice::from_ref(&first));
+    assert_eq!(there.quarantined(10).await.unwrap().messages, std::slice::from_ref(&first));
 
     here.quarantine(&again).await.unwrap();
 
     assert!(!there.release(&first).await.unwrap());
-    assert_eq!(there.quarantined(10).await.unwrap(), std::slice::from_ref(&again));
+    assert_eq!(there.quarantined(10).await.unwrap().messages, std::slice::from_ref(&again));
     assert!(there.release(&again).await.unwrap());
-    assert!(here.quarantined(10).await.unwrap().is_empty());
+    assert!(here.quarantined(10).await.unwrap().messages.is_empty());
     assert!(!here.release(&again).await.unwrap());
 }

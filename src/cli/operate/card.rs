@@ -1,16 +1,20 @@
 //! One order as a card: what an operator asks first.
 
-use serving::terminal::duration;
+use serving::terminal::{duration, printable};
 
+use crate::cli::operate::table;
 use crate::domain::record::{Record, Status};
 
-/// Lines of the card. They hold foreign text.
-pub(super) fn lines(record: &Record) -> Vec<String> {
+/// Columns of the names.
+const WIDTH: usize = 10;
+
+/// Lines of the card. They hold foreign text. On a terminal with this number of columns the result is cut to its row, with `…`.
+pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
     let names = record.names();
     let mut lines = Vec::new();
     let mut row = |name: &str, value: &str| {
         if !value.is_empty() {
-            lines.push(format!("{name:<10}{value}"));
+            lines.push(format!("{name:<WIDTH$}{value}"));
         }
     };
     row("order", &names.order_id);
@@ -24,7 +28,8 @@ pub(super) fn lines(record: &Record) -> Vec<String> {
     }
     row("next", &next(record));
     if let Some(result) = &record.result {
-        row("result", result.get());
+        let result = printable(result.get());
+        row("result", &columns.map_or_else(|| result.clone().into_owned(), |columns| table::cut(&result, columns.saturating_sub(WIDTH))));
     }
     lines.push("timeline".into());
     let mut before = record.submitted_at;

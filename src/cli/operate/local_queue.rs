@@ -2,14 +2,6 @@
 
 use std::path::Path;
 
-/// The content of a queue.
-pub(super) struct Held {
-    /// The bodies of its messages.
-    pub(super) messages: Vec<Vec<u8>>,
-    /// The number of its dead letters.
-    pub(super) dead: usize,
-}
-
 #[cfg(feature = "local")]
 pub(super) use present::LocalQueue;
 
@@ -22,7 +14,10 @@ mod present {
 
     use functions_host::service_bus::broker::{Broker, DEAD_LETTER_SUFFIX, Outgoing, Properties, Rules};
 
-    use super::{Held, Path};
+    use super::Path;
+
+    /// Messages that are in memory at once: a message has at most 256 KB in Azure's standard tier, more elsewhere.
+    const PEEKED: u32 = 32;
 
     pub(in crate::cli::operate) struct LocalQueue {
         broker: Broker,
@@ -40,9 +35,9 @@ mod present {
             Broker::open(data, rules).map(|broker| Some(Self { broker, name })).map_err(|error| error.to_string())
         }
 
-        pub(in crate::cli::operate) async fn send(&self, text: String) -> Result<(), String> {
+        pub(in crate::cli::operate) async fn send(&self, body: Vec<u8>) -> Result<(), String> {
             let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
-            let message = Outgoing { body: text.into_bytes(), properties, ..Outgoing::default() };
+            let message = Outgoing { body, properties, ..Outgoing::default() };
             self.broker.send(&self.name, vec![message]).await.map_err(|error| error.to_string())
         }
 
@@ -50,17 +45,22 @@ mod present {
             self.broker.close().await;
         }
 
-        /// Reads the queue's content without locking a message.
-        pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
-            let mut held = Held { messages: Vec::new(), dead: 0 };
-            for (name, body) in self.broker.peek().await.map_err(|error| error.to_string())? {
-                if name.eq_ignore_ascii_case(&format!("{}{DEAD_LETTER_SUFFIX}", self.name)) {
-                    held.dead += 1;
-                } else if name.eq_ignore_ascii_case(&self.name) {
-                    held.messages.push(body);
+        /// Takes the body of each message, without locking one, and returns the number of dead letters.
+        pub(in crate::cli::operate) async fn peek(&self, mut take: impl FnMut(&[u8])) -> Result<u64, String> {
+            let mut dead = 0;
+            let mut last = 0;
+            loop {
+                let peeked = self.broker.peek(last, PEEKED).await.map_err(|error| error.to_string())?;
+                let Some(newest) = peeked.last() else { return Ok(dead) };
+                last = newest.sequence_number;
+                for message in &peeked {
+                    if message.queue.eq_ignore_ascii_case(&format!("{}{DEAD_LETTER_SUFFIX}", self.name)) {
+                        dead += 1;
+                    } else if message.queue.eq_ignore_ascii_case(&self.name) {
+                        take(&message.body);
+                    }
                 }
             }
-            Ok(held)
         }
     }
 }
@@ -68,7 +68,7 @@ mod present {
 /// A build without the feature `local` has no queue on this machine.
 #[cfg(not(feature = "local"))]
 mod absent {
-    use super::{Held, Path};
+    use super::Path;
 
     pub(in crate::cli::operate) enum LocalQueue {}
 
@@ -79,7 +79,7 @@ mod absent {
         }
 
         #[expect(clippy::unused_async, reason = "with the feature `local` a queue is asked")]
-        pub(in crate::cli::operate) async fn send(&self, _text: String) -> Result<(), String> {
+        pub(in crate::cli::operate) async fn send(&self, _body: Vec<u8>) -> Result<(), String> {
             match *self {}
         }
 
@@ -89,7 +89,7 @@ mod absent {
         }
 
         #[expect(clippy::unused_async, reason = "with the feature `local` a queue is asked")]
-        pub(in crate::cli::operate) async fn peek(&self) -> Result<Held, String> {
+        pub(in crate::cli::operate) async fn peek(&self, _take: impl FnMut(&[u8])) -> Result<u64, String> {
             match *self {}
         }
     }

@@ -12,6 +12,8 @@ use crate::store::{Difference, StatusStore};
 
 /// How long an order may be due. By then the sweeper, which usually runs each minute, has run several times.
 const SWEEPS: Duration = Duration::from_mins(10);
+/// Messages in quarantine among which one is looked for that no operator has discarded.
+const LOOKED_AT: u32 = 100;
 /// Largest difference of two clocks without a finding.
 const LARGEST_DIFFERENCE: Duration = Duration::from_secs(30);
 
@@ -81,6 +83,6 @@ async fn sweeper(store: &StatusStore) -> Option<Finding> {
 }
 
 async fn quarantine(store: &StatusStore) -> Option<Finding> {
-    let first = store.quarantined(1).await.ok()?.pop()?;
+    let first = store.quarantined(LOOKED_AT).await.ok()?.messages.into_iter().find(|message| message.discarded.is_none())?;
     Some(Finding::of(&QUARANTINE, format!("the message {} and perhaps others are in quarantine", first.id), "waybill quarantine list"))
 }

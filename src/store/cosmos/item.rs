@@ -15,7 +15,7 @@ use crate::domain::order::Names;
 use crate::domain::record::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
-use crate::store::StoreError;
+use crate::store::{Place, StoreError};
 
 /// The item version that this program writes. It reads every version up to this one.
 pub(super) const VERSION: u32 = 1;
@@ -102,6 +102,55 @@ struct Request {
     traceparent: Option<String>,
 }
 
+/// An item that a query found, whether or not this program can read it.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its id, as it is kept.
+    pub(super) id: String,
+    /// Its place in a list, newest first; `None`: it does not tell.
+    pub(super) place: Option<Place>,
+    /// The record, or the reason why it cannot be read, without the item's text.
+    pub(super) record: Result<Record, String>,
+}
+
+impl Found {
+    /// Reads an item.
+    pub(super) fn of(item: &RawValue) -> Self {
+        #[derive(Deserialize)]
+        struct Seen {
+            id: TrackingId,
+            record: SeenBody,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct SeenBody {
+            submitted_at: Milliseconds,
+        }
+        let place = |submitted_at, tracking_id| Place { submitted_at, tracking_id };
+        let read = serde_json::from_str::<Item>(item.get())
+            .map_err(|_| unreadable(serde_json::from_str(item.get()).ok()))
+            .and_then(Item::into_record);
+        match read {
+            Ok(record) => {
+                Self { id: record.tracking_id.to_string(), place: Some(place(record.submitted_at, record.tracking_id)), record: Ok(record) }
+            }
+            Err(error) => {
+                let seen = serde_json::from_str::<Seen>(item.get()).ok();
+                Self { id: id_of(item), place: seen.map(|seen| place(seen.record.submitted_at.0, seen.id)), record: Err(error.reason()) }
+            }
+        }
+    }
+}
+
+/// The id of an item, whatever else is in it.
+pub(super) fn id_of(item: &RawValue) -> String {
+    #[derive(Deserialize)]
+    struct Seen {
+        id: String,
+    }
+    serde_json::from_str(item.get()).map_or_else(|_| "?".into(), |seen: Seen| seen.id)
+}
+
 impl Item {
     /// The item that keeps a record.
     pub(super) fn of(record: &Record) -> Self {
@@ -150,10 +199,6 @@ impl Item {
                 history: record.history.iter().map(|transition| Step::of(transition, record.submitted_at)).collect(),
             },
         }
-    }
-
-    pub(super) fn weight(&self) -> usize {
-        weight(&self.record.order.0, self.record.result.as_ref().map(|result| &*result.0))
     }
 
     /// The record that the item holds.

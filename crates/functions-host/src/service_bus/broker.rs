@@ -97,6 +97,17 @@ pub struct Properties {
     pub dead_letter_source: Option<String>,
 }
 
+/// A message that was looked at.
+#[derive(Debug, Clone)]
+pub struct Peeked {
+    /// Sequence number, unique in this broker, and growing.
+    pub sequence_number: i64,
+    /// Queue that holds the message.
+    pub queue: String,
+    /// Body of the message.
+    pub body: Vec<u8>,
+}
+
 /// A message held under a lock.
 #[derive(Debug, Clone)]
 pub struct Received {
@@ -305,12 +316,15 @@ impl Broker {
             .await
     }
 
-    /// Every message with its queue; locks no message and counts no delivery.
-    pub async fn peek(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    /// At most `limit` messages of all queues after this sequence number; locks no message and counts no delivery.
+    pub async fn peek(&self, after: i64, limit: u32) -> Result<Vec<Peeked>, Error> {
         self.database
-            .scan(|connection| {
-                let mut all = connection.prepare_cached("SELECT queue, body FROM messages ORDER BY sequence_number")?;
-                all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+            .scan(move |connection| {
+                let mut some = connection.prepare_cached(
+                    "SELECT sequence_number, queue, body FROM messages WHERE sequence_number > ?1 ORDER BY sequence_number LIMIT ?2",
+                )?;
+                let peeked = |row: &rusqlite::Row<'_>| Ok(Peeked { sequence_number: row.get(0)?, queue: row.get(1)?, body: row.get(2)? });
+                some.query_map(params![after, limit], peeked)?.collect()
             })
             .await
     }

@@ -1,0 +1,112 @@
+//! What becomes of one order in a command: a code for machines, a sentence for people.
+
+use std::fmt::{self, Display, Formatter};
+
+use serde_json::{Value, json};
+
+use crate::cli::operate::id_prefix::IdPrefix;
+use crate::domain::record::Status;
+use crate::domain::tracking::TrackingId;
+use crate::store::StoreError;
+
+/// What became of an order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Done {
+    /// Accepted again, and its message is sent.
+    Sent,
+    /// Accepted again; the sweeper sends its message.
+    Accepted,
+    Cancelled,
+    CancelRequested,
+}
+
+impl Done {
+    /// The name for machines.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Accepted => "accepted",
+            Self::Cancelled => "cancelled",
+            Self::CancelRequested => "cancel_requested",
+        }
+    }
+}
+
+impl Display for Done {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sent => "sent again",
+            Self::Accepted => "accepted again; the sweeper sends its message",
+            Self::Cancelled => "cancelled",
+            Self::CancelRequested => {
+                "cancellation requested; the order's worker, or the next to claim the order, sees the request before the next attempt at \
+                 the latest"
+            }
+        })
+    }
+}
+
+/// Why an order was not found or not changed.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Unknown(String),
+    Ambiguous(IdPrefix, Vec<TrackingId>),
+    NotFailed(Status),
+    Ended(Status),
+    Store(StoreError),
+}
+
+impl Refused {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "order_not_found",
+            Self::Ambiguous(..) => "ambiguous_id",
+            Self::NotFailed(_) => "not_failed",
+            Self::Ended(_) => "order_ended",
+            Self::Store(StoreError::Unreadable(_) | StoreError::Newer(_)) => "unreadable",
+            Self::Store(StoreError::NotApplied | StoreError::Unknown) => "store_unavailable",
+        }
+    }
+
+    /// The refusal for machines.
+    pub(super) fn json(&self, id: &str) -> Value {
+        let mut told = json!({ "trackingId": id, "problem": self.code() });
+        match self {
+            Self::NotFailed(status) | Self::Ended(status) => told["status"] = status.as_str().into(),
+            Self::Ambiguous(_, ids) => told["trackingIds"] = json!(ids),
+            Self::Unknown(_) | Self::Store(_) => {}
+        }
+        told
+    }
+}
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(id) => {
+                write!(f, "no order has the tracking id {id}; records of ended orders are kept for a limited time")
+            }
+            Self::Ambiguous(prefix, ids) => {
+                let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                write!(f, "more than one tracking id begins with {prefix}: {}", ids.join(", "))
+            }
+            Self::NotFailed(status) => write!(f, "it is {}, and only failed orders can be sent again", status.as_str()),
+            Self::Ended(status) => write!(f, "it is {} and stays so", status.as_str()),
+            Self::Store(error) => f.write_str(&describe(error)),
+        }
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A failure of the store, for an operator.
+pub(super) fn describe(error: &StoreError) -> String {
+    match error {
+        StoreError::NotApplied | StoreError::Unknown => "the store does not answer".into(),
+        StoreError::Unreadable(_) | StoreError::Newer(_) => error.to_string(),
+    }
+}
