@@ -229,6 +229,9 @@ enum QuarantineCommand {
 
 /// Exit code of `verify` where everything that can be compared agrees, and something is left for an operator.
 const LEFT_OVER: u8 = 3;
+/// Exit code of the demo that a person stopped, as of any program that SIGINT ends.
+#[cfg(feature = "local")]
+const STOPPED: u8 = 130;
 
 /// Starts the log lines of this process.
 fn start_log(log: &LogConfig) {
@@ -245,7 +248,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
     let ended = match arguments.command {
         #[cfg(feature = "local")]
-        Command::Demo => demo::run(&environment).map(|()| ExitCode::SUCCESS),
+        Command::Demo => demo::run(&environment).map(|shown| match shown {
+            demo::Shown::Whole => ExitCode::SUCCESS,
+            demo::Shown::Stopped => ExitCode::from(STOPPED),
+        }),
         #[cfg(feature = "local")]
         Command::Local(options) => local::run(options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]

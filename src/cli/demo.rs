@@ -1,5 +1,6 @@
 //! `waybill demo`: one order walks from POST to completed, through the real host stand-in, handler, queue and store.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -67,8 +68,17 @@ macro_rules! say {
     ($voice:expr, $($text:tt)*) => { if $voice == Voice::Telling { drop(writeln!(std::io::stdout(), $($text)*)) } };
 }
 
+/// How the demo ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The order is completed.
+    Whole,
+    /// A person stopped it.
+    Stopped,
+}
+
 /// Runs the demo. `Err`: what went wrong.
-pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+pub fn run(environment: &BTreeMap<String, String>) -> Result<Shown, Vec<String>> {
     let stage = Stage::set(environment)?;
     let mut app: BTreeMap<_, _> = APP.into_iter().collect();
     app.insert(APP[1].0, &stage.settings);
@@ -125,10 +135,13 @@ impl Stage {
     /// Starts the app that is in the folder by now, by its own host.json, and follows one order to its end without a word.
     pub(super) fn try_out(self) -> Result<(), Vec<String>> {
         self.write(APP[1].0, &self.settings)?;
-        self.play(None, Voice::Silent)
+        match self.play(None, Voice::Silent)? {
+            Shown::Whole => Ok(()),
+            Shown::Stopped => Err(vec!["stopped before the order was completed".into()]),
+        }
     }
 
-    fn play(self, handler: Option<PathBuf>, voice: Voice) -> Result<(), Vec<String>> {
+    fn play(self, handler: Option<PathBuf>, voice: Voice) -> Result<Shown, Vec<String>> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
         let ended = runtime.block_on(walk(&self, handler, voice));
@@ -138,7 +151,7 @@ impl Stage {
 }
 
 /// One order through the app; `handler` instead of the one its host.json names.
-async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<(), Vec<String>> {
+async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<Shown, Vec<String>> {
     let arguments = Arguments {
         app: stage.app(),
         port: Some(0),
@@ -153,10 +166,11 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<(
     let (up_sender, up) = oneshot::channel();
     let (done_sender, done) = oneshot::channel::<()>();
     let mut signals = StopSignals::listen();
+    let is_stopped = Cell::new(false);
     let stop = async {
         tokio::select! {
             _ = done => {}
-            () = signals.next() => {}
+            () = signals.next() => is_stopped.set(true),
         }
     };
     let show = async {
@@ -173,8 +187,13 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<(
     let mut options = local::options(arguments);
     options.inherited = Some(&TAKEN);
     let (ended, shown) = tokio::join!(host::run(options, &stage.taken, up_sender, stop), show);
+    if is_stopped.get() {
+        // The line of the progress ends here. Whatever broke off is what was asked for.
+        say!(voice, "");
+        return Ok(Shown::Stopped);
+    }
     ended?;
-    shown.map_err(|problem| vec![problem])
+    shown.map(|()| Shown::Whole).map_err(|problem| vec![problem])
 }
 
 /// Sends the order and follows it to its end.

@@ -1,13 +1,21 @@
 //! `waybill local`: the stand-in for the Functions host, set up for this handler.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
+use functions_host::app;
 use functions_host::arguments::Arguments;
-use functions_host::host;
+use functions_host::host::{self, Up};
 
 use crate::cli;
 use crate::config::service_bus::REST_ENDPOINT;
-use crate::config::{self, LogConfig};
+use crate::config::{self, LogConfig, LogForm, Records, Storage};
+
+/// The function that takes orders.
+const INGRESS: &str = "OrderIngress";
+/// An order to paste.
+const ORDER: &str =
+    r#"{"orderId":"A-1001","customerId":"C-42","currency":"EUR","items":[{"sku":"SKU-1","quantity":2,"unitPrice":"19.90"}]}"#;
 
 /// The options of the command line.
 #[derive(Debug, clap::Args)]
@@ -27,9 +35,34 @@ pub(super) fn run(options: Options, environment: &BTreeMap<String, String>) -> R
         environment.insert("LOG_FORMAT".into(), "text".into());
         host.variables.insert("LOG_FORMAT".into(), "text".into());
     }
-    cli::start_log(&LogConfig::read(&environment));
+    let log = LogConfig::read(&environment);
+    cli::start_log(&log);
     refuse_in_azure(&environment)?;
-    host::command(host, &environment)
+    // A log for machines has no other lines than its own. What is wrong with the app's settings is told by the host.
+    let mut settings = app::settings_of(&host.arguments.app).unwrap_or_default();
+    settings.extend(environment.clone());
+    let welcome = move |up: &Up| (log.form != LogForm::Json).then(|| welcome(up, &settings));
+    host::command(host, &environment, welcome)
+}
+
+/// What a person sees at the start: where orders go, what becomes of them, the functions, and an order to paste.
+fn welcome(up: &Up, settings: &BTreeMap<String, String>) -> String {
+    let Some(orders) = up.urls.get(INGRESS) else { return up.listing.clone() };
+    let store = match Storage::read(settings).map(|(storage, _)| storage.records) {
+        Ok(Records::Cosmos(cosmos, _)) => format!("Cosmos DB at {}, {}/{}", cosmos.endpoint, cosmos.database, cosmos.container),
+        Ok(Records::Embedded(..)) | Err(_) => "embedded, in the data directory".to_owned(),
+    };
+    let backend = settings.get("FULFILLMENT_URL").filter(|url| !url.is_empty());
+    // Without the query, which may hold a key.
+    let backend = backend.map_or("the built-in pricing", |url| url.split(['?', '#']).next().unwrap_or_default());
+    let mut box_ = format!("┌ waybill {}\n", env!("CARGO_PKG_VERSION"));
+    for (name, value) in [("orders", orders.as_str()), ("data", &up.data.display().to_string()), ("store", &store), ("backend", backend)] {
+        // Writing to a string cannot fail.
+        let _ = writeln!(box_, "│ {name:<9}{value}");
+    }
+    let has_own_orders = settings.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
+    let order = if has_own_orders { "@order.json" } else { ORDER };
+    format!("{box_}└\n\ncurl -i {orders} -H 'Content-Type: application/json' -d '{order}'\n\n{}", up.listing)
 }
 
 /// Refuses to run inside Azure, where the Functions host itself does this work.

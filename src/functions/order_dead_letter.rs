@@ -76,6 +76,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             return Ok(Answer::done());
         }
         info!(order.tracking_id = %record.tracking_id, message.dead_letter_reason = reason, "a message of this order was dead-lettered; it is sent again");
+        told::sent_again(&record, "a message of it was dead-lettered");
         return Ok(Answer::emit(vec![message::write(&record)]));
     }
 }

@@ -264,6 +264,7 @@ async fn sweep_order(app: &App, store: &StatusStore, shared: &Shared, tracking_i
         return Ok(Swept::Moved);
     }
     info!(order.tracking_id = %tracking_id, order.status = record.status.as_str(), order.emissions = record.emissions, "order overdue: its message is sent again");
+    told::sent_again(&record, "overdue");
     let message = message::write(&record);
     let Some(queue) = app.queue.as_ref().filter(|_| !shared.client_failed.load(Ordering::Relaxed)) else {
         return Ok(Swept::ToBeSent(message));

@@ -75,6 +75,11 @@ pub(super) fn put_off(record: &Record, why: &'static str, until: Timestamp) {
     short(record, "wait", || format!("… put off until {}: {why}", time_of_day(until.as_milliseconds())));
 }
 
+/// An order's message is sent again, since the order was overdue or a message of it was dead-lettered.
+pub(super) fn sent_again(record: &Record, why: &'static str) {
+    short(record, "wait", || format!("↻ {why}: its message is sent again"));
+}
+
 /// Writes the line for a person. An order is parsed only where such lines are shown.
 fn short(record: &Record, look: &'static str, text: impl FnOnce() -> String) {
     if !enabled!(target: PEOPLE, Level::INFO) {

@@ -202,7 +202,8 @@ impl SqliteStore {
                     "SELECT tracking_id FROM orders WHERE (expires_at IS NULL OR expires_at > ?1) AND CASE WHEN json_valid(record) THEN
                      (?2 IS NULL OR record ->> 'status' = ?2) AND (?3 IS NULL OR record ->> 'owner' = ?3)
                      AND (?4 IS NULL OR record ->> 'submittedAt' < ?4) AND (?5 IS NULL OR record ->> 'submittedAt' >= ?5)
-                     AND (?6 IS NULL OR record ->> '$.error.code' = ?6) AND (?7 IS NULL OR coalesce(record ->> '$.names.orderId', record ->> '$.order.orderId') = ?7)
+                     AND (?6 IS NULL OR record ->> '$.error.code' = ?6)
+                     AND (?7 IS NULL OR coalesce(record ->> '$.names.orderId', record ->> '$.order.orderId') = ?7)
                      AND (?8 IS NULL OR coalesce(record ->> '$.names.customerId', record ->> '$.order.customerId') = ?8) ELSE TRUE END
                      ORDER BY CASE WHEN json_valid(record) THEN record ->> 'submittedAt' END DESC NULLS FIRST, tracking_id DESC",
                 )?

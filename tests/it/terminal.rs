@@ -1,10 +1,13 @@
 //! What a person sees at a terminal.
 
 use std::process::Command;
+use std::time::Duration;
 
+use functions_host::service_bus::broker::{Broker, Outgoing, Rules};
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Handler, Host, Program, hopeless, order, repository, skipped, submit_order};
+use crate::store::run;
+use crate::support::{Directory, Handler, Host, Program, hopeless, order, repository, request, signal, skipped, submit, submit_order};
 
 /// Runs a program on a terminal of its own, with this number of columns, and passes on what it prints.
 const TERMINAL: &str = "
@@ -192,4 +195,80 @@ fn an_order_is_shown_as_a_card() {
     assert!(value("next ").ends_with(&format!("waybill orders retry {id}")), "{lines:?}");
     let events: Vec<_> = lines.iter().skip_while(|line| *line != "timeline").skip(1).collect();
     assert!(events.len() == 3 && events[2].contains("failed") && events[2].contains(" s  "), "{lines:?}");
+}
+
+#[test]
+fn an_order_whose_message_is_sent_again_has_a_line_that_says_why() {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[("OVERDUE_AFTER", "100ms")]);
+    // No message of the first reaches the queue, and the only message of the second is dead.
+    submit(&handler, "T-LOST");
+    let (_, dead) = submit(&handler, "T-DEAD");
+    handler.program.kill();
+    run(async {
+        let rules = Rules { lock_duration: Duration::from_secs(60), max_delivery_count: 10 };
+        let message = Outgoing { body: dead.into_bytes(), ..Outgoing::default() };
+        Broker::open(data.path(), rules).unwrap().send("orders/$deadletterqueue", vec![message]).await.unwrap();
+    });
+
+    let Some(mut host) = host(&data, &[], &[("SweepSchedule", "* * * * * *"), ("OVERDUE_AFTER", "100ms")]) else { return };
+
+    let lost = host.program.line_where("T-LOST is sent again", |line| line.contains("T-LOST") && line.contains("sent again"));
+    assert!(lost.contains("↻ overdue: its message is sent again"), "{lost:?}");
+    let dead = host.program.line_where("T-DEAD is sent again", |line| line.contains("T-DEAD") && line.contains("sent again"));
+    assert!(dead.contains("↻ "), "{dead:?}");
+}
+
+#[test]
+fn the_start_shows_where_orders_go_and_one_to_paste() {
+    let data = Directory::new();
+    let mut host = Host::start(data.path(), &[("FULFILLMENT_URL", "http://127.0.0.1:9/work?key=SECRET")]);
+    let lines = host.program.lines();
+    let value = |name: &str| {
+        let line = lines.iter().find_map(|line| line.strip_prefix(&format!("│ {name}")));
+        line.unwrap_or_else(|| panic!("no {name}: {lines:?}")).trim().to_owned()
+    };
+
+    assert!(lines.iter().any(|line| line.starts_with("┌ waybill ")), "{lines:?}");
+    assert_eq!((value("orders"), value("data")), (format!("http://localhost:{}/api/orders", host.port), data.path().display().to_string()));
+    assert_eq!((value("store").as_str(), value("backend").as_str()), ("embedded, in the data directory", "http://127.0.0.1:9/work"));
+    assert!(!lines.concat().contains("SECRET"), "{lines:?}");
+    let curl = host.program.line("curl -i http://localhost:");
+    let (_, body) = curl.split_once(" -d '").unwrap();
+    let answer =
+        request("POST", &host.url("/api/orders"), &[("Content-Type", "application/json")], Some(body.trim_end_matches('\'').as_bytes()));
+    assert_eq!(answer.status, 202, "{answer:?}");
+}
+
+#[test]
+fn a_log_for_machines_has_stdout_for_itself() {
+    let data = Directory::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 2>/dev/null", "sh", env!("CARGO_BIN_EXE_waybill"), "local", "--port", "0", "--app"]);
+    command.arg(repository()).arg("--data").arg(data.path()).env("LOG_FORMAT", "json");
+    let mut program = Program::start(&mut command);
+    let port = Host::wait(&mut program);
+    let host = Host { program, port };
+    host.ended(&host.submit(&order("T-JSON")));
+    host.program.signal("INT");
+
+    let (status, lines) = host.program.end();
+
+    assert!(status.success(), "{lines:?}");
+    let other: Vec<_> = lines.iter().filter(|line| serde_json::from_str::<Value>(line).is_err()).collect();
+    assert!(other.is_empty(), "{other:#?}");
+    assert!(lines.iter().any(|line| line.contains("order completed")), "{lines:?}");
+}
+
+#[test]
+fn a_demo_that_a_person_stops_ends_quietly() {
+    let mut demo = Program::waybill(&["demo"], &[]);
+    demo.line("Its progress:");
+
+    signal(demo.id(), "INT");
+
+    let (status, lines) = demo.end();
+    assert_eq!(status.code(), Some(130), "{lines:?}");
+    let told = lines.join("\n").to_lowercase();
+    assert!(!told.contains("waybill: ") && !told.contains("error"), "{told}");
 }

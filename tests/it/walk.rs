@@ -74,3 +74,33 @@ fn the_demo_takes_no_setting_from_the_environment() {
     assert!(status.success(), "{lines:?}");
     assert!(production.accept().is_err(), "nothing asked there");
 }
+
+/// A demo behind a firewall that opens TLS connections needs them, and one without them runs as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_demo_hands_its_handler_where_certificates_are() {
+    let certificates = [("SSL_CERT_FILE", "/nowhere/certificates.pem"), ("SSL_CERT_DIR", "/nowhere/certificates")];
+    for (name, value) in certificates {
+        let demo = Program::waybill(&["demo"], &[(name, value)]);
+
+        let handed = eventually("its handler runs", || {
+            let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).ok();
+            let of_threads = std::fs::read_dir(format!("/proc/{}/task", demo.id()))
+                .ok()?
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+            let all: Vec<String> = children
+                .into_iter()
+                .chain(of_threads)
+                .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+                .collect();
+            all.iter().find_map(|child| {
+                let command = std::fs::read(format!("/proc/{child}/cmdline")).ok()?;
+                let is_handler = command.split(|byte| *byte == 0).any(|argument| argument == b"serve");
+                is_handler.then(|| std::fs::read(format!("/proc/{child}/environ")).ok()).flatten().filter(|text| !text.is_empty())
+            })
+        });
+
+        let wanted = format!("{name}={value}");
+        assert!(handed.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()), "{wanted}");
+    }
+}

@@ -158,8 +158,7 @@ impl App {
             // Writing to a `String` cannot fail.
             let _ = match trigger {
                 Trigger::Http { route, methods, .. } => {
-                    let url = [base, &self.host.http.route_prefix, route].map(|part| part.trim_matches('/'));
-                    let url = url.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+                    let url = self.url(base, route);
                     let methods = methods.as_ref().map_or_else(String::new, |methods| format!("[{}] ", methods.join(",").to_uppercase()));
                     writeln!(http, "\n\t{name}: {methods}{url}")
                 }
@@ -173,6 +172,20 @@ impl App {
             let _ = writeln!(listing, "{gap}Function {name} is disabled.");
         }
         listing
+    }
+
+    /// URLs of the functions with an HTTP trigger.
+    pub(crate) fn urls(&self, base: &str) -> BTreeMap<String, String> {
+        let url = |function: &Function| match &function.trigger {
+            Trigger::Http { route, .. } => Some((function.name.clone(), self.url(base, route))),
+            Trigger::Queue { .. } | Trigger::Timer { .. } => None,
+        };
+        self.functions.iter().filter_map(url).collect()
+    }
+
+    fn url(&self, base: &str, route: &str) -> String {
+        let parts = [base, &self.host.http.route_prefix, route].map(|part| part.trim_matches('/'));
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
     }
 }
 

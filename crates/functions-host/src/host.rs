@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,6 +95,10 @@ pub struct Up {
     pub address: SocketAddr,
     /// List of the functions, as `func start` prints it.
     pub listing: String,
+    /// URLs of the functions with an HTTP trigger, by the names of the functions.
+    pub urls: BTreeMap<String, String>,
+    /// Directory of the messages.
+    pub data: PathBuf,
 }
 
 /// Runs the host until it is asked to stop. `Err`: reasons why the host could not start or continue, one line each.
@@ -161,7 +165,7 @@ pub async fn run(
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
-    let host = Host { dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended, stay };
+    let host = Host { data, dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended, stay };
     tokio::select! {
         ended = host.run(&app, listener, address, supervisor, up, stop) => ended?,
         () = queues.broke_down() => return Err(one("a thread of the queue broke down".into())),
@@ -172,6 +176,8 @@ pub async fn run(
 }
 
 struct Host {
+    /// Directory of the messages.
+    data: PathBuf,
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
     front: Arc<Front>,
@@ -192,7 +198,7 @@ impl Host {
         up: oneshot::Sender<Up>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
-        let Self { dispatcher, functions, front, rest, drain_timeout, mut ended, stay } = self;
+        let Self { data, dispatcher, functions, front, rest, drain_timeout, mut ended, stay } = self;
         let (stop_sender, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for function in functions {
@@ -203,7 +209,8 @@ impl Host {
         }
         let ready = Arc::clone(&dispatcher);
         let mut leaving = stopping.clone();
-        let listing = app.listing(&format!("http://{}", shown(address)));
+        let base = format!("http://{}", shown(address));
+        let (listing, urls) = (app.listing(&base), app.urls(&base));
         tasks.spawn(async move {
             let is_ready = tokio::select! {
                 _ = leaving.wait_for(|stop| *stop) => false,
@@ -211,7 +218,7 @@ impl Host {
             };
             if is_ready {
                 // The receiver may be dropped, which is fine.
-                drop(up.send(Up { address, listing }));
+                drop(up.send(Up { address, listing, urls, data }));
             }
         });
         drop(dispatcher);
@@ -365,17 +372,26 @@ fn shown(address: SocketAddr) -> String {
     if address.ip().is_loopback() || address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }
 
-/// Runs the host as a command: prints the functions, stops on Ctrl-C. Start logging before.
-pub fn command(options: Options, environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+/// Runs the host as a command: prints the `welcome` once the handler answers, stops on Ctrl-C. Without a welcome the same is a line of
+/// the log. Start logging before.
+pub fn command(
+    options: Options,
+    environment: &BTreeMap<String, String>,
+    welcome: impl FnOnce(&Up) -> Option<String> + Send + 'static,
+) -> Result<(), Vec<String>> {
     serving::process::open_many_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
     let ended = runtime.block_on(async {
         let (sender, up) = oneshot::channel();
         tokio::spawn(async move {
-            if let Ok(Up { listing, .. }) = up.await {
+            let Ok(up) = up.await else { return };
+            if let Some(welcome) = welcome(&up) {
                 // A closed pipe must not stop the host.
-                drop(writeln!(std::io::stdout(), "{listing}\nPress Ctrl-C to stop."));
+                drop(writeln!(std::io::stdout(), "{welcome}\nPress Ctrl-C to stop."));
+            } else {
+                let url = format!("http://{}/", shown(up.address));
+                info!(url, data = %up.data.display(), "the host is up. Press Ctrl-C to stop");
             }
         });
         let signals = StopSignals::listen();
