@@ -455,7 +455,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let Records::Embedded(data, key) = &config.storage.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;
-    let app = App::new(config)?;
+    let app = App::new(config, None)?;
     drop(app.store.set(StatusStore::Sqlite(store)));
     let app = Arc::new(app);
     // As many threads as `waybill serve`.

@@ -243,7 +243,7 @@ fn start_log(log: &LogConfig) {
     serving::log::start(&log.levels, form);
 }
 
-/// Runs a command; problems go to stderr, one line each.
+/// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
     let environment = config::environment();
     let ended = match arguments.command {
@@ -261,12 +261,17 @@ pub fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "local")]
         Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options).map(|well| exit_code(well.into())),
-        Command::Serve => serve::run(&environment).map(|()| ExitCode::SUCCESS),
+        Command::Serve => serve::run(&environment, None).map(|()| ExitCode::SUCCESS),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         Command::Orders(orders) => orders.run(&environment).map(exit_code),
         Command::Quarantine(quarantine) => quarantine.run(&environment).map(exit_code),
         Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment).map(exit_code),
     };
+    self::ended(ended)
+}
+
+/// The exit code of a command; problems go to stderr, one line each.
+pub fn ended(ended: Result<ExitCode, Vec<String>>) -> ExitCode {
     ended.unwrap_or_else(|problems| {
         for problem in problems {
             eprintln!("waybill: {}", printable(&problem));

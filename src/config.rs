@@ -199,7 +199,15 @@ pub fn check(app: &Path, values: &BTreeMap<String, String>, environment: &BTreeM
 impl Config {
     /// Reads every setting, or lists all mistakes at once.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
-        let mut settings = Settings { environment, problems: Vec::new() };
+        Self::read_all(Settings { environment, own_work: false, problems: Vec::new() })
+    }
+
+    /// The same for a handler whose work is compiled into it.
+    pub fn read_for_own_work(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
+        Self::read_all(Settings { environment, own_work: true, problems: Vec::new() })
+    }
+
+    fn read_all(mut settings: Settings<'_>) -> Result<Self, Vec<String>> {
         let port = settings.port();
         let config = Self::gather(&mut settings, port);
         settings.ended(config)
@@ -207,7 +215,7 @@ impl Config {
 
     /// Lists all mistakes in settings outside a handler. Only a handler has a port.
     pub fn problems(environment: &BTreeMap<String, String>) -> Vec<String> {
-        let mut settings = Settings { environment, problems: Vec::new() };
+        let mut settings = Settings { environment, own_work: false, problems: Vec::new() };
         let port = if settings.text(PORT).is_some() { settings.port() } else { 0 };
         Self::gather(&mut settings, port);
         settings.problems
@@ -224,6 +232,7 @@ impl Config {
         let work_delay = settings.duration("WORK_DELAY", Duration::ZERO);
         let longest_try = match &fulfillment {
             Some(backend) => ("FULFILLMENT_TIMEOUT", backend.timeout),
+            None if settings.own_work => ("FULFILLMENT_TIMEOUT", settings.duration("FULFILLMENT_TIMEOUT", Duration::from_millis(100))),
             None => ("WORK_DELAY, four times,", work_delay.saturating_mul(u32::try_from(STAGES).unwrap_or(u32::MAX))),
         };
         let (time_budget, problem) = TimeBudget::share_out(function_timeout, storage.writes(), longest_try);
@@ -238,7 +247,7 @@ impl Config {
             auth: auth::read(settings),
             easy_auth: auth::easy_auth(settings),
             limits: limits::read(settings, in_azure.is_some()),
-            order_form: orders::read(settings, fulfillment.is_some()),
+            order_form: orders::read(settings, settings.own_work || fulfillment.is_some()),
             fulfillment,
             work_delay,
             tax_rate: settings.tax_rate(),
@@ -291,7 +300,7 @@ impl Config {
 impl Storage {
     /// Reads the places and budgets of orders, or lists the mistakes in them: for commands that run beside a handler.
     pub fn read(environment: &BTreeMap<String, String>) -> Result<(Self, Budgets), Vec<String>> {
-        let mut settings = Settings { environment, problems: Vec::new() };
+        let mut settings = Settings { environment, own_work: false, problems: Vec::new() };
         // A person waits for these commands, and no host ends them.
         let read = (Self::gather(&mut settings, COSMOS_TIMEOUT), settings.budgets());
         settings.key_vault_references();
@@ -310,6 +319,8 @@ impl Storage {
 
 struct Settings<'a> {
     environment: &'a BTreeMap<String, String>,
+    /// Whether the work is compiled into the handler.
+    own_work: bool,
     problems: Vec<String>,
 }
 
@@ -343,21 +354,30 @@ impl<'a> Settings<'a> {
     /// Refuses a setting that has no effect without another one, since a person who set it relies on it.
     fn pairs(&mut self) {
         let has_backend = self.text("FULFILLMENT_URL").is_some();
+        let has_own_work = self.own_work || has_backend;
+        let compiled = "FULFILLMENT_URL is set, and the work is part of this handler: unset it, or deploy Waybill itself";
+        if self.own_work && has_backend {
+            self.problems.push(compiled.into());
+        }
         let has_cosmos = cosmos::is_mentioned(self);
         let cosmos = "CosmosConnection is not set, but {} is: set the connection too, or neither database nor container";
         let backend = "FULFILLMENT_URL is not set, but {} is: set both, or neither";
         let own = "{} is for orders of your own, and FULFILLMENT_URL, which does their work, is not set: set both, or neither";
-        let built_in = "{} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them";
+        let built_in = if self.own_work {
+            "{} is for the built-in work, which the work of this handler replaces: unset it"
+        } else {
+            "{} is for the built-in work, which FULFILLMENT_URL replaces: unset one of them"
+        };
         for (name, has_effect, problem) in [
-            ("FULFILLMENT_TIMEOUT", has_backend, backend),
+            ("FULFILLMENT_TIMEOUT", has_own_work, backend),
             ("FULFILLMENT_AUTHORIZATION", has_backend, backend),
-            ("ORDER_SCHEMA", has_backend, own),
-            ("ORDER_ID", has_backend, own),
-            ("ORDER_CUSTOMER", has_backend, own),
+            ("ORDER_SCHEMA", has_own_work, own),
+            ("ORDER_ID", has_own_work, own),
+            ("ORDER_CUSTOMER", has_own_work, own),
             ("CosmosDatabase", has_cosmos, cosmos),
             ("CosmosContainer", has_cosmos, cosmos),
-            ("WORK_DELAY", !has_backend, built_in),
-            ("TAX_RATE", !has_backend, built_in),
+            ("WORK_DELAY", !has_own_work, built_in),
+            ("TAX_RATE", !has_own_work, built_in),
         ] {
             if !has_effect && self.text(name).is_some() {
                 self.problems.push(problem.replace("{}", name));

@@ -2,19 +2,21 @@
 
 pub mod http;
 pub mod pricing;
+pub mod work;
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::fmt::{self, Debug, Formatter};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::domain::json::Json;
 use crate::domain::lifecycle::Verdict;
-use crate::domain::order::Order;
 use crate::domain::record::{Failure, Record};
-use crate::fulfillment::http::Backend;
-use crate::fulfillment::pricing::Pricing;
+use crate::fulfillment::work::{Done, Failed, Job, Work};
 use crate::outbound::breaker;
 
 /// The progress of the work.
@@ -38,87 +40,112 @@ pub enum Outcome {
 /// The right to try once; if dropped unused, it is given back.
 pub type Permit = breaker::Permit;
 
-/// The work.
-#[derive(Debug)]
-pub enum Fulfillment {
-    /// The built-in work, which is pure: prices the order in named stages. The pause is slept before each stage, for
-    /// demonstrations; with zero the work ends at once.
-    Pricing(Pricing, Duration),
-    /// The work of an HTTP service.
-    Http(Backend),
+/// The work, of any type.
+#[derive(Clone)]
+pub struct Fulfillment {
+    work: Arc<dyn AnyWork>,
+    /// The time for one try. `None`: the work itself keeps to one.
+    timeout: Option<Duration>,
 }
 
+/// The deadline of a try of work that keeps to a time of its own.
+const FAR: Duration = Duration::from_hours(24);
+
 impl Fulfillment {
+    /// Work that itself keeps to a time for one try.
+    pub fn new(work: impl Work) -> Self {
+        Self { work: Arc::new(work), timeout: None }
+    }
+
+    /// The same work, given up after this time for one try.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout: Some(timeout), ..self }
+    }
+
     /// The expected time of the work.
     pub fn estimate(&self) -> Duration {
-        match self {
-            Self::Pricing(_, pause) => {
-                pause.saturating_mul(u32::try_from(pricing::STAGES.len()).unwrap_or(u32::MAX)) + Duration::from_secs(1)
-            }
-            Self::Http(backend) => backend.estimate(),
-        }
+        self.work.estimate()
     }
 
     /// The state of the breaker before the work.
     pub fn breaker(&self) -> &'static str {
-        match self {
-            Self::Pricing(..) => "closed",
-            Self::Http(backend) => backend.breaker(),
-        }
+        self.work.breaker()
     }
 
-    /// The result at once, where the work is pure and needs no time: claim and end may then be one write.
+    /// The verdict at once, where the work is pure and needs no time: claim and end may then be one write.
     pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
-        match self {
-            Self::Pricing(pricing, pause) => pause.is_zero().then(|| price(pricing, order)),
-            Self::Http(_) => None,
+        match work::outcome(self.work.at_once(order.get())?, false) {
+            Outcome::Ended(verdict) => Some(verdict),
+            // Another try is for `run`, whose every write is an attempt.
+            Outcome::Again(..) => None,
         }
     }
 
-    /// Whether the work can be broken off. A call in flight cannot: its effect may have happened already.
+    /// Whether the work may be broken off.
     pub fn can_break_off(&self) -> bool {
-        match self {
-            Self::Pricing(..) => true,
-            Self::Http(_) => false,
-        }
+        self.work.can_break_off()
     }
 
     /// The right to try this order, which is about to be claimed. `Err`: the time for which no try should begin.
     pub fn admit(&self, record: &Record) -> Result<Permit, Duration> {
-        match self {
-            Self::Pricing(..) => Ok(Permit::free()),
-            Self::Http(backend) => backend.admit(record),
-        }
+        self.work.admit(record)
     }
 
-    /// Does the work of a claimed order, and sends each step before the step begins. Ends early when the receiver of `steps` is
-    /// dropped.
-    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
-        match self {
-            Self::Pricing(pricing, pause) => {
-                for step in pricing::STAGES {
-                    if steps.send(step).await.is_err() {
-                        break;
-                    }
-                    tokio::time::sleep(*pause).await;
-                }
-                Outcome::Ended(price(pricing, &record.order))
-            }
-            Self::Http(backend) => backend.run(permit, record, steps).await,
+    /// Does the work of a claimed order, and sends each step before the step begins. Dropped when the order is not the caller's any more.
+    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>, cancelled: watch::Receiver<bool>) -> Outcome {
+        let timeout = self.timeout.unwrap_or(FAR);
+        let deadline = Instant::now() + timeout;
+        let receiver = steps.clone();
+        let job = Job { record: record.clone(), permit, steps, cancelled: cancelled.clone(), deadline };
+        tokio::select! {
+            told = tokio::time::timeout(timeout, self.work.run(job)) => match told {
+                Ok(told) => work::outcome(told, *cancelled.borrow()),
+                Err(_) => Outcome::Again(Failure::new("work_timeout", "the work did not do the order in time"), None),
+            },
+            () = receiver.closed() => Outcome::Again(Failure::new("given_up", "the order is not this worker's any more"), None),
         }
     }
 }
 
-fn price(pricing: &Pricing, order: &RawValue) -> Verdict {
-    match read(order).and_then(|order| pricing.price(&order)) {
-        Ok(result) => Verdict::Completed(result),
-        Err(failure) => Verdict::Refused(failure),
+impl Debug for Fulfillment {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fulfillment").field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
 
-fn read(order: &RawValue) -> Result<Order, Failure> {
-    // Recorded orders were valid when they were accepted; a later version may be stricter.
-    let invalid = || Failure::new("invalid_order", "the recorded order is not valid any more");
-    let json = Json::parse(order.get()).map_err(|_| invalid())?;
-    Order::read(&json).map_err(|_| invalid())
+/// [`Work`] of any type.
+trait AnyWork: Send + Sync {
+    fn at_once(&self, order: &str) -> Option<Result<Done, Failed>>;
+    fn run(&self, job: Job) -> Pin<Box<dyn Future<Output = Result<Done, Failed>> + Send + '_>>;
+    fn estimate(&self) -> Duration;
+    fn can_break_off(&self) -> bool;
+    fn admit(&self, record: &Record) -> Result<Permit, Duration>;
+    fn breaker(&self) -> &'static str;
+}
+
+impl<W: Work> AnyWork for W {
+    fn at_once(&self, order: &str) -> Option<Result<Done, Failed>> {
+        Work::at_once(self, order)
+    }
+
+    fn run(&self, job: Job) -> Pin<Box<dyn Future<Output = Result<Done, Failed>> + Send + '_>> {
+        Box::pin(Work::run(self, job))
+    }
+
+    fn estimate(&self) -> Duration {
+        Work::estimate(self)
+    }
+
+    fn can_break_off(&self) -> bool {
+        Work::can_break_off(self)
+    }
+
+    fn admit(&self, record: &Record) -> Result<Permit, Duration> {
+        Work::admit(self, record)
+    }
+
+    fn breaker(&self) -> &'static str {
+        Work::breaker(self)
+    }
 }

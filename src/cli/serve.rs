@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::cli;
 use crate::config::{Config, LogConfig, Records};
+use crate::fulfillment::Fulfillment;
 use crate::functions::app::App;
 use crate::functions::routes::routes;
 use crate::store::StatusStore;
@@ -29,18 +30,18 @@ use crate::store::sqlite::SqliteStore;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Runs the handler until it is asked to stop. `Err`: the reasons why it could not start or go on, one line each.
-pub fn run(environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
-    let config = Config::read(environment)?;
+pub fn run(environment: &BTreeMap<String, String>, own_work: Option<Fulfillment>) -> Result<(), Vec<String>> {
+    let config = if own_work.is_some() { Config::read_for_own_work(environment) } else { Config::read(environment) }?;
     serving::process::open_many_files();
     // Two threads: one to answer while the other parses; the disk has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
-    let served = runtime.block_on(serve(config, &LogConfig::read(environment)));
+    let served = runtime.block_on(serve(config, own_work, &LogConfig::read(environment)));
     runtime.shutdown_background();
     served.map_err(|problem| vec![problem])
 }
 
-async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
+async fn serve(config: Config, own_work: Option<Fulfillment>, log: &LogConfig) -> Result<(), String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
     let listener = server::bind(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -53,7 +54,7 @@ async fn serve(config: Config, log: &LogConfig) -> Result<(), String> {
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
-    let app = Arc::new(App::new(config)?);
+    let app = Arc::new(App::new(config, own_work)?);
     let filters = warp::service(routes(Arc::clone(&app)));
     let allowed_hosts: Arc<[String]> = app.config.allowed_hosts.clone().into();
     let service = move |request: Request<Incoming>| {

@@ -67,7 +67,7 @@ impl Source {
 
 /// Finds the time limit, also when other settings are wrong.
 pub fn of(environment: &BTreeMap<String, String>) -> FunctionTimeout {
-    read(&mut Settings { environment, problems: Vec::new() })
+    read(&mut Settings { environment, own_work: false, problems: Vec::new() })
 }
 
 /// Finds the time limit, or reports the mistake in `FUNCTION_TIMEOUT`.

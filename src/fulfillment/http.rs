@@ -24,6 +24,7 @@ use crate::domain::json::Json;
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
 use crate::domain::tracking::TrackingId;
+use crate::fulfillment::work::{self, Done, Failed, Job, Work};
 use crate::fulfillment::{Outcome, Step};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
@@ -174,6 +175,24 @@ impl Backend {
         headers.extend(traceparent.map(|value| (HeaderName::from_static("traceparent"), value)));
         headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         headers
+    }
+}
+
+impl Work for Backend {
+    async fn run(&self, job: Job) -> Result<Done, Failed> {
+        work::told(Self::run(self, job.permit, &job.record, job.steps).await)
+    }
+
+    fn estimate(&self) -> Duration {
+        Self::estimate(self)
+    }
+
+    fn admit(&self, record: &Record) -> Result<Permit, Duration> {
+        Self::admit(self, record)
+    }
+
+    fn breaker(&self) -> &'static str {
+        Self::breaker(self)
     }
 }
 

@@ -2,15 +2,19 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::config::time_budget;
+use crate::domain::json::Json;
+use crate::domain::lifecycle::Verdict;
 use crate::domain::order::Order;
 use crate::domain::record::Failure;
-use crate::fulfillment::Step;
+use crate::fulfillment::work::{Done, Failed, Job, Work};
+use crate::fulfillment::{Outcome, Step};
 
 /// The stages, in order, with the progress at the beginning of each.
 pub const STAGES: [Step; time_budget::STAGES] = [
@@ -28,6 +32,51 @@ pub const MAX_TOTAL: i64 = 1_000_000_000_000;
 pub struct Pricing {
     /// Share of the subtotal, e.g. `0.20`.
     pub tax_rate: Decimal,
+}
+
+/// The built-in work, which is pure: prices the order in named stages.
+#[derive(Debug)]
+pub struct PricingWork {
+    /// The rules.
+    pub pricing: Pricing,
+    /// The pause before each stage, for demonstrations; with zero the work ends at once.
+    pub pause: Duration,
+}
+
+impl PricingWork {
+    fn price(&self, order: &str) -> Result<Done, Failed> {
+        let priced = read(order).and_then(|order| self.pricing.price(&order));
+        priced.map(Done).map_err(|failure| Failed(Outcome::Ended(Verdict::Refused(failure))))
+    }
+}
+
+impl Work for PricingWork {
+    async fn run(&self, job: Job) -> Result<Done, Failed> {
+        for step in STAGES {
+            job.progress(step.progress, step.stage).await;
+            tokio::time::sleep(self.pause).await;
+        }
+        self.price(job.text())
+    }
+
+    fn at_once(&self, order: &str) -> Option<Result<Done, Failed>> {
+        self.pause.is_zero().then(|| self.price(order))
+    }
+
+    fn estimate(&self) -> Duration {
+        self.pause.saturating_mul(u32::try_from(STAGES.len()).unwrap_or(u32::MAX)) + Duration::from_secs(1)
+    }
+
+    fn can_break_off(&self) -> bool {
+        true
+    }
+}
+
+fn read(order: &str) -> Result<Order, Failure> {
+    // Recorded orders were valid when they were accepted; a later version may be stricter.
+    let invalid = || Failure::new("invalid_order", "the recorded order is not valid any more");
+    let json = Json::parse(order).map_err(|_| invalid())?;
+    Order::read(&json).map_err(|_| invalid())
 }
 
 /// The priced order; amounts are decimal strings in the currency's own number of places.
@@ -95,7 +144,6 @@ fn minor_units(currency: &str) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::json::Json;
 
     fn price(text: &str) -> Result<Arc<RawValue>, Failure> {
         let pricing = Pricing { tax_rate: "0.20".parse().unwrap() };

@@ -19,7 +19,7 @@ use crate::door::token::Auth;
 use crate::envelope::{HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
-use crate::fulfillment::pricing::Pricing;
+use crate::fulfillment::pricing::{Pricing, PricingWork};
 use crate::functions::completion_times::{CompletionTimes, Estimate};
 use crate::functions::holder;
 use crate::functions::in_flight::InFlight;
@@ -77,16 +77,18 @@ pub struct App {
 }
 
 impl App {
-    /// Makes everything but the store, which is opened while requests already arrive. `Err`: the setting that cannot be used.
-    pub fn new(config: Config) -> Result<Self, String> {
+    /// Makes everything but the store, which is opened while requests already arrive. Without work of its own the handler does the work
+    /// that the settings name. `Err`: the setting that cannot be used.
+    pub fn new(config: Config, own_work: Option<Fulfillment>) -> Result<Self, String> {
         let auth = config.auth.as_ref().map(Auth::new).transpose()?;
         Ok(Self {
             queue: config.storage.service_bus.as_ref().map(Queue::new).transpose()?,
             holder: holder::this_process(config.instance.clone()),
             callers: Callers { auth, easy_auth: config.easy_auth },
-            fulfillment: match &config.fulfillment {
-                Some(http) => Fulfillment::Http(Backend::new(http)?),
-                None => Fulfillment::Pricing(Pricing { tax_rate: config.tax_rate }, config.work_delay),
+            fulfillment: match (own_work, &config.fulfillment) {
+                (Some(work), _) => work.within(config.time_budget.longest_try),
+                (None, Some(http)) => Fulfillment::new(Backend::new(http)?),
+                (None, None) => Fulfillment::new(PricingWork { pricing: Pricing { tax_rate: config.tax_rate }, pause: config.work_delay }),
             },
             store: SetOnce::new(),
             probed: tokio::sync::Mutex::default(),

@@ -39,6 +39,7 @@ mod newer;
 mod openapi;
 mod operate;
 mod own_orders;
+mod own_work;
 mod package;
 mod page;
 mod panic;

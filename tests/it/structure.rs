@@ -7,7 +7,23 @@ use std::path::{Path, PathBuf};
 
 /// A room or crate, and what it may import of ours.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("cli", &["functions", "store", "outbound", "config", "domain", "functions_host", "packaging", "host_json", "serving", "group_commit"]),
+    (
+        "cli",
+        &[
+            "functions",
+            "fulfillment",
+            "store",
+            "outbound",
+            "config",
+            "domain",
+            "functions_host",
+            "packaging",
+            "host_json",
+            "order_schema",
+            "serving",
+            "group_commit",
+        ],
+    ),
     ("functions", &["door", "fulfillment", "store", "outbound", "envelope", "config", "domain", "serving"]),
     ("door", &["store", "outbound", "envelope", "config", "domain"]),
     ("fulfillment", &["outbound", "config", "domain"]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serving::failpoint;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, warn};
 
@@ -55,9 +55,10 @@ impl<'a> ClaimedOrder<'a> {
     pub(super) async fn work(&mut self, permit: Permit) -> Result<Outcome, Next> {
         let (app, store) = (self.delivery.app, self.delivery.store);
         let (sender, mut steps) = mpsc::channel(1);
+        let (cancel, cancelled) = watch::channel(false);
         let (claimed, worker) = (self.latest.record.clone(), Arc::clone(app));
         // A task of its own, so that a panic in the work ends in a verdict.
-        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, &claimed, sender).await });
+        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, &claimed, sender, cancelled).await });
         let mut renewal = tokio::time::interval(app.config.lease_renewal());
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.reset();
@@ -84,9 +85,12 @@ impl<'a> ClaimedOrder<'a> {
                     failpoint!("after-renewal");
                     renewal.reset();
                     written = Instant::now();
-                    if self.latest.record.cancel_requested && app.fulfillment.can_break_off() {
-                        task.abort();
-                        return Ok(Outcome::Ended(Verdict::Cancelled));
+                    if self.latest.record.cancel_requested {
+                        if app.fulfillment.can_break_off() {
+                            task.abort();
+                            return Ok(Outcome::Ended(Verdict::Cancelled));
+                        }
+                        cancel.send_replace(true);
                     }
                 }
                 Err(NotWritten::Fenced(fenced)) => {

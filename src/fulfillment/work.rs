@@ -1,0 +1,192 @@
+//! Work in Rust: what a handler of one's own implements, and what it is told of an order.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::sync::{mpsc, watch};
+
+use crate::domain::lifecycle::Verdict;
+use crate::domain::record::{Failure, Record};
+use crate::fulfillment::{Outcome, Permit, Step};
+
+/// Longest result, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
+const MAX_RESULT: usize = 512 * 1024;
+
+/// The work for which orders are accepted.
+///
+/// One value does the work of all orders, many at a time. A try that panics fails its order, and no other.
+pub trait Work: Send + Sync + 'static {
+    /// Does the work of one order.
+    ///
+    /// It may be called again for the same order, after a crash or a failure that [may be tried again](Failed::retryable), always
+    /// with the same [`Job::idempotency_key`]. The future is dropped at [`Job::deadline`], and when another worker has taken the order.
+    fn run(&self, job: Job) -> impl Future<Output = Result<Done, Failed>> + Send;
+
+    /// The outcome at once, where the work is pure and takes no time: then the order is claimed and ended in one write.
+    /// `None`, which is the default: [`Work::run`] does the work.
+    fn at_once(&self, order: &str) -> Option<Result<Done, Failed>> {
+        let _ = order;
+        None
+    }
+
+    /// The expected time of one order's work, for `Retry-After` and `estimatedCompletion`; a second by default.
+    fn estimate(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// Whether the future of [`Work::run`] may be dropped when the order's owner cancels the order. By default it may not, since its
+    /// effect may have happened already; work that can be undone looks at [`Job::cancelled`].
+    fn can_break_off(&self) -> bool {
+        false
+    }
+
+    /// The right to try this order, which is about to be claimed. `Err`: the time for which no try should begin.
+    #[doc(hidden)]
+    fn admit(&self, record: &Record) -> Result<Permit, Duration> {
+        let _ = record;
+        Ok(Permit::free())
+    }
+
+    /// The state of the breaker before the work, if it has one.
+    #[doc(hidden)]
+    fn breaker(&self) -> &'static str {
+        "closed"
+    }
+}
+
+/// One try of one order.
+pub struct Job {
+    pub(super) record: Record,
+    pub(super) permit: Permit,
+    pub(super) steps: mpsc::Sender<Step>,
+    pub(super) cancelled: watch::Receiver<bool>,
+    pub(super) deadline: Instant,
+}
+
+impl Job {
+    /// The order as the type of the work. The order fails for good (`invalid_order`) if it does not fit, and the client is told where.
+    pub fn order<T: DeserializeOwned>(&self) -> Result<T, Failed> {
+        serde_json::from_str(self.text()).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            Failed::permanent("invalid_order", format!("the order is not what the work expects, at {place} of its text"))
+        })
+    }
+
+    /// The order as it was accepted, byte for byte.
+    pub fn text(&self) -> &str {
+        self.record.order.get()
+    }
+
+    /// The key of the work: the same for every try of an order, until the work itself has [failed it](Failed::permanent). An effect
+    /// outside belongs under this key, so that it happens once.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.record.tracking_id, self.record.key_life())
+    }
+
+    /// The number of the try; 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.record.attempt
+    }
+
+    /// The moment when the try is given up, and tried again later (`FULFILLMENT_TIMEOUT`).
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Shows the client how far the work is, in percent, and which stage begins. Progress never goes back.
+    pub async fn progress(&self, percent: u8, stage: impl Into<Cow<'static, str>>) {
+        // The receiver is gone when the order is not this try's any more; its future is dropped then.
+        drop(self.steps.send(Step { progress: percent.min(100), stage: stage.into() }).await);
+    }
+
+    /// Whether the order's owner has asked to cancel it. It is noticed with the next renewal of the lease, a third of `LEASE`.
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    /// Waits until the order's owner asks to cancel it. The work may then end with [`Failed::cancelled`], or go on.
+    pub async fn cancelled(&self) {
+        let mut cancelled = self.cancelled.clone();
+        // Without a sender nobody can cancel the order any more.
+        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The result of an order, any JSON.
+#[derive(Debug, Clone)]
+pub struct Done(pub(super) Arc<RawValue>);
+
+impl Done {
+    /// A value that serialises. The order fails for good (`invalid_result`) if it does not.
+    pub fn new(result: &impl Serialize) -> Result<Self, Failed> {
+        let raw = serde_json::value::to_raw_value(result);
+        raw.map(|raw| Self(raw.into())).map_err(|_| Failed::permanent("invalid_result", "the result is no JSON"))
+    }
+}
+
+impl From<serde_json::Value> for Done {
+    fn from(value: serde_json::Value) -> Self {
+        Self(serde_json::value::to_raw_value(&value).expect("JSON has only string keys").into())
+    }
+}
+
+/// Why a try did not do the work.
+///
+/// The code, for programs, and the message, for people, reach the client: they must not contain anything secret.
+#[derive(Debug, Clone)]
+pub struct Failed(pub(super) Outcome);
+
+impl Failed {
+    /// Another try may succeed. It begins after a pause that grows with each try; after `MAX_ATTEMPTS` the order fails.
+    pub fn retryable(code: &str, message: impl Into<String>) -> Self {
+        Self(Outcome::Again(Failure::new(code, message), None))
+    }
+
+    /// No other try may begin before this pause.
+    #[must_use]
+    pub fn after(self, pause: Duration) -> Self {
+        match self.0 {
+            Outcome::Again(failure, _) => Self(Outcome::Again(failure, Some(pause))),
+            ended @ Outcome::Ended(_) => Self(ended),
+        }
+    }
+
+    /// No other try would succeed: the order fails. An operator may still send it again.
+    pub fn permanent(code: &str, message: impl Into<String>) -> Self {
+        Self(Outcome::Ended(Verdict::Refused(Failure::new(code, message))))
+    }
+
+    /// The work was broken off because the order's owner asked for it, and it has no effect.
+    pub fn cancelled() -> Self {
+        Self(Outcome::Ended(Verdict::Cancelled))
+    }
+}
+
+/// What a try came to, from the outcome of a work of ours.
+pub(super) fn told(outcome: Outcome) -> Result<Done, Failed> {
+    match outcome {
+        Outcome::Ended(Verdict::Completed(result)) => Ok(Done(result)),
+        other => Err(Failed(other)),
+    }
+}
+
+/// The outcome of a try, which nothing the work says can make untrue: an order is cancelled only if its owner asked for it.
+pub(super) fn outcome(told: Result<Done, Failed>, is_cancelled: bool) -> Outcome {
+    let failed = |code, message: String| Outcome::Ended(Verdict::Failed(Failure::new(code, message)));
+    match told {
+        Ok(Done(result)) if result.get().len() > MAX_RESULT => {
+            failed("result_too_large", format!("the result of the work is larger than {} KiB", MAX_RESULT / 1024))
+        }
+        Ok(Done(result)) => Outcome::Ended(Verdict::Completed(result)),
+        Err(Failed(Outcome::Ended(Verdict::Cancelled))) if !is_cancelled => {
+            failed("cancelled_unasked", "the work was broken off, and nobody had asked for that".into())
+        }
+        Err(Failed(outcome)) => outcome,
+    }
+}
