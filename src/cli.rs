@@ -8,6 +8,8 @@ pub mod demo;
 #[cfg(feature = "local")]
 mod doctor;
 #[cfg(feature = "local")]
+mod new;
+#[cfg(feature = "local")]
 mod package;
 #[cfg(feature = "local")]
 mod backup;
@@ -48,6 +50,9 @@ enum Command {
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     #[cfg(feature = "local")]
     Local(local::Options),
+    /// Make a folder with an app of your own: its order, its work, and what Azure needs.
+    #[cfg(feature = "local")]
+    New(new::Options),
     /// Look at orders, send failed ones again, cancel others.
     Orders(Orders),
     /// Look at messages that no function could act on, and send them again.
@@ -255,11 +260,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "local")]
         Command::Local(options) => local::run(options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
+        Command::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "local")]
         Command::Package(options) => package::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::Backup(options) => backup::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "local")]
         Command::Doctor(options) => doctor::run(&options).map(|well| exit_code(well.into())),
         Command::Serve => serve::run(&environment, None).map(|()| ExitCode::SUCCESS),
         Command::Settings(options) => settings::run(&options, &environment).map(|()| ExitCode::SUCCESS),

@@ -44,7 +44,8 @@
 //! }
 //! ```
 //!
-//! `examples/own-work` is a whole app, and `waybill local` runs it. The same handler is deployed. Its settings are those of Waybill; `FULFILLMENT_TIMEOUT` is the time for one try.
+//! `waybill new NAME --work rust` makes a folder with such a handler and all that the Functions host needs, and `waybill local` runs it.
+//! The same handler is deployed. Its settings are those of Waybill; `FULFILLMENT_TIMEOUT` is the time for one try.
 //!
 //! # What work must bear
 //!

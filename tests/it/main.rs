@@ -36,6 +36,7 @@ mod issuer;
 mod limits;
 mod list;
 mod newer;
+mod new_app;
 mod openapi;
 mod operate;
 mod own_orders;

@@ -1,0 +1,177 @@
+//! `waybill new`: a folder with an app of one's own, which runs at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use order_schema::Schema;
+use serde_json::{Map, Value, json};
+
+use crate::domain::form::Rules;
+
+/// The functions and the host's file, as they are deployed.
+const APP: [(&str, &str); 9] = [
+    ("host.json", include_str!("../../host.json")),
+    ("OpenApi/function.json", include_str!("../../OpenApi/function.json")),
+    ("OrderCancel/function.json", include_str!("../../OrderCancel/function.json")),
+    ("OrderDeadLetter/function.json", include_str!("../../OrderDeadLetter/function.json")),
+    ("OrderIngress/function.json", include_str!("../../OrderIngress/function.json")),
+    ("OrderList/function.json", include_str!("../../OrderList/function.json")),
+    ("OrderProcessor/function.json", include_str!("../../OrderProcessor/function.json")),
+    ("OrderStatus/function.json", include_str!("../../OrderStatus/function.json")),
+    ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
+];
+/// The schema without `--schema`.
+const SCHEMA: &str = include_str!("../../examples/report.schema.json");
+/// Its name in the new folder.
+const SCHEMA_NAME: &str = "order.schema.json";
+/// The settings of this machine.
+const SETTINGS: &str = include_str!("../../examples/own-work/local.settings.json.example");
+/// The sources of this program, which an app in Rust is built with.
+const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Options of `waybill new`.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The folder to make; its last part is the name of the app.
+    name: PathBuf,
+    /// Where the work is done: in a service behind HTTP, or in the handler, in Rust.
+    #[arg(long, value_enum, default_value_t = Place::Http)]
+    work: Place,
+    /// The JSON Schema of an order; files beside it that it refers to are taken too [default: that of a report]
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// The sources of Waybill, for work in Rust [default: those that this program was built from]
+    #[arg(long, value_name = "DIR")]
+    sources: Option<PathBuf>,
+}
+
+/// Where the work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Place {
+    Http,
+    Rust,
+}
+
+/// Makes the folder. `Err`: why there is none.
+pub(super) fn run(options: &Options) -> Result<(), Vec<String>> {
+    let files = files(options).map_err(|problem| vec![problem])?;
+    write(&options.name, &files).map_err(|problem| vec![format!("{}: {problem}; nothing is written over", options.name.display())])?;
+    println!("{} is made; its README.md says how to start it", options.name.display());
+    Ok(())
+}
+
+/// Every file of the app, by its path.
+fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
+    let name = options.name.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
+    let name = name.ok_or("the name of an app has small letters, digits and -, and begins with a letter, such as render-reports")?;
+    let mut files: BTreeMap<String, String> = APP.into_iter().map(|(path, text)| (path.into(), text.into())).collect();
+    let schema = schema(options, &mut files)?;
+    let order = Order::of(&schema);
+    files.insert("order.json".into(), order.sample + "\n");
+
+    let mut settings: Value = serde_json::from_str(SETTINGS).map_err(|error| error.to_string())?;
+    settings["Values"]["ORDER_SCHEMA"] = SCHEMA_NAME.into();
+    for (name, is_there) in [("ORDER_ID", order.has_id), ("ORDER_CUSTOMER", order.has_customer)] {
+        if !is_there {
+            settings["Values"][name] = "none".into();
+        }
+    }
+    let (readme, workflow) = match options.work {
+        Place::Http => {
+            settings["Values"]["FULFILLMENT_URL"] = "http://127.0.0.1:9000/work".into();
+            files.insert("work.py".into(), include_str!("new/work.py").into());
+            (include_str!("new/http.md"), include_str!("new/http.yml"))
+        }
+        Place::Rust => {
+            let host = APP[0].1.replace("\"defaultExecutablePath\": \"waybill\"", &format!("\"defaultExecutablePath\": \"{name}\""));
+            files.insert("host.json".into(), host);
+            let sources = options.sources.clone().unwrap_or_else(|| SOURCES.into());
+            let lock = fs::read_to_string(sources.join("Cargo.lock"));
+            let lock = lock.map_err(|error| format!("{} has no sources of Waybill ({error}): pass --sources DIR", sources.display()))?;
+            files.insert("Cargo.lock".into(), lock);
+            files.insert("Cargo.toml".into(), manifest(name, &sources)?);
+            files.insert("src/main.rs".into(), include_str!("new/work.rs").into());
+            (include_str!("new/rust.md"), include_str!("new/rust.yml"))
+        }
+    };
+    let key = if order.has_id { "" } else { "-H \"Idempotency-Key: $(date +%s)\" " };
+    files.insert("README.md".into(), readme.replace("NAME", name).replace("KEY", key).replace("SCHEMA", SCHEMA_NAME));
+    files.insert(".github/workflows/ci.yml".into(), workflow.into());
+    files.insert(".gitignore".into(), "/target\n/.waybill\n/local.settings.json\n".into());
+    let settings = serde_json::to_string_pretty(&settings).map_err(|error| error.to_string())?;
+    files.insert("local.settings.json.example".into(), settings + "\n");
+    Ok(files)
+}
+
+fn is_name(name: &str) -> bool {
+    let is_known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.starts_with(|letter: char| letter.is_ascii_lowercase()) && name.bytes().all(is_known)
+}
+
+/// Takes the schema and the files beside it, and reads it.
+fn schema(options: &Options, files: &mut BTreeMap<String, String>) -> Result<Value, String> {
+    let Some(path) = &options.schema else {
+        files.insert(SCHEMA_NAME.into(), SCHEMA.into());
+        return serde_json::from_str(SCHEMA).map_err(|error| error.to_string());
+    };
+    let loaded = Schema::load(path).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))?;
+    let mut root = Value::Null;
+    for (index, (name, document)) in loaded.documents().iter().enumerate() {
+        let text = fs::read_to_string(path.with_file_name(name)).map_err(|error| format!("{name}: {error}"))?;
+        let name = if index == 0 { SCHEMA_NAME } else { name };
+        if files.insert(name.to_owned(), text).is_some() {
+            return Err(format!("{name} is a file of the app: give the file beside the schema another name"));
+        }
+        if index == 0 {
+            root = document.clone();
+        }
+    }
+    Ok(root)
+}
+
+/// What a schema says of the names that the engine needs, and an order to begin with.
+struct Order {
+    has_id: bool,
+    has_customer: bool,
+    sample: String,
+}
+
+impl Order {
+    fn of(schema: &Value) -> Self {
+        let has = |name: &str| schema["properties"].get(name).is_some();
+        let (has_id, has_customer) = (has("orderId"), has("customerId"));
+        let example = schema["examples"].get(0).filter(|example| example.is_object()).cloned();
+        let sample = example.unwrap_or_else(|| {
+            let names = [("orderId", has_id, "A-1"), ("customerId", has_customer, "C-1")].into_iter().filter(|(_, is_there, _)| *is_there);
+            Value::Object(names.map(|(name, _, value)| (name.to_owned(), json!(value))).collect::<Map<_, _>>())
+        });
+        Self { has_id, has_customer, sample: serde_json::to_string_pretty(&sample).unwrap_or_default() }
+    }
+}
+
+fn manifest(name: &str, sources: &Path) -> Result<String, String> {
+    let sources = std::path::absolute(sources).map_err(|error| error.to_string())?;
+    let sources = Value::from(sources.to_str().ok_or("the path of the sources is not UTF-8")?);
+    Ok(format!(
+        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n\
+         [dependencies]\nwaybill = {{ path = {sources}, default-features = false }}\nserde_json = \"1\"\n\n\
+         [profile.dev]\ndebug = \"line-tables-only\"\n\n\
+         # What `waybill package` builds.\n[profile.dist]\ninherits = \"release\"\nlto = \"fat\"\ncodegen-units = 1\nstrip = true\n\n\
+         # No part of another workspace, wherever the folder is.\n[workspace]\n"
+    ))
+}
+
+fn write(folder: &Path, files: &BTreeMap<String, String>) -> std::io::Result<()> {
+    fs::create_dir(folder)?;
+    for (path, text) in files {
+        let path = folder.join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+"""Does the work of orders: change do_work, and keep what it did under the key."""
+import http.server, json, os, threading
+
+done, lock = {}, threading.Lock()  # By Idempotency-Key. Keep them in a database.
+
+
+def do_work(order, key, tell):
+    tell({"progress": 50, "stage": "working"})
+    return {"order": order, "key": key}
+
+
+class Work(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = self.headers["Idempotency-Key"]
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.end_headers()
+        # One at a time: a second call under a key finds what the first did.
+        with lock:
+            if key not in done:
+                done[key] = do_work(order, key, self.tell)
+        self.tell({"result": done[key]})
+
+    def tell(self, line):
+        self.wfile.write(json.dumps(line).encode() + b"\n")
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "9000"))), Work).serve_forever()

@@ -1,0 +1,127 @@
+//! `waybill new`: a folder of one's own, through which an order goes to its end.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::{Directory, Host, Program, eventually, free_port, repository, request, skipped, try_request};
+
+fn waybill(arguments: &[&str]) -> (Option<i32>, Vec<String>) {
+    let (status, lines) = Program::waybill(arguments, &[]).end();
+    (status.code(), lines)
+}
+
+fn require_all() -> bool {
+    std::env::var("REQUIRE_ALL").as_deref() == Ok("1")
+}
+
+fn has_python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok();
+    if !found {
+        assert!(!require_all(), "python3 not found");
+        skipped("python3 not found");
+    }
+    found
+}
+
+/// The app's `work.py`, and the host for it.
+fn start(app: &Path) -> (Program, Host) {
+    let port = free_port().to_string();
+    let work = Program::start(Command::new("python3").arg(app.join("work.py")).env("PORT", &port));
+    let url = format!("http://127.0.0.1:{port}/");
+    eventually("the work answers", || try_request("GET", &url, &[], None).ok());
+    let host = Host::with(app, &app.join(".waybill"), &[], &[("FULFILLMENT_URL", &url)]);
+    (work, host)
+}
+
+fn sample(app: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(app.join("order.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_new_app_does_the_work_of_its_sample_order_and_is_not_written_over() {
+    if !has_python() {
+        return;
+    }
+    let directory = Directory::new();
+    let app = directory.path().join("render-reports");
+    let arguments = ["new", app.to_str().unwrap()];
+    assert_eq!(waybill(&arguments).0, Some(0));
+    let (_work, host) = start(&app);
+
+    let ended = host.ended(&host.submit(&sample(&app)));
+    let refused = host.post("/api/orders", &json!({ "orderId": "A", "customerId": "C" }));
+    std::fs::write(app.join("work.py"), "mine").unwrap();
+    let (again, lines) = waybill(&arguments);
+
+    assert_eq!((&ended["status"], &ended["result"]["order"]), (&json!("completed"), &sample(&app)), "{ended}");
+    assert_eq!(refused.status, 400);
+    assert_eq!((again, std::fs::read_to_string(app.join("work.py")).unwrap().as_str()), (Some(1), "mine"), "{lines:?}");
+    assert!(lines.iter().any(|line| line.contains("nothing is written over")), "{lines:?}");
+}
+
+#[test]
+fn a_new_app_takes_a_schema_and_the_files_beside_it() {
+    if !has_python() {
+        return;
+    }
+    let directory = Directory::new();
+    let schema = json!({
+        "type": "object", "properties": { "to": { "$ref": "people.json#/$defs/name" } }, "required": ["to"],
+        "additionalProperties": false, "examples": [{ "to": "Zoë" }],
+    });
+    let path = directory.write("letter.json", &schema.to_string());
+    directory.write("people.json", r#"{ "$defs": { "name": { "type": "string" } } }"#);
+    let app = directory.path().join("letters");
+    let made = waybill(&["new", app.to_str().unwrap(), "--work", "http", "--schema", path.to_str().unwrap()]);
+    assert_eq!(made.0, Some(0), "{:?}", made.1);
+    let (_work, host) = start(&app);
+
+    let body = std::fs::read(app.join("order.json")).unwrap();
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "k-1")];
+    let accepted = request("POST", &host.url("/api/orders"), &headers, Some(&body));
+    let refused = host.post("/api/orders", &json!({ "to": 5 }));
+
+    assert_eq!(accepted.status, 202, "{accepted:?}");
+    assert_eq!(host.ended(accepted.json()["trackingId"].as_str().unwrap())["result"]["order"], json!({ "to": "Zoë" }));
+    assert_eq!((refused.status, &refused.json()["errors"][0]["pointer"]), (400, &json!("/to")));
+}
+
+#[test]
+fn a_new_app_in_rust_does_the_work_of_its_sample_order() {
+    if !require_all() {
+        return skipped("it compiles Waybill once more: REQUIRE_ALL=1 runs it");
+    }
+    let directory = Directory::new();
+    let app = directory.path().join("render-reports");
+    assert_eq!(waybill(&["new", app.to_str().unwrap(), "--work", "rust"]).0, Some(0));
+    let target = repository().join("target/new-app");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).current_dir(&app).args(["build", "--quiet", "--target-dir"]).arg(&target).status().unwrap();
+    assert!(built.success());
+    let handler = target.join("debug/render-reports");
+    let host = Host::with(&app, &app.join(".waybill"), &["--handler", handler.to_str().unwrap()], &[]);
+
+    let ended = host.ended(&host.submit(&sample(&app)));
+
+    assert_eq!((&ended["status"], &ended["result"]["order"]), (&json!("completed"), &sample(&app)), "{ended}");
+}
+
+#[test]
+fn an_app_that_could_not_be_made_is_refused_before_a_file_is_written() {
+    let directory = Directory::new();
+    let wrong = directory.write("wrong.json", r#"{ "type": "text" }"#);
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    for (arguments, why) in [
+        (vec!["new".into(), at("Reports")], "the name of an app has small letters"),
+        (vec!["new".into(), at("a"), "--schema".into(), wrong.to_str().unwrap().into()], "wrong.json cannot be used: at /type"),
+        (vec!["new".into(), at("b"), "--work".into(), "rust".into(), "--sources".into(), at("none")], "has no sources of Waybill"),
+    ] {
+        let (code, lines) = waybill(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+
+        assert_eq!(code, Some(1), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains(why)), "{why}: {lines:?}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}
