@@ -12,14 +12,17 @@ use serde_json::{Map, Value, json};
 use crate::domain::form::Rules;
 
 /// The functions and the host's file, as they are deployed.
-const APP: [(&str, &str); 9] = [
+const APP: [(&str, &str); 12] = [
     ("host.json", include_str!("../../host.json")),
+    ("Doctor/function.json", include_str!("../../Doctor/function.json")),
+    ("Health/function.json", include_str!("../../Health/function.json")),
     ("OpenApi/function.json", include_str!("../../OpenApi/function.json")),
     ("OrderCancel/function.json", include_str!("../../OrderCancel/function.json")),
     ("OrderDeadLetter/function.json", include_str!("../../OrderDeadLetter/function.json")),
     ("OrderIngress/function.json", include_str!("../../OrderIngress/function.json")),
     ("OrderList/function.json", include_str!("../../OrderList/function.json")),
     ("OrderProcessor/function.json", include_str!("../../OrderProcessor/function.json")),
+    ("OrderShow/function.json", include_str!("../../OrderShow/function.json")),
     ("OrderStatus/function.json", include_str!("../../OrderStatus/function.json")),
     ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
 ];
@@ -174,4 +177,21 @@ fn write(folder: &Path, files: &BTreeMap<String, String>) -> std::io::Result<()>
         OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::functions::routes::FUNCTIONS;
+
+    #[test]
+    fn a_new_app_has_every_function_and_so_has_the_example() {
+        for name in FUNCTIONS {
+            let path = format!("{name}/function.json");
+            let text = APP.iter().find(|(file, _)| *file == path).map(|(_, text)| *text);
+            let example = fs::read_to_string(Path::new(SOURCES).join("examples/own-work").join(&path)).ok();
+            assert_eq!(example.as_deref(), text, "{path}");
+        }
+        assert_eq!(APP.len(), FUNCTIONS.len() + 1);
+    }
 }

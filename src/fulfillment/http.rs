@@ -28,7 +28,7 @@ use crate::fulfillment::work::{self, Done, Failed, Job, Work};
 use crate::fulfillment::{Outcome, Step};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
-use crate::outbound::breaker::{Breaker, Caller, Failed, Permit};
+use crate::outbound::breaker::{self, Breaker, Caller, Permit};
 
 /// Longest time to connect: within a data centre it takes milliseconds, and an absent backend is known soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,9 +135,9 @@ impl Backend {
             () = pass_on(latest, steps) => return Outcome::Again(Failure::new(UNAVAILABLE, "the call was given up"), None),
         };
         let was_there = match &ended {
-            Err(Trouble::Broken(error)) if error.is_connect() => Err(Failed::Unreachable),
+            Err(Trouble::Broken(error)) if error.is_connect() => Err(breaker::Failed::Unreachable),
             // An order that the backend cannot digest may crash it, hang it, or get a 500 from it, while all others are done.
-            Err(Trouble::Broken(_) | Trouble::Down(..)) => Err(Failed::ForCaller),
+            Err(Trouble::Broken(_) | Trouble::Down(..)) => Err(breaker::Failed::ForCaller),
             _ => Ok(()),
         };
         permit.end_with(was_there, Instant::now());
