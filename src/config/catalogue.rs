@@ -197,7 +197,6 @@ pub static ALL: [Setting; 45] = [
     ),
     setting(Tuning, "ORDER_DEADLINE", Value("24h"), "The time after which an order ends as `failed` (`deadline_exceeded`)."),
     setting(Tuning, "RETENTION", Value("7d"), "The time for which the record of an order that has ended is kept."),
-    setting(Tuning, "QUARANTINE_RETENTION", Value("90d"), "The time for which a message is kept that nothing could act on."),
     setting(
         Tuning,
         "RUST_LOG",
@@ -210,6 +209,7 @@ pub static ALL: [Setting; 45] = [
         Words("`functionTimeout` of `host.json`, else `5m`"),
         "The time after which the host ends an invocation, and the handler with it; `-1` is never.",
     ),
+    setting(Odd, "QUARANTINE_RETENTION", Value("90d"), "The time for which a message is kept that nothing could act on."),
     setting(Odd, "OVERDUE_AFTER", Value("2m"), "The time after which an order that was accepted or sent may be sent again."),
     setting(Odd, "MAX_INTERRUPTIONS", Value("20"), "The crashes of its workers after which an order ends as `failed` (`interrupted`)."),
     setting(

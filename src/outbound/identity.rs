@@ -50,11 +50,7 @@ fn source(identity: &Identity) -> Result<Arc<dyn TokenCredential>, azure_core::E
             let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
             // Without the library's own repetitions, whose pauses are long: a call that comes after the endpoint is back asks at once.
             let client_options = ClientOptions { retry: RetryOptions::none(), ..Default::default() };
-            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                user_assigned_id,
-                client_options,
-                ..Default::default()
-            }))?
+            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions { user_assigned_id, client_options }))?
         }
         Identity::Workload { client_id } => {
             let client_id = client_id.clone();

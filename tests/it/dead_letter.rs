@@ -245,7 +245,10 @@ fn a_message_that_is_not_utf_8_is_kept_and_sent_again_byte_for_byte() {
     assert_eq!(sent, junk);
 }
 
-fn discarded_messages_are_passed_over(handler: &Handler, run: &dyn Fn(&[&str]) -> (Option<i32>, Vec<Value>, String)) {
+/// Runs an operator's command: its exit code, its objects, and what it tells a person.
+type Run<'r> = dyn Fn(&[&str]) -> (Option<i32>, Vec<Value>, String) + 'r;
+
+fn discarded_messages_are_passed_over(handler: &Handler, run: &Run<'_>) {
     assert_eq!(sent(&dead_bytes(handler, b"junk \xff")), [""; 0]);
     assert_eq!(sent(&dead_bytes(handler, b"other")), [""; 0]);
     let ids = |arguments: &[&str]| -> Vec<String> {
