@@ -189,6 +189,21 @@ fn an_order_is_what_the_schema_says_and_every_mistake_is_told_at_once() {
 }
 
 #[test]
+fn no_key_shows_the_schema_another_order_than_is_recorded() {
+    let app = with_schema(&json!({
+        "type": "object", "required": ["id", "from", "pages"], "properties": { "pages": { "type": "integer" } },
+    }));
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &schema_settings(&app));
+
+    for pages in [r#""pages":{"$serde_json::private::RawValue":"3"}"#, r#""x":[{"\u0024serde_json::private::RawValue":"]["}]"#] {
+        let answer = handler.ingress(Some(&format!(r#"{{"id":"1","from":"c",{pages}}}"#)), &[]);
+        assert_eq!(places(&answer), [""], "{pages}");
+    }
+    assert_eq!(listed(&handler).len(), 0);
+}
+
+#[test]
 fn the_contract_has_the_schema() {
     let mut schema = report();
     schema["$id"] = Value::Null;

@@ -56,8 +56,10 @@ impl Schema {
 
 impl Rules for Schema {
     fn mistakes(&self, order: &str, most: usize) -> Vec<Violation> {
-        // The text is JSON, as its reader has found.
-        let Ok(order) = serde_json::from_str::<Value>(order) else { return Vec::new() };
+        // The text is JSON, as its reader has found, so this does not happen; an order that cannot be checked must not pass.
+        let Ok(order) = serde_json::from_str::<Value>(order) else {
+            return vec![Violation { pointer: String::new(), detail: "cannot be checked against the schema".into() }];
+        };
         if self.validator.is_valid(&order) {
             return Vec::new();
         }
