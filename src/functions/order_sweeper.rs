@@ -35,7 +35,7 @@ const PAGE: u32 = 500;
 const AT_ONCE: usize = 16;
 /// Divisor of an invocation's working time: a run begins no page after that share. In the rest the host sends what is in the answer.
 const SHARE: u32 = 3;
-/// Time after which a run begins no page, however long an invocation may take: an alert tells when no run has ended for ten minutes.
+/// Time after which a run begins no page, however long an invocation may take: an alert tells when no run has ended for half an hour.
 const LONGEST: Duration = Duration::from_mins(4);
 /// Bytes of messages in an answer.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
