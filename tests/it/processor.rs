@@ -206,7 +206,7 @@ fn an_order_of_a_killed_handler_is_taken_over_at_once() {
 #[test]
 fn a_live_handlers_order_is_never_taken_however_long_it_works() {
     let data = Directory::new();
-    let lease = [("LEASE", "1s")];
+    let lease = [("LEASE", "2s")];
     let (first, second) = (delayed(data.path(), "1200ms", &lease), delayed(data.path(), "1ms", &lease));
     let (id, message) = submit(&first, "P-8");
 

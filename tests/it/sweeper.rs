@@ -113,8 +113,8 @@ fn an_order_that_is_being_worked_on_is_left_alone() {
 fn two_sweepers_at_once_send_each_order_once() {
     const ORDERS: usize = 60;
     let data = Directory::new();
-    // Due only once: the second look would be a minute later.
-    let settings = [("OVERDUE_AFTER", "1s")];
+    // Due only once: a sweep puts an order off for as long as it has waited.
+    let settings = [("OVERDUE_AFTER", "6s")];
     let (one, other) = (Handler::start(data.path(), &settings), Handler::start(data.path(), &settings));
     let ids: Vec<String> = (0..ORDERS).map(|number| submit(&one, &format!("S-6-{number}")).1).collect();
     let mut sent = Vec::new();
