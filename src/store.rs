@@ -65,9 +65,7 @@ impl StoreError {
     pub fn is_answer(&self) -> bool {
         matches!(self, Self::Unreadable(_) | Self::Newer(_))
     }
-}
 
-impl StoreError {
     /// Why a record cannot be read; else why the call failed.
     fn reason(&self) -> String {
         match self {
@@ -168,7 +166,7 @@ pub struct Place {
     pub tracking_id: TrackingId,
 }
 
-/// A difference between where the records are kept and how it should be.
+/// A difference between the container and its definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// Records may be lost, or kept for ever.
@@ -292,7 +290,7 @@ impl StatusStore {
     }
 
     /// At most `limit` orders that were never claimed and are not overdue, earliest `dueAt` first. That is oldest first, except for
-    /// orders whose message was sent again. Of an overdue order nothing says that its message is with the workers.
+    /// orders whose message was sent again. Overdue orders are left out: their messages may be lost.
     pub async fn waiting(&self, limit: u32) -> Result<Vec<Waiting>, StoreError> {
         match self {
             Self::Sqlite(store) => store.waiting(limit).await,
@@ -351,7 +349,7 @@ impl StatusStore {
         }
     }
 
-    /// Replaces a message in quarantine by what an operator has made of it. `false`: as for [`Self::release`].
+    /// Replaces a message in quarantine by its discarded form. `false`: as for [`Self::release`].
     pub async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {
         match self {
             Self::Sqlite(store) => store.discard(quarantined, discarded).await,

@@ -198,7 +198,7 @@ impl CosmosStore {
         connect::differences(&self.0.config, &self.0.container).await
     }
 
-    /// Deletes a record that is not there: who may not write is refused before that is looked up.
+    /// Deletes a record that does not exist: Cosmos DB checks the right to write before it looks for the record.
     pub(super) async fn may_write(&self) -> Result<(), String> {
         let id = NO_ORDER.to_string();
         let delete = self.ask(Operation::Delete, |options| {

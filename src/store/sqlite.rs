@@ -195,7 +195,7 @@ impl SqliteStore {
 
     pub(super) async fn each(&self, filter: &Filter, limit: u32, mut take: impl FnMut(Listed)) -> Result<(), StoreError> {
         let (now, wanted) = (now().as_milliseconds(), filter.clone());
-        // Ids first, which need 16 bytes each. What a damaged record says is not known, so it is taken whatever is asked for.
+        // Ids first, which need 16 bytes each. A damaged record matches every filter.
         let ids = self.database.scan(move |connection| {
             connection
                 .prepare_cached(

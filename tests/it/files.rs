@@ -1,4 +1,4 @@
-//! Files of a database that are deleted, moved or replaced while they are in use, and what a stop leaves in them.
+//! Database files that are deleted, moved or replaced while a host uses them, and their content after a stop.
 #![cfg(unix)]
 
 use std::path::Path;

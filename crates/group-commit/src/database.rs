@@ -72,7 +72,7 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A database file, opened by this process. When the last handle is dropped, both threads end after the queued operations.
+/// A database file, opened by this process. When the last handle is dropped, all three threads end after the queued operations.
 #[derive(Clone)]
 pub struct Database {
     writer: Queue<Job>,
@@ -117,7 +117,7 @@ impl<J> Queue<J> {
     }
 }
 
-/// What the last writes tell of the next ones.
+/// State of the writing connection after its last commits.
 #[derive(Debug, Default)]
 struct Health {
     /// Whether a commit failed, and none has succeeded since. Its pages are in the log, and a start after a crash may find them whole:
@@ -334,12 +334,12 @@ impl Database {
     pub async fn broke_down(&self) {
         let mut broken = self.broken.clone();
         if broken.wait_for(|broken| *broken).await.is_err() {
-            // Both threads ended as asked.
+            // All three threads ended as asked.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Writes what is queued and ends both threads. Nothing is read or written later. The last process that closes the database leaves
+    /// Writes what is queued and ends all three threads. Nothing is read or written later. The last process that closes the database leaves
     /// everything in the database file, and no log.
     pub async fn close(&self) {
         // The writer is last, since only the last connection copies the log. A thread may have ended: another handle was closed before.

@@ -1,4 +1,4 @@
-//! The files of a database that is in use: whether their names still lead to them, and what the database file says of its log.
+//! Files of an open database: whether their names still lead to them, and the mark in the database file.
 //!
 //! `SQLite` opens each file once. A file that loses its name takes writes that no later start finds.
 

@@ -1,5 +1,5 @@
-//! A process is killed, or the machine loses power, before every single write to the files of a database: nothing promised is lost,
-//! a log that is deleted afterwards is noticed, and nothing else is taken for that.
+//! Kills of a process, and power failures, before every single write to the files of a database: no promise is lost, a log that is
+//! deleted afterwards is noticed, and no other state of the files is refused as a lost log.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
