@@ -1,12 +1,11 @@
 //! A copy of a database that other processes use.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::database::{Error, Visitor};
+use crate::database::{Error, Visitor, create_private};
 use crate::mark::Mark;
 
 /// Copies the database at `path` into the new file `target`, private to the user: everything that was committed before, and nothing
@@ -14,7 +13,7 @@ use crate::mark::Mark;
 pub fn copy(path: &Path, target: &Path) -> Result<(), Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), format!("cannot copy it to {}: {error}", target.display()));
     let original = Visitor::open(path)?;
-    create_private_new(target).map_err(|error| failed(&error))?;
+    create_private(target).map_err(|error| failed(&error))?;
     // As bytes: the path need not be UTF-8.
     let bytes = target.as_os_str().as_encoded_bytes();
     original.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", [bytes]).map_err(|error| failed(&error))?;
@@ -26,12 +25,4 @@ pub fn copy(path: &Path, target: &Path) -> Result<(), Error> {
 fn unmark(target: &Path) -> rusqlite::Result<()> {
     let copy = Connection::open_with_flags(target, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     Mark(0).write(&copy)
-}
-
-fn create_private_new(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }

@@ -237,10 +237,13 @@ impl Database {
                 log.display()
             )));
         }
-        create_private(path).map_err(|error| failed(&error))?;
-        let database = open_for_writes(path).map_err(|error| failed(&error))?;
-        let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
-        refuse_without_log(&mut writer, &database, path)?;
+        match create_private(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
+            Ok(()) | Err(_) => {}
+        }
+        let Visitor { database, connection } = Visitor::open(path)?;
+        // Closed before the file, since it is declared later.
+        let mut writer = connection;
         let prepared = writer
             .pragma_update(None, "journal_mode", "WAL")
             // FULL: a commit is on disk before any caller is answered. In WAL mode this costs one fsync a commit.
@@ -730,39 +733,47 @@ const LOST: &str = "a file of the database was deleted, moved or replaced while 
 const OVERWRITTEN: &str = "the database was overwritten by another copy while it is in use, and nothing is written any more: stop this process, move the database and its log away, restore a backup, and start again";
 const EMPTIED: &str = "the write-ahead log was emptied or overwritten while it is in use, and nothing is written any more: what was written lately may be lost; stop this process, and restore the log or a backup";
 
-/// Refuses a database whose log is not the one that belongs to it. Before anything is written: a log of another copy would be mixed
-/// into this one.
-fn refuse_without_log(connection: &mut Connection, database: &File, path: &Path) -> Result<(), Error> {
-    let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
-    let state = |transaction: &Connection| -> rusqlite::Result<_> {
-        let (visible, in_file) = (Mark::visible(transaction)?, mark_of(database).map_err(not_readable)?);
-        Ok((State::of(visible, in_file, is_empty(&log_of(path))), visible.since(transaction)?))
-    };
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-    match transaction.and_then(|transaction| state(&transaction)).map_err(|error| failed(&error))? {
-        (State::Marked | State::Unmarked, _) => Ok(()),
-        (State::Lost, since) => Err(Error::LogLost(path.to_owned(), since)),
-        (State::Foreign, _) => Err(failed(&format_args!(
-            "its write-ahead log {} belongs to another copy of the database; if a backup was restored here, move the log away, otherwise put the database back",
-            log_of(path).display()
-        ))),
-    }
-}
-
-/// A connection to a database whose log belongs to it.
+/// A connection that may write, and the database file beside it.
 pub(crate) struct Visitor {
     pub(crate) connection: Connection,
     /// Closed after the connection: to close it releases the locks that this process has on the file (POSIX).
-    _database: File,
+    database: File,
 }
 
 impl Visitor {
+    /// Opens a database whose log belongs to it.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let mut visitor = Self::connect(path)?;
+        visitor.refuse_without_log(path)?;
+        Ok(visitor)
+    }
+
+    /// Opens a database, whatever its log is.
+    fn connect(path: &Path) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
         let database = open_for_writes(path).map_err(|error| failed(&error))?;
-        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
-        refuse_without_log(&mut connection, &database, path)?;
-        Ok(Self { connection, _database: database })
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
+        Ok(Self { connection, database })
+    }
+
+    /// Refuses a database whose log is not the one that belongs to it. Before anything is written: a log of another copy would be mixed
+    /// into this one.
+    fn refuse_without_log(&mut self, path: &Path) -> Result<(), Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        let Self { connection, database } = self;
+        let state = |transaction: &Connection| -> rusqlite::Result<_> {
+            let (visible, in_file) = (Mark::visible(transaction)?, mark_of(database).map_err(not_readable)?);
+            Ok((State::of(visible, in_file, is_empty(&log_of(path))), visible.since(transaction)?))
+        };
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        match transaction.and_then(|transaction| state(&transaction)).map_err(|error| failed(&error))? {
+            (State::Marked | State::Unmarked, _) => Ok(()),
+            (State::Lost, since) => Err(Error::LogLost(path.to_owned(), since)),
+            (State::Foreign, _) => Err(failed(&format_args!(
+                "its write-ahead log {} belongs to another copy of the database; if a backup was restored here, move the log away, otherwise put the database back",
+                log_of(path).display()
+            ))),
+        }
     }
 }
 
@@ -770,22 +781,22 @@ impl Visitor {
 /// lost.
 pub fn accept_loss(path: &Path) -> Result<Option<String>, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
-    let database = open_for_writes(path).map_err(|error| failed(&error))?;
-    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
-    let since = match refuse_without_log(&mut connection, &database, path) {
+    let mut visitor = Visitor::connect(path)?;
+    let since = match visitor.refuse_without_log(path) {
         Ok(()) => return Ok(None),
         Err(Error::LogLost(_, since)) => since,
         Err(error) => return Err(error),
     };
+    let connection = &visitor.connection;
     let check = |sql| connection.query_row(sql, [], |row| row.get::<_, String>(0));
     // The log may have been lost while it was copied.
     let found = check("PRAGMA integrity_check(1)").map_err(|error| failed(&error))?;
     if found != "ok" {
         return Err(failed(&format_args!("it is damaged, so its lost log is needed, or a backup: {found}")));
     }
-    let accepted = Mark::visible(&connection)
-        .and_then(|mark| mark.taken_away().write(&connection))
-        .and_then(|()| checkpoint(&connection, "TRUNCATE"))
+    let accepted = Mark::visible(connection)
+        .and_then(|mark| mark.taken_away().write(connection))
+        .and_then(|()| checkpoint(connection, "TRUNCATE"))
         .map_err(|error| failed(&error))?;
     if accepted.0 != accepted.1 {
         return Err(failed(&"another process reads it; stop that one first"));
@@ -845,17 +856,14 @@ fn open_for_writes(path: &Path) -> std::io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
-/// Creates the file so that only its user may read it; `SQLite` gives its side files the mode of the main file. A file that is there
-/// is not opened: to close it would release the locks that this process has on it (POSIX).
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
+/// Creates a new file that only its user may read; `SQLite` gives its side files the mode of the main file. A file that exists is not
+/// opened: to close it would release the locks that this process has on it (POSIX).
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut options = File::options();
     options.append(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    options.open(path).map(drop)
 }
 
 #[cfg(test)]
