@@ -794,14 +794,18 @@ pub fn accept_loss(path: &Path) -> Result<Option<String>, Error> {
     if found != "ok" {
         return Err(failed(&format_args!("it is damaged, so its lost log is needed, or a backup: {found}")));
     }
-    let accepted = Mark::visible(connection)
-        .and_then(|mark| mark.taken_away().write(connection))
-        .and_then(|()| checkpoint(connection, "TRUNCATE"))
-        .map_err(|error| failed(&error))?;
-    if accepted.0 != accepted.1 {
-        return Err(failed(&"another process reads it; stop that one first"));
+    Mark::visible(connection).and_then(|mark| mark.taken_away().write(connection)).map_err(|error| failed(&error))?;
+    // From here on the loss is accepted, whatever fails.
+    let kept_open = |reason: &dyn std::fmt::Display| {
+        failed(&format_args!(
+            "the loss of what was written after {since} is accepted, but the new log is not yet in the database: {reason}; the next start copies it"
+        ))
+    };
+    match checkpoint(connection, "TRUNCATE") {
+        Ok((pages, copied)) if pages == copied => Ok(Some(since)),
+        Ok(_) => Err(kept_open(&"another process uses the database")),
+        Err(error) => Err(kept_open(&error)),
     }
-    Ok(Some(since))
 }
 
 /// Copies the log into the database; returns the pages in the log, and how many of them are copied. Each is -1 while another process
@@ -945,6 +949,25 @@ mod tests {
             let (_, read) = tokio::join!(scan, read);
             assert_eq!(read.expect("the read waits for the scan").unwrap(), 0);
         });
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_loss_that_is_accepted_beside_a_reader_is_told_as_accepted() {
+        let (directory, database) = database("accepted");
+        wait(database.write(|connection| connection.execute("INSERT INTO t VALUES (1)", []))).unwrap();
+        let copy = directory.join("copy.db");
+        std::fs::copy(directory.join("t.db"), &copy).unwrap();
+        assert!(matches!(Visitor::open(&copy), Err(Error::LogLost(..))));
+
+        let reader = Connection::open(&copy).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
+        let told = accept_loss(&copy).unwrap_err().to_string();
+        drop(reader);
+
+        assert!(told.contains("is accepted") && told.contains("another process"), "{told}");
+        assert_eq!(accept_loss(&copy).unwrap(), None);
+        Database::open(&copy, |_| Ok(())).map(drop).unwrap();
         std::fs::remove_dir_all(directory).unwrap();
     }
 
