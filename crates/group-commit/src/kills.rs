@@ -49,9 +49,8 @@ fn open(path: &Path) -> Result<Database, Error> {
     Database::open_with(path, |connection| connection.execute_batch(SCHEMA), LOG_PAGES).map(|(database, ())| database)
 }
 
-async fn promise(database: &Database, n: u32) -> Result<(), Error> {
-    let insert = move |connection: &Connection| connection.execute("INSERT INTO promised VALUES (?1, zeroblob(5000))", [n]).map(drop);
-    database.write(insert).await
+fn insert(n: u32) -> impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static {
+    move |connection| connection.execute("INSERT INTO promised VALUES (?1, zeroblob(5000))", [n]).map(drop)
 }
 
 fn kept(path: &Path) -> Result<BTreeSet<u32>, Error> {
@@ -64,15 +63,17 @@ fn kept(path: &Path) -> Result<BTreeSet<u32>, Error> {
     })
 }
 
-/// Not a test of its own: the program that is killed. It promises one number after the other, and notes each.
+/// Not a test of its own: the program that is killed. It promises one number after the other, and notes each. After each promise it
+/// writes another number without a promise, so that the log is also copied after a commit without a sync.
 #[test]
 fn program() {
     let Some(directory) = std::env::var_os("KILLED_IN").map(PathBuf::from) else { return };
     let database = open(&directory.join("t.db")).unwrap();
     wait(async {
         for n in 0..PROMISES {
-            promise(&database, n).await.unwrap();
+            database.write(insert(n)).await.unwrap();
             std::fs::write(directory.join(format!("promised-{n}")), []).unwrap();
+            database.write_unsynced(insert(PROMISES + n)).await.unwrap();
         }
         database.close().await;
     });
