@@ -26,3 +26,26 @@ fn unmark(target: &Path) -> rusqlite::Result<()> {
     let copy = Connection::open_with_flags(target, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     Mark(0).write(&copy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Database;
+
+    #[test]
+    fn a_copy_made_while_the_database_is_being_marked_can_be_opened() {
+        let directory = std::env::temp_dir().join(format!("group-commit-{}-copied", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (original, copied) = (directory.join("t.db"), directory.join("copy.db"));
+        let (database, ()) = Database::open(&original, |connection| connection.execute_batch("CREATE TABLE t (n)")).unwrap();
+        let marking = Connection::open(&original).unwrap();
+        // As between the two transactions of the writing thread.
+        Mark(0).next().write(&marking).unwrap();
+
+        copy(&original, &copied).unwrap();
+
+        Database::open(&copied, |_| Ok(())).map(drop).unwrap();
+        drop((marking, database));
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+}
