@@ -88,6 +88,24 @@ fn a_miss_is_a_proof_again_after_a_commit_that_succeeds() {
 }
 
 #[test]
+fn an_order_whose_commit_failed_is_gone_after_a_later_commit_that_changes_nothing() {
+    let Some(mut faulty) = Faulty::start() else { return };
+    let (before, _) = submit(&faulty.handler, "BEFORE");
+
+    faulty.set("sync-fails");
+    assert_eq!(faulty.outcome("LOST"), "unknown");
+    faulty.mend("sync-fails");
+    // Has no page of its own to write: the record exists.
+    let (again, _) = submit(&faulty.handler, "BEFORE");
+    faulty.handler.program.kill();
+    let records = rusqlite::Connection::open(faulty.data.path().join("records.db")).unwrap();
+    let orders: u32 = records.query_row("SELECT count(*) FROM orders", [], |row| row.get(0)).unwrap();
+
+    assert_eq!(before, again);
+    assert_eq!(orders, 1, "the order that a miss had proved away is back");
+}
+
+#[test]
 fn a_probe_for_readiness_follows_the_writes_without_an_order() {
     let Some(faulty) = Faulty::start() else { return };
     submit(&faulty.handler, "BEFORE");
