@@ -182,8 +182,9 @@ impl SqliteStore {
         let (id, text) = (quarantined.id, serde_json::to_string(quarantined).map_err(|error| StoreError::Unreadable(error.to_string()))?);
         let now = now().to_string();
         let kept = self.database.write(move |connection| {
-            // The oldest rows are first, and each new one may delete more than one.
-            let expired = "DELETE FROM quarantine WHERE rowid IN (SELECT rowid FROM quarantine ORDER BY rowid LIMIT ?2)
+            // The oldest rows are first, and each new one may delete more than one. Rows that never expire are passed over.
+            let expired = "DELETE FROM quarantine WHERE rowid IN (SELECT rowid FROM quarantine
+                    WHERE CASE WHEN json_valid(message) THEN message ->> 'ttl' IS NOT NULL END ORDER BY rowid LIMIT ?2)
                 AND CASE WHEN json_valid(message) THEN unixepoch(message ->> 'keptAt') + (message ->> 'ttl') < unixepoch(?1) END";
             connection.prepare_cached(expired)?.execute(params![now, PURGE_LIMIT])?;
             connection

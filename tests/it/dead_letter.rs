@@ -323,3 +323,23 @@ fn a_message_leaves_quarantine_when_its_time_is_over() {
         quarantined(&data).iter().all(|kept| kept["text"] == "new").then_some(())
     });
 }
+
+#[test]
+fn messages_that_never_expire_do_not_keep_the_others_in_quarantine() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("QUARANTINE_RETENTION", "1s")]);
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let forever = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 200)
+                   INSERT INTO quarantine SELECT randomblob(16), CASE WHEN n % 2 THEN '{}' ELSE 'damaged' END FROM numbers";
+    assert_eq!(database.execute(forever, []).unwrap(), 200);
+    assert_eq!(sent(&dead_bytes(&handler, b"old")), [""; 0]);
+
+    eventually("the next one deletes it", || {
+        assert_eq!(sent(&dead_bytes(&handler, b"new")), [""; 0]);
+        let old = "SELECT count(*) FROM quarantine WHERE instr(message, '\"text\":\"old\"')";
+        (database.query_row(old, [], |row| row.get(0)) == Ok(0)).then_some(())
+    });
+
+    let kept: u32 = database.query_row("SELECT count(*) FROM quarantine", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 201, "the damaged and the endless ones stay, and the new one");
+}
