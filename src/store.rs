@@ -139,6 +139,15 @@ pub enum Listed {
     Unreadable(Unreadable),
 }
 
+/// The messages in quarantine that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    /// Those that no operator has discarded, as far as that can be read.
+    Kept,
+    /// All, the discarded ones among them.
+    All,
+}
+
 /// The messages in quarantine.
 #[derive(Debug)]
 pub struct Quarantine {
@@ -332,11 +341,11 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` messages in quarantine, those among them that an operator has discarded too.
-    pub async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
+    /// At most `limit` messages in quarantine whose time is not over.
+    pub async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
         match self {
-            Self::Sqlite(store) => store.quarantined(limit).await,
-            Self::Cosmos(store) => store.quarantined(limit).await,
+            Self::Sqlite(store) => store.quarantined(selection, limit).await,
+            Self::Cosmos(store) => store.quarantined(selection, limit).await,
         }
     }
 

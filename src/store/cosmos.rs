@@ -37,7 +37,8 @@ use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Found, Item, weight};
 use crate::store::{
-    Created, Difference, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, StoreError, Unreadable, Versioned, Waiting,
+    Created, Difference, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned,
+    Waiting,
 };
 
 /// Longest age of a record that requests share.
@@ -108,8 +109,12 @@ struct QuarantineItem {
 }
 
 impl QuarantineItem {
-    fn of(quarantined: &Quarantined) -> Self {
-        Self { id: quarantine_id(quarantined), ttl: quarantined.ttl, quarantined: quarantined.clone() }
+    /// An item that is written now. Cosmos DB counts `ttl` from the last write of an item, so a message that is written again gets what
+    /// is left of its time.
+    fn of(quarantined: &Quarantined, now: Timestamp) -> Self {
+        let age = u32::try_from(quarantined.kept_at.until(now).as_secs()).unwrap_or(u32::MAX);
+        let ttl = quarantined.ttl.map(|ttl| ttl.saturating_sub(age).max(1));
+        Self { id: quarantine_id(quarantined), ttl, quarantined: quarantined.clone() }
     }
 }
 
@@ -338,7 +343,7 @@ impl CosmosStore {
     }
 
     pub(super) async fn quarantine(&self, quarantined: &Quarantined) -> Result<(), StoreError> {
-        let item = QuarantineItem::of(quarantined);
+        let item = QuarantineItem::of(quarantined, self.now());
         let keep = self.ask(Operation::Create, |options| {
             let options = ItemWriteOptions::default().with_operation_options(options.build());
             answer(self.0.container.upsert_item(item.id.clone(), &item.id, &item, Some(options)))
@@ -494,8 +499,12 @@ impl CosmosStore {
         Ok(self.query::<Box<RawValue>>(query).await?.iter().map(|item| Found::of(item)).collect())
     }
 
-    pub(super) async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
-        let query = Query::from("SELECT * FROM c WHERE STARTSWITH(c.id, 'quarantine-') OFFSET 0 LIMIT @limit")
+    pub(super) async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
+        let also = match selection {
+            Selection::Kept => "AND NOT IS_DEFINED(c.quarantined.discarded)",
+            Selection::All => "",
+        };
+        let query = Query::from(format!("SELECT * FROM c WHERE STARTSWITH(c.id, 'quarantine-') {also} OFFSET 0 LIMIT @limit"))
             .with_parameter("@limit", limit)
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         let mut quarantine = Quarantine { messages: Vec::new(), unreadable: Vec::new() };
@@ -527,7 +536,7 @@ impl CosmosStore {
 
     pub(super) async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {
         let Some(etag) = self.kept_version(quarantined).await? else { return Ok(false) };
-        let item = QuarantineItem::of(discarded);
+        let item = QuarantineItem::of(discarded, self.now());
         let replace = self.ask(Operation::Replace, |options| {
             let options = ItemWriteOptions::default()
                 .with_operation_options(options.build())

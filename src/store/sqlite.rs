@@ -18,7 +18,8 @@ use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{
-    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, StoreError, Unreadable, Versioned, Waiting,
+    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned,
+    Waiting,
 };
 
 // The time that an invocation keeps for its last writes is counted with this.
@@ -30,6 +31,13 @@ macro_rules! owned {
         "CASE WHEN json_valid(record) THEN record ->> 'owner' END,
          CASE WHEN json_valid(record) THEN CAST(round(1000 * unixepoch(record ->> 'submittedAt', 'subsec')) AS INTEGER) END,
          tracking_id FROM orders"
+    };
+}
+
+/// Whether the time of a message in quarantine was over at ?1: NULL where the message does not tell.
+macro_rules! expired {
+    () => {
+        "CASE WHEN json_valid(message) THEN unixepoch(message ->> 'keptAt', 'subsec') + (message ->> 'ttl') < unixepoch(?1, 'subsec') END"
     };
 }
 
@@ -183,9 +191,11 @@ impl SqliteStore {
         let now = now().to_string();
         let kept = self.database.write(move |connection| {
             // The oldest rows are first, and each new one may delete more than one. Rows that never expire are passed over.
-            let expired = "DELETE FROM quarantine WHERE rowid IN (SELECT rowid FROM quarantine
-                    WHERE CASE WHEN json_valid(message) THEN message ->> 'ttl' IS NOT NULL END ORDER BY rowid LIMIT ?2)
-                AND CASE WHEN json_valid(message) THEN unixepoch(message ->> 'keptAt') + (message ->> 'ttl') < unixepoch(?1) END";
+            let expired = concat!(
+                "DELETE FROM quarantine WHERE rowid IN (SELECT rowid FROM quarantine
+                 WHERE CASE WHEN json_valid(message) THEN message ->> 'ttl' IS NOT NULL END ORDER BY rowid LIMIT ?2) AND ",
+                expired!()
+            );
             connection.prepare_cached(expired)?.execute(params![now, PURGE_LIMIT])?;
             connection
                 .prepare_cached("INSERT OR REPLACE INTO quarantine (id, message) VALUES (?1, ?2)")?
@@ -299,17 +309,24 @@ impl SqliteStore {
         Ok(Page { records, next })
     }
 
-    pub(super) async fn quarantined(&self, limit: u32) -> Result<Quarantine, StoreError> {
+    pub(super) async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
+        let (now, all) = (now().to_string(), selection == Selection::All);
         let rows = self.database.scan(move |connection| {
+            // A damaged message is found by every question.
+            let wanted = concat!(
+                "SELECT id, message FROM quarantine WHERE (",
+                expired!(),
+                ") IS NOT TRUE AND (?2 OR CASE WHEN json_valid(message) THEN message ->> 'discarded' IS NULL ELSE TRUE END)
+                 ORDER BY rowid LIMIT ?3"
+            );
             connection
-                .prepare_cached("SELECT id, message FROM quarantine ORDER BY rowid LIMIT ?1")?
-                .query_map([limit], |row| Ok((row.get(0)?, text(row, 1)?)))?
+                .prepare_cached(wanted)?
+                .query_map(params![now, all, limit], |row| Ok((row.get(0)?, text(row, 1)?)))?
                 .collect::<rusqlite::Result<Vec<([u8; 16], Vec<u8>)>>>()
         });
-        let (mut quarantine, now) = (Quarantine { messages: Vec::new(), unreadable: Vec::new() }, now());
+        let mut quarantine = Quarantine { messages: Vec::new(), unreadable: Vec::new() };
         for (id, text) in rows.await? {
             match serde_json::from_slice::<Quarantined>(&text) {
-                Ok(message) if message.is_expired(now) => {}
                 Ok(message) => quarantine.messages.push(message),
                 Err(error) => {
                     let reason = StoreError::from(error).reason();

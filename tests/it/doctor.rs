@@ -267,6 +267,21 @@ fn records_in_cosmos_db_are_asked_for_reading_and_writing() {
 }
 
 #[test]
+fn a_message_in_quarantine_is_found_behind_discarded_ones() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let keep = |messages: &str| {
+        let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+        database.execute(&format!("WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT 200) {messages}"), [])
+    };
+
+    keep("INSERT INTO quarantine SELECT randomblob(16), '{\"discarded\":{}}' FROM numbers").unwrap();
+    assert_eq!(codes(&report(&handler)), ["queue_not_configured"]);
+    keep("INSERT INTO quarantine SELECT randomblob(16), 'damaged' FROM numbers LIMIT 1").unwrap();
+    assert_eq!(codes(&report(&handler)), ["queue_not_configured", "quarantine"]);
+}
+
+#[test]
 fn a_store_that_never_opened_says_why() {
     let directory = Directory::new();
     let definition = std::fs::read_to_string(repository().join("deploy/cosmos-container.json")).unwrap();

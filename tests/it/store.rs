@@ -10,13 +10,13 @@ use uuid::Uuid;
 use waybill::config::{Config, Records};
 use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Submission, Sweep, Verdict};
 use waybill::domain::order::Names;
-use waybill::domain::quarantine::Quarantined;
+use waybill::domain::quarantine::{Discarded, Quarantined};
 use waybill::domain::record::{Failure, Holder, Metadata, Record, Status};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::store::{Created, Etag, Filter, Listed, Replaced, StatusStore, Versioned, Waiting};
+use waybill::store::{Created, Etag, Filter, Listed, Replaced, Selection, StatusStore, Versioned, Waiting};
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};
@@ -47,6 +47,8 @@ facts! {
     a_recent_read_sees_what_was_created_and_soon_what_was_changed
     nothing_is_found_where_nothing_is
     a_message_that_came_back_to_quarantine_is_not_released
+    a_kept_message_is_found_behind_discarded_and_expired_ones
+    a_discarded_message_lives_no_longer_than_its_time
 }
 
 /// Asks until it is so.
@@ -375,13 +377,51 @@ async fn a_message_that_came_back_to_quarantine_is_not_released(Instances { here
     let kept = |moment| Quarantined::new(here.tracking_key(), b"text", "reason".into(), None, Timestamp::from_milliseconds(moment), long);
     let (first, again) = (kept(1), kept(2));
     here.quarantine(&first).await.unwrap();
-    assert_eq!(there.quarantined(10).await.unwrap().messages, std::slice::from_ref(&first));
+    assert_eq!(there.quarantined(Selection::All, 10).await.unwrap().messages, std::slice::from_ref(&first));
 
     here.quarantine(&again).await.unwrap();
 
     assert!(!there.release(&first).await.unwrap());
-    assert_eq!(there.quarantined(10).await.unwrap().messages, std::slice::from_ref(&again));
+    assert_eq!(there.quarantined(Selection::All, 10).await.unwrap().messages, std::slice::from_ref(&again));
     assert!(there.release(&again).await.unwrap());
-    assert!(here.quarantined(10).await.unwrap().messages.is_empty());
+    assert!(here.quarantined(Selection::All, 10).await.unwrap().messages.is_empty());
     assert!(!here.release(&again).await.unwrap());
+}
+
+fn quarantined(store: &StatusStore, text: &str, kept_at: Timestamp, retention: Duration) -> Quarantined {
+    Quarantined::new(store.tracking_key(), text.as_bytes(), "reason".into(), None, kept_at, retention)
+}
+
+async fn discard(store: &StatusStore, message: &Quarantined) {
+    let why = Discarded { at: store.now(), reason: "a test".into() };
+    assert!(store.discard(message, &Quarantined { discarded: Some(why), ..message.clone() }).await.unwrap());
+}
+
+async fn a_kept_message_is_found_behind_discarded_and_expired_ones(Instances { here, there }: Instances) {
+    let (now, long) = (here.now(), Duration::from_hours(1));
+    let expired = quarantined(&here, "expired", Timestamp::from_milliseconds(now.as_milliseconds() - 60_000), Duration::from_secs(1));
+    here.quarantine(&expired).await.unwrap();
+    for number in 0..5 {
+        let discarded = quarantined(&here, &format!("discarded {number}"), now, long);
+        here.quarantine(&discarded).await.unwrap();
+        discard(&here, &discarded).await;
+    }
+    let kept = quarantined(&here, "kept", now, long);
+    here.quarantine(&kept).await.unwrap();
+
+    let first = async |selection| there.quarantined(selection, 1).await.unwrap().messages;
+    // Cosmos DB keeps an item for a second at least.
+    until("the kept one is found", async || first(Selection::Kept).await == std::slice::from_ref(&kept)).await;
+    assert_eq!(first(Selection::All).await.len(), 1);
+    assert_eq!(there.quarantined(Selection::All, 10).await.unwrap().messages.len(), 6);
+}
+
+async fn a_discarded_message_lives_no_longer_than_its_time(Instances { here, there }: Instances) {
+    let before = Timestamp::from_milliseconds(here.now().as_milliseconds() - 3_595_000);
+    let message = quarantined(&here, "text", before, Duration::from_hours(1));
+    here.quarantine(&message).await.unwrap();
+    discard(&here, &message).await;
+    assert_eq!(there.quarantined(Selection::All, 10).await.unwrap().messages.len(), 1);
+
+    until("it is gone", async || there.quarantined(Selection::All, 10).await.unwrap().messages.is_empty()).await;
 }

@@ -72,9 +72,4 @@ impl Quarantined {
         let bytes = self.base64.as_ref().and_then(|text| STANDARD.decode(text).ok());
         bytes.unwrap_or_else(|| self.text.clone().into_bytes())
     }
-
-    /// Whether the message was kept for long enough.
-    pub fn is_expired(&self, now: Timestamp) -> bool {
-        self.ttl.is_some_and(|ttl| self.kept_at.until(now) > Duration::from_secs(ttl.into()))
-    }
 }

@@ -7,15 +7,15 @@ use uuid::Uuid;
 use crate::cli::operate::outcome::describe;
 use crate::cli::operate::{self, Operator, table};
 use crate::domain::quarantine::{Discarded, Quarantined};
-use crate::store::{Quarantine, Unreadable};
+use crate::store::{Quarantine, Selection, Unreadable};
 
 /// Quarantined messages that are read.
 const QUARANTINED: u32 = 100_000;
 
 impl Operator {
     /// The messages in quarantine. Those that this version cannot read are named.
-    async fn quarantined(&self) -> Result<Vec<Quarantined>, String> {
-        let Quarantine { messages, unreadable } = self.store.quarantined(QUARANTINED).await.map_err(|error| describe(&error))?;
+    pub(super) async fn quarantined(&self, selection: Selection) -> Result<Vec<Quarantined>, String> {
+        let Quarantine { messages, unreadable } = self.store.quarantined(selection, QUARANTINED).await.map_err(|error| describe(&error))?;
         for message in unreadable {
             let Unreadable { id, reason } = message;
             eprintln!("waybill: {}", printable(&format!("message {id} is left out, because it cannot be read: {reason}")));
@@ -23,20 +23,13 @@ impl Operator {
         Ok(messages)
     }
 
-    /// The messages in quarantine that no operator has discarded.
-    pub(super) async fn kept(&self) -> Result<Vec<Quarantined>, String> {
-        let mut messages = self.quarantined().await?;
-        messages.retain(|message| message.discarded.is_none());
-        Ok(messages)
-    }
-
     async fn kept_one(&self, id: Uuid) -> Result<Quarantined, String> {
-        let kept = self.quarantined().await?;
+        let kept = self.quarantined(Selection::All).await?;
         kept.into_iter().find(|message| message.id == id).ok_or_else(|| unknown(id))
     }
 
     pub(super) async fn list_quarantined(&self, all: bool) -> Result<(), String> {
-        let kept = if all { self.quarantined().await? } else { self.kept().await? };
+        let kept = self.quarantined(if all { Selection::All } else { Selection::Kept }).await?;
         if self.json {
             for message in &kept {
                 operate::say(&operate::json_text(message));
@@ -67,7 +60,7 @@ impl Operator {
 
     /// Notes that nothing is left to do about messages; returns whether all were there.
     pub(super) async fn discard(&self, ids: &[Uuid], reason: &str) -> Result<bool, String> {
-        let kept = self.quarantined().await?;
+        let kept = self.quarantined(Selection::All).await?;
         let mut all = true;
         for id in ids {
             let found = kept.iter().find(|message| message.id == *id);

@@ -15,7 +15,7 @@ use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::outbound::service_bus::Counts;
-use crate::store::{Filter, Listed, StoreError};
+use crate::store::{Filter, Listed, Selection, StoreError};
 
 /// Longest time from the write of a record to its message, if nothing is broken.
 const SENDING: Duration = Duration::from_secs(10);
@@ -158,7 +158,7 @@ impl Operator {
         if let Some(Ok(counts)) = &counts {
             looked.disagreements.extend(miscounted(looked.accepted, *counts));
         }
-        let kept = self.kept().await?;
+        let kept = self.quarantined(Selection::Kept).await?;
         let (records, Looked { messages, unreadable, disagreements, .. }) = (looked.seen.len(), looked);
         let (code, compared) = match (&messages, &counts) {
             (Some(_), _) => ("local_queue", "records were compared with the queue of this machine".to_owned()),

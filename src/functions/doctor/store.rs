@@ -8,12 +8,10 @@ use crate::functions::doctor::Place;
 use crate::functions::doctor::finding::{
     CLOCK, Finding, QUARANTINE, STORE_AWAY, STORE_CLOSED, STORE_DIFFERS, STORE_INDEX, STORE_NOT_WRITABLE, SWEEPER_STOPPED,
 };
-use crate::store::{Difference, StatusStore};
+use crate::store::{Difference, Quarantine, Selection, StatusStore};
 
 /// How long an order may be due. By then the sweeper, which usually runs each minute, has run several times.
 const SWEEPS: Duration = Duration::from_mins(10);
-/// Messages in quarantine among which one is looked for that no operator has discarded.
-const LOOKED_AT: u32 = 100;
 /// Largest difference of two clocks without a finding.
 const LARGEST_DIFFERENCE: Duration = Duration::from_secs(30);
 
@@ -83,6 +81,8 @@ async fn sweeper(store: &StatusStore) -> Option<Finding> {
 }
 
 async fn quarantine(store: &StatusStore) -> Option<Finding> {
-    let first = store.quarantined(LOOKED_AT).await.ok()?.messages.into_iter().find(|message| message.discarded.is_none())?;
-    Some(Finding::of(&QUARANTINE, format!("the message {} and perhaps others are in quarantine", first.id), "waybill quarantine list"))
+    let Quarantine { messages, unreadable } = store.quarantined(Selection::Kept, 1).await.ok()?;
+    let readable = messages.into_iter().map(|message| message.id.to_string());
+    let first = readable.chain(unreadable.into_iter().map(|message| message.id)).next()?;
+    Some(Finding::of(&QUARANTINE, format!("the message {first} and perhaps others are in quarantine"), "waybill quarantine list"))
 }
