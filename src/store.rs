@@ -385,7 +385,7 @@ impl StatusStore {
     /// Asks for a write that changes nothing. `Err`: the reason why records cannot be written.
     pub async fn may_write(&self) -> Result<(), String> {
         match self {
-            Self::Sqlite(store) => store.answers().await.map_err(|error| error.to_string()),
+            Self::Sqlite(store) => store.takes_writes().await.map_err(|error| error.to_string()),
             Self::Cosmos(store) => store.may_write().await,
         }
     }

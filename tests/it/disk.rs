@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::doctor::report;
 use crate::support::{Directory, Handler, eventually, skipped, submit, try_submit};
 
 /// The library in `tests/fixtures/faulty-disk.c`. Nothing without a C compiler, which `REQUIRE_ALL=1` makes a failure.
@@ -103,6 +104,20 @@ fn an_order_whose_commit_failed_is_gone_after_a_later_commit_that_changes_nothin
 
     assert_eq!(before, again);
     assert_eq!(orders, 1, "the order that a miss had proved away is back");
+}
+
+#[test]
+fn the_doctor_finds_a_disk_that_takes_no_writes() {
+    let Some(faulty) = Faulty::start() else { return };
+    let finding = || report(&faulty.handler)["findings"].as_array().unwrap().iter().find(|found| found["code"] == "store_not_writable").cloned();
+    submit(&faulty.handler, "BEFORE");
+    assert_eq!(finding(), None);
+
+    faulty.set("sync-fails");
+    let found = eventually("the disk is noticed", finding);
+
+    let mend = found["mend"].as_str().unwrap();
+    assert!(mend.contains(faulty.data.path().to_str().unwrap()) && !mend.contains("cosmosdb"), "{mend}");
 }
 
 #[test]

@@ -196,7 +196,7 @@ const GOOD: &str = "<LockDuration>PT5M</LockDuration><RequiresSession>false</Req
                     <SizeInBytes>0</SizeInBytes><MaxSizeInMegabytes>1024</MaxSizeInMegabytes><Status>Active</Status>";
 
 /// The report of a handler.
-fn report(handler: &Handler) -> Value {
+pub fn report(handler: &Handler) -> Value {
     let envelope = http_envelope("GET", "https://shop.azurewebsites.net/api/doctor", &json!({}), None, &[]);
     let answer = handler.invoke("Doctor", &envelope).json();
     assert_eq!(answer["Outputs"]["res"]["statusCode"], 200, "{answer}");

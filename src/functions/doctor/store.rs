@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::Records;
 use crate::domain::timestamp::Timestamp;
 use crate::functions::app::App;
 use crate::functions::doctor::Place;
@@ -36,12 +37,16 @@ pub(super) async fn examine(app: &App) -> Vec<Finding> {
         Err(reason) => found.push(Finding::of(&STORE_AWAY, format!("the container cannot be read: {reason}"), MEND)),
     }
     if let Err(reason) = may_write {
-        let place = Place::of(app);
-        let mend = format!(
-            "az cosmosdb sql role assignment create -g {} -a ACCOUNT --role-definition-name \"Cosmos DB Built-in Data Contributor\" --scope \
-             /dbs/DATABASE/colls/CONTAINER --principal-id PRINCIPAL, where PRINCIPAL is the object id of the app's identity",
-            place.group
-        );
+        let mend = match &app.config.storage.records {
+            Records::Embedded(data, _) => {
+                format!("df -h {0} shows whether the disk is full, ls -l {0} whether the handler's user may write the files", data.display())
+            }
+            Records::Cosmos(..) => format!(
+                "az cosmosdb sql role assignment create -g {} -a ACCOUNT --role-definition-name \"Cosmos DB Built-in Data Contributor\" \
+                 --scope /dbs/DATABASE/colls/CONTAINER --principal-id PRINCIPAL, where PRINCIPAL is the object id of the app's identity",
+                Place::of(app).group
+            ),
+        };
         found.push(Finding::of(&STORE_NOT_WRITABLE, format!("the records cannot be written: {reason}"), mend));
     }
     let difference = store.now().as_milliseconds().abs_diff(Timestamp::from_milliseconds(local_clock()).as_milliseconds());
