@@ -1,7 +1,11 @@
 //! Database files that are deleted, moved or replaced while a host uses them, and their content after a stop.
 #![cfg(unix)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+use uuid::Uuid;
 
 use crate::support::{Directory, Host, Program, eventually, hopeless, order, submit_until_accepted};
 
@@ -183,7 +187,7 @@ fn a_log_that_another_program_copied_into_the_database_raises_no_alarm() {
 
     kill(host, data.path());
     for file in ["records.db", "queue.db"] {
-        let database = rusqlite::Connection::open(data.path().join(file)).unwrap();
+        let database = Connection::open(data.path().join(file)).unwrap();
         database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, u32>(0)).unwrap();
         database.close().unwrap();
         assert!(!data.path().join(format!("{file}-wal")).exists());
@@ -260,6 +264,22 @@ fn a_backup_beside_the_log_of_another_run_is_not_mixed_with_it() {
     assert_eq!(host.get(&format!("/api/orders/{after}/status")).status, 404);
 }
 
+/// The tracking ids of all messages in a copied queue, and of all copied records.
+fn copied_ids(backup: &Path) -> (BTreeSet<Uuid>, BTreeSet<Uuid>) {
+    let column = |file: &str, query: &str| -> Vec<Vec<u8>> {
+        let database = Connection::open_with_flags(backup.join(file), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let mut statement = database.prepare(query).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let tracking_id = |body: Vec<u8>| {
+        let message: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        message["trackingId"].as_str().unwrap().parse().unwrap()
+    };
+    let messages = column("queue.db", "SELECT body FROM messages").into_iter().map(tracking_id).collect();
+    let records = column("records.db", "SELECT tracking_id FROM orders").into_iter().map(|id| Uuid::from_slice(&id).unwrap()).collect();
+    (messages, records)
+}
+
 #[test]
 fn every_order_in_a_backup_made_under_load_ends_after_it_is_restored() {
     use std::os::unix::fs::PermissionsExt;
@@ -292,6 +312,7 @@ fn every_order_in_a_backup_made_under_load_ends_after_it_is_restored() {
     for (file, mode) in modes {
         assert_eq!(std::fs::metadata(backup.join(file)).unwrap().permissions().mode() & 0o777, mode, "{file}");
     }
+    let (messages, records) = copied_ids(&backup);
     let host = Host::start(&backup, &SETTINGS);
     let restored: Vec<_> = submitted.iter().filter(|id| host.get(&format!("/api/orders/{id}/status")).status == 200).collect();
 
@@ -299,6 +320,7 @@ fn every_order_in_a_backup_made_under_load_ends_after_it_is_restored() {
     assert!(!again.0 && again.1.iter().any(|line| line.contains("is there already")), "{again:?}");
     println!("{} of {} orders were there when the backup was made", restored.len(), submitted.len());
     assert!(!restored.is_empty());
+    assert!(!messages.is_empty() && messages.is_subset(&records), "messages without a record: {:?}", messages.difference(&records));
     for id in restored {
         assert_eq!(host.ended(id)["status"], "completed");
     }
