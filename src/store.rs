@@ -408,6 +408,15 @@ impl StatusStore {
         }
     }
 
+    /// Whether reads may show a write that failed, though a restart may not find it: then a record does not prove that an order was
+    /// accepted.
+    pub fn may_show_write_in_doubt(&self) -> bool {
+        match self {
+            Self::Sqlite(store) => store.may_show_write_in_doubt(),
+            Self::Cosmos(_) => false,
+        }
+    }
+
     /// Waits until a part of the store in this process has broken down.
     pub async fn broke_down(&self) {
         match self {

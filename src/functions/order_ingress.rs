@@ -192,15 +192,15 @@ async fn create(app: &App, store: &StatusStore, entry: &Entry<'_>, record: &Reco
     }
 }
 
-/// The record of an order that was accepted before, or the `refusal`. The refusal says "not accepted" only if the latest version of
-/// the record is missing, no other request may be recording the order, and no failed write may still show. A slow store delays the refusal by at most
-/// [`REFUSAL_WAIT`].
+/// The record of an order that was accepted before, or the `refusal`. A record that a restart may not find counts as none. The refusal
+/// says "not accepted" only if the latest version of the record is missing, no other request may be recording the order, and no failed
+/// write may still show. A slow store delays the refusal by at most [`REFUSAL_WAIT`].
 async fn refuse_unless_recorded(app: &App, store: &StatusStore, entry: &Entry<'_>, refusal: Problem) -> Result<Created, Problem> {
     let wait = if app.admission.store_answers() { REFUSAL_WAIT } else { SHORT_REFUSAL_WAIT };
     match tokio::time::timeout(wait, store.read_latest_once(entry.tracking_id())).await {
-        Ok(Ok(Some((found, bookmark)))) => Ok(Created::Exists(found, bookmark)),
+        Ok(Ok(Some((found, bookmark)))) if !store.may_show_write_in_doubt() => Ok(Created::Exists(found, bookmark)),
         Ok(Ok(None)) if entry.no_other_may_record(Instant::now()) && !store.has_write_in_doubt() => Err(refusal.not_accepted()),
-        Ok(Ok(None) | Err(_)) | Err(_) => Err(refusal),
+        Ok(Ok(_) | Err(_)) | Err(_) => Err(refusal),
     }
 }
 

@@ -18,8 +18,7 @@ use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{
-    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned,
-    Waiting,
+    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned, Waiting,
 };
 
 // The time that an invocation keeps for its last writes is counted with this.
@@ -117,6 +116,10 @@ impl SqliteStore {
 
     pub(super) fn has_write_in_doubt(&self) -> bool {
         self.database.has_write_in_doubt()
+    }
+
+    pub(super) fn may_show_write_in_doubt(&self) -> bool {
+        self.database.may_show_write_in_doubt()
     }
 
     pub(super) async fn takes_writes(&self) -> Result<(), StoreError> {

@@ -19,7 +19,8 @@ fn faulty_disk(place: &Path) -> Option<PathBuf> {
     None
 }
 
-/// A handler whose disk fails while one file exists, and whose clock is a minute ahead while another does.
+/// A handler whose disk fails while one file exists, whose database is moved during a commit while a second one does, and whose clock is
+/// a minute ahead while a third one does.
 struct Faulty {
     handler: Handler,
     data: Directory,
@@ -29,8 +30,10 @@ impl Faulty {
     fn start() -> Option<Self> {
         let data = Directory::new();
         let library = faulty_disk(data.path())?;
-        let names = [library, data.path().join("sync-fails"), data.path().join("ahead")].map(|path| path.to_str().unwrap().to_owned());
-        let environment = [("LD_PRELOAD", names[0].as_str()), ("DISK_SYNC_FAILS", &names[1]), ("CLOCK_AHEAD", &names[2])];
+        let files = ["sync-fails", "moved", "ahead"].map(|name| data.path().join(name).to_str().unwrap().to_owned());
+        let [fails, moves, ahead] = files.each_ref().map(String::as_str);
+        let library = library.to_str().unwrap();
+        let environment = [("LD_PRELOAD", library), ("DISK_SYNC_FAILS", fails), ("DISK_MOVES", moves), ("CLOCK_AHEAD", ahead)];
         Some(Self { handler: Handler::start(data.path(), &environment), data })
     }
 
@@ -68,6 +71,20 @@ fn an_order_whose_commit_failed_is_unknown_until_a_later_commit_succeeds() {
 
     assert_eq!((first.as_str(), later.as_str()), ("unknown", "unknown"), "others: {others:?}");
     assert!(!again.is_empty());
+}
+
+#[test]
+fn an_order_that_only_a_moved_file_has_is_not_taken_for_accepted() {
+    let Some(faulty) = Faulty::start() else { return };
+    submit(&faulty.handler, "BEFORE");
+
+    faulty.set("moved");
+    let first = faulty.outcome("LOST");
+    // Its record can be read from the file that was moved.
+    let again = faulty.outcome("LOST");
+
+    assert_eq!((first.as_str(), again.as_str()), ("unknown", "unknown"));
+    assert!(!faulty.data.path().join("records.db").exists());
 }
 
 #[test]
@@ -109,7 +126,8 @@ fn an_order_whose_commit_failed_is_gone_after_a_later_commit_that_changes_nothin
 #[test]
 fn the_doctor_finds_a_disk_that_takes_no_writes() {
     let Some(faulty) = Faulty::start() else { return };
-    let finding = || report(&faulty.handler)["findings"].as_array().unwrap().iter().find(|found| found["code"] == "store_not_writable").cloned();
+    let finding =
+        || report(&faulty.handler)["findings"].as_array().unwrap().iter().find(|found| found["code"] == "store_not_writable").cloned();
     submit(&faulty.handler, "BEFORE");
     assert_eq!(finding(), None);
 

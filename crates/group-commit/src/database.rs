@@ -123,6 +123,9 @@ struct Health {
     /// Whether a commit failed, and none has succeeded since. Its pages are in the log, and a start after a crash may find them whole:
     /// only the pages of a later commit, which replace them, prove that they are gone.
     is_in_doubt: AtomicBool,
+    /// Whether a group was committed to a file that had lost its name, and none was committed since: reads show the group, though a start
+    /// may not find it.
+    is_shown_in_doubt: AtomicBool,
     /// When a commit last succeeded, in milliseconds since the database was opened, plus one; zero after a failure.
     confirmed: AtomicU64,
 }
@@ -324,6 +327,11 @@ impl Database {
         self.health.is_in_doubt.load(Ordering::Acquire)
     }
 
+    /// Whether reads may show a write that failed, though a restart may not find it: its file had lost its name.
+    pub fn may_show_write_in_doubt(&self) -> bool {
+        self.health.is_shown_in_doubt.load(Ordering::Acquire)
+    }
+
     /// Whether the database takes writes: by a write of its own, unless another one succeeded within the last second.
     pub async fn takes_writes(&self) -> Result<(), Error> {
         let confirmed = self.health.confirmed.load(Ordering::Acquire);
@@ -505,9 +513,15 @@ impl Writer {
         }
         self.counts.operations.fetch_add(group.len() as u64, Ordering::Relaxed);
         done.extend(group.drain(..).map(|write| (write.run)(Some(&self.connection))));
-        // A file that lost its name during the group may lose the group: its members hear that the outcome is unknown.
-        if !self.damaged.is_noticed() && self.commit() && self.is_sound() {
-            done.drain(..).for_each(|done| done());
+        if !self.damaged.is_noticed() && self.commit() {
+            if self.is_sound() {
+                done.drain(..).for_each(|done| done());
+            } else {
+                // A file that lost its name during the group may lose the group: its members hear that the outcome is unknown.
+                self.health.is_in_doubt.store(true, Ordering::Release);
+                self.health.is_shown_in_doubt.store(true, Ordering::Release);
+                self.health.confirmed.store(0, Ordering::Release);
+            }
         }
         done.clear();
         self.roll_back();
@@ -699,6 +713,7 @@ impl Writer {
                     self.counts.synced.fetch_add(1, Ordering::Relaxed);
                 }
                 self.health.is_in_doubt.store(false, Ordering::Release);
+                self.health.is_shown_in_doubt.store(false, Ordering::Release);
                 self.health.confirmed.store(milliseconds(self.opened) + 1, Ordering::Release);
                 true
             }
@@ -989,6 +1004,7 @@ mod tests {
                     insert(connection)
                 });
                 assert!(matches!(within.await, Err(Error::Unknown)), "{file}");
+                assert!(database.has_write_in_doubt() && database.may_show_write_in_doubt(), "{file}");
                 assert!(matches!(database.write(insert).await, Err(Error::NotApplied)), "{file}");
                 database.close().await;
             });

@@ -39,7 +39,10 @@ pub(super) async fn examine(app: &App) -> Vec<Finding> {
     if let Err(reason) = may_write {
         let mend = match &app.config.storage.records {
             Records::Embedded(data, _) => {
-                format!("df -h {0} shows whether the disk is full, ls -l {0} whether the handler's user may write the files", data.display())
+                format!(
+                    "df -h {0} shows whether the disk is full, ls -l {0} whether the handler's user may write the files",
+                    data.display()
+                )
             }
             Records::Cosmos(..) => format!(
                 "az cosmosdb sql role assignment create -g {} -a ACCOUNT --role-definition-name \"Cosmos DB Built-in Data Contributor\" \
