@@ -259,7 +259,7 @@ def member(value, name):
 
 class Text(str):
     MEMBERS = {
-        "EndsWith": lambda text: lambda end: text.endswith(end),
+        "Contains": lambda text: lambda part: part in text,
         "ToString": lambda text: lambda: str(text),
     }
 

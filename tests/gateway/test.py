@@ -266,18 +266,20 @@ class ThroughTheFunction(Ways):
         self.assertIn("AzureApiManagementKey", answer.headers["www-authenticate"])
         self.assertEqual(app.requests, [])
 
-    def test_the_101st_request_is_a_429_and_reading_a_status_never_is(self):
+    def test_the_101st_request_is_a_429_and_reading_an_order_never_is(self):
         front = self.front()
         self.local(front)
         accepted = front.ask("POST", "/waybill/orders", ORDER)
 
-        codes = {front.ask("GET", accepted.headers["location"]).status for _ in range(101)}
+        order, status = f"/waybill/orders/{accepted.json()['trackingId']}", accepted.headers["location"]
+        codes = {front.ask("GET", url).status for url in (order, status) for _ in range(101)}
         lists = {front.ask("GET", "/waybill/orders").status for _ in range(99)}
         refused = self.problem(front.ask("POST", "/waybill/orders", ORDER), 429)
 
         self.assertEqual((codes, lists), ({200}, {200}))
         self.assertTrue(1 <= int(refused.headers["retry-after"]) <= 60)
-        self.assertEqual(front.ask("GET", accepted.headers["location"]).status, 200)
+        self.assertEqual([front.ask("GET", url).status for url in (order, status)], [200, 200])
+        self.problem(front.ask("DELETE", order), 429)
         self.assertEqual(front.ask("POST", "/waybill/orders", ORDER, key="key-of-b").status, 202)
 
     def test_a_token_is_checked_by_the_gateway_and_by_the_handler(self):
