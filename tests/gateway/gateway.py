@@ -153,6 +153,7 @@ class Call:
         self.gateway, self.request, self.path, self.sections = gateway, request, path, sections
         self.request_headers = Headers({name.lower(): value for name, value in request.headers.items()})
         self.request_body = request.body
+        self.query = urllib.parse.urlsplit(request.path).query
         self.status, self.headers, self.body = 200, Headers(), b""
         self.backend = None
         self.variables = Variables()
@@ -167,7 +168,7 @@ class Call:
                 self.operation = operation
         if self.operation is None:
             raise Failed(404)
-        key = self.request_headers.get("ocp-apim-subscription-key")
+        key = self.request_headers.get("ocp-apim-subscription-key") or dict(urllib.parse.parse_qsl(self.query)).get("subscription-key")
         if key not in self.gateway.subscriptions:
             raise Failed(401, {"www-authenticate": 'AzureApiManagementKey realm="gateway",name="Ocp-Apim-Subscription-Key",type="header"'})
         self.subscription = csharp.Text(self.gateway.subscriptions[key])
@@ -223,6 +224,12 @@ class Call:
         else:
             raise csharp.Unknown(f"exists-action {action}")
 
+    def set_query_parameter(self, element):
+        if element.get("exists-action") != "delete":
+            raise csharp.Unknown(f"exists-action {element.get('exists-action')}")
+        parts = self.query.split("&")
+        self.query = "&".join(part for part in parts if urllib.parse.unquote_plus(part.partition("=")[0]) != element.get("name"))
+
     def rate_limit_by_key(self, element):
         wait = self.gateway.count(self.value(element.get("counter-key")), int(element.get("calls")), int(element.get("renewal-period")))
         if wait is not None:
@@ -277,8 +284,7 @@ class Call:
             headers.pop(name, None)
         headers["x-forwarded-for"] = ", ".join(filter(None, [headers.get("x-forwarded-for"), self.request.client_address[0]]))
         headers |= self.gateway.options.get("credentials", {})
-        query = urllib.parse.urlsplit(self.request.path).query
-        url = self.backend + self.path + (f"?{query}" if query else "")
+        url = self.backend + self.path + (f"?{self.query}" if self.query else "")
         if self.gateway.breaker.is_open():
             raise Failed(503)
         try:

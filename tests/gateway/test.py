@@ -107,7 +107,7 @@ class Heard(ThreadingHTTPServer):
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
                 heard.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
                 if status is None:
                     heard.over.wait(PATIENCE)
@@ -335,6 +335,17 @@ class ThroughTheFunction(Ways):
         (path, headers, body), = app.requests
         self.assertEqual((path, headers["x-functions-key"], headers["x-subscription-id"], body), ("/orders", "host-key", "subscription-a", ORDER))
         self.assertNotIn("ocp-apim-subscription-key", headers)
+
+    def test_a_subscription_key_in_the_query_is_taken_and_does_not_reach_the_app(self):
+        app = self.heard(200)
+        front = self.front(backend=app.url)
+
+        for query in ("?limit=1&subscription%2Dkey=key-of-a&status=failed", "?subscription-key=key-of-a"):
+            self.assertEqual(front.ask("GET", f"/waybill/orders{query}", key=None).status, 200)
+        self.problem(front.ask("GET", "/waybill/orders?subscription-key=of-nobody", key=None), 401)
+
+        self.assertEqual([path for path, _, _ in app.requests], ["/orders?limit=1&status=failed", "/orders"])
+        self.assertEqual([headers["x-subscription-id"] for _, headers, _ in app.requests], ["subscription-a"] * 2)
 
     def test_a_path_that_no_operation_has_is_a_404(self):
         self.problem(self.front().ask("GET", "/waybill/customers"), 404)

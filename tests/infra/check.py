@@ -31,8 +31,8 @@ FORBIDDEN = {
 # Policies and the sections in which they may stand; children and attributes below.
 EVERYWHERE = {"send-request", "return-response", "set-header", "set-body", "set-variable", "set-status", "set-backend-service", "choose", "base"}
 SECTIONS = {
-    "inbound": EVERYWHERE | {"validate-azure-ad-token", "validate-jwt", "rate-limit-by-key", "rewrite-uri", "authentication-managed-identity"},
-    "backend": EVERYWHERE | {"forward-request"},
+    "inbound": EVERYWHERE | {"validate-azure-ad-token", "validate-jwt", "rate-limit-by-key", "rewrite-uri", "set-query-parameter", "authentication-managed-identity"},
+    "backend": EVERYWHERE | {"forward-request", "set-query-parameter"},
     "outbound": EVERYWHERE,
     "on-error": EVERYWHERE,
 }
@@ -54,6 +54,7 @@ ELEMENTS = {
     "return-response": (set(), set(), {"set-status", "set-header", "set-body"}),
     "set-status": ({"code"}, {"reason"}, set()),
     "set-header": ({"name", "exists-action"}, set(), {"value"}),
+    "set-query-parameter": ({"name", "exists-action"}, set(), {"value"}),
     "value": (set(), set(), set()),
     "set-body": (set(), set(), set()),
     "set-variable": ({"name", "value"}, set(), set()),
@@ -500,6 +501,14 @@ def policy_header(tree):
 
 
 @check
+def policy_key(tree):
+    text = tree.files["infra/apim/orders.xml"]
+    for form in ['<set-header name="Ocp-Apim-Subscription-Key"', '<set-query-parameter name="subscription-key"']:
+        if f'{form} exists-action="delete" />' not in text:
+            yield f"{form} … the subscription key goes on to the app"
+
+
+@check
 def policy_values(tree):
     values = {found.body["name"] for _, found in tree.resources("Microsoft.ApiManagement/service/namedValues")}
     for path, text in tree.policies().items():
@@ -721,6 +730,8 @@ MISTAKES = [
     ("text in set-header", "infra/apim/orders.xml", "<value>application/problem+json</value>", "application/problem+json", "policy_elements"),
     ("no base", "infra/apim/orders.xml", "  <inbound>\n    <base />", "  <inbound>", "policy_base"),
     ("client's header", "infra/apim/orders.xml", '    <set-header name="X-Subscription-Id" exists-action="delete" />\n', "", "policy_header"),
+    ("the key goes on in a header", "infra/apim/orders.xml", '    <set-header name="Ocp-Apim-Subscription-Key" exists-action="delete" />\n', "", "policy_key"),
+    ("the key goes on in the query", "infra/apim/orders.xml", '    <set-query-parameter name="subscription-key" exists-action="delete" />\n', "", "policy_key"),
     ("unknown named value", "infra/apim/token-entra.xml", "{{waybill-tenant}}", "{{tenant}}", "policy_values"),
     ("limit", "infra/apim/orders.xml", 'calls="100"', 'calls="10"', "policy_limits"),
     ("body through a parser", "infra/apim/straight-to-queue.xml", "As&lt;string&gt;", "As&lt;JObject&gt;", "policy_secrets"),
