@@ -98,17 +98,18 @@ class Local:
 
 
 class Heard(ThreadingHTTPServer):
-    """A queue or an app that answers one status, or none, and keeps what it hears."""
+    """A queue or an app that answers one status after the other, the last one again and again, and keeps what it hears. None is no answer."""
 
     daemon_threads = True
 
-    def __init__(self, status):
+    def __init__(self, *statuses):
         self.requests, self.over, heard = [], threading.Event(), self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
                 heard.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+                status = statuses[min(len(heard.requests), len(statuses)) - 1]
                 if status is None:
                     heard.over.wait(PATIENCE)
                 else:
@@ -366,6 +367,50 @@ class FirstOrder(Ways):
         for url, headers in [(front.options["backend"], ["x-functions-key: any"]), (f"{front.url}/waybill", ["Ocp-Apim-Subscription-Key: key-of-a", "X-Other: a b"])]:
             ran = self.sent(url, *headers)
             self.assertEqual((ran.returncode, ran.stdout.splitlines()[-1:]), (0, ["completed"]), ran.stderr)
+
+    def test_an_order_of_its_own_is_a_new_one_in_each_run(self):
+        worker = self.heard(200)
+        front = self.front()
+        self.local(front, FULFILLMENT_URL=f"{worker.url}/work", ORDER_SCHEMA="examples/report.schema.json")
+        report = (gateway.ROOT / "examples/report.json").read_text()
+
+        for order in (report, "@" + str(gateway.ROOT / "examples/report.json")):
+            ran = self.sent(front.options["backend"], "x-functions-key: any", ORDER=order)
+            self.assertEqual((ran.returncode, ran.stdout.splitlines()[-1:]), (0, ["completed"]), ran.stderr)
+
+        self.assertEqual([json.loads(body) for _, _, body in worker.requests], [json.loads(report)] * 2)
+
+    def test_it_fails_at_once_where_the_order_is_refused_for_good_or_cannot_be_read(self):
+        front = self.front()
+        self.local(front, FULFILLMENT_URL="http://127.0.0.1:9/work", ORDER_SCHEMA="examples/report.schema.json")
+        url = front.options["backend"]
+
+        built_in = self.sent(url)
+        compressed = self.sent(url, "Content-Encoding: gzip")
+        missing = self.sent(url, ORDER="@no-such-file.json")
+
+        self.assertEqual([ran.returncode for ran in (built_in, compressed, missing)], [1, 1, 1])
+        self.assertRegex(built_in.stderr, "^refused, 400: .*invalid-order")
+        self.assertRegex(compressed.stderr, "^refused, 415: .*unsupported-media-type")
+        self.assertIn("no-such-file.json", missing.stderr)
+
+    def test_what_a_new_app_may_answer_is_asked_again_and_a_refusal_for_good_is_not(self):
+        for refusal in (400, 409, 413, 415, 422):
+            with self.subTest(refusal):
+                app = self.heard(401, 403, 404, 429, 500, 503, refusal)
+
+                ran = self.sent(app.url)
+
+                self.assertEqual((ran.returncode, len(app.requests)), (1, 7), ran.stderr)
+                self.assertEqual(len({(headers["idempotency-key"], body) for _, headers, body in app.requests}), 1)
+
+    def test_a_token_goes_with_the_order_and_with_each_look_at_it(self):
+        issuer, front = self.issuer(), self.front()
+        self.local(front, AUTH_ISSUER=issuer.url, AUTH_AUDIENCE="api://orders")
+
+        ran = self.sent(front.options["backend"], f"Authorization: {issuer.token()}")
+
+        self.assertEqual((ran.returncode, ran.stdout.splitlines()[-1:]), (0, ["completed"]), ran.stderr)
 
     def test_it_fails_where_the_order_fails_is_refused_or_nothing_answers(self):
         front = self.front()

@@ -645,6 +645,8 @@ def workflow(tree):
         yield "the workflow must test, package, compile, deploy, publish, send an order and ask the doctor, in this order"
     if "add-mask" not in "".join(line for line in lines if "first-order.sh" in line):
         yield "the key would stand in the log"
+    if [step.get("env", {}).get("ORDER") for step in steps if "first-order.sh" in step.get("run", "")] != ["${{ vars.ORDER }}"]:
+        yield "an app with a schema of its own needs an order of its own"
     if "secrets." in tree.files[".github/workflows/deploy.yml"]:
         yield "the login needs no secret"
 
@@ -748,6 +750,7 @@ MISTAKES = [
     ("a deployment that nothing tried", ".github/workflows/deploy.yml", "          deploy/first-order.sh", "          echo deploy", "workflow"),
     ("no doctor", ".github/workflows/deploy.yml", "-- doctor --url", "-- settings --url", "workflow"),
     ("a key in the log", ".github/workflows/deploy.yml", "::add-mask::", "", "workflow"),
+    ("the built-in order alone", ".github/workflows/deploy.yml", "          ORDER: ${{ vars.ORDER }}\n", "", "workflow"),
     ("an order past the app", "azure.yaml", '"$WAYBILL_DIRECT_URL"', '"$WAYBILL"', "azd"),
     ("a secret", ".github/workflows/deploy.yml", "vars.AZURE_CLIENT_ID", "secrets.AZURE_CLIENT_ID", "workflow"),
 ]
