@@ -287,8 +287,11 @@ class Call:
         url = self.backend + self.path + (f"?{self.query}" if self.query else "")
         if self.gateway.breaker.is_open():
             raise Failed(503)
+        # A body that is not buffered has no known length, and leaves in chunks.
+        is_whole = element.get("buffer-request-body") == "true" or not self.request_body
+        body = self.request_body if is_whole else iter([self.request_body])
         try:
-            self.status, self.headers, self.body = ask(self.request.command, url, headers, self.request_body, self.gateway.seconds(element))
+            self.status, self.headers, self.body = ask(self.request.command, url, headers, body, self.gateway.seconds(element))
         except OSError:
             self.status = None
         self.gateway.breaker.note(self.status)
@@ -309,7 +312,7 @@ class Call:
 
 
 def ask(method, url, headers, body, timeout):
-    """One request; `OSError` where there is no answer."""
+    """One request, in chunks if the body is an iterator; `OSError` where there is no answer."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
     try:

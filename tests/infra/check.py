@@ -2,7 +2,9 @@
 
 import json
 import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from lxml import etree
@@ -72,6 +74,11 @@ EVENTS = {
     "deploy/failed-orders.kql": ["order completed", "order failed"],
     "deploy/oldest-order.kql": ["oldest overdue order", "order.oldest_age_s"],
 }
+
+# What the hook after a deployment calls, whatever its order and its doctor say.
+HOOK_CALLS = """first-order.sh URL x-functions-key: function-key
+cargo run --locked -- doctor --url URL --key-file /dev/stdin < master-key
+"""
 
 
 class Tree:
@@ -607,6 +614,25 @@ def sent_is_201(tree):
         yield "a 202 needs the 201 of the queue"
 
 
+def ran(script, order, doctor):
+    """What a hook calls, and its exit code, where the order and the doctor end with these codes."""
+    with tempfile.TemporaryDirectory() as folder:
+        stubs = {
+            "bin/az": 'case "$*" in *" functionKeys.default "*) echo function-key ;; *" masterKey "*) echo master-key ;; esac',
+            "bin/cargo": f'echo "cargo $* < $(cat)" >> calls; exit {doctor}',
+            "deploy/first-order.sh": f'echo "first-order.sh $*" >> calls; exit {order}',
+        }
+        for path, text in stubs.items():
+            stub = Path(folder, path)
+            stub.parent.mkdir(exist_ok=True)
+            stub.write_text(f"#!/bin/sh\n{text}\n")
+            stub.chmod(0o755)
+        environment = {"PATH": f"{folder}/bin:/usr/bin:/bin", "AZURE_RESOURCE_GROUP": "group", "WAYBILL_APP": "app", "WAYBILL_DIRECT_URL": "URL"}
+        code = subprocess.run(["sh", "-c", script], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode
+        calls = Path(folder, "calls")
+        return calls.read_text() if calls.exists() else "", code
+
+
 @check
 def azd(tree):
     services = YAML(typ="safe").load(tree.files["azure.yaml"])["services"]
@@ -628,6 +654,10 @@ def azd(tree):
         used = set(re.findall(r"\$(WAYBILL\w*)", service.get("hooks", {}).get("postdeploy", {}).get("run", "")))
         if not used or not used <= {found.symbol for found in tree.bicep["infra/main.bicep"] if found.kind == "output"}:
             yield f"{name}: {sorted(used)} are not all outputs of the template, or no order is sent"
+        for order, doctor, code in [(0, 0, 0), (3, 0, 3), (0, 4, 4)]:
+            found = ran(service.get("hooks", {}).get("postdeploy", {}).get("run", ""), order, doctor)
+            if found != (HOOK_CALLS, code):
+                yield f"{name}: after a deployment the order ends with {order} and the doctor with {doctor}, and the hook does {found}"
         if "waybill package" not in "waybill " + service.get("hooks", {}).get("prepackage", {}).get("run", "").partition("-- ")[2]:
             yield f"{name}: nothing makes the package"
 
@@ -751,6 +781,10 @@ MISTAKES = [
     ("no doctor", ".github/workflows/deploy.yml", "-- doctor --url", "-- settings --url", "workflow"),
     ("a key in the log", ".github/workflows/deploy.yml", "::add-mask::", "", "workflow"),
     ("the built-in order alone", ".github/workflows/deploy.yml", "          ORDER: ${{ vars.ORDER }}\n", "", "workflow"),
+    ("a hook that never fails", "azure.yaml", "exit $ended", "exit 0", "azd"),
+    ("a hook without a doctor", "azure.yaml", 'cargo run --locked -- doctor --url "$WAYBILL_DIRECT_URL" --key-file /dev/stdin || ended=$?', "cat", "azd"),
+    ("a hook without an order", "azure.yaml", "deploy/first-order.sh", "echo", "azd"),
+    ("no doctor after a failed order", "azure.yaml", '$key" || ended=$?', '$key" || exit $?', "azd"),
     ("an order past the app", "azure.yaml", '"$WAYBILL_DIRECT_URL"', '"$WAYBILL"', "azd"),
     ("a secret", ".github/workflows/deploy.yml", "vars.AZURE_CLIENT_ID", "secrets.AZURE_CLIENT_ID", "workflow"),
 ]
