@@ -22,6 +22,7 @@ var senders = {
   identity: loadTextContent('apim/sender-identity.xml')
   key: loadTextContent('apim/sender-key.xml')
 }
+var onError = loadTextContent('apim/on-error.xml')
 var entra = startsWith(authIssuer, environment().authentication.loginEndpoint)
 var kind = entra ? 'entra' : 'issuer'
 var token = tokens[empty(authIssuer) ? 'none' : kind]
@@ -168,7 +169,7 @@ resource api 'Microsoft.ApiManagement/service/apis@2024-05-01' = {
 resource apiPolicy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = {
   parent: api
   name: 'policy'
-  properties: { format: 'xml', value: replace(loadTextContent('apim/orders.xml'), '<!-- token -->', token) }
+  properties: { format: 'xml', value: replace(replace(loadTextContent('apim/orders.xml'), '<!-- token -->', token), '<!-- on-error -->', onError) }
   dependsOn: [backend, issuer, audience, openidConfig, tenant]
 }
 
@@ -223,7 +224,7 @@ resource directSubmit 'Microsoft.ApiManagement/service/apis/operations@2024-05-0
 resource directPolicy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = if (directToQueue) {
   parent: directApi
   name: 'policy'
-  properties: { format: 'xml', value: replace(replace(loadTextContent('apim/straight-to-queue.xml'), '<!-- token -->', token), '<!-- sender -->', sender) }
+  properties: { format: 'xml', value: replace(replace(replace(loadTextContent('apim/straight-to-queue.xml'), '<!-- token -->', token), '<!-- sender -->', sender), '<!-- on-error -->', onError) }
   dependsOn: [queueUrl, queueKey, sends, issuer, audience, openidConfig, tenant]
 }
 

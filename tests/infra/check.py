@@ -551,11 +551,15 @@ def policy_secrets(tree):
 
 
 @check
-def policies_agree(tree):
-    def rest(name):
-        return tree.files[f"infra/apim/{name}.xml"].partition("<on-error>")[2]
-    if not rest("orders") == rest("straight-to-queue") != "":
-        yield "the policies differ in on-error"
+def policy_on_error(tree):
+    front = tree.files["infra/front.bicep"]
+    if "var onError = loadTextContent('apim/on-error.xml')" not in front:
+        yield "on-error is another file"
+    for policy in policies.POLICIES:
+        if tree.files[f"infra/apim/{policy}.xml"].count("<!-- on-error -->") != 1:
+            yield f"{policy}: on-error has one place"
+        if not re.search(rf"value: (replace\()+loadTextContent\('apim/{policy}\.xml'\).*, '<!-- on-error -->', onError\) \}}", front):
+            yield f"{policy}: nothing puts on-error in"
 
 
 @check
@@ -593,7 +597,7 @@ def policy_outcome(tree):
         for body in root.find("on-error").iter("set-body"):
             whens = [element.get("condition") for element in body.iterancestors("when")]
             if ("outcome" in body.text) != (whens == ['@(context.Variables.ContainsKey("forwarded"))']):
-                yield f"{path}: an outcome is told only where the request was sent on"
+                yield f"{path}: an outcome is told only after the last step before the request is sent on"
         inbound = list(root.find("inbound").iterchildren(tag=etree.Element))
         place = next((at for at, element in enumerate(inbound) if element.get("name") == "forwarded"), None)
         after = [element.tag for element in inbound[place + 1:]] if place is not None else None
@@ -747,8 +751,8 @@ MISTAKES = [
     ("token nowhere put in", "infra/front.bicep", "replace(loadTextContent('apim/orders.xml'), '<!-- token -->', token)", "loadTextContent('apim/orders.xml')", "policy_token"),
     ("no sender", "infra/apim/straight-to-queue.xml", "      <!-- sender -->\n", "", "policy_sender"),
     ("the deployer's tenant", "infra/front.bicep", "split(authIssuer, '/')[3]", "subscription().tenantId", "policy_tenant"),
-    ("unknown for a refusal", "infra/apim/orders.xml", 'ContainsKey("forwarded")', 'ContainsKey("text")', "policy_outcome"),
-    ("marked too early", "infra/apim/orders.xml", '    <set-backend-service backend-id="waybill" />\n    <!-- The last step before the app is reached. -->\n    <set-variable name="forwarded" value="@(true)" />\n',
+    ("unknown for a refusal", "infra/apim/on-error.xml", 'ContainsKey("forwarded")', 'ContainsKey("text")', "policy_outcome"),
+    ("marked too early", "infra/apim/orders.xml", '    <set-backend-service backend-id="waybill" />\n    <!-- The last step before the request is sent on. -->\n    <set-variable name="forwarded" value="@(true)" />\n',
      '    <set-variable name="forwarded" value="@(true)" />\n    <set-backend-service backend-id="waybill" />\n', "policy_outcome"),
     ("two policies in backend", "infra/apim/orders.xml", "    <forward-request", '    <set-variable name="a" value="b" />\n    <forward-request', "policy_backend"),
     ("status reads count", "infra/apim/orders.xml", '!(context.Request.Method == "GET" &amp;&amp; context.Request.OriginalUrl.Path.Contains("/orders/"))', "true", "status_is_free"),
@@ -759,7 +763,7 @@ MISTAKES = [
     ("policy not well-formed", "infra/apim/orders.xml", "</policies>", "", "policy_elements"),
     ("unknown attribute", "infra/apim/straight-to-queue.xml", 'ignore-error="true"', 'fail-on-error-status-code="true"', "policy_elements"),
     ("policy in the wrong section", "infra/apim/orders.xml", "  <backend>\n", '  <backend>\n    <rewrite-uri template="/" />\n', "policy_elements"),
-    ("text in set-header", "infra/apim/orders.xml", "<value>application/problem+json</value>", "application/problem+json", "policy_elements"),
+    ("text in set-header", "infra/apim/on-error.xml", "<value>application/problem+json</value>", "application/problem+json", "policy_elements"),
     ("no base", "infra/apim/orders.xml", "  <inbound>\n    <base />", "  <inbound>", "policy_base"),
     ("client's header", "infra/apim/orders.xml", '    <set-header name="X-Subscription-Id" exists-action="delete" />\n', "", "policy_header"),
     ("the key goes on in a header", "infra/apim/orders.xml", '    <set-header name="Ocp-Apim-Subscription-Key" exists-action="delete" />\n', "", "policy_key"),
@@ -767,7 +771,9 @@ MISTAKES = [
     ("unknown named value", "infra/apim/token-entra.xml", "{{waybill-tenant}}", "{{tenant}}", "policy_values"),
     ("limit", "infra/apim/orders.xml", 'calls="100"', 'calls="10"', "policy_limits"),
     ("body through a parser", "infra/apim/straight-to-queue.xml", "As&lt;string&gt;", "As&lt;JObject&gt;", "policy_secrets"),
-    ("drift", "infra/apim/orders.xml", '"the answer is lost"', '"no answer"', "policies_agree"),
+    ("on-error nowhere put in", "infra/front.bicep", ", token), '<!-- on-error -->', onError)", ", token), '<!-- on-error -->', '')", "policy_on_error"),
+    ("on-error of one policy only", "infra/front.bicep", ", sender), '<!-- on-error -->', onError)", ", sender), '<!-- on-error -->', '')", "policy_on_error"),
+    ("no place for on-error", "infra/apim/straight-to-queue.xml", "  <!-- on-error -->\n", "", "policy_on_error"),
     ("202 without 201", "infra/apim/straight-to-queue.xml", "?.StatusCode == 201", "?.StatusCode &lt; 500", "sent_is_201"),
     ("azd's language", "azure.yaml", "language: custom", "language: rust", "azd"),
     ("another dist", "azure.yaml", "dist: target/", "dist: ", "azd"),

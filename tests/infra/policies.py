@@ -1,4 +1,4 @@
-"""The policies of infra/apim as infra/front.bicep puts them together: a token and a sender take the places of two comments."""
+"""The policies of infra/apim as infra/front.bicep puts them together: a token, a sender and the section on-error take the places of three comments."""
 
 import itertools
 
@@ -11,7 +11,7 @@ SENDERS = {"identity": "sender-identity", "key": "sender-key"}
 def assembled(files, policy, token, sender):
     """The text that is deployed for one choice of parameters."""
     text = files[f"{FOLDER}{policy}.xml"]
-    for place, name in [("<!-- token -->", TOKENS[token]), ("<!-- sender -->", SENDERS[sender])]:
+    for place, name in [("<!-- token -->", TOKENS[token]), ("<!-- sender -->", SENDERS[sender]), ("<!-- on-error -->", "on-error")]:
         text = text.replace(place, files[f"{FOLDER}{name}.xml"] if name else "")
     return text
 
