@@ -5,7 +5,7 @@
 mod examples;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -20,12 +20,9 @@ use crate::functions::open_api::examples::Examples;
 use crate::functions::own_contract;
 use crate::functions::reply::Conclusion;
 
-static CONTRACT: LazyLock<String> =
-    LazyLock::new(|| Contract::openapi().to_pretty_json().expect("the contract has only string keys") + "\n");
-
 /// Answers with the contract.
 pub async fn run(app: Arc<App>, _invocation: Invocation) -> Conclusion {
-    let contract = app.contract.get_or_init(|| own_contract::with(&CONTRACT, &app.config.order_form));
+    let contract = app.contract.get_or_init(|| own_contract::text(&Contract::openapi(), &app.config.order_form));
     let headers = vec![("Content-Type", "application/json".to_owned()), ("Cache-Control", "public, max-age=300".to_owned())];
     Conclusion::new(Ok(Answer::respond(envelope::Response { status_code: 200, headers, body: contract.clone(), problem: None })))
 }

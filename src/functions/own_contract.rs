@@ -1,19 +1,34 @@
 //! The part of the contract that is the deployment's own: what an order is.
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Map, Value, json};
+use utoipa::openapi::OpenApi;
 
 use crate::domain::form::{OrderForm, OwnForm};
 use crate::domain::order::MAX_ID;
 
-/// The contract with this form of an order.
-pub(super) fn with(contract: &str, form: &OrderForm) -> String {
-    let OrderForm::Own(form) = form else { return contract.to_owned() };
-    let mut contract: Value = serde_json::from_str(contract).expect("the contract is JSON");
+/// What a fragment of a URI cannot contain (RFC 3986 section 3.5).
+const NOT_IN_FRAGMENTS: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+
+/// The text of the contract, with this form of an order.
+pub(super) fn text(contract: &OpenApi, form: &OrderForm) -> String {
+    let text = match form {
+        OrderForm::BuiltIn => contract.to_pretty_json(),
+        OrderForm::Own(own) => serde_json::to_value(contract).and_then(|mut contract| {
+            replace_order(&mut contract, own);
+            serde_json::to_string_pretty(&contract)
+        }),
+    };
+    text.expect("the contract has only string keys") + "\n"
+}
+
+fn replace_order(contract: &mut Value, form: &OwnForm) {
     if let Some(schemas) = contract["components"]["schemas"].as_object_mut() {
         schemas.shift_remove("Item");
         schemas.insert("Order".into(), order(form));
-        let documents = form.rules.iter().flat_map(|rules| rules.documents());
-        schemas.extend(documents.map(|(name, document)| (component(name), moved(document, name))));
+        let documents = form.rules.as_ref().map_or(&[][..], |rules| rules.documents());
+        schemas.extend(documents.iter().map(|(own, document)| (component(own), Moving { documents, own }.schema(document))));
     }
     if form.order_id.is_none()
         && let Some(parameters) = contract["paths"]["/orders"]["post"]["parameters"].as_array_mut()
@@ -25,7 +40,6 @@ pub(super) fn with(contract: &str, form: &OrderForm) -> String {
     if let Some(body) = contract["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"].as_object_mut() {
         body.shift_remove("example");
     }
-    serde_json::to_string_pretty(&contract).expect("JSON has only string keys") + "\n"
 }
 
 /// What every order of this form must be.
@@ -33,7 +47,7 @@ fn order(form: &OwnForm) -> Value {
     let names = [&form.order_id, &form.customer].into_iter().flatten();
     let mut all: Vec<_> = names.map(|pointer| at(pointer.parts())).collect();
     let rules = form.rules.as_ref().and_then(|rules| rules.documents().first());
-    all.extend(rules.map(|(name, _)| json!({ "$ref": reference(name) })));
+    all.extend(rules.map(|(name, _)| json!({ "$ref": reference(name, "") })));
     json!({ "type": "object", "description": "An order of this deployment.", "allOf": all })
 }
 
@@ -50,39 +64,55 @@ fn at(parts: &[String]) -> Value {
     }
 }
 
-/// A document as a component of the contract: its references lead to components.
-fn moved(value: &Value, own: &str) -> Value {
-    match value {
-        Value::Object(members) => {
-            let moved = members.iter().filter(|(name, value)| !(matches!(name.as_str(), "$id" | "$schema") && value.is_string()));
-            let moved = moved.map(|(name, value)| match value {
-                Value::String(target) if name == "$ref" => {
-                    let (file, place) = target.split_once('#').unwrap_or((target, ""));
-                    // An anchor is found wherever its schema stands.
-                    let is_anchor = file.is_empty() && !place.is_empty() && !place.starts_with('/');
-                    let file = if file.is_empty() { own } else { file };
-                    (name.clone(), if is_anchor { value.clone() } else { (reference(file) + place).into() })
-                }
-                value => (name.clone(), moved_below(name, value, own)),
-            });
-            Value::Object(moved.collect::<Map<_, _>>())
+/// The move of a document into the contract, where its references lead to components.
+struct Moving<'d> {
+    documents: &'d [(String, Value)],
+    /// The name of the document.
+    own: &'d str,
+}
+
+impl Moving<'_> {
+    fn schema(&self, schema: &Value) -> Value {
+        let Value::Object(keywords) = schema else { return schema.clone() };
+        // With a base URI of its own a component would be outside the contract.
+        let kept = keywords.iter().filter(|(name, value)| !(matches!(name.as_str(), "$id" | "$schema") && value.is_string()));
+        Value::Object(kept.map(|(name, value)| (name.clone(), self.keyword(name, value))).collect::<Map<_, _>>())
+    }
+
+    /// The value of a keyword.
+    fn keyword(&self, name: &str, value: &Value) -> Value {
+        match (name, value) {
+            ("$ref", Value::String(target)) => self.target(target).into(),
+            // The anchor moves with its schema.
+            ("$dynamicRef", Value::String(target)) if target.starts_with('#') && !target.starts_with("#/") => value.clone(),
+            ("$dynamicRef", Value::String(target)) => self.target(target).into(),
+            // Orders are compared with these, or shown them.
+            ("const" | "enum" | "default" | "examples", _) => value.clone(),
+            // The names of the members are no keywords.
+            ("properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas", Value::Object(members)) => {
+                Value::Object(members.iter().map(|(name, schema)| (name.clone(), self.schema(schema))).collect::<Map<_, _>>())
+            }
+            (_, Value::Array(elements)) => elements.iter().map(|element| self.schema(element)).collect(),
+            (_, value) => self.schema(value),
         }
-        Value::Array(elements) => elements.iter().map(|element| moved(element, own)).collect(),
-        value => value.clone(),
+    }
+
+    /// A reference as it stands in the contract. Every reference of a schema that was loaded can be resolved.
+    fn target(&self, target: &str) -> String {
+        let found = order_schema::resolve(self.documents, self.own, target);
+        found.map_or_else(|| target.to_owned(), |(name, pointer)| reference(name, &pointer))
     }
 }
 
-/// The value of a keyword. Values that orders are compared with stay as they are.
-fn moved_below(keyword: &str, value: &Value, own: &str) -> Value {
-    if matches!(keyword, "const" | "enum" | "default" | "examples") { value.clone() } else { moved(value, own) }
-}
-
-fn reference(file: &str) -> String {
-    format!("#/components/schemas/{}", component(file))
+fn reference(file: &str, pointer: &str) -> String {
+    format!("#/components/schemas/{}{}", component(file), utf8_percent_encode(pointer, NOT_IN_FRAGMENTS))
 }
 
 /// The name of a component has few characters, and is none of those of the contract.
 fn component(file: &str) -> String {
-    let name = file.strip_prefix("./").unwrap_or(file);
-    format!("file.{}", name.replace(|letter: char| !letter.is_ascii_alphanumeric() && !matches!(letter, '.' | '-' | '_'), "_"))
+    let letter = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' => char::from(byte).to_string(),
+        other => format!("_{other:02x}"),
+    };
+    format!("file.{}", file.bytes().map(letter).collect::<String>())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Directory, Handler, Program, order};
+use crate::support::{Answer, Directory, Handler, Program, http_envelope, order};
 
 /// Does the work of orders of any form; no test here lets it be called.
 const BACKEND: (&str, &str) = ("FULFILLMENT_URL", "http://127.0.0.1:9/work");
@@ -203,6 +203,22 @@ fn no_key_shows_the_schema_another_order_than_is_recorded() {
     assert_eq!(listed(&handler).len(), 0);
 }
 
+fn contract(handler: &Handler) -> Value {
+    let envelope = http_envelope("GET", "http://localhost:7071/api/openapi.json", &json!({}), None, &[]);
+    Answer::of(&handler.invoke("OpenApi", &envelope)).body
+}
+
+/// Every `$ref` in a value, also those that are no references but stand in an example.
+fn references(value: &Value) -> Vec<&str> {
+    let own = value.get("$ref").and_then(Value::as_str);
+    let below: Vec<&Value> = match value {
+        Value::Object(members) => members.values().collect(),
+        Value::Array(elements) => elements.iter().collect(),
+        _ => Vec::new(),
+    };
+    own.into_iter().chain(below.into_iter().flat_map(references)).collect()
+}
+
 #[test]
 fn the_contract_has_the_schema() {
     let mut schema = report();
@@ -214,8 +230,7 @@ fn the_contract_has_the_schema() {
     settings.push(("ORDER_ID", "none"));
     let handler = Handler::start(&app.path().join("data"), &settings);
 
-    let envelope = crate::support::http_envelope("GET", "http://localhost:7071/api/openapi.json", &json!({}), None, &[]);
-    let contract = Answer::of(&handler.invoke("OpenApi", &envelope)).body;
+    let contract = contract(&handler);
 
     let schemas = &contract["components"]["schemas"];
     let order = &schemas["Order"]["allOf"];
@@ -226,6 +241,35 @@ fn the_contract_has_the_schema() {
     assert_eq!(own["properties"]["pages"]["items"], json!({ "$ref": "#/components/schemas/file.page.json/$defs/number" }));
     assert_eq!(schemas["file.page.json"]["$defs"]["number"]["minimum"], 1);
     assert_eq!(contract["paths"]["/orders"]["post"]["parameters"][0]["required"], true);
+}
+
+#[test]
+fn every_reference_of_the_contract_leads_to_a_part_of_it() {
+    let mut schema = report();
+    schema["$id"] = "report".into();
+    schema["properties"]["default"] = json!({ "$ref": "./my%20file.json" });
+    schema["properties"]["again"] = json!({ "$ref": "report#/$defs/format" });
+    schema["properties"]["small"] = json!({ "$ref": "my%20file.json#small" });
+    schema["patternProperties"] = json!({ "enum": { "$ref": "page.json#/$defs/number" } });
+    schema["$defs"]["const"] = json!({ "$ref": "#/$defs/format", "default": { "$ref": "not a reference" } });
+    let app = with_schema(&schema);
+    let other = json!({ "$defs": { "a b": { "$anchor": "small" } }, "type": "string" });
+    app.write("schemas/my file.json", &other.to_string());
+    let handler = Handler::start(&app.path().join("data"), &schema_settings(&app));
+
+    let mut contract = contract(&handler);
+
+    let own = &mut contract["components"]["schemas"]["file.order.json"];
+    let example = own["$defs"]["const"].as_object_mut().unwrap().remove("default");
+    assert_eq!(example, Some(json!({ "$ref": "not a reference" })));
+    assert_eq!(own["properties"]["default"]["$ref"], "#/components/schemas/file.my_20file.json");
+    assert_eq!(own["properties"]["small"]["$ref"], "#/components/schemas/file.my_20file.json/$defs/a%20b");
+    let all = references(&contract);
+    assert!(all.len() > 10, "{all:?}");
+    for reference in all {
+        let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference}")).replace("%20", " ");
+        assert!(contract.pointer(&pointer).is_some(), "{reference}");
+    }
 }
 
 #[test]

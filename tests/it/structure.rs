@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "group_commit",
         ],
     ),
-    ("functions", &["door", "fulfillment", "store", "outbound", "envelope", "config", "domain", "serving"]),
+    ("functions", &["door", "fulfillment", "store", "outbound", "envelope", "config", "domain", "order_schema", "serving"]),
     ("door", &["store", "outbound", "envelope", "config", "domain"]),
     ("fulfillment", &["outbound", "config", "domain"]),
     ("store", &["outbound", "config", "domain", "group_commit"]),

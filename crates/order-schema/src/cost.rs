@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 use waybill_domain::json::MAX_DEPTH;
 
+use crate::reference::resolve;
+
 /// Most looks at one value and at the values on one way down from it. A schema of a hundred alternatives within a few others is far
 /// below.
 const MAX_LOOKS: u64 = 1_000;
@@ -82,33 +84,13 @@ impl<'s> Cost<'s> {
 
     /// The part that a reference leads to.
     fn target(&self, file: &'s str, reference: &str) -> Result<(&'s str, &'s Value), String> {
-        let (path, place) = reference.split_once('#').unwrap_or((reference, ""));
-        let name = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-        let is_meant = |(other, document): &&'s (String, Value)| {
-            let id = document.get("$id").and_then(Value::as_str);
-            if path.is_empty() { other == file } else { *other == *name || id == Some(path) }
-        };
-        let document = self.documents.iter().find(is_meant);
-        let place = percent_encoding::percent_decode_str(place).decode_utf8_lossy();
-        let found = document.and_then(|(name, document)| {
-            let part = if place.is_empty() || place.starts_with('/') { document.pointer(&place) } else { anchored(document, &place) };
-            part.map(|part| (name.as_str(), part))
+        let found = resolve(self.documents, file, reference).and_then(|(name, pointer)| {
+            let (_, document) = self.documents.iter().find(|(other, _)| other == name)?;
+            Some((name, document.pointer(&pointer)?))
         });
         found.ok_or_else(|| {
             format!("the reference {reference:?} is too indirect: write #/… for a part of this file, FILE#/… for one of another")
         })
-    }
-}
-
-/// The part that has this anchor.
-fn anchored<'s>(schema: &'s Value, anchor: &str) -> Option<&'s Value> {
-    match schema {
-        Value::Object(keywords) => {
-            let is = |keyword: &str| keywords.get(keyword).and_then(Value::as_str) == Some(anchor);
-            if is("$anchor") || is("$dynamicAnchor") { Some(schema) } else { keywords.values().find_map(|value| anchored(value, anchor)) }
-        }
-        Value::Array(elements) => elements.iter().find_map(|element| anchored(element, anchor)),
-        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The JSON Schema (2020-12) of an order: compiled once, then checked without network and without backtracking.
 
 mod cost;
+mod reference;
 mod words;
 
 use std::error::Error;
@@ -11,6 +12,8 @@ use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationError, Validato
 use serde_json::Value;
 use waybill_domain::form::Rules;
 use waybill_domain::order::Violation;
+
+pub use crate::reference::resolve;
 
 /// Largest file of a schema, in bytes: a larger one is not a schema written by people.
 const MAX_FILE: u64 = 1024 * 1024;

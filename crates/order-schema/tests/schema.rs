@@ -139,6 +139,35 @@ fn references_lead_to_files_beside_the_schema_only() {
 }
 
 #[test]
+fn a_reference_is_read_as_a_uri() {
+    let order = json!({ "$id": "order", "properties": {
+        "a": { "$ref": "./my%20file.json#/$defs/a%20b" }, "b": { "$ref": "my%20file.json#small" }, "c": { "$ref": "order#/$defs/c" },
+        "d": { "$ref": "#/$defs/c" },
+    }, "$defs": { "c": { "maximum": 3 } } });
+    let other = json!({ "$defs": { "a b": { "maximum": 1 }, "x/y": { "$anchor": "small", "maximum": 2 } } });
+    let directory = Directory::with(&[("order.json", &order), ("my file.json", &other)]);
+
+    let schema = directory.load().unwrap();
+
+    let found = schema.mistakes(r#"{"a":9,"b":9,"c":9,"d":9}"#, 100);
+    let details: Vec<_> = found.iter().map(|violation| violation.detail.as_str()).collect();
+    assert_eq!(details, ["must be at most 1", "must be at most 2", "must be at most 3", "must be at most 3"]);
+    for (own, reference, name, pointer) in [
+        ("order.json", "./my%20file.json#/$defs/a%20b", "my file.json", "/$defs/a b"),
+        ("order.json", "my%20file.json#small", "my file.json", "/$defs/x~1y"),
+        ("order.json", "order#/$defs/c", "order.json", "/$defs/c"),
+        ("my file.json", "#", "my file.json", ""),
+        ("my file.json", "order.json", "order.json", ""),
+    ] {
+        let found = order_schema::resolve(schema.documents(), own, reference);
+        assert_eq!(found, Some((name, pointer.to_owned())), "{reference}");
+    }
+    for reference in ["#/$defs/none", "#none", "other.json", "my%20file.json#/a%20b"] {
+        assert_eq!(order_schema::resolve(schema.documents(), "order.json", reference), None, "{reference}");
+    }
+}
+
+#[test]
 fn a_schema_that_is_wrong_is_refused_with_its_place() {
     for (schema, why) in [
         (json!({ "properties": { "a": { "type": "strong" } } }), "at /properties/a/type: "),
