@@ -8,37 +8,80 @@ use crate::domain::form::{OrderForm, OwnForm};
 use crate::domain::order::MAX_ID;
 
 /// What a fragment of a URI cannot contain (RFC 3986 section 3.5).
-const NOT_IN_FRAGMENTS: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'[').add(b'\\').add(b']').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
+const NOT_IN_FRAGMENTS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// Contents of requests and answers whose examples are of the built-in order, or of its work.
+const BUILT_IN_EXAMPLES: [&str; 5] = [
+    "/paths/~1orders/post/requestBody/content/application~1json",
+    "/paths/~1orders/post/responses/400/content/application~1problem+json",
+    "/paths/~1orders/get/responses/200/content/application~1json",
+    "/paths/~1orders~1{trackingId}/get/responses/200/content/application~1json",
+    "/paths/~1orders~1{trackingId}~1status/get/responses/200/content/application~1json",
+];
+/// The names that make two built-in orders the same, as the contract has them.
+const BUILT_IN_IDENTITY: &str = "`customerId` and `orderId`";
 
 /// The text of the contract, with this form of an order.
 pub(super) fn text(contract: &OpenApi, form: &OrderForm) -> String {
     let text = match form {
         OrderForm::BuiltIn => contract.to_pretty_json(),
         OrderForm::Own(own) => serde_json::to_value(contract).and_then(|mut contract| {
-            replace_order(&mut contract, own);
+            replace_order(&mut contract, own, &form.identity());
             serde_json::to_string_pretty(&contract)
         }),
     };
     text.expect("the contract has only string keys") + "\n"
 }
 
-fn replace_order(contract: &mut Value, form: &OwnForm) {
+fn replace_order(contract: &mut Value, form: &OwnForm, identity: &str) {
     if let Some(schemas) = contract["components"]["schemas"].as_object_mut() {
         schemas.shift_remove("Item");
         schemas.insert("Order".into(), order(form));
         let documents = form.rules.as_ref().map_or(&[][..], |rules| rules.documents());
         schemas.extend(documents.iter().map(|(own, document)| (component(own), Moving { documents, own }.schema(document))));
     }
-    if form.order_id.is_none()
-        && let Some(parameters) = contract["paths"]["/orders"]["post"]["parameters"].as_array_mut()
-        && let Some(key) = parameters.iter_mut().find(|parameter| parameter["name"] == "Idempotency-Key")
-    {
-        key["required"] = true.into();
+    for content in BUILT_IN_EXAMPLES {
+        if let Some(content) = contract.pointer_mut(content).and_then(Value::as_object_mut) {
+            content.shift_remove("example");
+        }
     }
-    // It is an example of the built-in order.
-    if let Some(body) = contract["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"].as_object_mut() {
-        body.shift_remove("example");
+    reword(&mut contract["components"]["schemas"]["Violation"]["properties"]["pointer"], ", e.g. `/items/0/quantity`", "");
+    let post = &mut contract["paths"]["/orders"]["post"];
+    if form.order_id.is_some() {
+        let identity = format!("`{}`", identity.replace(" and ", "` and `"));
+        reword(post, BUILT_IN_IDENTITY, &identity);
+        reword(&mut post["responses"]["409"], BUILT_IN_IDENTITY, &identity);
+    } else {
+        reword(post, &format!(", or, without one, the same {BUILT_IN_IDENTITY}"), "");
+        // Each request has a key, and another order under the same key is a 422.
+        if let Some(responses) = post["responses"].as_object_mut() {
+            responses.shift_remove("409");
+        }
+        let mut parameters = post["parameters"].as_array_mut().into_iter().flatten();
+        if let Some(key) = parameters.find(|parameter| parameter["name"] == "Idempotency-Key") {
+            key["required"] = true.into();
+        }
+    }
+}
+
+/// Replaces a part of a description.
+fn reword(described: &mut Value, from: &str, to: &str) {
+    if let Some(Value::String(text)) = described.get_mut("description") {
+        *text = text.replace(from, to);
     }
 }
 

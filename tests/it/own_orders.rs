@@ -244,6 +244,27 @@ fn the_contract_has_the_schema() {
 }
 
 #[test]
+fn the_contract_says_nothing_of_the_built_in_order() {
+    let app = with_schema(&report());
+    for (order_id, said) in [("/id", "`/from` and `/id`"), ("none", "`Idempotency-Key`")] {
+        let data = Directory::new();
+        let settings = [&schema_settings(&app)[..], &[("ORDER_ID", order_id)]].concat();
+        let contract = contract(&Handler::start(data.path(), &settings));
+
+        let text = contract.to_string();
+        for of_the_built_in in ["`customerId` and `orderId`", "A-1001", "SKU-1", "/items/0/quantity", "total_too_large", "totalling"] {
+            assert!(!text.contains(of_the_built_in), "{of_the_built_in}");
+        }
+        let post = &contract["paths"]["/orders"]["post"];
+        assert!(post["description"].as_str().unwrap().contains(said), "{post}");
+        let conflict = post["responses"]["409"]["description"].as_str();
+        assert_eq!(conflict.map(|text| text.contains(said)), (order_id != "none").then_some(true), "{post}");
+        let accepted = "/responses/202/content/application~1json/example/status";
+        assert_eq!(post.pointer(accepted), Some(&json!("accepted")), "it is the same for every order");
+    }
+}
+
+#[test]
 fn every_reference_of_the_contract_leads_to_a_part_of_it() {
     let mut schema = report();
     schema["$id"] = "report".into();
