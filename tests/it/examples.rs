@@ -5,23 +5,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Host, Program, eventually, free_port, repository, request, skipped, try_request};
+use crate::support::{Directory, Host, Program, eventually, free_port, has, repository, request, try_request};
 
 /// What `examples/start` has started; stopped at the end.
 struct Example {
     host: Host,
     backend: u16,
     _data: Directory,
-}
-
-/// Whether this program is here. `REQUIRE_ALL=1` makes it a failure that it is not.
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{program} not found");
-        skipped(&format!("{program} not found"));
-    }
-    found
 }
 
 impl Example {

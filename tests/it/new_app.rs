@@ -5,24 +5,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Host, Program, eventually, free_port, repository, request, skipped, try_request};
+use crate::support::{Directory, Host, Program, eventually, free_port, has, repository, request, skipped, try_request};
 
 fn waybill(arguments: &[&str]) -> (Option<i32>, Vec<String>) {
     let (status, lines) = Program::waybill(arguments, &[]).end();
     (status.code(), lines)
-}
-
-fn require_all() -> bool {
-    std::env::var("REQUIRE_ALL").as_deref() == Ok("1")
-}
-
-fn has_python() -> bool {
-    let found = Command::new("python3").arg("--version").output().is_ok();
-    if !found {
-        assert!(!require_all(), "python3 not found");
-        skipped("python3 not found");
-    }
-    found
 }
 
 /// The app's `work.py`, and the host for it.
@@ -41,7 +28,7 @@ fn sample(app: &Path) -> Value {
 
 #[test]
 fn a_new_app_does_the_work_of_its_sample_order_and_is_not_written_over() {
-    if !has_python() {
+    if !has("python3") {
         return;
     }
     let directory = Directory::new();
@@ -63,7 +50,7 @@ fn a_new_app_does_the_work_of_its_sample_order_and_is_not_written_over() {
 
 #[test]
 fn a_new_app_takes_a_schema_and_the_files_beside_it() {
-    if !has_python() {
+    if !has("python3") {
         return;
     }
     let directory = Directory::new();
@@ -90,7 +77,7 @@ fn a_new_app_takes_a_schema_and_the_files_beside_it() {
 
 #[test]
 fn a_new_app_in_rust_does_the_work_of_its_sample_order() {
-    if !require_all() {
+    if std::env::var("REQUIRE_ALL").as_deref() != Ok("1") {
         return skipped("it compiles Waybill once more: REQUIRE_ALL=1 runs it");
     }
     let directory = Directory::new();

@@ -500,3 +500,13 @@ pub fn submit_until_accepted(port: u16, order_id: &str, tried_again: &[u16]) -> 
 pub fn events(status: &Value) -> Vec<&str> {
     status["history"].as_array().unwrap().iter().map(|transition| transition["event"].as_str().unwrap()).collect()
 }
+
+/// Whether this program is here. `REQUIRE_ALL=1` makes it a failure that it is not.
+pub fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{program} not found");
+        skipped(&format!("{program} not found"));
+    }
+    found
+}
