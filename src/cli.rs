@@ -4,6 +4,8 @@ pub mod serve;
 #[cfg(feature = "local")]
 pub mod local;
 #[cfg(feature = "local")]
+mod app_files;
+#[cfg(feature = "local")]
 pub mod demo;
 #[cfg(feature = "local")]
 mod doctor;

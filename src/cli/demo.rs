@@ -19,19 +19,12 @@ use serde_json::Value;
 use serving::stop::StopSignals;
 use tokio::sync::oneshot;
 
+use crate::cli::app_files::{APP, SETTINGS};
 use crate::cli::{self, local};
 use crate::config::LogConfig;
 
-/// The app, as it is deployed: the demo runs from any directory.
-const APP: [(&str, &str); 7] = [
-    ("host.json", include_str!("../../host.json")),
-    ("local.settings.json", include_str!("../../local.settings.json.example")),
-    ("OrderIngress/function.json", include_str!("../../OrderIngress/function.json")),
-    ("OrderProcessor/function.json", include_str!("../../OrderProcessor/function.json")),
-    ("OrderStatus/function.json", include_str!("../../OrderStatus/function.json")),
-    ("OrderDeadLetter/function.json", include_str!("../../OrderDeadLetter/function.json")),
-    ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
-];
+/// The name of the settings of this machine in an app's folder.
+const SETTINGS_NAME: &str = "local.settings.json";
 const ORDER: &str = include_str!("../../samples/order.json");
 /// The pause before each of the four stages, so that there is progress to see.
 const WORK_DELAY: &str = "400ms";
@@ -80,11 +73,10 @@ pub enum Shown {
 /// Runs the demo. `Err`: what went wrong.
 pub fn run(environment: &BTreeMap<String, String>) -> Result<Shown, Vec<String>> {
     let stage = Stage::set(environment)?;
-    let mut app: BTreeMap<_, _> = APP.into_iter().collect();
-    app.insert(APP[1].0, &stage.settings);
-    for (path, text) in app {
+    for (path, text) in APP {
         stage.write(path, text)?;
     }
+    stage.write(SETTINGS_NAME, &stage.settings)?;
     let handler = std::env::current_exe().map_err(|error| vec![error.to_string()])?;
     stage.play(Some(handler), Voice::Telling)
 }
@@ -117,7 +109,7 @@ impl Stage {
         }
         cli::start_log(&log);
         let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
-        let mut settings: Value = serde_json::from_str(APP[1].1).map_err(|error| vec![error.to_string()])?;
+        let mut settings: Value = serde_json::from_str(SETTINGS).map_err(|error| vec![error.to_string()])?;
         settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
         settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
         Ok(Self { directory, taken, settings: settings.to_string() })
@@ -134,7 +126,7 @@ impl Stage {
 
     /// Starts the app that is in the folder by now, by its own host.json, and follows one order to its end without a word.
     pub(super) fn try_out(self) -> Result<(), Vec<String>> {
-        self.write(APP[1].0, &self.settings)?;
+        self.write(SETTINGS_NAME, &self.settings)?;
         match self.play(None, Voice::Silent)? {
             Shown::Whole => Ok(()),
             Shown::Stopped => Err(vec!["stopped before the order was completed".into()]),

@@ -9,23 +9,9 @@ use clap::{Args, ValueEnum};
 use order_schema::Schema;
 use serde_json::{Map, Value, json};
 
+use crate::cli::app_files::{APP, HOST};
 use crate::domain::form::Rules;
 
-/// The functions and the host's file, as they are deployed.
-const APP: [(&str, &str); 12] = [
-    ("host.json", include_str!("../../host.json")),
-    ("Doctor/function.json", include_str!("../../Doctor/function.json")),
-    ("Health/function.json", include_str!("../../Health/function.json")),
-    ("OpenApi/function.json", include_str!("../../OpenApi/function.json")),
-    ("OrderCancel/function.json", include_str!("../../OrderCancel/function.json")),
-    ("OrderDeadLetter/function.json", include_str!("../../OrderDeadLetter/function.json")),
-    ("OrderIngress/function.json", include_str!("../../OrderIngress/function.json")),
-    ("OrderList/function.json", include_str!("../../OrderList/function.json")),
-    ("OrderProcessor/function.json", include_str!("../../OrderProcessor/function.json")),
-    ("OrderShow/function.json", include_str!("../../OrderShow/function.json")),
-    ("OrderStatus/function.json", include_str!("../../OrderStatus/function.json")),
-    ("OrderSweeper/function.json", include_str!("../../OrderSweeper/function.json")),
-];
 /// The schema without `--schema`.
 const SCHEMA: &str = include_str!("../../examples/report.schema.json");
 /// Its name in the new folder.
@@ -89,7 +75,7 @@ fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
             (include_str!("new/http.md"), include_str!("new/http.yml"))
         }
         Place::Rust => {
-            let host = APP[0].1.replace("\"defaultExecutablePath\": \"waybill\"", &format!("\"defaultExecutablePath\": \"{name}\""));
+            let host = HOST.replace("\"defaultExecutablePath\": \"waybill\"", &format!("\"defaultExecutablePath\": \"{name}\""));
             files.insert("host.json".into(), host);
             let sources = options.sources.clone().unwrap_or_else(|| SOURCES.into());
             let lock = fs::read_to_string(sources.join("Cargo.lock"));
@@ -177,21 +163,4 @@ fn write(folder: &Path, files: &BTreeMap<String, String>) -> std::io::Result<()>
         OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes())?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::functions::routes::FUNCTIONS;
-
-    #[test]
-    fn a_new_app_has_every_function_and_so_has_the_example() {
-        for name in FUNCTIONS {
-            let path = format!("{name}/function.json");
-            let text = APP.iter().find(|(file, _)| *file == path).map(|(_, text)| *text);
-            let example = fs::read_to_string(Path::new(SOURCES).join("examples/own-work").join(&path)).ok();
-            assert_eq!(example.as_deref(), text, "{path}");
-        }
-        assert_eq!(APP.len(), FUNCTIONS.len() + 1);
-    }
 }
