@@ -14,7 +14,7 @@ use crate::domain::form::Rules;
 
 /// The schema without `--schema`.
 const SCHEMA: &str = include_str!("../../examples/report.schema.json");
-/// Its name in the new folder.
+/// Its name in the new folder; a schema of one's own keeps its name.
 const SCHEMA_NAME: &str = "order.schema.json";
 /// The settings of this machine.
 const SETTINGS: &str = include_str!("../../examples/own-work/local.settings.json.example");
@@ -56,23 +56,24 @@ pub(super) fn run(options: &Options) -> Result<(), Vec<String>> {
 fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
     let name = options.name.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
     let name = name.ok_or("the name of an app has small letters, digits and -, and begins with a letter, such as render-reports")?;
+    let schema = OwnSchema::read(options.schema.as_deref())?;
+    let order = Order::of(&schema.root);
     let mut files: BTreeMap<String, String> = APP.into_iter().map(|(path, text)| (path.into(), text.into())).collect();
-    let schema = schema(options, &mut files)?;
-    let order = Order::of(&schema);
     files.insert("order.json".into(), order.sample + "\n");
 
     let mut settings: Value = serde_json::from_str(SETTINGS).map_err(|error| error.to_string())?;
-    settings["Values"]["ORDER_SCHEMA"] = SCHEMA_NAME.into();
+    settings["Values"]["ORDER_SCHEMA"] = schema.name().into();
     for (name, is_there) in [("ORDER_ID", order.has_id), ("ORDER_CUSTOMER", order.has_customer)] {
         if !is_there {
             settings["Values"][name] = "none".into();
         }
     }
-    let (readme, workflow) = match options.work {
+    let readme = match options.work {
         Place::Http => {
             settings["Values"]["FULFILLMENT_URL"] = "http://127.0.0.1:9000/work".into();
             files.insert("work.py".into(), include_str!("new/work.py").into());
-            (include_str!("new/http.md"), include_str!("new/http.yml"))
+            files.insert(".github/workflows/ci.yml".into(), include_str!("new/http.yml").replace("SCHEMA", &quoted(schema.name())));
+            include_str!("new/http.md")
         }
         Place::Rust => {
             let host = HOST.replace("\"defaultExecutablePath\": \"waybill\"", &format!("\"defaultExecutablePath\": \"{name}\""));
@@ -83,15 +84,16 @@ fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
             files.insert("Cargo.lock".into(), lock);
             files.insert("Cargo.toml".into(), manifest(name, &sources)?);
             files.insert("src/main.rs".into(), include_str!("new/work.rs").into());
-            (include_str!("new/rust.md"), include_str!("new/rust.yml"))
+            include_str!("new/rust.md")
         }
     };
     let key = if order.has_id { "" } else { "-H \"Idempotency-Key: $(date +%s)\" " };
-    files.insert("README.md".into(), readme.replace("NAME", name).replace("KEY", key).replace("SCHEMA", SCHEMA_NAME));
-    files.insert(".github/workflows/ci.yml".into(), workflow.into());
+    let readme = readme.replace("NAME", name).replace("KEY", key);
+    files.insert("README.md".into(), readme.replace("`SCHEMA`", &format!("`{}`", schema.name())).replace("SCHEMA", &quoted(schema.name())));
     files.insert(".gitignore".into(), "/target\n/.waybill\n/local.settings.json\n".into());
     let settings = serde_json::to_string_pretty(&settings).map_err(|error| error.to_string())?;
     files.insert("local.settings.json.example".into(), settings + "\n");
+    schema.add_to(&mut files)?;
     Ok(files)
 }
 
@@ -100,25 +102,46 @@ fn is_name(name: &str) -> bool {
     name.starts_with(|letter: char| letter.is_ascii_lowercase()) && name.bytes().all(is_known)
 }
 
-/// Takes the schema and the files beside it, and reads it.
-fn schema(options: &Options, files: &mut BTreeMap<String, String>) -> Result<Value, String> {
-    let Some(path) = &options.schema else {
-        files.insert(SCHEMA_NAME.into(), SCHEMA.into());
-        return serde_json::from_str(SCHEMA).map_err(|error| error.to_string());
-    };
-    let loaded = Schema::load(path).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))?;
-    let mut root = Value::Null;
-    for (index, (name, document)) in loaded.documents().iter().enumerate() {
-        let text = fs::read_to_string(path.with_file_name(name)).map_err(|error| format!("{name}: {error}"))?;
-        let name = if index == 0 { SCHEMA_NAME } else { name };
-        if files.insert(name.to_owned(), text).is_some() {
-            return Err(format!("{name} is a file of the app: give the file beside the schema another name"));
-        }
-        if index == 0 {
-            root = document.clone();
-        }
+/// A file name as one word of a shell.
+fn quoted(name: &str) -> String {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if is_plain { name.to_owned() } else { format!("'{}'", name.replace('\'', r"'\''")) }
+}
+
+/// The schema of an order, and the files beside it that it refers to.
+struct OwnSchema {
+    root: Value,
+    /// Name and text of each file, the schema's own first. They keep their names, by which they refer to each other.
+    files: Vec<(String, String)>,
+}
+
+impl OwnSchema {
+    fn read(path: Option<&Path>) -> Result<Self, String> {
+        let Some(path) = path else {
+            let root = serde_json::from_str(SCHEMA).map_err(|error| error.to_string())?;
+            return Ok(Self { root, files: vec![(SCHEMA_NAME.into(), SCHEMA.into())] });
+        };
+        let loaded = Schema::load(path).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))?;
+        let text = |name: &str| fs::read_to_string(path.with_file_name(name)).map_err(|error| format!("{name}: {error}"));
+        let files = loaded.documents().iter().map(|(name, _)| Ok((name.clone(), text(name)?))).collect::<Result<_, String>>()?;
+        let root = loaded.documents().first().map(|(_, root)| root.clone()).unwrap_or_default();
+        Ok(Self { root, files })
     }
-    Ok(root)
+
+    fn name(&self) -> &str {
+        self.files.first().map_or(SCHEMA_NAME, |(name, _)| name)
+    }
+
+    /// Adds the files to those of the app. `Err`: the app has one of this name.
+    fn add_to(self, files: &mut BTreeMap<String, String>) -> Result<(), String> {
+        for (name, text) in self.files {
+            if files.contains_key(&name) {
+                return Err(format!("{name} of the schema is also a file of the app: give the schema's another name"));
+            }
+            files.insert(name, text);
+        }
+        Ok(())
+    }
 }
 
 /// What a schema says of the names that the engine needs, and an order to begin with.
@@ -146,8 +169,9 @@ fn manifest(name: &str, sources: &Path) -> Result<String, String> {
     let sources = Value::from(sources.to_str().ok_or("the path of the sources is not UTF-8")?);
     Ok(format!(
         "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\npublish = false\n\n\
+         # The path is of this machine: README.md says what to put in its place.\n\
          [dependencies]\nwaybill = {{ path = {sources}, default-features = false }}\nserde_json = \"1\"\n\n\
-         [profile.dev]\ndebug = \"line-tables-only\"\n\n\
+         [profile.dev]\ndebug = \"line-tables-only\"\n\n[profile.dev.package.\"*\"]\ndebug = false\n\n\
          # What `waybill package` builds.\n[profile.dist]\ninherits = \"release\"\nlto = \"fat\"\ncodegen-units = 1\nstrip = true\n\n\
          # No part of another workspace, wherever the folder is.\n[workspace]\n"
     ))

@@ -76,6 +76,62 @@ fn a_new_app_takes_a_schema_and_the_files_beside_it() {
 }
 
 #[test]
+fn the_files_of_a_schema_keep_their_names() {
+    let directory = Directory::new();
+    let schema = json!({
+        "type": "object", "properties": { "to": { "$ref": "people.json#/$defs/name" }, "name": { "type": "string" } },
+    });
+    let path = directory.write("my letter.json", &schema.to_string());
+    directory.write("people.json", r#"{ "$defs": { "name": { "$ref": "my%20letter.json#/properties/name" } } }"#);
+    let app = directory.path().join("letters");
+    let made = waybill(&["new", app.to_str().unwrap(), "--schema", path.to_str().unwrap()]);
+    assert_eq!(made.0, Some(0), "{:?}", made.1);
+
+    let read = |name: &str| std::fs::read_to_string(app.join(name)).unwrap();
+    assert_eq!(read("my letter.json"), schema.to_string());
+    assert!(read("README.md").contains("--include 'my letter.json'"), "{}", read("README.md"));
+    assert!(read(".github/workflows/ci.yml").contains("json.tool 'my letter.json' >"));
+    let settings: Value = serde_json::from_str(&read("local.settings.json.example")).unwrap();
+    assert_eq!(settings["Values"]["ORDER_SCHEMA"], "my letter.json");
+    let (code, lines) = waybill(&["settings", "--app", app.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "the schema is whole in its new place: {lines:?}");
+}
+
+#[test]
+fn a_file_of_a_schema_is_not_written_over_by_one_of_the_app() {
+    let directory = Directory::new();
+    for (index, (root, beside)) in
+        [("letter.json", "order.json"), ("letter.json", "host.json"), ("order.json", "people.json")].into_iter().enumerate()
+    {
+        let path = directory.write(&format!("{index}/{root}"), &json!({ "properties": { "to": { "$ref": beside } } }).to_string());
+        directory.write(&format!("{index}/{beside}"), r#"{ "type": "string" }"#);
+        let app = directory.path().join(format!("app-{index}"));
+
+        let (code, lines) = waybill(&["new", app.to_str().unwrap(), "--schema", path.to_str().unwrap()]);
+
+        assert_eq!(code, Some(1), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("is also a file of the app: give the schema's another name")), "{lines:?}");
+        assert!(!app.exists());
+    }
+}
+
+#[test]
+fn a_new_app_in_rust_has_no_workflow_that_could_not_pass() {
+    let directory = Directory::new();
+    let app = directory.path().join("render-reports");
+    assert_eq!(waybill(&["new", app.to_str().unwrap(), "--work", "rust", "--sources", repository().to_str().unwrap()]).0, Some(0));
+
+    let read = |name: &str| std::fs::read_to_string(app.join(name)).unwrap();
+    assert!(!app.join(".github").exists());
+    assert!(read("README.md").contains("Before the folder leaves this machine"));
+    let dependencies = "[profile.dev.package.\"*\"]\ndebug = false\n";
+    assert!(
+        read("Cargo.toml").contains(dependencies)
+            && std::fs::read_to_string(repository().join("Cargo.toml")).unwrap().contains(dependencies)
+    );
+}
+
+#[test]
 fn a_new_app_in_rust_does_the_work_of_its_sample_order() {
     if std::env::var("REQUIRE_ALL").as_deref() != Ok("1") {
         return skipped("it compiles Waybill once more: REQUIRE_ALL=1 runs it");

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationError, Validator};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use waybill_domain::form::Rules;
 use waybill_domain::order::Violation;
@@ -21,6 +22,23 @@ const MAX_FILE: u64 = 1024 * 1024;
 const MAX_WORK: u64 = 200_000;
 /// Scheme of the URIs under which the files are known to each other.
 const SCHEME: &str = "beside";
+/// What the path of a URI cannot contain (RFC 3986 section 3.3).
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// A schema that is ready to check orders.
 #[derive(Debug)]
@@ -45,7 +63,7 @@ impl Schema {
         let read_files = Arc::new(Mutex::new(vec![(name.clone(), root.clone())]));
         let validator = jsonschema::options()
             .with_draft(Draft::Draft202012)
-            .with_base_uri(format!("{SCHEME}:/{name}"))
+            .with_base_uri(format!("{SCHEME}:/{}", utf8_percent_encode(&name, NOT_IN_PATHS)))
             .with_retriever(Beside { directory, read_files: Arc::clone(&read_files) })
             .with_pattern_options(PatternOptions::regex())
             .should_validate_formats(true)
@@ -120,7 +138,11 @@ impl Retrieve for Beside {
             return Err("references lead only to files beside the schema; nothing is fetched".into());
         };
         let document = read(&self.directory.join(&*name))?;
-        self.read_files.lock().unwrap_or_else(PoisonError::into_inner).push((name.into_owned(), document.clone()));
+        let mut read_files = self.read_files.lock().unwrap_or_else(PoisonError::into_inner);
+        // With an `$id` of its own a file is asked for again under its name.
+        if read_files.iter().all(|(known, _)| *known != *name) {
+            read_files.push((name.into_owned(), document.clone()));
+        }
         Ok(document)
     }
 }
