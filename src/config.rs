@@ -192,7 +192,7 @@ impl LogConfig {
 /// Checks the settings of an app on this machine before its handler is started with `environment`. Problems prevent the start;
 /// warnings are about `values` that nothing reads.
 pub fn check(app: &Path, values: &BTreeMap<String, String>, environment: &BTreeMap<String, String>) -> Result<Vec<String>, Vec<String>> {
-    let problems = Config::problems(environment);
+    let problems = Config::problems(environment, false);
     if problems.is_empty() { Ok(spelling::in_values(values, app)) } else { Err(problems) }
 }
 
@@ -213,9 +213,9 @@ impl Config {
         settings.ended(config)
     }
 
-    /// Lists all mistakes in settings outside a handler. Only a handler has a port.
-    pub fn problems(environment: &BTreeMap<String, String>) -> Vec<String> {
-        let mut settings = Settings { environment, own_work: false, problems: Vec::new() };
+    /// Lists all mistakes in settings outside a handler, which may have work compiled into it. Only a handler has a port.
+    pub fn problems(environment: &BTreeMap<String, String>, own_work: bool) -> Vec<String> {
+        let mut settings = Settings { environment, own_work, problems: Vec::new() };
         let port = if settings.text(PORT).is_some() { settings.port() } else { 0 };
         Self::gather(&mut settings, port);
         settings.problems
@@ -362,6 +362,8 @@ impl<'a> Settings<'a> {
         let has_cosmos = cosmos::is_mentioned(self);
         let cosmos = "CosmosConnection is not set, but {} is: set the connection too, or neither database nor container";
         let backend = "FULFILLMENT_URL is not set, but {} is: set both, or neither";
+        let authorization =
+            if self.own_work { "{} is for FULFILLMENT_URL, and the work is part of this handler: unset it" } else { backend };
         let own = "{} is for orders of your own, and FULFILLMENT_URL, which does their work, is not set: set both, or neither";
         let built_in = if self.own_work {
             "{} is for the built-in work, which the work of this handler replaces: unset it"
@@ -370,7 +372,7 @@ impl<'a> Settings<'a> {
         };
         for (name, has_effect, problem) in [
             ("FULFILLMENT_TIMEOUT", has_own_work, backend),
-            ("FULFILLMENT_AUTHORIZATION", has_backend, backend),
+            ("FULFILLMENT_AUTHORIZATION", has_backend, authorization),
             ("ORDER_SCHEMA", has_own_work, own),
             ("ORDER_ID", has_own_work, own),
             ("ORDER_CUSTOMER", has_own_work, own),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use serving::terminal::printable;
 
 use crate::config::catalogue::{ALL, DefaultValue, Setting};
@@ -59,8 +60,20 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
     for warning in warnings {
         eprintln!("waybill: {}", printable(&warning));
     }
-    problems.extend(Config::problems(&all));
+    problems.extend(Config::problems(&all, has_own_work(&options.app)));
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Whether work is compiled into the handler of the app in this folder: its host.json names another program than `waybill`.
+pub(super) fn has_own_work(app: &Path) -> bool {
+    let Ok(host) = host_json::text_of(&app.join("host.json")).and_then(|text| host_json::parse(&text)) else { return false };
+    let place = ["customHandler", "description", "defaultExecutablePath"];
+    // The host ignores case in names.
+    let program = place
+        .into_iter()
+        .try_fold(&host, |value, part| value.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(part)).map(|(_, value)| value));
+    let program = program.and_then(Value::as_str).map(|program| Path::new(program.trim()));
+    program.and_then(Path::file_stem).is_some_and(|stem| !stem.eq_ignore_ascii_case("waybill"))
 }
 
 /// `Values` of the app's settings. A deployed app has no such file, and its build does not read one.

@@ -126,6 +126,23 @@ fn a_handler_with_work_of_its_own_refuses_the_work_of_another() {
 }
 
 #[test]
+fn settings_are_judged_by_the_work_that_the_app_has() {
+    let app = repository().join("examples/own-work");
+    let judged = |settings: &[(&str, &str)]| {
+        let (status, lines) = Program::waybill(&["settings", "--app", app.to_str().unwrap()], settings).end();
+        (status.code(), lines)
+    };
+
+    let good = judged(&[("ORDER_ID", "/id"), ("FULFILLMENT_TIMEOUT", "1m")]);
+    let wrong = judged(&[("FULFILLMENT_AUTHORIZATION", "Bearer x")]);
+
+    assert_eq!(good.0, Some(0), "{:?}", good.1);
+    let why = "FULFILLMENT_AUTHORIZATION is for FULFILLMENT_URL, and the work is part of this handler: unset it";
+    assert!(wrong.0 == Some(1) && wrong.1.iter().any(|line| line.contains(why)), "{:?}", wrong.1);
+    assert!(!wrong.1.iter().any(|line| line.contains("set both")), "{:?}", wrong.1);
+}
+
+#[test]
 fn the_example_has_the_functions_of_the_app_and_few_lines() {
     let (own, ours) = (repository().join("examples/own-work"), repository());
     let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();

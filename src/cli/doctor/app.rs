@@ -12,6 +12,7 @@ use packaging::elf;
 use serde_json::Value;
 
 use crate::cli::package::executable;
+use crate::cli::settings::has_own_work;
 use crate::config::{Config, function_timeout, spelling};
 use crate::functions::doctor::finding::{
     APP_UNREADABLE, EXTENSION_BUNDLE, EXTENSION_VERSION, FORWARDING, FUNCTION_DISABLED, FUNCTION_LEFT_OUT, FUNCTION_MISSING,
@@ -173,7 +174,8 @@ fn settings(values: &Settings, folder: &Path, are_deployed: bool) -> Vec<Finding
     } else {
         ("local.settings.json", "correct local.settings.json; docs/settings.md has each setting")
     };
-    let mut found: Vec<_> = Config::problems(&all).into_iter().map(|problem| Finding::of(&SETTING, problem, set)).collect();
+    let mut found: Vec<_> =
+        Config::problems(&all, has_own_work(folder)).into_iter().map(|problem| Finding::of(&SETTING, problem, set)).collect();
     let warnings = spelling::in_environment(values.keys().map(String::as_str)).into_iter().chain(spelling::in_values(values, folder));
     found.extend(warnings.map(|warning| Finding::of(&SETTING_WITHOUT_EFFECT, warning, set)));
     if are_deployed {
