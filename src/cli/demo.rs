@@ -25,7 +25,10 @@ use crate::config::LogConfig;
 
 /// The name of the settings of this machine in an app's folder.
 const SETTINGS_NAME: &str = "local.settings.json";
-const ORDER: &str = include_str!("../../samples/order.json");
+/// The built-in order that is sent.
+pub(super) const ORDER: &str = include_str!("../../samples/order.json");
+/// The key of an order that an app is tried with: one without a number needs a key.
+const KEY: &str = "waybill-check";
 /// The pause before each of the four stages, so that there is progress to see.
 const WORK_DELAY: &str = "400ms";
 /// The pause between two looks at the status.
@@ -76,9 +79,19 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<Shown, Vec<String>>
     for (path, text) in APP {
         stage.write(path, text)?;
     }
-    stage.write(SETTINGS_NAME, &stage.settings)?;
+    let mut settings = serde_json::from_str(SETTINGS).map_err(|error| vec![error.to_string()])?;
+    set(&mut settings, "WORK_DELAY", WORK_DELAY);
+    stage.write_settings(settings)?;
     let handler = std::env::current_exe().map_err(|error| vec![error.to_string()])?;
-    stage.play(Some(handler), Voice::Telling)
+    stage.play(Some(handler), &Trial::Order(ORDER.into()), Voice::Telling)
+}
+
+/// What an app does once it is started.
+pub(super) enum Trial {
+    /// This order goes to its end.
+    Order(Vec<u8>),
+    /// The app says of itself that it is ready.
+    Health,
 }
 
 /// Whether an order's way is told on stdout.
@@ -93,8 +106,8 @@ pub(super) struct Stage {
     directory: Directory,
     /// What is taken from the environment.
     taken: BTreeMap<String, String>,
-    /// Its local.settings.json: the example, with work that can be watched.
-    settings: String,
+    /// The levels of its log lines (`RUST_LOG`).
+    levels: String,
 }
 
 impl Stage {
@@ -109,10 +122,7 @@ impl Stage {
         }
         cli::start_log(&log);
         let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
-        let mut settings: Value = serde_json::from_str(SETTINGS).map_err(|error| vec![error.to_string()])?;
-        settings["Values"]["WORK_DELAY"] = WORK_DELAY.into();
-        settings["Values"]["RUST_LOG"] = log.levels.as_str().into();
-        Ok(Self { directory, taken, settings: settings.to_string() })
+        Ok(Self { directory, taken, levels: log.levels })
     }
 
     /// The folder of the app; it does not exist yet.
@@ -124,26 +134,39 @@ impl Stage {
         write(&self.app().join(path), text).map_err(|error| vec![format!("cannot write {path}: {error}")])
     }
 
-    /// Starts the app that is in the folder by now, by its own host.json, and follows one order to its end without a word.
-    pub(super) fn try_out(self) -> Result<(), Vec<String>> {
-        self.write(SETTINGS_NAME, &self.settings)?;
-        match self.play(None, Voice::Silent)? {
+    /// Writes the settings of this machine, with levels for log lines.
+    fn write_settings(&self, mut settings: Value) -> Result<(), Vec<String>> {
+        set(&mut settings, "RUST_LOG", &self.levels);
+        self.write(SETTINGS_NAME, &settings.to_string())
+    }
+
+    /// Starts the app that is in the folder by now, by its own host.json and with these settings, and tries it without a word.
+    pub(super) fn try_out(self, settings: Value, trial: &Trial) -> Result<(), Vec<String>> {
+        self.write_settings(settings)?;
+        match self.play(None, trial, Voice::Silent)? {
             Shown::Whole => Ok(()),
-            Shown::Stopped => Err(vec!["stopped before the order was completed".into()]),
+            Shown::Stopped => Err(vec!["stopped before the end".into()]),
         }
     }
 
-    fn play(self, handler: Option<PathBuf>, voice: Voice) -> Result<Shown, Vec<String>> {
+    fn play(self, handler: Option<PathBuf>, trial: &Trial, voice: Voice) -> Result<Shown, Vec<String>> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
-        let ended = runtime.block_on(walk(&self, handler, voice));
+        let ended = runtime.block_on(walk(&self, handler, trial, voice));
         runtime.shutdown_background();
         ended
     }
 }
 
-/// One order through the app; `handler` instead of the one its host.json names.
-async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<Shown, Vec<String>> {
+/// Sets a value of a local.settings.json.
+fn set(settings: &mut Value, name: &str, value: &str) {
+    if let Some(values) = settings.get_mut("Values").and_then(Value::as_object_mut) {
+        values.insert(name.into(), value.into());
+    }
+}
+
+/// One trial of the app; `handler` instead of the one its host.json names.
+async fn walk(stage: &Stage, handler: Option<PathBuf>, trial: &Trial, voice: Voice) -> Result<Shown, Vec<String>> {
     let arguments = Arguments {
         app: stage.app(),
         port: Some(0),
@@ -168,7 +191,13 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<S
     let show = async {
         let shown = match up.await {
             Ok(Up { address, .. }) => {
-                tokio::time::timeout(PATIENCE, show(address, voice)).await.unwrap_or_else(|_| Err("the order did not end in time".into()))
+                let (tried, late) = match trial {
+                    Trial::Order(order) => {
+                        (tokio::time::timeout(PATIENCE, show(address, order.clone(), voice)).await, "the order did not end in time")
+                    }
+                    Trial::Health => (tokio::time::timeout(PATIENCE, ready(address)).await, "/api/health did not say ready in time"),
+                };
+                tried.unwrap_or_else(|_| Err(late.into()))
             }
             Err(_) => Ok(()), // the host says itself why it did not start
         };
@@ -189,14 +218,17 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, voice: Voice) -> Result<S
 }
 
 /// Sends the order and follows it to its end.
-async fn show(address: SocketAddr, voice: Voice) -> Result<(), String> {
+async fn show(address: SocketAddr, order: Vec<u8>, voice: Voice) -> Result<(), String> {
     let client = Client::builder(TokioExecutor::new()).build_http();
     say!(voice, "An order comes in:\n\n    POST http://{address}/api/orders\n");
-    let request = Request::post(format!("http://{address}/api/orders")).header("Content-Type", "application/json");
-    let (status, accepted) = ask(&client, request.body(Full::new(Bytes::from_static(ORDER.as_bytes())))).await?;
+    let mut request = Request::post(format!("http://{address}/api/orders")).header("Content-Type", "application/json");
+    if voice == Voice::Silent {
+        request = request.header("Idempotency-Key", KEY);
+    }
+    let (status, accepted) = ask(&client, request.body(Full::new(Bytes::from(order)))).await?;
     say!(voice, "It is on disk before it is answered:\n\n    {status}\n{}\n", indented(&accepted));
     if status != StatusCode::ACCEPTED {
-        return Err(format!("the order was answered with {status}"));
+        return Err(format!("the order was answered with {status}: {accepted}"));
     }
     let url = accepted["statusUrl"].as_str().ok_or("the answer has no statusUrl")?;
     say!(voice, "Its progress:\n\n    GET {url}\n");
@@ -219,6 +251,19 @@ async fn show(address: SocketAddr, voice: Voice) -> Result<(), String> {
             }
             Some("failed" | "cancelled") => return Err(format!("the order ended as {record}")),
             _ => tokio::time::sleep(LOOK_PERIOD).await,
+        }
+    }
+}
+
+/// Waits until the app says that it is ready.
+async fn ready(address: SocketAddr) -> Result<(), String> {
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    loop {
+        match ask(&client, Request::get(format!("http://{address}/api/health")).body(Full::default())).await? {
+            (StatusCode::OK, _) => return Ok(()),
+            // Its store is being opened.
+            (StatusCode::SERVICE_UNAVAILABLE, _) => tokio::time::sleep(LOOK_PERIOD).await,
+            (status, body) => return Err(format!("/api/health was answered with {status}: {body}")),
         }
     }
 }

@@ -11,7 +11,9 @@ use packaging::build::{self, Built, Plan};
 use packaging::{elf, sbom};
 use serde_json::Value;
 
-use crate::cli::demo;
+use crate::cli::app_files::SETTINGS;
+use crate::cli::demo::{self, ORDER, Trial};
+use crate::cli::settings::has_own_work;
 use crate::functions::routes;
 
 /// Options of `waybill package`.
@@ -38,7 +40,8 @@ pub(super) struct Options {
     /// One more file or folder of the app to pack, such as a schema. May be given again.
     #[arg(long, value_name = "PATH")]
     include: Vec<PathBuf>,
-    /// Unpack what was packed, start it under the stand-in for the host, and send one order to its end.
+    /// Unpack what was packed, start it under the stand-in for the host, and send one order to its end: the app's order.json or
+    /// samples/order.json. Where others do the work, or no order is known, the handler need only say that it is ready.
     #[arg(long)]
     check: bool,
 }
@@ -90,13 +93,14 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
 
     let archive = archive::pack(&files).map_err(one)?;
     let sha256 = archive::sha256(&archive);
-    if options.check {
-        check(&archive, environment)?;
-    }
+    let checked = options.check.then(|| check(options, &archive, environment)).transpose()?;
     let out = options.out.clone().unwrap_or_else(|| options.app.join("target/package"));
     let zip = write(&out, &archive, &sha256, built.as_ref()).map_err(one)?;
     println!("{}: {} files, {}, its binary {}", zip.display(), files.len(), mebibytes(archive.len()), mebibytes(size));
     println!("SHA-256 {sha256}");
+    if let Some(checked) = checked {
+        println!("{checked}");
+    }
     Ok(())
 }
 
@@ -196,12 +200,43 @@ fn open_to_tokens(content: &[u8]) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// Runs what was packed: what Azure would unpack and start.
-fn check(archive: &[u8], environment: &BTreeMap<String, String>) -> Result<(), Vec<String>> {
+/// Runs what was packed: what Azure would unpack and start. `Ok`: what was found, in words.
+fn check(options: &Options, archive: &[u8], environment: &BTreeMap<String, String>) -> Result<String, Vec<String>> {
+    let settings = settings(&options.app).map_err(|problem| vec![problem])?;
+    let (trial, found) = trial(&options.app, &settings).map_err(|problem| vec![problem])?;
     let stage = demo::Stage::set(environment)?;
     archive::unpack(archive, &stage.app()).map_err(|error| vec![format!("cannot unpack the package: {error}")])?;
-    let works = stage.try_out();
-    works.map_err(|problems| problems.into_iter().map(|problem| format!("the package does not work: {problem}")).collect())
+    let works = stage.try_out(settings, &trial);
+    works.map_err(|problems| problems.into_iter().map(|problem| format!("the package does not work: {problem}")).collect::<Vec<_>>())?;
+    Ok(format!("Checked: {found}"))
+}
+
+/// The settings that the app shows for a machine of one's own, else those for the built-in work.
+fn settings(app: &Path) -> Result<Value, String> {
+    let path = app.join("local.settings.json.example");
+    let text = if path.exists() { host_json::text_of(&path) } else { Ok(SETTINGS.into()) };
+    text.and_then(|text| parse(&text)).map_err(|problem| format!("{}: {problem}", path.display()))
+}
+
+/// What an app with these settings can be tried with alone, and what is known once it did that.
+fn trial(app: &Path, settings: &Value) -> Result<(Trial, String), String> {
+    const SAMPLES: [&str; 2] = ["order.json", "samples/order.json"];
+    let is_set = |name: &str| settings["Values"][name].as_str().is_some_and(|value| !value.trim().is_empty());
+    let ready = |why: &str| Ok((Trial::Health, format!("the handler starts and answers /api/health; no order was sent, since {why}")));
+    if is_set("FULFILLMENT_URL") {
+        return ready("FULFILLMENT_URL does the work");
+    }
+    if is_set("AUTH_ISSUER") {
+        return ready("callers need a token of AUTH_ISSUER");
+    }
+    if let Some(name) = SAMPLES.into_iter().find(|name| app.join(name).is_file()) {
+        let order = std::fs::read(app.join(name)).map_err(|error| format!("cannot read {}: {error}", app.join(name).display()))?;
+        return Ok((Trial::Order(order), format!("the order of {name} went to its end")));
+    }
+    if has_own_work(app) {
+        return ready("the app has work of its own, and neither order.json nor samples/order.json");
+    }
+    Ok((Trial::Order(ORDER.into()), "one order went to its end".into()))
 }
 
 /// Writes the archive and what stands beside it. Each appears whole or not at all.

@@ -204,6 +204,54 @@ fn a_package_that_does_not_work_is_not_written() {
     assert!(!app.path().join("target/package/waybill.zip").exists());
 }
 
+/// A static program that becomes this program: a package may hold it, and it is a handler.
+fn static_handler(folder: &Directory) -> PathBuf {
+    let becomes = serde_json::to_string(env!("CARGO_BIN_EXE_waybill")).unwrap();
+    let source = format!("#include <unistd.h>\nint main(int count, char **arguments) {{ return execv({becomes}, arguments); }}\n");
+    let source = folder.write("handler.c", &source);
+    let program = folder.path().join("handler");
+    assert!(Command::new("cc").arg("-static").arg("-o").args([&program, &source]).status().unwrap().success());
+    program
+}
+
+#[test]
+fn a_package_is_tried_with_what_its_app_has() {
+    let programs = Directory::new();
+    let handler = static_handler(&programs);
+    let settings = std::fs::read_to_string(repository().join("local.settings.json.example")).unwrap();
+    let backend = settings.replace("\"FULFILLMENT_URL\": \"\"", "\"FULFILLMENT_URL\": \"http://127.0.0.1:9/work\"");
+    let host = std::fs::read_to_string(repository().join("host.json")).unwrap();
+    let own_work = host.replace("\"defaultExecutablePath\": \"waybill\"", "\"defaultExecutablePath\": \"mine\"");
+    let order = std::fs::read_to_string(repository().join("samples/order.json")).unwrap();
+    let cases: [(&[(&str, &str)], Option<i32>, &str); 6] = [
+        (&[], Some(0), "Checked: one order went to its end"),
+        (&[("samples/order.json", &order)], Some(0), "Checked: the order of samples/order.json went to its end"),
+        (&[("order.json", "{}")], Some(1), "the package does not work: the order was answered with 400"),
+        (
+            &[("local.settings.json.example", &backend), ("order.json", "{}")],
+            Some(0),
+            "the handler starts and answers /api/health; no order was sent, since FULFILLMENT_URL does the work",
+        ),
+        (
+            &[("host.json", &own_work)],
+            Some(0),
+            "the handler starts and answers /api/health; no order was sent, since the app has work of its own",
+        ),
+        (&[("host.json", &own_work), ("order.json", &order)], Some(0), "Checked: the order of order.json went to its end"),
+    ];
+    for (files, expected, said) in cases {
+        let app = app();
+        for (path, text) in files {
+            app.write(path, text);
+        }
+
+        let (code, lines) = package(app.path(), &["--binary", handler.to_str().unwrap(), "--check"]);
+
+        assert_eq!(code, expected, "{said}: {lines:?}");
+        assert!(lines.iter().any(|line| line.contains(said)), "{said}: {lines:?}");
+    }
+}
+
 #[test]
 fn without_a_cargo_package_a_binary_is_asked_for() {
     let app = app();
