@@ -93,11 +93,11 @@ impl Fulfillment {
     }
 
     /// Does the work of a claimed order, and sends each step before the step begins. Dropped when the order is not the caller's any more.
-    pub async fn run(&self, permit: Permit, record: &Record, steps: mpsc::Sender<Step>, cancelled: watch::Receiver<bool>) -> Outcome {
+    pub async fn run(&self, permit: Permit, record: Record, steps: mpsc::Sender<Step>, cancelled: watch::Receiver<bool>) -> Outcome {
         let timeout = self.timeout.unwrap_or(FAR);
         let deadline = Instant::now() + timeout;
         let receiver = steps.clone();
-        let job = Job { record: record.clone(), permit, steps, cancelled: cancelled.clone(), deadline };
+        let job = Job { record, permit, steps, cancelled: cancelled.clone(), deadline };
         tokio::select! {
             told = tokio::time::timeout(timeout, self.work.run(job)) => match told {
                 Ok(told) => work::outcome(told, *cancelled.borrow()),

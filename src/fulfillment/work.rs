@@ -1,4 +1,4 @@
-//! Work in Rust: what a handler of one's own implements, and what it is told of an order.
+//! Work in Rust: the trait that a handler of one's own implements, and the try of an order that the trait gets.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ impl Failed {
     }
 }
 
-/// What a try came to, from the outcome of a work of ours.
+/// The result of a try in the form of the trait, from the outcome of a work of ours.
 pub(super) fn told(outcome: Outcome) -> Result<Done, Failed> {
     match outcome {
         Outcome::Ended(Verdict::Completed(result)) => Ok(Done(result)),

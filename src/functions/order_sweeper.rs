@@ -23,8 +23,7 @@ use crate::envelope::Answer;
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
-use crate::functions::told;
-use crate::functions::{self};
+use crate::functions::{self, told};
 use crate::outbound::backoff::Backoff;
 use crate::outbound::service_bus::Queue;
 use crate::store::{Replaced, StatusStore, StoreError};
@@ -109,7 +108,7 @@ struct Run<'a> {
     failures: usize,
 }
 
-/// What the orders of a run have in common.
+/// The state that the orders of a run share.
 #[derive(Default)]
 struct Shared {
     /// Whether the client of the queue has failed in this run: the host sends the other messages.
@@ -117,7 +116,7 @@ struct Shared {
     oldest: Oldest,
 }
 
-/// What became of an overdue order.
+/// The result of a look at an overdue order.
 enum Swept {
     /// It is no longer overdue.
     Moved,
@@ -195,14 +194,14 @@ impl<'a> Run<'a> {
                     self.failures += usize::from(!error.is_answer());
                 }
             }
-            let is_over = is_over(app, self.until, self.failures) || self.messages.len() >= self.most || self.bytes >= ANSWER_BYTES;
-            enough.fetch_or(is_over, Ordering::Relaxed);
+            enough.fetch_or(self.is_over(), Ordering::Relaxed);
         }
         waiting
     }
 
     fn is_over(&self) -> bool {
-        is_over(self.app, self.until, self.failures) || self.messages.len() >= self.most || self.bytes >= ANSWER_BYTES
+        let is_late = Instant::now() >= self.until || self.app.stopping.get().is_some();
+        is_late || self.failures >= MAX_FAILURES || self.messages.len() >= self.most || self.bytes >= ANSWER_BYTES
     }
 
     /// Waits until half of a page has reached the workers. Only then does the next page follow: messages that wait in the queue anyway
@@ -233,10 +232,6 @@ impl<'a> Run<'a> {
         info!("the workers do not keep up with the messages that are sent again; the next run goes on");
         false
     }
-}
-
-fn is_over(app: &App, until: Instant, failures: usize) -> bool {
-    Instant::now() >= until || failures >= MAX_FAILURES || app.stopping.get().is_some()
 }
 
 /// Whether a delivery has claimed an order that was accepted, ended it or put it off.

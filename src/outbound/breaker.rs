@@ -54,7 +54,7 @@ pub struct Caller {
 /// How a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
-    /// The dependency could not be reached, whoever calls: counts each time.
+    /// The dependency could not be reached by any caller: counts each time.
     Unreachable,
     /// Perhaps because of its caller alone: counts once for each caller.
     ForCaller,

@@ -828,6 +828,20 @@ fn the_probe_is_an_order_that_has_not_failed_yet() {
     assert_eq!(ended, vec!["failed"; 5], "none waits for ever");
 }
 
+/// A handler whose breaker is open, and whose calls of the backend may take long.
+fn with_open_breaker(data: &Path, backend: &Fake) -> Handler {
+    let settings = [
+        ("FULFILLMENT_URL", backend.url.as_str()),
+        ("MAX_ATTEMPTS", "1"),
+        ("RETRY_BASE", "100ms"),
+        ("FUNCTION_TIMEOUT", "40s"),
+        ("FULFILLMENT_TIMEOUT", "15s"),
+    ];
+    let mut handler = Handler::start(data, &settings);
+    open_breaker(&mut handler);
+    handler
+}
+
 #[test]
 fn a_backend_that_has_taken_the_probe_is_back_before_the_work_is_done() {
     let data = Directory::new();
@@ -836,15 +850,7 @@ fn a_backend_that_has_taken_the_probe_is_back_before_the_work_is_done() {
         () if heard.body.contains("LONG") || heard.line.starts_with("GET") => taken(),
         () => json_reply(200, &json!(1)),
     });
-    let settings = [
-        ("FULFILLMENT_URL", backend.url.as_str()),
-        ("MAX_ATTEMPTS", "1"),
-        ("RETRY_BASE", "100ms"),
-        ("FUNCTION_TIMEOUT", "40s"),
-        ("FULFILLMENT_TIMEOUT", "15s"),
-    ];
-    let mut handler = Handler::start(data.path(), &settings);
-    open_breaker(&mut handler);
+    let mut handler = with_open_breaker(data.path(), &backend);
     let (id, message) = submit(&handler, "LONG");
 
     while_processing(&handler, &message, || {
@@ -862,15 +868,7 @@ fn a_probe_that_is_not_answered_keeps_no_other_from_asking() {
         () if heard.body.contains("HANGS") => Reply::Silence,
         () => json_reply(200, &json!(1)),
     });
-    let settings = [
-        ("FULFILLMENT_URL", backend.url.as_str()),
-        ("MAX_ATTEMPTS", "1"),
-        ("RETRY_BASE", "100ms"),
-        ("FUNCTION_TIMEOUT", "40s"),
-        ("FULFILLMENT_TIMEOUT", "15s"),
-    ];
-    let mut handler = Handler::start(data.path(), &settings);
-    open_breaker(&mut handler);
+    let mut handler = with_open_breaker(data.path(), &backend);
     let (id, message) = submit(&handler, "HANGS");
 
     while_processing(&handler, &message, || {

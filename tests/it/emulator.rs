@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use crate::support::{Program, Response, repository, request};
+use crate::support::{Program, Response, built, request};
 
 pub struct Emulator {
     /// Ends with it.
@@ -92,21 +92,8 @@ impl Emulator {
     }
 }
 
-/// Built by the first test that needs it: it is a program of its own, so that its features stay out of the product.
-/// With `--workspace` its dependencies have the features they have in these tests, so they are already built.
+/// Built by the first test that needs it.
 fn executable() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        // DIRECTORY/PROFILE/waybill
-        let target = PathBuf::from(env!("CARGO_BIN_EXE_waybill"));
-        let target = target.ancestors().nth(2).unwrap();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .current_dir(repository())
-            .args(["build", "--quiet", "--locked", "--workspace", "--bin", "cosmos-emulator", "--target-dir"])
-            .arg(target);
-        assert!(command.status().unwrap().success(), "the emulator is not built");
-        target.join("debug/cosmos-emulator")
-    })
+    BUILT.get_or_init(|| built("cosmos-emulator"))
 }

@@ -270,7 +270,7 @@ fn a_token_that_is_refused_when_no_call_waits_any_more_is_told_with_the_reason()
     handler.program.line("no token came in time");
     release.send(()).unwrap();
 
-    // It is told by the fetch, or by the next call if that came in time.
+    // The reason is told by the fetch, or by the next call if the fetch ended in time.
     let told = handler.program.line("has not been assigned");
     assert!(told.contains("token"), "{told}");
     assert_eq!(handler.readyz().status, 503);

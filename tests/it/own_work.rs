@@ -6,22 +6,12 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use crate::support::{Directory, Host, Program, events, eventually, repository, signal};
+use crate::support::{Directory, Host, Program, built, events, eventually, repository, signal};
 
-/// Built by the first test that needs it, as the emulator is.
+/// Built by the first test that needs it.
 fn executable() -> &'static PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        // DIRECTORY/PROFILE/waybill
-        let target = PathBuf::from(env!("CARGO_BIN_EXE_waybill"));
-        let target = target.ancestors().nth(2).unwrap();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command.current_dir(repository());
-        command.args(["build", "--quiet", "--locked", "--workspace", "--bin", "own-work", "--target-dir"]).arg(target);
-        assert!(command.status().unwrap().success(), "the example is not built");
-        target.join("debug/own-work")
-    })
+    BUILT.get_or_init(|| built("own-work"))
 }
 
 fn start(data: &Directory, settings: &[(&str, &str)]) -> Host {

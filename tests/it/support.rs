@@ -180,6 +180,19 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A program of this workspace beside `waybill`, built if it is not: its features stay out of the product. With `--workspace` its
+/// dependencies have the features they have in these tests, so they are already built.
+pub fn built(program: &str) -> PathBuf {
+    // DIRECTORY/PROFILE/waybill
+    let target = PathBuf::from(env!("CARGO_BIN_EXE_waybill"));
+    let target = target.ancestors().nth(2).unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(repository()).args(["build", "--quiet", "--locked", "--workspace", "--bin", program, "--target-dir"]).arg(target);
+    assert!(command.status().unwrap().success(), "{program} is not built");
+    target.join("debug").join(program)
+}
+
 /// Says so where everybody sees it: what a test prints is shown only when it fails.
 pub fn skipped(why: &str) {
     use std::io::Write;

@@ -74,7 +74,7 @@ fn inside(base: &str, status: StatusCode, body: &[u8], is_local: bool) -> Vec<Fi
     }
 }
 
-/// Whether somebody without key and token is let in.
+/// Whether a caller without key and token is let in.
 async fn stranger(client: &Client, base: &str, is_local: bool) -> Finding {
     let asked = answer(client.get(format!("{base}/orders"))).await;
     match asked {

@@ -1,4 +1,4 @@
-//! What becomes of one order in a command: a code for machines, a sentence for people.
+//! The outcome of a command for one order: a code for machines, a sentence for people.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,7 +9,7 @@ use crate::domain::record::Status;
 use crate::domain::tracking::TrackingId;
 use crate::store::StoreError;
 
-/// What became of an order.
+/// A change of one order.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Done {
     /// Accepted again, and its message is sent.

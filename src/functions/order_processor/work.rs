@@ -58,7 +58,7 @@ impl<'a> ClaimedOrder<'a> {
         let (cancel, cancelled) = watch::channel(false);
         let (claimed, worker) = (self.latest.record.clone(), Arc::clone(app));
         // A task of its own, so that a panic in the work ends in a verdict.
-        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, &claimed, sender, cancelled).await });
+        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, claimed, sender, cancelled).await });
         let mut renewal = tokio::time::interval(app.config.lease_renewal());
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.reset();
