@@ -25,7 +25,7 @@ use waybill::domain::bookmark::Bookmark;
 use waybill::domain::json::Json;
 use waybill::domain::lifecycle::{self, Budgets, Submission};
 use waybill::domain::message;
-use waybill::domain::order::Order;
+use waybill::domain::order::{Names, Order};
 use waybill::domain::record::{Metadata, Record};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::{TrackingId, TrackingKey};
@@ -286,7 +286,7 @@ fn accepted(tracking_id: TrackingId, life: Uuid, order: &str) -> Record {
         overdue_after: Duration::from_mins(2),
     };
     lifecycle::accept(
-        Submission { tracking_id, life, order, names: None, fingerprint: "f".into(), metadata },
+        Submission { tracking_id, life, order, names: Names::default(), fingerprint: "f".into(), metadata },
         Duration::ZERO,
         now,
         &budgets,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill::domain::json::Json;
 use waybill::domain::lifecycle::{self, Budgets, Claim, Claimant, Fenced, Submission, Sweep, Verdict};
-use waybill::domain::order::Order;
+use waybill::domain::order::{Names, Order};
 use waybill::domain::record::{self, Event, Failure, FencingToken, Holder, MAX_HISTORY, Metadata, Record};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::{IdempotencyKey, TrackingKey};
@@ -49,7 +49,7 @@ fn accepted() -> Record {
         tracking_id: IdempotencyKey::Header("k").tracking_id(&key, "anonymous"),
         life: LIFE,
         order: raw(ORDER),
-        names: None,
+        names: Names::default(),
         fingerprint: "f".into(),
         metadata,
     };
@@ -525,10 +525,10 @@ fn a_sweep_is_due_by_the_deadline_however_long_the_queue_is() {
     let budgets = budgets();
     for wait in [0, 1, 60, 3_600, 36_000, 360_000].map(Duration::from_secs) {
         let submission = |record: Record| Submission {
+            names: record.names(),
             tracking_id: record.tracking_id,
             life: record.life,
             order: record.order,
-            names: record.names,
             fingerprint: record.fingerprint,
             metadata: record.metadata,
         };

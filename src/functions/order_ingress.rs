@@ -113,7 +113,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
         tracking_id,
         life: Uuid::new_v4(),
         order: order.text,
-        names: form.kept(order.names),
+        names: order.names,
         fingerprint: hex(&order.fingerprint),
         metadata: Metadata {
             api_name: "orders".into(),

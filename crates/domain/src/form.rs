@@ -71,14 +71,6 @@ impl OrderForm {
         Ok(ReadOrder { text, fingerprint: json.fingerprint(), names })
     }
 
-    /// The names that a record must keep beside the order, since no reader of the order alone would find them.
-    pub fn kept(&self, names: Names) -> Option<Names> {
-        match self {
-            Self::BuiltIn => None,
-            Self::Own(_) => Some(names),
-        }
-    }
-
     /// The names that make two orders the same, in words for a client: `customerId and orderId`.
     pub fn identity(&self) -> String {
         match self {

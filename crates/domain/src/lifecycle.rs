@@ -45,7 +45,7 @@ pub struct Submission {
     /// The order as sent.
     pub order: Arc<RawValue>,
     /// The names to be kept beside the order; see [`Record::names`].
-    pub names: Option<Names>,
+    pub names: Names,
     /// SHA-256 of the order's canonical form, in hexadecimal.
     pub fingerprint: String,
     /// Origin of the request.
@@ -61,7 +61,7 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         life: submission.life,
         key_life: None,
         order: submission.order,
-        names: submission.names,
+        names: Some(submission.names),
         fingerprint: submission.fingerprint,
         metadata: submission.metadata,
         status: Status::Accepted,

@@ -17,6 +17,8 @@ use crate::tracking::TrackingId;
 pub const SCHEMA_VERSION: u32 = 2;
 /// Transitions that a record keeps: the first, and the latest of the others. The counters also count dropped transitions.
 pub const MAX_HISTORY: usize = 16;
+/// Longest code of a failure, in bytes: each entry of the history has one.
+pub const MAX_CODE: usize = 100;
 /// Longest message of a failure, in bytes, so that a record stays small beside its order.
 pub const MAX_FAILURE: usize = 500;
 
@@ -39,8 +41,8 @@ pub struct Record {
     pub key_life: Option<Uuid>,
     /// The order as it was accepted, byte for byte.
     pub order: Arc<RawValue>,
-    /// Number and customer of an order of the deployment's own form. Absent for the built-in order, and in records from before there
-    /// were others: the order has `orderId` and `customerId`.
+    /// Number and customer of the order, so that no reader of the record parses the order for them. Absent in earlier records, whose
+    /// order has `orderId` and `customerId`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<Names>,
     /// SHA-256 of the order's canonical form, in hexadecimal.
@@ -255,6 +257,7 @@ impl Failure {
     /// A failure with a stable code. A message beyond [`MAX_FAILURE`] is cut.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         let mut message = message.into();
+        let code = &code[..code.floor_char_boundary(MAX_CODE)];
         message.truncate(message.floor_char_boundary(MAX_FAILURE));
         Self { code: code.into(), message }
     }

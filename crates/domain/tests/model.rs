@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use waybill_domain::lifecycle::{self, Budgets, Cancel, Claim, Claimant, DeadLetter, Fenced, Resubmission, Submission, Sweep, Verdict};
+use waybill_domain::order::Names;
 use waybill_domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Record, Status};
 use waybill_domain::timestamp::Timestamp;
 use waybill_domain::tracking::TrackingId;
@@ -620,7 +621,7 @@ impl<'a> World<'a> {
             tracking_id: TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap(),
             life: life(0),
             order: RawValue::from_string("{}".into()).map(Arc::from).unwrap(),
-            names: None,
+            names: Names::default(),
             fingerprint: String::new(),
             metadata,
         };

@@ -410,8 +410,14 @@ mod tests {
             owner: "anonymous".into(),
         };
         let tracking_id = TrackingId::parse("0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10").unwrap();
-        let submission =
-            Submission { tracking_id, life: Uuid::nil(), order: raw(order), names: None, fingerprint: "f".repeat(64), metadata };
+        let submission = Submission {
+            tracking_id,
+            life: Uuid::nil(),
+            order: raw(order),
+            names: Names::of(&raw(order)),
+            fingerprint: "f".repeat(64),
+            metadata,
+        };
         lifecycle::accept(submission, Duration::ZERO, now, &budgets())
     }
 
