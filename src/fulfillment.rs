@@ -7,12 +7,14 @@ pub mod work;
 use std::borrow::Cow;
 use std::fmt::{self, Debug, Formatter};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, watch};
+use tracing::error;
 
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
@@ -75,7 +77,13 @@ impl Fulfillment {
 
     /// The verdict at once, where the work is pure and needs no time: claim and end may then be one write.
     pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
-        match work::outcome(self.work.at_once(order.get())?, false) {
+        // A panic here would end the invocation, and the message with it again and again.
+        let told = catch_unwind(AssertUnwindSafe(|| self.work.at_once(order.get())));
+        let Ok(told) = told else {
+            error!("the work broke down");
+            return Some(Verdict::Failed(Failure::new("internal_error", "the order could not be processed")));
+        };
+        match work::outcome(told?, false) {
             Outcome::Ended(verdict) => Some(verdict),
             // Another try is for `run`, whose every write is an attempt.
             Outcome::Again(..) => None,
@@ -96,14 +104,30 @@ impl Fulfillment {
     pub async fn run(&self, permit: Permit, record: Record, steps: mpsc::Sender<Step>, cancelled: watch::Receiver<bool>) -> Outcome {
         let timeout = self.timeout.unwrap_or(FAR);
         let deadline = Instant::now() + timeout;
-        let receiver = steps.clone();
-        let job = Job { record, permit, steps, cancelled: cancelled.clone(), deadline };
+        let (progress, latest) = watch::channel(None);
+        let job = Job { record, permit, progress, cancelled: cancelled.clone(), deadline };
         tokio::select! {
             told = tokio::time::timeout(timeout, self.work.run(job)) => match told {
                 Ok(told) => work::outcome(told, *cancelled.borrow()),
                 Err(_) => Outcome::Again(Failure::new("work_timeout", "the work did not do the order in time"), None),
             },
-            () = receiver.closed() => Outcome::Again(Failure::new("given_up", "the order is not this worker's any more"), None),
+            () = pass_on(latest, steps) => Outcome::Again(Failure::new("given_up", "the order is not this worker's any more"), None),
+        }
+    }
+}
+
+/// Passes on the latest step, however slowly steps are received: work never waits for that. Ends when the receiver is dropped.
+async fn pass_on(mut latest: watch::Receiver<Option<Step>>, steps: mpsc::Sender<Step>) {
+    loop {
+        tokio::select! {
+            () = steps.closed() => return,
+            Ok(()) = latest.changed() => {}
+        }
+        let step = latest.borrow_and_update().clone();
+        if let Some(step) = step
+            && steps.send(step).await.is_err()
+        {
+            return;
         }
     }
 }
@@ -147,5 +171,32 @@ impl<W: Work> AnyWork for W {
 
     fn breaker(&self) -> &'static str {
         Work::breaker(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Panics;
+
+    impl Work for Panics {
+        async fn run(&self, _: Job) -> Result<Done, Failed> {
+            panic!("the work is broken")
+        }
+
+        fn at_once(&self, _: &str) -> Option<Result<Done, Failed>> {
+            panic!("the work is broken")
+        }
+    }
+
+    #[test]
+    fn work_at_once_that_panics_fails_its_order() {
+        let order = RawValue::from_string("{}".into()).unwrap();
+
+        match Fulfillment::new(Panics).at_once(&order) {
+            Some(Verdict::Failed(failure)) => assert_eq!(failure.code, "internal_error"),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -25,7 +25,7 @@
 //! impl Work for Render {
 //!     async fn run(&self, job: Job) -> Result<Done, Failed> {
 //!         let report: Report = job.order()?;
-//!         job.progress(50, "drawing").await;
+//!         job.progress(50, "drawing");
 //!         let Some(file) = draw(&report, &job.idempotency_key()).await else {
 //!             return Err(Failed::retryable("printer_busy", "the printer is busy"));
 //!         };

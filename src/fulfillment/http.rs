@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ use crate::domain::json::Json;
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
 use crate::domain::tracking::TrackingId;
-use crate::fulfillment::work::{self, Done, Failed, Job, Work};
+use crate::fulfillment::work::{Done, Failed, Job, MAX_RESULT, Work, clean};
 use crate::fulfillment::{Outcome, Step};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
@@ -35,12 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which an idle connection is closed: sooner than usual servers close it (Node.js: five seconds), since a request on a
 /// connection that the server is closing costs a try.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Longest result, and longest line of a stream, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
-const MAX_RESULT: usize = 512 * 1024;
 /// Longest part of a problem that is read, in bytes.
 const MAX_PROBLEM: usize = 16 * 1024;
-/// Longest piece of the backend's text that is shown, in characters.
-const MAX_TEXT: usize = 200;
 /// Pauses between two polls where the backend names none.
 const POLL: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 /// Shortest pause between two polls, where the backend names a shorter one.
@@ -105,61 +101,6 @@ impl Backend {
         })
     }
 
-    /// The mean time of recent calls that gave a verdict, exponentially weighted; a second before the first.
-    pub fn estimate(&self) -> Duration {
-        self.mean.lock().unwrap_or(Duration::from_secs(1))
-    }
-
-    /// The state of the breaker.
-    pub fn breaker(&self) -> &'static str {
-        self.breaker.as_str()
-    }
-
-    /// The right to call for an order that is about to be claimed. `Err`: the time for which no call should begin.
-    pub fn admit(&self, record: &Record) -> Result<Permit, Duration> {
-        let order = Caller { id: Uuid::from_bytes(*record.tracking_id.as_bytes()), has_failed: record.error.is_some() };
-        self.breaker.admit_for(order, Instant::now())
-    }
-
-    /// Calls once for a claimed order, polls included, and passes progress on. The call is dropped when the receiver of `steps` is:
-    /// the worker has lost the order.
-    pub async fn run(&self, mut permit: Permit, record: &Record, steps: mpsc::Sender<Step>) -> Outcome {
-        let started = Instant::now();
-        let (progress, latest) = watch::channel(None);
-        let headers = self.headers(record);
-        let call = Call { client: &self.client, timeout: self.timeout, url: &self.url, tracking_id: record.tracking_id, headers, progress };
-        let ended = tokio::select! {
-            ended = tokio::time::timeout(self.timeout, call.run(record.order.get(), &mut permit)) => ended.unwrap_or_else(|_| {
-                Err(Trouble::Down(Failure::new("backend_timeout", "the backend did not do the order in time"), None))
-            }),
-            () = pass_on(latest, steps) => return Outcome::Again(Failure::new(UNAVAILABLE, "the call was given up"), None),
-        };
-        let was_there = match &ended {
-            Err(Trouble::Broken(error)) if error.is_connect() => Err(breaker::Failed::Unreachable),
-            // An order that the backend cannot digest may crash it, hang it, or get a 500 from it, while all others are done.
-            Err(Trouble::Broken(_) | Trouble::Down(..)) => Err(breaker::Failed::ForCaller),
-            _ => Ok(()),
-        };
-        permit.end_with(was_there, Instant::now());
-        if matches!(ended, Ok(_) | Err(Trouble::Refused(_) | Trouble::Final(_))) {
-            let mut mean = self.mean.lock();
-            let took = started.elapsed();
-            *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
-        }
-        match ended {
-            Ok(result) => Outcome::Ended(Verdict::Completed(result)),
-            Err(Trouble::Refused(failure)) => Outcome::Ended(Verdict::Refused(failure)),
-            Err(Trouble::Final(failure)) => Outcome::Ended(Verdict::Failed(failure)),
-            Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
-            Err(Trouble::Broken(error)) => {
-                let reason = outbound::http::reason(&error);
-                warn!(order.tracking_id = %record.tracking_id, order.attempt = record.attempt, reason, "a call to the backend broke off");
-                let reached = if error.is_connect() { "the backend could not be reached" } else { "the backend's answer broke off" };
-                Outcome::Again(Failure::new(UNAVAILABLE, reached), None)
-            }
-        }
-    }
-
     /// The headers of every request for an order. The key stays the same until the backend has given its verdict, so that a backend
     /// that honours the key does the work once; a re-drive after a verdict has another key, and is not answered with the old
     /// failure.
@@ -179,36 +120,54 @@ impl Backend {
 }
 
 impl Work for Backend {
+    /// Calls once for a claimed order, polls included, and passes progress on. The call is dropped when the worker has lost the order.
     async fn run(&self, job: Job) -> Result<Done, Failed> {
-        work::told(Self::run(self, job.permit, &job.record, job.steps).await)
+        let Job { record, mut permit, progress, .. } = job;
+        let started = Instant::now();
+        let headers = self.headers(&record);
+        let call = Call { client: &self.client, timeout: self.timeout, url: &self.url, tracking_id: record.tracking_id, headers, progress };
+        let ended = tokio::time::timeout(self.timeout, call.run(record.order.get(), &mut permit))
+            .await
+            .unwrap_or_else(|_| Err(Trouble::Down(Failure::new("backend_timeout", "the backend did not do the order in time"), None)));
+        let was_there = match &ended {
+            Err(Trouble::Broken(error)) if error.is_connect() => Err(breaker::Failed::Unreachable),
+            // An order that the backend cannot digest may crash it, hang it, or get a 500 from it, while all others are done.
+            Err(Trouble::Broken(_) | Trouble::Down(..)) => Err(breaker::Failed::ForCaller),
+            _ => Ok(()),
+        };
+        permit.end_with(was_there, Instant::now());
+        if matches!(ended, Ok(_) | Err(Trouble::Refused(_) | Trouble::Final(_))) {
+            let mut mean = self.mean.lock();
+            let took = started.elapsed();
+            *mean = Some(mean.map_or(took, |mean| (mean * (MEAN_OF - 1) + took) / MEAN_OF));
+        }
+        let failed = match ended {
+            Ok(result) => return Ok(Done(result)),
+            Err(Trouble::Refused(failure)) => Outcome::Ended(Verdict::Refused(failure)),
+            Err(Trouble::Final(failure)) => Outcome::Ended(Verdict::Failed(failure)),
+            Err(Trouble::Busy(failure, after) | Trouble::Down(failure, after)) => Outcome::Again(failure, after),
+            Err(Trouble::Broken(error)) => {
+                let reason = outbound::http::reason(&error);
+                warn!(order.tracking_id = %record.tracking_id, order.attempt = record.attempt, reason, "a call to the backend broke off");
+                let reached = if error.is_connect() { "the backend could not be reached" } else { "the backend's answer broke off" };
+                Outcome::Again(Failure::new(UNAVAILABLE, reached), None)
+            }
+        };
+        Err(Failed(failed))
     }
 
+    /// The mean time of recent calls that gave a verdict, exponentially weighted; a second before the first.
     fn estimate(&self) -> Duration {
-        Self::estimate(self)
+        self.mean.lock().unwrap_or(Duration::from_secs(1))
     }
 
     fn admit(&self, record: &Record) -> Result<Permit, Duration> {
-        Self::admit(self, record)
+        let order = Caller { id: Uuid::from_bytes(*record.tracking_id.as_bytes()), has_failed: record.error.is_some() };
+        self.breaker.admit_for(order, Instant::now())
     }
 
     fn breaker(&self) -> &'static str {
-        Self::breaker(self)
-    }
-}
-
-/// Passes on the latest step, however slowly steps are received: the call never waits for that. Ends when the receiver is dropped.
-async fn pass_on(mut latest: watch::Receiver<Option<Step>>, steps: mpsc::Sender<Step>) {
-    loop {
-        tokio::select! {
-            () = steps.closed() => return,
-            Ok(()) = latest.changed() => {}
-        }
-        let step = latest.borrow_and_update().clone();
-        if let Some(step) = step
-            && steps.send(step).await.is_err()
-        {
-            return;
-        }
+        self.breaker.as_str()
     }
 }
 
@@ -418,11 +377,6 @@ fn members(body: &[u8]) -> Option<Members<'_>> {
 fn text(members: &Members<'_>, name: &str) -> Option<String> {
     let text = Cow::<str>::deserialize(*members.get(name)?).ok()?;
     Some(clean(&text)).filter(|text| !text.is_empty())
-}
-
-/// A foreign text made fit to be shown.
-fn clean(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
 }
 
 /// The result `null`.

@@ -53,7 +53,7 @@ impl PricingWork {
 impl Work for PricingWork {
     async fn run(&self, job: Job) -> Result<Done, Failed> {
         for step in STAGES {
-            job.progress(step.progress, step.stage).await;
+            job.progress(step.progress, step.stage);
             tokio::time::sleep(self.pause).await;
         }
         self.price(job.text())

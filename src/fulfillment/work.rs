@@ -1,20 +1,22 @@
 //! Work in Rust: the trait that a handler of one's own implements, and the try of an order that the trait gets.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
 use crate::fulfillment::{Outcome, Permit, Step};
 
-/// Longest result, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
-const MAX_RESULT: usize = 512 * 1024;
+/// Longest result, and longest line of a stream of the backend, in bytes: the record must stay below the 2 MB of an item of Cosmos DB.
+pub(super) const MAX_RESULT: usize = 512 * 1024;
+
+/// Longest text of the work that clients see, such as a stage, in characters.
+const MAX_TEXT: usize = 200;
 
 /// The work for which orders are accepted.
 ///
@@ -62,7 +64,7 @@ pub trait Work: Send + Sync + 'static {
 pub struct Job {
     pub(super) record: Record,
     pub(super) permit: Permit,
-    pub(super) steps: mpsc::Sender<Step>,
+    pub(super) progress: watch::Sender<Option<Step>>,
     pub(super) cancelled: watch::Receiver<bool>,
     pub(super) deadline: Instant,
 }
@@ -97,10 +99,10 @@ impl Job {
         self.deadline
     }
 
-    /// Shows the client how far the work is, in percent, and which stage begins. Progress never goes back.
-    pub async fn progress(&self, percent: u8, stage: impl Into<Cow<'static, str>>) {
-        // The receiver is gone when the order is not this try's any more; its future is dropped then.
-        drop(self.steps.send(Step { progress: percent.min(100), stage: stage.into() }).await);
+    /// Shows the client how far the work is, in percent, and which stage begins, cut to 200 characters. Progress never goes back. The
+    /// work does not wait: of several steps in a short time only the last is written.
+    pub fn progress(&self, percent: u8, stage: impl AsRef<str>) {
+        self.progress.send_replace(Some(Step { progress: percent.min(100), stage: clean(stage.as_ref()).into() }));
     }
 
     /// Whether the order's owner has asked to cancel it. It is noticed with the next renewal of the lease, a third of `LEASE`.
@@ -111,7 +113,7 @@ impl Job {
     /// Waits until the order's owner asks to cancel it. The work may then end with [`Failed::cancelled`], or go on.
     pub async fn cancelled(&self) {
         let mut cancelled = self.cancelled.clone();
-        // Without a sender nobody can cancel the order any more.
+        // Without a sender no request to cancel can arrive.
         if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -168,15 +170,13 @@ impl Failed {
     }
 }
 
-/// The result of a try in the form of the trait, from the outcome of a work of ours.
-pub(super) fn told(outcome: Outcome) -> Result<Done, Failed> {
-    match outcome {
-        Outcome::Ended(Verdict::Completed(result)) => Ok(Done(result)),
-        other => Err(Failed(other)),
-    }
+/// A foreign text made fit to be shown.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).take(MAX_TEXT).collect()
 }
 
-/// The outcome of a try, which nothing the work says can make untrue: an order is cancelled only if its owner asked for it.
+/// The outcome of a try. `is_cancelled`: the order's owner has asked to cancel it; work that reports a cancellation is believed only
+/// then.
 pub(super) fn outcome(told: Result<Done, Failed>, is_cancelled: bool) -> Outcome {
     let failed = |code, message: String| Outcome::Ended(Verdict::Failed(Failure::new(code, message)));
     match told {
@@ -185,8 +185,35 @@ pub(super) fn outcome(told: Result<Done, Failed>, is_cancelled: bool) -> Outcome
         }
         Ok(Done(result)) => Outcome::Ended(Verdict::Completed(result)),
         Err(Failed(Outcome::Ended(Verdict::Cancelled))) if !is_cancelled => {
-            failed("cancelled_unasked", "the work was broken off, and nobody had asked for that".into())
+            failed("cancelled_unasked", "the work reported a cancellation that the order's owner had not requested".into())
         }
         Err(Failed(outcome)) => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(told: Result<Done, Failed>, is_cancelled: bool) -> String {
+        match outcome(told, is_cancelled) {
+            Outcome::Ended(Verdict::Failed(failure)) => failure.code,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_work_says_cannot_make_a_record_untrue_or_too_large() {
+        let large = Done::from(serde_json::Value::from("x".repeat(MAX_RESULT)));
+
+        assert_eq!(code(Ok(large), false), "result_too_large");
+        assert_eq!(code(Err(Failed::cancelled()), false), "cancelled_unasked");
+        assert!(matches!(outcome(Err(Failed::cancelled()), true), Outcome::Ended(Verdict::Cancelled)));
+    }
+
+    #[test]
+    fn a_stage_is_short_and_has_no_control_characters() {
+        assert_eq!(clean(&format!("a\u{7}b{}", "c".repeat(300))).len(), MAX_TEXT);
+        assert_eq!(clean("a\u{7}b"), "ab");
     }
 }

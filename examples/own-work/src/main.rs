@@ -32,7 +32,7 @@ impl Work for Render {
             return Err(Failed::retryable("printer_busy", "the printer is busy").after(Duration::from_millis(100)));
         }
         for (number, stage) in (0..).zip(["reading", "drawing", "binding"]) {
-            job.progress(number * 33, stage).await;
+            job.progress(number * 33, stage);
             tokio::select! {
                 () = draw(&report) => {}
                 () = job.cancelled() => return Err(Failed::cancelled()),
