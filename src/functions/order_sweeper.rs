@@ -76,6 +76,10 @@ async fn sweep(app: &App, store: &StatusStore, started: Instant) -> Result<Vec<S
             }
             Err(error) => return Err(error),
         };
+        // A page of nothing new would be followed by the same one.
+        if due.is_empty() {
+            break;
+        }
         let waiting = run.sweep_page(due).await;
         if !is_full || run.is_over() || !run.workers_keep_up(&waiting).await {
             break;
@@ -103,9 +107,13 @@ struct Run<'a> {
     /// Messages for the answer.
     messages: Vec<String>,
     bytes: usize,
-    /// Overdue orders that this run has looked at and left as they were. They would be found again first.
-    untouched: HashSet<TrackingId>,
+    /// Orders that this run has looked at. A page that lags behind their records may name them again.
+    looked_at: HashSet<TrackingId>,
+    /// Number of those that stay overdue, since they could not be read or written: they come first in every later page.
+    stuck: u32,
     failures: usize,
+    /// Whether no page has been asked for yet.
+    is_first: bool,
 }
 
 /// The state that the orders of a run share.
@@ -118,10 +126,8 @@ struct Shared {
 
 /// The result of a look at an overdue order.
 enum Swept {
-    /// It is no longer overdue.
+    /// It is no longer overdue: by this run, or by another process meanwhile.
     Moved,
-    /// It stays overdue, or another process takes care of it.
-    Untouched,
     /// Its message is sent again.
     Sent(Status),
     /// Its message is to be sent with the answer.
@@ -142,17 +148,18 @@ impl<'a> Run<'a> {
             sent: 0,
             messages: Vec::new(),
             bytes: 0,
-            untouched: HashSet::new(),
+            looked_at: HashSet::new(),
+            stuck: 0,
             failures: 0,
+            is_first: true,
         }
     }
 
     /// The next page, and whether there may be another. Before a full first page come orders in processing: a long queue of accepted
     /// orders must not hide orders whose worker is gone.
-    async fn overdue(&self) -> Result<(Vec<TrackingId>, bool), StoreError> {
-        let is_first = self.sent == 0 && self.untouched.is_empty();
-        let skip = u32::try_from(self.untouched.len()).unwrap_or(u32::MAX);
-        let mut due = self.store.overdue(PAGE, skip, None).await?;
+    async fn overdue(&mut self) -> Result<(Vec<TrackingId>, bool), StoreError> {
+        let is_first = std::mem::take(&mut self.is_first);
+        let mut due = self.store.overdue(PAGE, self.stuck, None).await?;
         let is_full = due.len() >= PAGE as usize;
         if is_full && is_first {
             let processing = self.store.overdue(PAGE, 0, Some(Status::Processing)).await?;
@@ -160,7 +167,8 @@ impl<'a> Run<'a> {
             due.retain(|tracking_id| !known.contains(tracking_id));
             due.splice(0..0, processing);
         }
-        due.retain(|tracking_id| !self.untouched.contains(tracking_id));
+        due.retain(|tracking_id| !self.looked_at.contains(tracking_id));
+        self.looked_at.extend(&due);
         Ok((due, is_full))
     }
 
@@ -177,7 +185,6 @@ impl<'a> Run<'a> {
         while let Some((tracking_id, swept)) = sweeps.next().await {
             match swept {
                 Ok(Swept::Moved) => {}
-                Ok(Swept::Untouched) => drop(self.untouched.insert(tracking_id)),
                 Ok(Swept::Sent(status)) => {
                     self.sent += 1;
                     waiting.extend((status == Status::Accepted).then_some(tracking_id));
@@ -190,7 +197,7 @@ impl<'a> Run<'a> {
                 // An order that could not be written stays due.
                 Err(error) => {
                     warn!(order.tracking_id = %tracking_id, %error, "an overdue order could not be swept; the next run tries again");
-                    self.untouched.insert(tracking_id);
+                    self.stuck += 1;
                     self.failures += usize::from(!error.is_answer());
                 }
             }
@@ -241,16 +248,16 @@ fn has_reached_a_worker(record: &Record) -> bool {
 
 /// Decides and records about one order, and sends its message if that is due.
 async fn sweep_order(app: &App, store: &StatusStore, shared: &Shared, tracking_id: TrackingId) -> Result<Swept, StoreError> {
-    let Some(found) = store.read_latest(tracking_id).await? else { return Ok(Swept::Untouched) };
+    let Some(found) = store.read_latest(tracking_id).await? else { return Ok(Swept::Moved) };
     shared.oldest.look(&found.record);
     let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
-        Sweep::Nothing => return Ok(Swept::Untouched),
+        Sweep::Nothing => return Ok(Swept::Moved),
         Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),
         Sweep::Emit(record) => (record, true),
     };
     // Stale: another sweeper or a worker changed the order meanwhile, and takes care of it.
-    let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(Swept::Untouched) };
+    let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(Swept::Moved) };
     failpoint!("mid-sweep-after-record" if emits);
     if record.status.is_terminal() {
         told::transition(&record, functions::ended_text(&record));

@@ -59,7 +59,7 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
         .or(function("OrderDeadLetter", &app, order_dead_letter::run))
         .unify()
-        .or(function("OrderSweeper", &app, order_sweeper::run))
+        .or(lasting_function("OrderSweeper", &app, order_sweeper::run))
         .unify()
         .or(probe())
         .unify()
