@@ -1,6 +1,7 @@
 //! A circuit breaker: while a dependency is down it is not called, and no caller waits to find out that it is down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ pub struct Breaker {
     failures: usize,
     /// The pause before each probe, by the number of probes that failed before it.
     pauses: Backoff,
+    /// The number of probes so far, through all times that the breaker was open: a late end must not count for another probe.
+    probes: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -36,8 +39,8 @@ struct Open {
     failed_probes: u32,
     /// The probe that is running, or about to begin, by its number.
     probe: Option<u64>,
-    /// The number of probes so far.
-    probes: u64,
+    /// The number of probes before the breaker opened. A probe of an earlier time tells nothing of this one.
+    before: u64,
     /// A caller that has not failed was refused, and is expected back by this moment.
     expected: Option<Instant>,
 }
@@ -73,7 +76,7 @@ pub struct Permit {
 impl Breaker {
     /// A closed breaker.
     pub fn new(what: &'static str, failures: usize, pauses: Backoff) -> Self {
-        Self { what, failures, pauses, state: Mutex::new(State::Closed { failures: Vec::new() }) }
+        Self { what, failures, pauses, probes: AtomicU64::new(0), state: Mutex::new(State::Closed { failures: Vec::new() }) }
     }
 
     /// Whether any call may begin.
@@ -112,13 +115,13 @@ impl Breaker {
             expected - now
         } else {
             info!("asking {} whether it is back", self.what);
-            open.probes += 1;
-            if open.probe.replace(open.probes).is_some() {
+            let number = self.probes.fetch_add(1, Ordering::Relaxed) + 1;
+            if open.probe.replace(number).is_some() {
                 // The probe before it was not answered in its time.
                 open.failed_probes = open.failed_probes.saturating_add(1);
             }
             open.until = now + longer(self.pauses.pause(open.failed_probes.saturating_add(1)));
-            return Ok(permit(Some(open.probes)));
+            return Ok(permit(Some(number)));
         };
         if caller.is_some_and(|caller| !caller.has_failed) {
             open.expected = open.expected.max(Some(now + pause + self.pauses.first));
@@ -131,7 +134,7 @@ impl Breaker {
         let mut state = self.state.lock();
         match &mut *state {
             State::Closed { failures } => failures.clear(),
-            State::Open(_) if probe.is_some() => {
+            State::Open(open) if probe.is_some_and(|probe| probe > open.before) => {
                 info!("{} is back", self.what);
                 *state = State::Closed { failures: Vec::new() };
             }
@@ -141,7 +144,7 @@ impl Breaker {
 
     fn fail(&self, permit: &Permit, failed: Failed, now: Instant) {
         let mut state = self.state.lock();
-        let (failed_probes, probes, expected) = match &mut *state {
+        let (failed_probes, before, expected) = match &mut *state {
             State::Closed { failures } => {
                 let caller = permit.caller.filter(|_| failed == Failed::ForCaller).map(|caller| caller.id);
                 if caller.is_none() || !failures.contains(&caller) {
@@ -150,18 +153,18 @@ impl Breaker {
                 if failures.len() < self.failures {
                     return;
                 }
-                (0, 0, None)
+                (0, self.probes.load(Ordering::Relaxed), None)
             }
             // A caller that failed before its probe may have failed again for its own reason, which tells nothing new.
             State::Open(open) if open.probe.is_some() && open.probe == permit.probe => {
                 let tells_nothing = failed == Failed::ForCaller && permit.caller.is_some_and(|caller| caller.has_failed);
-                (open.failed_probes.saturating_add(u32::from(!tells_nothing)), open.probes, open.expected)
+                (open.failed_probes.saturating_add(u32::from(!tells_nothing)), open.before, open.expected)
             }
             State::Open(_) => return,
         };
         let pause = longer(self.pauses.pause(failed_probes));
         warn!(breaker.pause_ms = pause.as_millis(), "{} is down; it is left alone for a while", self.what);
-        *state = State::Open(Open { until: now + pause, failed_probes, probe: None, probes, expected });
+        *state = State::Open(Open { until: now + pause, failed_probes, probe: None, before, expected });
     }
 
     fn give_back(&self, probe: u64, now: Instant) {
@@ -244,6 +247,23 @@ mod tests {
 
         drop(breaker(now, 4).admit(now).unwrap());
         open(&breaker(now, 5), now, PAUSE);
+    }
+
+    #[test]
+    fn a_probe_of_an_earlier_time_tells_nothing_of_a_later_one() {
+        let now = Instant::now();
+        let breaker = breaker(now, 5);
+        let hung = breaker.admit(now + PAUSE * 2).unwrap();
+        breaker.admit(now + PAUSE * 5).unwrap().end(true, now);
+        for _ in 0..5 {
+            breaker.admit(now).unwrap().end(false, now);
+        }
+        let probe = breaker.admit(now + PAUSE * 2).unwrap();
+
+        hung.end(true, now + PAUSE * 2);
+        assert!(!breaker.is_closed());
+        probe.end(true, now + PAUSE * 2);
+        assert!(breaker.is_closed());
     }
 
     #[test]
