@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use serving::terminal::duration;
 use sha2::{Digest, Sha256};
 
-use crate::domain::order::Names;
 use crate::domain::problem::Problem;
 use crate::domain::record::{Event, Record, Status};
 use crate::domain::timestamp::Timestamp;
@@ -72,7 +71,7 @@ fn prefers_html<'r>(accept: impl Iterator<Item = &'r str>) -> bool {
 /// The page of an order. `etag`: the version that it shows. `now`: the store's clock. `look`: the time until a change
 /// is expected.
 pub(super) fn of_order(record: &Record, etag: &str, now: Timestamp, look: Duration) -> Response {
-    let names = Names::of(&record.order);
+    let names = record.names();
     let title = if names.order_id.is_empty() { "Order".to_owned() } else { format!("Order {}", names.order_id) };
     let mut main = String::with_capacity(4096);
     let open = !record.status.is_terminal();
@@ -135,14 +134,17 @@ pub(super) fn of_problem(problem: &Problem) -> Response {
         }
         404 => "Orders are kept for a limited time after their end. Look whether the whole address was copied.",
         429 => "There were too many requests; this page asks again by itself.",
-        _ => "This page asks again by itself.",
+        503 => "This page asks again by itself.",
+        _ => "Look whether the whole address was copied.",
     };
     let refresh = matches!(problem.status, 429 | 503).then(|| (u64::from(problem.retry_after.unwrap_or(AGAIN).max(1)), ""));
     let main = format!("<h1>{}</h1>\n<p>{}</p>\n<p>{advice}</p>\n", escaped(problem.title), escaped(&problem.detail));
-    let mut response = page(problem.status, problem.title, refresh, &main);
-    response.headers.extend(problem.headers.iter().cloned());
-    // Logged as the problem that it is.
-    response.problem = reply::problem(problem).problem;
+    let page = page(problem.status, problem.title, refresh, &main);
+    // Its headers and its log line are those of the same problem for a program.
+    let mut response = Response { body: page.body, ..reply::problem(problem) };
+    for (name, value) in page.headers {
+        reply::set_header(&mut response, name, value);
+    }
     response
 }
 

@@ -42,6 +42,9 @@ fn a_browser_gets_a_page_and_every_other_client_the_json() {
     }
     let policy = &answer.headers["content-security-policy"];
     assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
+    for rule in ["base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(rule), "{policy}");
+    }
     assert!(answer.body.contains("Order &lt;script&gt;alert(1)&lt;/script&gt;"), "{}", answer.body);
     assert!(!answer.body.contains("<script>alert") && !answer.body.contains("http-equiv"), "{}", answer.body);
     assert!(answer.body.contains("Completed") && answer.body.len() < 15_000, "{}", answer.body.len());
