@@ -12,6 +12,8 @@ mod doctor;
 #[cfg(feature = "local")]
 mod new;
 #[cfg(feature = "local")]
+mod misfit;
+#[cfg(feature = "local")]
 mod package;
 #[cfg(feature = "local")]
 mod backup;
@@ -19,7 +21,7 @@ pub mod operate;
 mod settings;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -239,6 +241,17 @@ const LEFT_OVER: u8 = 3;
 /// Exit code of the demo that a person stopped, as of any program that SIGINT ends.
 #[cfg(feature = "local")]
 const STOPPED: u8 = 130;
+
+/// The environment, above the settings of the app in this folder.
+fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
+    let mut all = environment.clone();
+    #[cfg(feature = "local")]
+    for (name, value) in functions_host::app::settings_of(app)? {
+        all.entry(name).or_insert(value);
+    }
+    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| app.display().to_string());
+    Ok(all)
+}
 
 /// Starts the log lines of this process.
 fn start_log(log: &LogConfig) {

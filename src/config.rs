@@ -170,6 +170,11 @@ pub fn azure(environment: &BTreeMap<String, String>) -> Option<&'static str> {
     SIGNS.into_iter().find(|name| set(name)).or(consumption.then_some("CONTAINER_NAME"))
 }
 
+/// Whether the value is a reference to a secret in a Key Vault rather than the secret.
+pub fn is_key_vault_reference(value: &str) -> bool {
+    value.trim_start().get(..REFERENCE.len()).is_some_and(|head| head.eq_ignore_ascii_case(REFERENCE))
+}
+
 impl LogConfig {
     /// Reads the form and levels of log lines. A mistake is reported by [`Config::read`], or by the stand-in once it logs.
     pub fn read(environment: &BTreeMap<String, String>) -> Self {
@@ -390,8 +395,7 @@ impl<'a> Settings<'a> {
     /// Refuses references to a Key Vault that the platform did not resolve: the text of one would pass for a key. Other problems may
     /// follow from it and repeat the text, so they wait for the next start.
     fn key_vault_references(&mut self) {
-        let is_reference = |value: &str| value.trim_start().get(..REFERENCE.len()).is_some_and(|head| head.eq_ignore_ascii_case(REFERENCE));
-        let unresolved = self.environment.iter().filter(|(_, value)| is_reference(value));
+        let unresolved = self.environment.iter().filter(|(_, value)| is_key_vault_reference(value));
         let problems: Vec<_> = unresolved.map(|(name, _)| {
             format!(
                 "{name} is a Key Vault reference that the platform did not resolve: set the reference right, and give the app's identity \

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use group_commit::database::accept_loss;
 use group_commit::{backup, directory};
 
+use crate::cli;
 use crate::config::{Records, Storage};
 
 /// The databases of a data directory, in the order in which they are copied. An order that is accepted between the two copies has a
@@ -101,12 +102,7 @@ impl Place {
         if let Some(data) = &self.data {
             return Ok(data.clone());
         }
-        let mut environment = environment.clone();
-        for (name, value) in functions_host::app::settings_of(&self.app)? {
-            environment.entry(name).or_insert(value);
-        }
-        environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| self.app.display().to_string());
-        match Storage::read(&environment)?.0.records {
+        match Storage::read(&cli::environment_of(&self.app, environment)?)?.0.records {
             Records::Embedded(data, _) => Ok(data),
             Records::Cosmos(..) => Err(vec!["the records are in Cosmos DB, which has backups of its own; --data names a directory".into()]),
         }

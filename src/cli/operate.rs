@@ -22,6 +22,7 @@ use serde_json::json;
 use serving::terminal::{columns, printable};
 use uuid::Uuid;
 
+use crate::cli;
 use crate::cli::operate::id_prefix::IdPrefix;
 use crate::cli::operate::local_queue::LocalQueue;
 use crate::cli::operate::outcome::{Refused, describe};
@@ -124,12 +125,7 @@ pub struct Options {
 
 /// Runs a command.
 pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, String>) -> Result<Ended, Vec<String>> {
-    let mut environment = environment.clone();
-    #[cfg(feature = "local")]
-    for (name, value) in functions_host::app::settings_of(&options.app)? {
-        environment.entry(name).or_insert(value);
-    }
-    environment.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
+    let mut environment = cli::environment_of(&options.app, environment)?;
     if let Some(data) = &options.data {
         // Messages of these records are in the queue beside them.
         let elsewhere = ["cosmosconnection", "cosmosdatabase", "cosmoscontainer", "servicebusconnection", "service_bus_rest_endpoint"];

@@ -1,6 +1,6 @@
 //! `waybill package`: the archive that is deployed, checked before it is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use functions_host::app;
@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::cli::app_files::SETTINGS;
 use crate::cli::demo::{self, ORDER, Trial};
+use crate::cli::misfit::{self, Misfit};
 use crate::cli::settings::has_own_work;
-use crate::functions::routes;
 
 /// Options of `waybill package`.
 #[derive(Debug, clap::Args)]
@@ -120,21 +120,14 @@ pub(super) fn executable(written: &str) -> Result<String, String> {
 
 /// Where the app and the handler disagree about the functions.
 fn misfits(app: &app::Summary) -> Vec<String> {
-    let mut problems: Vec<_> = app.in_error.iter().map(|(name, reason)| format!("the function {name} would not run: {reason}")).collect();
-    let folders: BTreeSet<&str> = app.functions.iter().chain(&app.disabled).map(String::as_str).collect();
-    for name in &folders {
-        if !routes::FUNCTIONS.contains(name) {
-            problems
-                .push(format!("the handler has no function {name}: remove the folder, or correct its name (upper and lower case count)"));
+    let said = |misfit| match misfit {
+        Misfit::InError(name, reason) => format!("the function {name} would not run: {reason}"),
+        Misfit::Unknown(name) => {
+            format!("the handler has no function {name}: remove the folder, or correct its name (upper and lower case count)")
         }
-    }
-    let in_error: BTreeSet<&str> = app.in_error.iter().map(|(name, _)| name.as_str()).collect();
-    for name in routes::FUNCTIONS {
-        if !folders.contains(name) && !in_error.contains(name) {
-            problems.push(format!("the handler's function {name} has no folder in the app, so Azure would never call it"));
-        }
-    }
-    problems
+        Misfit::Missing(name) => format!("the handler's function {name} has no folder in the app, so Azure would never call it"),
+    };
+    misfit::misfits(app).into_iter().map(said).collect()
 }
 
 /// The files of the package, without the binary.

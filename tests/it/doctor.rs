@@ -8,7 +8,7 @@ use waybill::functions::doctor::finding::ALL;
 use crate::emulator::Emulator;
 use crate::fake::{Fake, Reply, reply};
 use crate::package::{app, static_program};
-use crate::support::{Directory, Handler, Host, Program, eventually, free_port, http_envelope, repository};
+use crate::support::{Directory, Handler, Host, Program, eventually, free_port, http_envelope, order, repository};
 
 /// The settings of an app that is well deployed.
 const DEPLOYED: [(&str, &str); 9] = [
@@ -93,7 +93,6 @@ fn each_mistake_in_the_settings_is_found_by_name() {
         (without("OrdersQueue"), "setting"),
         (without("TRACKING_ID_KEY"), "setting"),
         (and("TRACKING_ID_KEY", "for-development-only-0123456789abcdef"), "setting"),
-        (and("TRACKING_ID_KEY", "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/secrets/key/)"), "setting"),
         (and("RETENTOIN", "7d"), "setting_without_effect"),
         (and("FUNCTIONS_WORKER_RUNTIME", "node"), "worker_runtime"),
         (and("FUNCTIONS_EXTENSION_VERSION", "~3"), "extension_version"),
@@ -154,6 +153,34 @@ fn each_mistake_in_the_files_is_found_by_name() {
 }
 
 #[test]
+fn a_reference_to_a_key_vault_is_no_mistake_and_hides_none() {
+    let packed = Packed::new();
+    let reference = ("TRACKING_ID_KEY", "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/secrets/key/)");
+
+    assert_eq!(packed.found(&and(reference.0, reference.1)), Vec::<String>::new());
+    let settings: Vec<_> = without("SweepSchedule").into_iter().filter(|(name, _)| *name != reference.0).chain([reference]).collect();
+    assert_eq!(packed.found(&settings), ["setting"]);
+}
+
+#[test]
+fn a_key_is_not_sent_in_the_clear() {
+    let (status, lines) = Program::waybill(&["doctor", "--url", "http://shop.example.com/api", "--key", "secret", "--json"], &[]).end();
+
+    assert_eq!((status.code(), not_fine(&lines)), (Some(1), vec!["not_https".to_owned()]));
+}
+
+#[test]
+fn an_order_that_is_long_due_tells_that_the_sweeper_stands_still() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    handler.ingress(Some(&order("D-1").to_string()), &[]).accepted();
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    database.execute("UPDATE orders SET due_at = 1000, record = json_set(record, '$.dueAt', '1970-01-01T00:00:01.000Z')", []).unwrap();
+
+    assert_eq!(codes(&report(&handler)), ["queue_not_configured", "sweeper_stopped"]);
+}
+
+#[test]
 fn keys_and_tokens_together_are_found() {
     let settings = [and("AUTH_ISSUER", "https://login.example.com/"), vec![("AUTH_AUDIENCE", "api://orders")]].concat();
 
@@ -189,6 +216,12 @@ fn entry(properties: &str) -> Reply {
     let counts = "<CountDetails><d2p1:ActiveMessageCount>3</d2p1:ActiveMessageCount><d2p1:DeadLetterMessageCount>0</d2p1:DeadLetterMessageCount>\
                   <d2p1:ScheduledMessageCount>0</d2p1:ScheduledMessageCount></CountDetails>";
     reply(200, &[], &format!("<entry><content><QueueDescription>{properties}{counts}</QueueDescription></content></entry>"))
+}
+
+/// The same with dead letters.
+fn dead_letters() -> Reply {
+    let Reply::Text(text) = entry(GOOD) else { unreachable!("an entry is a text") };
+    Reply::Text(text.replace("DeadLetterMessageCount>0", "DeadLetterMessageCount>2"))
 }
 
 const GOOD: &str = "<LockDuration>PT5M</LockDuration><RequiresSession>false</RequiresSession><DefaultMessageTimeToLive>P14D</DefaultMessageTimeToLive>\
@@ -233,6 +266,7 @@ fn the_queue_is_looked_at_with_the_credentials_of_the_app() {
         (change("<RequiresSession>false", "<RequiresSession>true"), &["queue_sessions"]),
         (change("Expiration>true", "Expiration>false"), &["queue_expiry"]),
         (change("Active", "SendDisabled"), &["queue_disabled"]),
+        (dead_letters(), &["dead_letters"]),
         (change("<SizeInBytes>0", "<SizeInBytes>1073741000"), &["queue_full"]),
     ] {
         service_bus.reply([answer]);

@@ -11,15 +11,15 @@ use packaging::arch::Arch;
 use packaging::elf;
 use serde_json::Value;
 
+use crate::cli::misfit::{Misfit, misfits};
 use crate::cli::package::executable;
 use crate::cli::settings::has_own_work;
-use crate::config::{Config, function_timeout, spelling};
+use crate::config::{Config, function_timeout, is_key_vault_reference, spelling};
 use crate::functions::doctor::finding::{
     APP_UNREADABLE, EXTENSION_BUNDLE, EXTENSION_VERSION, FORWARDING, FUNCTION_DISABLED, FUNCTION_LEFT_OUT, FUNCTION_MISSING,
     FUNCTION_UNKNOWN, Finding, HANDLER_MISSING, HANDLER_NOT_EXECUTABLE, HANDLER_WRONG, HOST_STORAGE, KEYS_AND_TOKENS, LOCK_RENEWAL,
-    OPEN_TO_ALL, SETTING, SETTING_WITHOUT_EFFECT, WORKER_RUNTIME,
+    OPEN_TO_ALL, SETTING, SETTING_WITHOUT_EFFECT, Severity, WORKER_RUNTIME,
 };
-use crate::functions::routes;
 
 /// `maxAutoLockRenewalDuration` of the Service Bus extension where host.json has none.
 const RENEWAL: Duration = Duration::from_mins(5);
@@ -76,24 +76,23 @@ fn read(path: &Path) -> Result<Value, String> {
 }
 
 fn functions(app: &app::Summary) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for (name, reason) in &app.in_error {
-        found.push(Finding::of(&FUNCTION_LEFT_OUT, format!("{name}/function.json: {reason}"), "correct the file"));
-    }
-    for name in &app.disabled {
-        let mend = format!("unset AzureWebJobs.{name}.Disabled");
-        found.push(Finding::of(&FUNCTION_DISABLED, format!("{name} is switched off"), mend));
-    }
-    for name in app.functions.iter().filter(|name| !routes::FUNCTIONS.contains(&name.as_str())) {
-        let mend = "remove the folder, or correct its name: upper and lower case count";
-        found.push(Finding::of(&FUNCTION_UNKNOWN, format!("the handler has no function {name}"), mend));
-    }
-    let in_error = app.in_error.iter().map(|(name, _)| name);
-    let folders: Vec<_> = app.functions.iter().chain(&app.disabled).chain(in_error).map(String::as_str).collect();
-    for name in routes::FUNCTIONS.into_iter().filter(|name| !folders.contains(name)) {
-        let mend = format!("copy {name}/function.json from the repository of the handler");
-        found.push(Finding::of(&FUNCTION_MISSING, format!("there is no folder {name}"), mend));
-    }
+    let found = |misfit| match misfit {
+        Misfit::InError(name, reason) => Finding::of(&FUNCTION_LEFT_OUT, format!("{name}/function.json: {reason}"), "correct the file"),
+        Misfit::Unknown(name) => {
+            let mend = "remove the folder, or correct its name: upper and lower case count";
+            Finding::of(&FUNCTION_UNKNOWN, format!("the handler has no function {name}"), mend)
+        }
+        Misfit::Missing(name) => {
+            let mend = format!("copy {name}/function.json from the repository of the handler");
+            Finding::of(&FUNCTION_MISSING, format!("there is no folder {name}"), mend)
+        }
+    };
+    let mut found: Vec<_> = misfits(app).into_iter().map(found).collect();
+    found.extend(
+        app.disabled
+            .iter()
+            .map(|name| Finding::of(&FUNCTION_DISABLED, format!("{name} is switched off"), format!("unset AzureWebJobs.{name}.Disabled"))),
+    );
     if found.is_empty() {
         found.push(Finding::fine("functions", format!("{} functions, each with its folder", app.functions.len())));
     }
@@ -164,6 +163,14 @@ fn handler(folder: &Path, written: &str) -> Vec<Finding> {
 fn settings(values: &Settings, folder: &Path, are_deployed: bool) -> Vec<Finding> {
     let mut all = values.clone();
     all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.display().to_string());
+    let mut references = Vec::new();
+    if are_deployed {
+        // The list shows references as they were set. Whether they resolve shows the running app, which refuses those that do not.
+        for (name, value) in all.iter_mut().filter(|(_, value)| is_key_vault_reference(value)) {
+            references.push(name.clone());
+            *value = plausible(name).to_owned();
+        }
+    }
     let (place, set) = if are_deployed {
         // The platform's own sign of itself, which is no app setting.
         all.entry("WEBSITE_INSTANCE_ID".into()).or_insert_with(|| "doctor".into());
@@ -181,10 +188,25 @@ fn settings(values: &Settings, folder: &Path, are_deployed: bool) -> Vec<Finding
     if are_deployed {
         found.extend(platform(values));
     }
-    if found.is_empty() {
+    if !references.is_empty() {
+        found.push(Finding::fine(
+            "references",
+            format!("{} are kept in a Key Vault; the running app tells whether they resolve", references.join(", ")),
+        ));
+    }
+    if found.iter().all(|finding| finding.severity == Severity::Fine) {
         found.push(Finding::fine("settings", format!("{place} are good")));
     }
     found
+}
+
+/// A value that passes for what a Key Vault keeps for this setting.
+fn plausible(name: &str) -> &'static str {
+    match name {
+        "ServiceBusConnection" => "Endpoint=sb://kept.servicebus.windows.net/;SharedAccessKeyName=kept;SharedAccessKey=kept",
+        "CosmosConnection" => "AccountEndpoint=https://kept.documents.azure.com:443/;AccountKey=a2VwdA==;",
+        _ => "kept-in-a-key-vault-0123456789abcdef",
+    }
 }
 
 /// Settings that only the platform and the host read.

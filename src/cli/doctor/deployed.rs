@@ -11,6 +11,8 @@ use crate::outbound;
 const TIMEOUT: Duration = Duration::from_secs(100);
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 1024 * 1024;
+/// A tracking id that no order has.
+const NO_ORDER: &str = "00000000-0000-8000-8000-000000000000";
 /// Largest difference between two clocks without a finding.
 const LARGEST_DIFFERENCE: Duration = Duration::from_secs(30);
 
@@ -28,7 +30,12 @@ async fn ask(client: &Client, base: &str, parsed: &Url, key: Option<&str>) -> Ve
     let mut found = Vec::new();
     let is_local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if parsed.scheme() == "http" && !is_local {
-        found.push(Finding::of(&NOT_HTTPS, format!("{base} is not encrypted"), "use https, and turn on httpsOnly of the app"));
+        // The key must not leave on such a way.
+        return vec![Finding::of(
+            &NOT_HTTPS,
+            format!("{base} is not encrypted, so nothing was asked"),
+            "use https, and turn on httpsOnly of the app",
+        )];
     }
     let mut request = client.get(format!("{base}/doctor"));
     if let Some(key) = key {
@@ -74,19 +81,26 @@ fn inside(base: &str, status: StatusCode, body: &[u8], is_local: bool) -> Vec<Fi
     }
 }
 
-/// Whether a caller without key and token is let in.
+/// Whether the app answers a caller without key and token: asked for an order that does not exist, which changes nothing.
 async fn stranger(client: &Client, base: &str, is_local: bool) -> Finding {
-    let asked = answer(client.get(format!("{base}/orders"))).await;
-    match asked {
-        // On this machine that is meant to be so.
-        Ok((StatusCode::OK, ..)) if !is_local => Finding::of(
-            &OPEN_TO_ALL,
-            format!("{base}/orders lists orders for a caller without key and token"),
-            "set authLevel of the order functions to function, or set AUTH_ISSUER and AUTH_AUDIENCE; docs/auth.md compares them",
-        ),
-        Ok((status, ..)) => Finding::fine("door", format!("a caller without key and token gets {status} for {base}/orders")),
-        Err(reason) => Finding::of(&NOT_REACHED, format!("{base}/orders does not answer: {reason}"), format!("curl -i {base}/orders")),
+    let url = format!("{base}/orders/{NO_ORDER}/status");
+    match answer(client.get(&url)).await {
+        Ok((status, _, body)) => door(&url, status, &body, is_local),
+        Err(reason) => Finding::of(&NOT_REACHED, format!("{url} does not answer: {reason}"), format!("curl -i {url}")),
     }
+}
+
+/// The finding for this answer to a caller without key and token.
+fn door(url: &str, status: StatusCode, body: &[u8], is_local: bool) -> Finding {
+    // Only the handler says that there is no such order; the platform and a gateway stop a stranger before.
+    let is_let_in = status == StatusCode::NOT_FOUND && String::from_utf8_lossy(body).contains("order-not-found");
+    if is_let_in && !is_local {
+        let mend = "set authLevel of the order functions to function, or set AUTH_ISSUER and AUTH_AUDIENCE; docs/auth.md compares them";
+        return Finding::of(&OPEN_TO_ALL, format!("{url} is answered for a caller without key and token"), mend);
+    }
+    // On this machine that is meant to be so.
+    let who = if is_let_in { "is let in, on this machine" } else { "is not let in" };
+    Finding::fine("door", format!("a caller without key and token {who}: {status} for {url}"))
 }
 
 fn clock(date: Option<&str>) -> Option<Finding> {
@@ -104,4 +118,24 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<(StatusCode, Option<
     let date = response.headers().get("date").and_then(|text| text.to_str().ok()).map(str::to_owned);
     let body = outbound::http::body(&mut response, MAX_ANSWER).await.map_err(failed)?;
     Ok((response.status(), date, body.ok_or("the answer is too long")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(status: u16, body: &str, is_local: bool) -> String {
+        door("u", StatusCode::from_u16(status).unwrap(), body.as_bytes(), is_local).code.into_owned()
+    }
+
+    #[test]
+    fn a_stranger_whom_the_handler_answers_is_let_in() {
+        let problem = r#"{"type":"urn:problem-type:waybill:order-not-found"}"#;
+
+        assert_eq!(code(404, problem, false), "open_to_all");
+        assert_eq!(code(404, problem, true), "door");
+        for (status, body) in [(401, ""), (403, ""), (404, "no such function"), (401, problem)] {
+            assert_eq!(code(status, body, false), "door", "{status} {body}");
+        }
+    }
 }

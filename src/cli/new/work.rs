@@ -10,7 +10,7 @@ struct MyWork;
 impl Work for MyWork {
     async fn run(&self, job: Job) -> Result<Done, Failed> {
         let order: Value = job.order()?;
-        job.progress(50, "working").await;
+        job.progress(50, "working");
         // An effect outside belongs under this key, so that it happens once.
         Ok(json!({ "order": order, "key": job.idempotency_key() }).into())
     }

@@ -105,8 +105,7 @@ fn findings(description: Result<Description, DescribeError>, names: &Names<'_>, 
         find(&QUEUE_EXPIRY, what, update("--enable-dead-lettering-on-message-expiration true"));
     }
     if let Some((used, most)) = bytes.filter(|(used, most)| used.saturating_mul(100) >= most.saturating_mul(NEARLY_FULL)) {
-        let mend = update("--max-size 5120").replace("; ", "");
-        find(&QUEUE_FULL, format!("{name} uses {used} of {most} bytes"), mend);
+        find(&QUEUE_FULL, format!("{name} uses {used} of {most} bytes"), update("--max-size 5120"));
     }
     if counts.dead > 0 {
         let mend = "waybill verify; look at the log of OrderDeadLetter, which moves them into quarantine".to_owned();
