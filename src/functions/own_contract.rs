@@ -125,10 +125,9 @@ impl Moving<'_> {
     /// The value of a keyword.
     fn keyword(&self, name: &str, value: &Value) -> Value {
         match (name, value) {
-            ("$ref", Value::String(target)) => self.target(target).into(),
             // The anchor moves with its schema.
             ("$dynamicRef", Value::String(target)) if target.starts_with('#') && !target.starts_with("#/") => value.clone(),
-            ("$dynamicRef", Value::String(target)) => self.target(target).into(),
+            ("$ref" | "$dynamicRef", Value::String(target)) => self.target(target).into(),
             // Orders are compared with these, or shown them.
             ("const" | "enum" | "default" | "examples", _) => value.clone(),
             // The names of the members are no keywords.

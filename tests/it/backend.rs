@@ -850,7 +850,7 @@ fn a_backend_that_has_taken_the_probe_is_back_before_the_work_is_done() {
         () if heard.body.contains("LONG") || heard.line.starts_with("GET") => taken(),
         () => json_reply(200, &json!(1)),
     });
-    let mut handler = with_open_breaker(data.path(), &backend);
+    let handler = with_open_breaker(data.path(), &backend);
     let (id, message) = submit(&handler, "LONG");
 
     while_processing(&handler, &message, || {
@@ -868,7 +868,7 @@ fn a_probe_that_is_not_answered_keeps_no_other_from_asking() {
         () if heard.body.contains("HANGS") => Reply::Silence,
         () => json_reply(200, &json!(1)),
     });
-    let mut handler = with_open_breaker(data.path(), &backend);
+    let handler = with_open_breaker(data.path(), &backend);
     let (id, message) = submit(&handler, "HANGS");
 
     while_processing(&handler, &message, || {

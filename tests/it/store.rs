@@ -125,7 +125,7 @@ pub fn record(now: Timestamp) -> Record {
         tracking_id: TrackingId::from_bytes(*Uuid::new_v4().as_bytes()),
         life: Uuid::new_v4(),
         order,
-        names: Some(Names { order_id: "o".into(), customer_id: "c".into() }),
+        names: Names { order_id: "o".into(), customer_id: "c".into() },
         fingerprint: "f".repeat(64),
         metadata,
     };

@@ -168,7 +168,7 @@ fn settings(values: &Settings, folder: &Path, are_deployed: bool) -> Vec<Finding
         // The list shows references as they were set. Whether they resolve shows the running app, which refuses those that do not.
         for (name, value) in all.iter_mut().filter(|(_, value)| is_key_vault_reference(value)) {
             references.push(name.clone());
-            *value = plausible(name).to_owned();
+            plausible(name).clone_into(value);
         }
     }
     let (place, set) = if are_deployed {
