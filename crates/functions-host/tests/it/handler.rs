@@ -72,7 +72,16 @@ impl Handler {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, called) = (Arc::clone(&shared), called.clone());
-                thread::spawn(move || serve(stream, &answer, &called));
+                thread::spawn(move || {
+                    serve(stream, |call| {
+                        let is_probe = call.start.starts_with("GET / ");
+                        if !is_probe {
+                            // The receiver is gone when the test has ended.
+                            drop(called.send(call.clone()));
+                        }
+                        answer.lock().unwrap().clone()
+                    })
+                });
             }
         });
         Self { answer, calls }
@@ -88,15 +97,11 @@ impl Handler {
     }
 }
 
-fn serve(stream: TcpStream, answer: &Mutex<Vec<u8>>, called: &mpsc::Sender<Message>) -> Option<()> {
+/// Answers the calls of one connection of the host.
+pub(crate) fn serve(stream: TcpStream, answer: impl Fn(&Message) -> Vec<u8>) -> Option<()> {
     let mut reader = BufReader::new(stream);
-    while let Some(request) = Message::read(&mut reader, false) {
-        let probe = request.start.starts_with("GET / ");
-        if !probe {
-            called.send(request).ok()?;
-        }
-        let answer = answer.lock().unwrap().clone();
-        reader.get_mut().write_all(&answer).ok()?;
+    while let Some(call) = Message::read(&mut reader, false) {
+        reader.get_mut().write_all(&answer(&call)).ok()?;
     }
     Some(())
 }

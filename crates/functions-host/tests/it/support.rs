@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use functions_host::host::{self, Options};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::handler::{self, Message};
 
 #[derive(Parser)]
 struct CommandLine {
@@ -94,7 +96,7 @@ impl Running {
                 }
             };
             for stream in TcpListener::bind(("127.0.0.1", port)).unwrap().incoming().flatten() {
-                thread::spawn(move || handle(stream));
+                thread::spawn(move || handler::serve(stream, named));
             }
         });
         if let Ok(up) = is_up.await {
@@ -129,32 +131,10 @@ impl Drop for Running {
     }
 }
 
-/// Answers the calls of one connection of the host.
-fn handle(stream: TcpStream) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut start = String::new();
-        reader.read_line(&mut start).ok().filter(|length| *length > 0)?;
-        let mut chunked = false;
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).ok()?;
-            chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
-            if line.trim().is_empty() {
-                break;
-            }
-        }
-        while chunked {
-            let mut size = String::new();
-            reader.read_line(&mut size).ok()?;
-            let size = u64::from_str_radix(size.trim(), 16).ok()?;
-            std::io::copy(&mut reader.by_ref().take(size + 2), &mut std::io::sink()).ok()?;
-            chunked = size > 0;
-        }
-        let function = start.split(' ').nth(1)?.trim_start_matches('/');
-        let response = json!({"statusCode": 200, "headers": {"X-Function": function}});
-        let body = json!({"Outputs": {"res": response}}).to_string();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-        reader.get_mut().write_all((head + &body).as_bytes()).ok()?;
-    }
+/// The name of the called function, as an answer of the handler.
+fn named(call: &Message) -> Vec<u8> {
+    let response = json!({"statusCode": 200, "headers": {"X-Function": call.word(1).trim_start_matches('/')}});
+    let body = json!({"Outputs": {"res": response}}).to_string();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    (head + &body).into_bytes()
 }
