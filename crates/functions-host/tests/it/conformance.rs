@@ -2,7 +2,6 @@
 //!
 //! A test counts the exchanges that come out alike, and names every other one with its reason. `docs/local.md` has the same reasons.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,9 +16,9 @@ use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
 use crate::handler::{Handler, Message};
+use crate::routing::functions;
 use crate::support::App;
 
-const ROUTING: &str = include_str!("fixtures/routing-cases.json");
 /// Functions of the recorded forwarded requests.
 const FORWARDED: [&str; 15] = [
     "BParam",
@@ -124,7 +123,7 @@ fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Message> {
     loop {
         let answer = Message::read(&mut reader, !head);
         match answer {
-            Some(answer) if answer.word(1) == "100" && !answer.start.contains("Continue?") => {}
+            Some(answer) if answer.word(1) == "100" => {}
             answer => return answer,
         }
     }
@@ -148,15 +147,6 @@ fn recorded(bytes: &[u8]) -> Vec<Value> {
 
 fn base64_of(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().unwrap()).unwrap()
-}
-
-fn functions(app: &App, only: impl Fn(&str) -> bool) {
-    let document: Value = serde_json::from_str(ROUTING).unwrap();
-    for (name, bindings) in document["functions"].as_object().unwrap() {
-        if only(name) {
-            app.write(&format!("{name}/function.json"), &json!({ "bindings": bindings }).to_string());
-        }
-    }
 }
 
 fn answer_with(status: u64, headers: &[(String, String)], body: &[u8], chunked: bool) -> Vec<u8> {
@@ -184,29 +174,94 @@ fn envelope_answer(body: &str) -> Vec<u8> {
     answer_with(200, &[("Content-Type".to_owned(), "application/json".to_owned())], body.as_bytes(), false)
 }
 
-/// Compares each exchange; `known` are the places of the exchanges that differ, by reason.
-fn compare(pairs: &[(Value, Value)], known: &[(&str, &[usize])]) {
-    let different: BTreeSet<_> = (0..pairs.len()).filter(|place| pairs[*place].0 != pairs[*place].1).collect();
-    for place in &different {
-        let (expected, got) = &pairs[*place];
-        println!("{}", json!({ "place": place, "expected": expected, "got": got }));
-    }
-    let explained: BTreeSet<_> = known.iter().flat_map(|(_, places)| places.iter().copied()).collect();
-    println!("{} of {} alike", pairs.len() - different.len(), pairs.len());
-    let unexplained: Vec<_> = different.difference(&explained).collect();
-    let mended: Vec<_> = explained.difference(&different).collect();
-    assert!(unexplained.is_empty(), "different without a reason: {unexplained:?}");
-    assert!(mended.is_empty(), "alike although listed as different: {mended:?}");
+/// A kind of exchange that comes out different from the real host, with the exact number of them.
+struct Difference {
+    reason: &'static str,
+    count: usize,
+    /// Whether an exchange that differs is of this kind, by what was recorded and what came out here, with header names in lower case.
+    explains: fn(&Value, &Value) -> bool,
 }
 
-/// Compares each exchange until the rest of them is mended: at least this many are alike.
-fn at_least(pairs: &[(Value, Value)], alike: usize) {
-    let different: Vec<_> = pairs.iter().enumerate().filter(|(_, (expected, got))| expected != got).collect();
-    for (place, (expected, got)) in &different {
-        println!("{}", json!({ "place": place, "expected": expected, "got": got }));
+/// Exchanges that are alike but for the spelling of header names.
+fn spelling(count: usize) -> Difference {
+    Difference { reason: "the spelling of header names", count, explains: |expected, got| expected == got }
+}
+
+/// Compares each exchange, and returns how many are alike. Every other one must have its reason, and each reason its exact number.
+fn alike(pairs: Vec<(Value, Value)>, known: &[Difference]) -> usize {
+    let all = pairs.len();
+    let mut counts = vec![0; known.len()];
+    let mut unexplained = Vec::new();
+    let mut alike = 0;
+    for (place, (mut expected, mut got)) in pairs.into_iter().enumerate() {
+        if expected == got {
+            alike += 1;
+            continue;
+        }
+        lower_header_names(&mut expected);
+        lower_header_names(&mut got);
+        let kind = known.iter().position(|difference| (difference.explains)(&expected, &got));
+        let reason = kind.map(|kind| known[kind].reason);
+        println!("{}", json!({ "place": place, "reason": reason, "expected": expected, "got": got }));
+        match kind {
+            Some(kind) => counts[kind] += 1,
+            None => unexplained.push(place),
+        }
     }
-    println!("{} of {} alike", pairs.len() - different.len(), pairs.len());
-    assert!(pairs.len() - different.len() >= alike, "{} of {} alike", pairs.len() - different.len(), pairs.len());
+    println!("{alike} of {all} alike");
+    assert!(unexplained.is_empty(), "different without a reason: {unexplained:?}");
+    for (difference, count) in known.iter().zip(counts) {
+        assert_eq!(count, difference.count, "{}", difference.reason);
+    }
+    alike
+}
+
+/// Writes the names of headers in lower case.
+fn lower_header_names(exchange: &mut Value) {
+    if let Some(client) = exchange.get_mut("client") {
+        lower_header_names(client);
+    }
+    for side in ["headers", "answerHeaders"] {
+        match exchange.get_mut(side) {
+            Some(Value::Object(headers)) => {
+                let lower = std::mem::take(headers).into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+                for (name, value) in lower {
+                    assert_eq!(headers.insert(name, value), None, "two headers differ by case alone");
+                }
+            }
+            Some(Value::Array(headers)) => {
+                for header in headers.iter_mut() {
+                    header[0] = header[0].as_str().unwrap().to_ascii_lowercase().into();
+                }
+                headers.sort_by_key(ToString::to_string);
+            }
+            _ => {}
+        }
+    }
+}
+
+const ODD_TARGET: &str = "a target with one of < > ^ ` or \" is a 400";
+
+/// Whether the target of a request has a character that only the real host takes there.
+fn has_odd_target(expected: &Value, got: &Value) -> bool {
+    let target = expected["raw"].as_str().unwrap().split(' ').nth(1).unwrap_or_default();
+    got["status"] == 400 && target.contains(['<', '>', '^', '`', '"'])
+}
+
+/// The values of a header on one side of a forwarded exchange.
+fn values<'e>(exchange: &'e Value, side: &str, name: &str) -> Vec<&'e str> {
+    let headers = exchange[side].as_array().into_iter().flatten();
+    headers.filter(|header| header[0] == name).filter_map(|header| header[1].as_str()).collect()
+}
+
+/// Whether two forwarded exchanges are the same but for one header.
+fn differ_only_in(expected: &Value, got: &Value, side: &str, name: &str) -> bool {
+    let [expected, got] = [expected, got].map(|exchange| {
+        let mut exchange = exchange.clone();
+        exchange[side].as_array_mut().unwrap().retain(|header| header[0] != name);
+        exchange
+    });
+    expected == got
 }
 
 /// What an invocation with an HTTP trigger carried, in the form of the recorded requests.
@@ -249,7 +304,8 @@ fn recorded_requests_arrive_as_on_the_real_host() {
             (expected, Value::Object(got))
         })
         .collect();
-    at_least(&pairs, 1696);
+    let known = [spelling(267), Difference { reason: ODD_TARGET, count: 37, explains: has_odd_target }];
+    assert_eq!(alike(pairs, &known), 1696);
 }
 
 /// What a client got for an answer of the handler, in the form of the recorded answers.
@@ -295,13 +351,20 @@ fn answers(cases: Vec<Value>) -> Vec<(Value, Value)> {
 
 #[test]
 fn recorded_answers_come_out_as_on_the_real_host() {
-    at_least(&answers(recorded(include_bytes!("fixtures/recorded-answers.json.gz"))), 295);
+    assert_eq!(alike(answers(recorded(include_bytes!("fixtures/recorded-answers.json.gz"))), &[spelling(5)]), 295);
 }
 
 #[test]
 fn answers_that_were_tried_come_out_as_on_the_real_host() {
     let document: Value = serde_json::from_str(include_str!("fixtures/output-cases.json")).unwrap();
-    at_least(&answers(document["cases"].as_array().unwrap().clone()), 71);
+    let below_200 = Difference {
+        reason: "a status below 200 is a 500",
+        count: 2,
+        explains: |expected, got| {
+            expected["client"]["status"].as_i64().is_some_and(|status| status < 200) && got["client"]["status"] == 500
+        },
+    };
+    assert_eq!(alike(answers(document["cases"].as_array().unwrap().clone()), &[spelling(1), below_200]), 71);
 }
 
 #[test]
@@ -329,7 +392,7 @@ fn bodies_that_were_tried_arrive_as_on_the_real_host() {
         got["metadata"] = seen.remove("metadata").unwrap_or_default();
         (expected, got)
     });
-    compare(&pairs.collect::<Vec<_>>(), &[]);
+    assert_eq!(alike(pairs.collect(), &[]), 31);
 }
 
 #[test]
@@ -365,7 +428,7 @@ fn host_lines_get_the_status_of_the_real_host() {
         let answer = host.send(format!("GET /api/absent HTTP/1.1\r\n{header}\r\nConnection: close\r\n\r\n").as_bytes());
         (expected.clone(), json!({ "header": header, "status": status(answer.as_ref()) }))
     });
-    compare(&pairs.collect::<Vec<_>>(), &[]);
+    assert_eq!(alike(pairs.collect(), &[]), 20);
 }
 
 #[test]
@@ -526,5 +589,24 @@ fn recorded_forwarded_requests_pass_as_on_the_real_host() {
             (expected, Value::Object(got))
         })
         .collect();
-    at_least(&pairs, 363);
+    let known = [
+        spelling(126),
+        Difference { reason: ODD_TARGET, count: 9, explains: has_odd_target },
+        Difference {
+            reason: "a WWW-Authenticate with two challenges stays one header",
+            count: 1,
+            explains: |expected, got| {
+                let [split, joined] = [expected, got].map(|exchange| values(exchange, "answerHeaders", "www-authenticate"));
+                differ_only_in(expected, got, "answerHeaders", "www-authenticate") && split.len() > 1 && joined == [split.join(", ")]
+            },
+        },
+        Difference {
+            reason: "the Content-Language of a request with a body is passed on",
+            count: 1,
+            explains: |expected, got| {
+                differ_only_in(expected, got, "headers", "content-language") && values(expected, "headers", "content-language").is_empty()
+            },
+        },
+    ];
+    assert_eq!(alike(pairs, &known), 363);
 }
