@@ -25,10 +25,6 @@ pub fn text_of(file: &Path) -> Result<String, String> {
 /// Parses the text of a file; the error is "invalid JSON at line 3, column 5: …".
 pub fn parse(text: &str) -> Result<Value, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // The strict reader comes first: it is the faster one, and does most files.
-    if let Ok(value) = serde_json::from_str(text) {
-        return Ok(value);
-    }
     newtonsoft::read(text, Way::Parse).map(plain).map_err(|mistake| {
         let before = &text[..mistake.at];
         let line = before.matches('\n').count() + 1;
@@ -95,5 +91,16 @@ mod tests {
 
         assert_eq!(parse(text).unwrap(), json!({"version": "2.0", "a": [1, null, 16], "b": "NaN", "c": 1.5}));
         assert!(parse("{} {}").is_err());
+    }
+
+    #[test]
+    fn plain_json_is_read_as_the_same_file_with_a_comment() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        let (deepest, too_deep) = (nested(newtonsoft::MAX_DEPTH), nested(newtonsoft::MAX_DEPTH + 1));
+        for text in ["{\"a\": 1.50, \"b\": -0, \"c\": 12345678901234567890123}", &deepest, &too_deep] {
+            assert_eq!(parse(text), parse(&format!("{text} // c")), "{text}");
+        }
+        assert!(parse(&deepest).is_ok());
+        assert!(parse(&too_deep).unwrap_err().starts_with("invalid JSON at line 1, column 65: the JSON text is nested too deeply"));
     }
 }
