@@ -384,7 +384,8 @@ fn date_of(constructor: &str, arguments: &[Json]) -> Option<Instant> {
     let &[year, month, ref rest @ ..] = numbers.as_slice() else { return Instant::of_milliseconds(*numbers.first()?, "Z") };
     let part = |place: usize| rest.get(place).copied().unwrap_or(0);
     let small = |number: i64| i8::try_from(number).ok();
-    let date = Date::new(year.try_into().ok()?, small(month + 1)?, small(part(0).max(1))?).ok()?;
+    let day = if part(0) == 0 { 1 } else { part(0) };
+    let date = Date::new(year.try_into().ok()?, small(month.checked_add(1)?)?, small(day)?).ok()?;
     let nanoseconds = i32::try_from(part(4)).ok()?.checked_mul(1_000_000)?;
     let time = Time::new(small(part(1))?, small(part(2))?, small(part(3))?, nanoseconds).ok()?;
     Some(Instant { at: date.to_datetime(time), suffix: "" })
@@ -542,5 +543,10 @@ mod tests {
         let dated = |text| into_text(with_dates(read(text, Way::Deserialize).unwrap())).unwrap().into_owned();
         assert_eq!(dated("[new Date(5),new Date(2026, 10, 23)]"), "[\n  \"1970-01-01T00:00:00.005Z\",\n  \"2026-11-23T00:00:00\"\n]");
         assert_eq!(dated("[new Date()]"), "[\n  new Date()\n]");
+        assert_eq!(dated("[new Date(2026,10,0)]"), "[\n  \"2026-11-01T00:00:00\"\n]");
+        for no_date in ["[new Date(0,9223372036854775807)]", "[new Date(2026,10,-1)]"] {
+            let text = dated(no_date);
+            assert!(text.contains("new Date("), "{text}");
+        }
     }
 }
