@@ -14,7 +14,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 use serving::host_names;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, info, warn};
 
 use crate::app::App;
@@ -30,6 +30,8 @@ use crate::wire::invocation::{self, Identity};
 
 /// Largest body, the limit of Kestrel and the host. There a larger body breaks the connection; here it gets an answer.
 const MAX_BODY: u32 = 100 * 1024 * 1024;
+/// Largest body of a run by hand, which becomes one message: the largest message of a Service Bus queue.
+const MAX_INPUT: u32 = 256 * 1024;
 /// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(100);
 
@@ -51,7 +53,7 @@ pub(crate) struct Front {
     cors_credentials: bool,
     /// Names that `Host` may have besides those of this machine; `*` is every name.
     allowed_hosts: Vec<String>,
-    large_bodies: Semaphore,
+    large_bodies: Arc<Semaphore>,
     outstanding: AtomicUsize,
     max_outstanding: Option<usize>,
     concurrent: Option<Semaphore>,
@@ -113,7 +115,7 @@ impl Front {
             cors: app.local_host.cors.clone(),
             cors_credentials: app.local_host.cors_credentials,
             allowed_hosts: app.local_host.allowed_hosts.clone(),
-            large_bodies: Semaphore::new(LARGE_BODIES as usize),
+            large_bodies: Arc::new(Semaphore::new(LARGE_BODIES as usize)),
             outstanding: AtomicUsize::new(0),
             max_outstanding: app.host.http.max_outstanding_requests,
             concurrent: app.host.http.max_concurrent_requests.map(Semaphore::new),
@@ -201,7 +203,7 @@ impl Front {
             Ok(place) => place,
             Err(answer) => return *answer,
         };
-        let body = match if chunked { drained(body).await } else { collected(body).await } {
+        let body = match if chunked { drained(body).await } else { collected(body, MAX_BODY).await } {
             Ok(body) => body,
             Err(answer) => return answer,
         };
@@ -218,8 +220,11 @@ impl Front {
             let mut request = Request::new(body);
             *request.method_mut() = parts.method;
             *request.headers_mut() = headers;
-            // A separate task, so that a client that leaves does not cancel the invocation.
-            let task = tokio::spawn(async move { forward(&dispatcher, &function, &invocation, request, &target).await });
+            // A separate task: a client that leaves does not cancel the invocation, whose body keeps its place.
+            let task = tokio::spawn(async move {
+                let _place = place;
+                forward(&dispatcher, &function, &invocation, request, &target).await
+            });
             return task.await.unwrap_or_else(|error| broken_down(&error));
         }
         let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
@@ -243,17 +248,14 @@ impl Front {
             );
             (invocation, envelope)
         };
-        // A large one takes seconds, in which the thread would answer no other request.
-        let built = if large { tokio::task::spawn_blocking(prepare).await } else { Ok(prepare()) };
-        let (invocation, envelope) = match built {
-            Ok(built) => built,
-            Err(error) => return broken_down(&error),
-        };
-        // A separate task: a client that leaves does not cancel the invocation.
-        let task = tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });
-        let answered = task.await;
-        drop(place);
-        match answered {
+        // A separate task: a client that leaves does not cancel the invocation, whose body keeps its place.
+        let task = tokio::spawn(async move {
+            let _place = place;
+            // A large one takes seconds, in which the thread would answer no other request.
+            let (invocation, envelope) = if large { tokio::task::spawn_blocking(prepare).await? } else { prepare() };
+            Ok(dispatcher.invoke(&function, &invocation, envelope).await)
+        });
+        match task.await.flatten() {
             Ok(Ok(Reply::Response(response))) => respond(response, &method),
             Ok(Ok(Reply::None)) => empty(StatusCode::NO_CONTENT),
             Ok(Err(Failed(Some(begun)))) => respond(*begun, &method),
@@ -263,15 +265,15 @@ impl Front {
     }
 
     /// A share of the memory for large bodies, held until the invocation ends.
-    fn place_for(&self, body: &Incoming) -> Result<Option<SemaphorePermit<'_>>, Box<HttpResponse>> {
+    fn place_for(&self, body: &Incoming) -> Result<Option<OwnedSemaphorePermit>, Box<HttpResponse>> {
         let size = u32::try_from(body.size_hint().lower()).unwrap_or(u32::MAX);
         if size > MAX_BODY {
-            return Err(Box::new(too_large()));
+            return Err(Box::new(too_large(MAX_BODY)));
         }
         if size <= LARGE {
             return Ok(None);
         }
-        self.large_bodies.try_acquire_many(size).map(Some).map_err(|_| {
+        Arc::clone(&self.large_bodies).try_acquire_many_owned(size).map(Some).map_err(|_| {
             let mut answer = closing(text(StatusCode::SERVICE_UNAVAILABLE, "the host holds too many large bodies; try again\n"));
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             Box::new(answer)
@@ -301,7 +303,7 @@ impl Front {
                 }
                 Some(name) => {
                     let name = name.to_owned();
-                    match collected(body).await {
+                    match collected(body, MAX_INPUT).await {
                         Ok(body) => self.run_by_hand(&name, &body),
                         Err(answer) => answer,
                     }
@@ -374,17 +376,17 @@ impl Front {
     }
 }
 
-fn too_large() -> HttpResponse {
-    closing(text(StatusCode::PAYLOAD_TOO_LARGE, "the host takes bodies of at most 100 MB\n"))
+fn too_large(most: u32) -> HttpResponse {
+    closing(text(StatusCode::PAYLOAD_TOO_LARGE, &format!("send a body of at most {most} bytes\n")))
 }
 
-/// Body of a client's request, or the answer if the body is too large, broken or late.
-async fn collected(body: Incoming) -> Result<Bytes, HttpResponse> {
-    if body.size_hint().lower() > u64::from(MAX_BODY) {
-        return Err(too_large());
+/// Body of a client's request, or the answer if the body is above `most` bytes, broken or late.
+async fn collected(body: Incoming, most: u32) -> Result<Bytes, HttpResponse> {
+    if body.size_hint().lower() > u64::from(most) {
+        return Err(too_large(most));
     }
-    let body = Limited::new(body, MAX_BODY as usize);
-    read(async { body.collect().await.map(http_body_util::Collected::to_bytes) }).await
+    let body = Limited::new(body, most as usize);
+    read(most, async { body.collect().await.map(http_body_util::Collected::to_bytes) }).await
 }
 
 /// Reads a body without keeping it.
@@ -396,13 +398,16 @@ async fn drained(body: Incoming) -> Result<Bytes, HttpResponse> {
         }
         Ok(Bytes::new())
     };
-    read(reading).await
+    read(MAX_BODY, reading).await
 }
 
-async fn read(reading: impl Future<Output = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>) -> Result<Bytes, HttpResponse> {
+async fn read(
+    most: u32,
+    reading: impl Future<Output = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>,
+) -> Result<Bytes, HttpResponse> {
     match tokio::time::timeout(BODY_TIMEOUT, reading).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(most)),
         Ok(Err(_)) => Err(closing(empty(StatusCode::BAD_REQUEST))),
         Err(_) => Err(closing(empty(StatusCode::REQUEST_TIMEOUT))),
     }

@@ -506,6 +506,67 @@ fn large_bodies_have_a_bound_together() {
 }
 
 #[test]
+fn a_large_body_counts_until_its_invocation_ends() {
+    const WELCOME: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let post = |size: usize, lines: &str| {
+        format!("POST /api/absent HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n{lines}\r\n").into_bytes()
+    };
+    let (some, rest) = (29 * 1024 * 1024, 100 * 1024 * 1024);
+    for forwards in [false, true] {
+        let app = App::with_handler();
+        let handler = json!({"description": {"defaultExecutablePath": "handler"}, "enableForwardingHttpRequest": forwards});
+        // An answer other than 429 tells that the client of the request before it has left.
+        let http = json!({"maxOutstandingRequests": 1});
+        app.write("host.json", &json!({"version": "2.0", "extensions": {"http": http}, "customHandler": handler}).to_string());
+        functions(&app, |name| name == "MAbsent");
+        let host = Host::start(app);
+        host.handler.set_answer(envelope_answer(r#"{"Outputs":{"res":{}}}"#));
+        let start_of_answer_to_rest = || {
+            let mut stream = TcpStream::connect(host.address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(&post(rest, "Expect: 100-continue\r\n")).unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            line.split(' ').nth(1).unwrap().to_owned()
+        };
+        assert_eq!(status(host.send(WELCOME).as_ref()), 200);
+
+        let held = host.handler.hold();
+        let mut client = TcpStream::connect(host.address).unwrap();
+        client.write_all(&[post(some, ""), vec![b'x'; some]].concat()).unwrap();
+        host.handler.call();
+        assert_eq!(status(host.send(WELCOME).as_ref()), 429);
+        drop(client);
+        while status(host.send(WELCOME).as_ref()) == 429 {}
+        assert_eq!(start_of_answer_to_rest(), "503", "forwards: {forwards}");
+
+        drop(held);
+        while start_of_answer_to_rest() != "100" {}
+    }
+}
+
+#[test]
+fn a_function_run_by_hand_takes_a_small_input() {
+    let app = App::with_handler();
+    functions(&app, |name| name == "MAbsent");
+    app.write(
+        "Tick/function.json",
+        r#"{"bindings": [{"type": "timerTrigger", "direction": "in", "name": "t", "schedule": "0 0 0 1 1 *"}]}"#,
+    );
+    let host = Host::start(app);
+    for (size, expected) in [(256 * 1024, 202), (256 * 1024 + 1, 413)] {
+        let input = format!("{{\"input\": \"{}\"}}", "x".repeat(size - r#"{"input": ""}"#.len()));
+        for (framing, body) in [
+            (format!("Content-Length: {size}"), input.clone()),
+            ("Transfer-Encoding: chunked".to_owned(), format!("{size:x}\r\n{input}\r\n0\r\n\r\n")),
+        ] {
+            let request = format!("POST /admin/functions/Tick HTTP/1.1\r\nHost: localhost\r\n{framing}\r\nConnection: close\r\n\r\n{body}");
+            assert_eq!(status(host.send(request.as_bytes()).as_ref()), expected, "{size}, {framing}");
+        }
+    }
+}
+
+#[test]
 fn a_copy_of_a_data_directory_leaves_the_handler_of_the_original_alone() {
     let (original, copy) = (App::with_handler(), App::with_handler());
     for app in [&original, &copy] {

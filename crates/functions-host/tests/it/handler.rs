@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
 /// A request to the handler, or an answer of the host: the first line, the headers as they are spelt, and the body.
@@ -89,6 +89,16 @@ impl Handler {
 
     pub(crate) fn set_answer(&self, answer: Vec<u8>) {
         *self.answer.lock().unwrap() = answer;
+    }
+
+    /// While this lives, no call gets an answer.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.answer.lock().unwrap()
+    }
+
+    /// The next call, once it is there.
+    pub(crate) fn call(&self) -> Message {
+        self.calls.recv().unwrap()
     }
 
     /// The calls since the last look.
