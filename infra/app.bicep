@@ -22,6 +22,7 @@ param authIssuer string
 param authAudience string
 param publicBaseUrl string
 param subscriptionHeader string
+param gatewayOwner string
 
 var blobOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
 var packages = 'packages'
@@ -143,6 +144,7 @@ resource settings 'Microsoft.Web/sites/config@2025-03-01' = {
     AUTH_AUDIENCE: authAudience
     PUBLIC_BASE_URL: publicBaseUrl
     RATE_LIMIT_SUBSCRIPTION_HEADER: subscriptionHeader
+    ADOPT_GATEWAY_ORDERS: gatewayOwner
   }
 }
 

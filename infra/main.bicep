@@ -26,6 +26,9 @@ param queueKeySecret string = ''
 @description('The secret of the vault that has a host key of the app, which the gateway sends; empty: it sends none.')
 param hostKeySecret string = ''
 
+@description('The name of this host key in the app, which owns the orders that come through the gateway without a token; empty: the key default.')
+param hostKeyName string = ''
+
 @description('Copies in several availability zones.')
 param zoneRedundant bool = false
 
@@ -85,6 +88,9 @@ var publicBaseUrl = fronted ? 'https://${frontName}.azure-api.net/waybill' : ''
 // Without a role that reads the length of the queue nothing starts by need, so that one instance never stops.
 var readyProcessor = scaleRole == 'none' ? max(alwaysReadyProcessor, 1) : alwaysReadyProcessor
 var subscriptionHeader = fronted ? 'X-Subscription-Id' : ''
+// The caller that asks for the status of an order which the gateway sent to the queue.
+var callerWithoutToken = empty(hostKeyName) ? 'anonymous' : 'key:${hostKeyName}'
+var gatewayOwner = fronted && directToQueue ? (empty(authIssuer) ? callerWithoutToken : 'token') : ''
 
 resource identity 'Microsoft.ManagedIdentity/userAssignedIdentities@2024-11-30' = {
   name: '${base}-${suffix}'
@@ -160,6 +166,7 @@ module app 'app.bicep' = {
     authAudience: authAudience
     publicBaseUrl: publicBaseUrl
     subscriptionHeader: subscriptionHeader
+    gatewayOwner: gatewayOwner
   }
 }
 

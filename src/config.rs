@@ -8,6 +8,7 @@ pub mod fulfillment;
 pub mod function_timeout;
 pub mod identity;
 pub mod limits;
+pub mod gateway;
 mod orders;
 pub mod service_bus;
 pub mod spelling;
@@ -25,6 +26,7 @@ use tracing_subscriber::filter::Targets;
 use crate::config::auth::Auth;
 use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
+use crate::config::gateway::GatewayOwner;
 use crate::config::limits::Limits;
 use crate::config::service_bus::ServiceBus;
 use crate::config::time_budget::{COSMOS_TIMEOUT, STAGES, TimeBudget, Writes};
@@ -82,6 +84,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Whether all callers without an identity are one caller, which may list its orders (`ANONYMOUS_LIST`).
     pub anonymous_list: bool,
+    /// The owner of orders that a gateway sent to the queue itself (`ADOPT_GATEWAY_ORDERS`). `None`: such messages are no orders.
+    pub gateway_owner: Option<GatewayOwner>,
     /// The connections at the same time (`MAX_CONNECTIONS`).
     pub max_connections: usize,
     /// The platform's name for this instance.
@@ -246,10 +250,12 @@ impl Config {
             settings.needed_by_functions(sign);
         }
         let max_connections = settings.number("MAX_CONNECTIONS", 1) as usize;
+        let auth = auth::read(settings);
+        let gateway_owner = gateway::read(settings, auth.as_ref());
         let config = Self {
             port,
             public_base_url: settings.public_base_url(),
-            auth: auth::read(settings),
+            auth,
             easy_auth: auth::easy_auth(settings),
             limits: limits::read(settings, in_azure.is_some()),
             order_form: orders::read(settings, settings.own_work || fulfillment.is_some()),
@@ -260,6 +266,7 @@ impl Config {
             drain_timeout: settings.duration("DRAIN_TIMEOUT", Duration::ZERO),
             allowed_hosts: settings.allowed_hosts(),
             anonymous_list: settings.anonymous_list(in_azure.is_some()),
+            gateway_owner,
             max_connections,
             instance: ["WEBSITE_INSTANCE_ID", "CONTAINER_NAME"].into_iter().find_map(|name| settings.platform(name)).map(str::to_owned),
             platform: Platform {

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod health;
 mod page;
 pub mod order_cancel;
+mod adoption;
 pub mod order_dead_letter;
 pub mod order_sweeper;
 pub mod open_api;
@@ -26,6 +27,7 @@ pub mod holder;
 pub mod queue_wait;
 pub mod completion_times;
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::domain::record::{Record, Status};
@@ -51,6 +53,15 @@ async fn retry_store<T, F: Future<Output = Result<T, StoreError>>>(wait: Duratio
             answer => return answer,
         }
     }
+}
+
+/// The bytes in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn ended_text(record: &Record) -> &'static str {

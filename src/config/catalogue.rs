@@ -70,7 +70,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 45] = [
+pub static ALL: [Setting; 46] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -224,6 +224,12 @@ pub static ALL: [Setting; 45] = [
         "ANONYMOUS_LIST",
         Words("`false` in Azure, else `true`"),
         "Whether callers without an identity of their own are one caller, which may list its orders ([keys](auth.md)).",
+    ),
+    setting(
+        Odd,
+        "ADOPT_GATEWAY_ORDERS",
+        Nothing,
+        "Whose orders are those that a gateway sends [straight to the queue](apim.md): `token`, `anonymous` or `key:NAME`; without it such messages go to quarantine.",
     ),
     setting(
         Odd,

@@ -42,7 +42,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
 async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: Option<TrackingId>) -> Result<Response, Problem> {
     // The page of an order cancels it at the URL that it was opened with.
     shown::only_known_query(request, &[shown::BOOKMARK])?;
-    let missing = || shown::missing(request, tracking_id);
+    let missing = || shown::missing(request, tracking_id, app.config.gateway_owner.is_some());
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let failed = |store_error: StoreError| {

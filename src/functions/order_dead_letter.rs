@@ -8,9 +8,10 @@ use serving::failpoint;
 use tracing::{error, info, warn};
 
 use crate::domain::lifecycle::{self, DeadLetter};
-use crate::domain::message;
+use crate::domain::message::{self, Unreadable};
 use crate::domain::quarantine::Quarantined;
 use crate::envelope::{self, Answer, QueueMessage};
+use crate::functions::adoption;
 use crate::functions::app::App;
 use crate::functions::holder;
 use crate::functions::invocation::Invocation;
@@ -28,12 +29,21 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     };
     let away = |error: StoreError| Refusal::abandon(error.to_string());
     let store = tokio::time::timeout(wait(&app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
-    let message = message::read(&dead.text);
+    let store = match store {
+        Ok(store) => store,
+        Err(refusal) => return Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(Err(refusal)) },
+    };
+    let mut message = message::read(&dead.text);
+    if let (Err(Unreadable::Malformed(_)), Some(owner)) = (&message, &app.config.gateway_owner) {
+        message = match adoption::adopt(&app, store, owner, wait(&app), &dead.text).await {
+            Ok(adopted) => adopted.ok_or(()).or(message),
+            Err(error) => return Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(Err(away(error))) },
+        };
+    }
     let tracking_id = message.as_ref().ok().map(|message| message.tracking_id);
-    let answer = match (store, message) {
-        (Err(refusal), _) => Err(refusal),
-        (Ok(store), Ok(message)) => follow(&app, store, &dead, &message).await.map_err(away),
-        (Ok(store), Err(unreadable)) => keep(&app, store, &dead, unreadable.to_string()).await.map_err(away),
+    let answer = match message {
+        Ok(message) => follow(&app, store, &dead, &message).await.map_err(away),
+        Err(unreadable) => keep(&app, store, &dead, unreadable.to_string()).await.map_err(away),
     };
     Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
 }

@@ -21,6 +21,7 @@ use crate::door::caller::{self, Right};
 use crate::door::rate::Quota;
 use crate::door::rate_key;
 use crate::envelope::{Answer, HttpRequest};
+use crate::functions;
 use crate::functions::app::App;
 use crate::functions::completion_times;
 use crate::functions::contract::AcceptedOrder;
@@ -114,7 +115,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
         life: Uuid::new_v4(),
         order: order.text,
         names: order.names,
-        fingerprint: hex(&order.fingerprint),
+        fingerprint: functions::hex(&order.fingerprint),
         metadata: Metadata {
             api_name: "orders".into(),
             operation_name: "submitOrder".into(),
@@ -282,12 +283,4 @@ fn conflict(by_header: bool, form: &OrderForm) -> Problem {
         let (identity, place) = (form.identity(), form.number());
         Problem::order_conflict(format!("an order with this {identity} and other contents was accepted before; use another {place}"))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use serving::failpoint;
 use tracing::warn;
 
-use crate::domain::message::{self, Message};
+use crate::domain::message::{self, Message, Unreadable};
 use crate::domain::record::Record;
 use crate::domain::timestamp::Timestamp;
 use crate::envelope::{self, Answer};
 use crate::functions;
+use crate::functions::adoption;
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::order_processor::claim::ClaimAttempt;
@@ -40,14 +41,36 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let delivery_count = queue_message.delivery_count;
-    let message = match message::read(&queue_message.text) {
+    let message = match message(&app, &queue_message.text).await {
         Ok(message) => message,
-        Err(error) => return Conclusion { delivery_count, ..Conclusion::new(Err(Refusal::abandon(error.to_string()))) },
+        Err(refusal) => return Conclusion { delivery_count, ..Conclusion::new(Err(refusal)) },
     };
     let is_first = delivery_count.is_none_or(|deliveries| deliveries <= 1);
     let answer = process(&app, &invocation, &message, is_first).await.map(|()| Answer::done());
     failpoint!("before-settle" if answer.is_ok());
     Conclusion { answer, tracking_id: Some(message.tracking_id), delivery_count }
+}
+
+/// Reads the message. One that a gateway sent itself has no record before its first delivery.
+async fn message(app: &App, text: &str) -> Result<Message, Refusal> {
+    let unreadable = match message::read(text) {
+        Ok(message) => return Ok(message),
+        Err(unreadable) => unreadable,
+    };
+    let adopted = match (&unreadable, &app.config.gateway_owner) {
+        (Unreadable::Malformed(_), Some(owner)) => {
+            let store = open_store(app).await?;
+            adoption::adopt(app, store, owner, app.config.time_budget.store_wait, text).await.map_err(|error| store_is_away(&error))?
+        }
+        _ => None,
+    };
+    adopted.ok_or_else(|| Refusal::abandon(unreadable.to_string()))
+}
+
+/// The store, once it is open.
+async fn open_store(app: &App) -> Result<&StatusStore, Refusal> {
+    let opened = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await;
+    opened.map_err(|_| store_is_away(&StoreError::NotApplied))
 }
 
 /// Tries until the message may be completed (`Ok`) or must be delivered again (`Err`).
@@ -122,10 +145,9 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     /// Waits for the store, if it is not open yet.
     async fn begin(app: &'a Arc<App>, invocation: &'a Invocation, message: &'a Message, is_first: bool) -> Result<Self, Refusal> {
-        let opened = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await;
         Ok(Self {
             app,
-            store: opened.map_err(|_| store_is_away(&StoreError::NotApplied))?,
+            store: open_store(app).await?,
             invocation: &invocation.id,
             message,
             is_first,

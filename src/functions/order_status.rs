@@ -137,7 +137,7 @@ async fn look_up(
     tracking_id: Option<TrackingId>,
 ) -> Result<Arc<Versioned>, Problem> {
     shown::only_known_query(request, &[shown::BOOKMARK])?;
-    let missing = || shown::missing(request, tracking_id);
+    let missing = || shown::missing(request, tracking_id, app.config.gateway_owner.is_some());
     let tracking_id = tracking_id.ok_or_else(missing)?;
     let store = app.store_for_customer().await.ok_or_else(|| Problem::unavailable(ASK_AGAIN))?;
     let bookmark = request.query(shown::BOOKMARK).and_then(|sealed| Bookmark::open(sealed, store.tracking_key(), tracking_id));

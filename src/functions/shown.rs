@@ -30,9 +30,18 @@ pub fn status(status_code: u16, record: &Record) -> Response {
     response
 }
 
-/// The problem when there is no order with this id, or not for this caller.
-pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>) -> Problem {
+/// Seconds after which to ask again for an order that a gateway may have sent to the queue.
+const ADOPTED: u32 = 5;
+
+/// The problem when there is no order with this id, or not for this caller. `adopts`: an order that a gateway sent to the queue has a
+/// record only when its message was delivered.
+pub fn missing(request: &HttpRequest<'_>, tracking_id: Option<TrackingId>, adopts: bool) -> Problem {
     let asked = request.param("trackingId").unwrap_or_default();
+    if tracking_id.is_some() && adopts {
+        let detail = "no order has this tracking id; an order that the gateway sent to the queue is shown once a worker has taken it, and \
+                      records of ended orders are kept for a limited time";
+        return Problem { retry_after: Some(ADOPTED), ..Problem::order_not_found(detail) };
+    }
     Problem::order_not_found(if tracking_id.is_some() {
         "no order has this tracking id; records of ended orders are kept for a limited time"
     } else if asked.is_empty() {

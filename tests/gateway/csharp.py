@@ -11,7 +11,7 @@ import uuid
 from datetime import datetime, timezone
 
 TOKEN = re.compile(r'\s+|"(?:[^"\\]|\\.)*"|\d+|[A-Za-z_]\w*|\?\.|[=!<>]=|&&|\|\||[-+!<>?:.,;(){}\[\]=]')
-CASTS = {"string", "bool", "int", "IResponse"}
+CASTS = {"string", "bool", "int", "IResponse", "Jwt"}
 
 
 class Unknown(Exception):
@@ -260,6 +260,8 @@ def member(value, name):
 class Text(str):
     MEMBERS = {
         "Contains": lambda text: lambda part: part in text,
+        "Insert": lambda text: lambda at, more: text[:at] + more + text[at:],
+        "Remove": lambda text: lambda at, count: text[:at] + text[at + count:],
         "ToString": lambda text: lambda: str(text),
     }
 

@@ -251,10 +251,14 @@ class Call:
         try:
             claims = verified(token, configuration)
             is_good = scheme == "Bearer" and claims["iss"] in issuers and claims["aud"] in audiences and claims["exp"] + skew > time.time()
+            for claim in element.iter("claim"):
+                is_good = is_good and claims[claim.get("name")] in [self.value(value.text) for value in claim.iter("value")]
         except (ValueError, KeyError, TypeError):
             is_good = False
         if not is_good:
             raise Failed(status)
+        if name := element.get("output-token-variable-name"):
+            self.variables[name] = Record(Issuer=csharp.Text(claims["iss"]), Subject=csharp.Text(claims["sub"]))
 
     def authentication_managed_identity(self, element, headers):
         headers["authorization"] = f"Bearer token-for-{element.get('resource')}"

@@ -444,7 +444,7 @@ class StraightToTheQueue(Ways):
         self.assertTrue(body.startswith(f'{{"trackingId":"{tracking_id}","data":{EXACT},"metadata":{{'), body)
         metadata = json.loads(body)["metadata"]
         self.assertRegex(metadata.pop("receivedAt"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z$")
-        self.assertEqual(metadata, {"apiName": "Waybill, straight to the queue", "operationName": "submitOrder", "subscriptionId": "subscription-a"})
+        self.assertEqual(metadata, {"apiName": "Waybill, straight to the queue", "operationName": "submitOrder", "subscriptionId": "subscription-a", "owner": None})
 
     def straight(self, **settings):
         """A host, and a gateway that knows the address of its queue."""
@@ -457,11 +457,47 @@ class StraightToTheQueue(Ways):
 
         accepted = front.ask("POST", "/waybill-queue/orders", EXACT)
 
-        # The handler does not adopt such orders: the message is kept whole in quarantine, and the status is a 404.
+        # Without the setting the message is kept whole in quarantine, and the status is a 404.
         self.assertEqual(accepted.status, 202, accepted.text)
         (kept,) = eventually("it is in quarantine", lambda: local.operate("quarantine", "list") or None)
         self.assertIn(EXACT, str(local.operate("quarantine", "show", kept["id"])[0]).replace("\\\\", "\\"))
         self.assertEqual(front.ask("GET", front.url + accepted.headers["location"]).status, 404)
+
+    def ended(self, front, accepted, **headers):
+        self.assertEqual(accepted.status, 202, accepted.text)
+
+        def status():
+            answer = front.ask("GET", front.url + accepted.headers["location"], **headers)
+            if answer.status == 404:
+                self.assertEqual(answer.headers["retry-after"], "5")
+                return None
+            return next((body for body in [answer.json()] if body["status"] in ("completed", "failed")), None)
+
+        return eventually("it has ended", status)
+
+    def test_an_adopted_order_is_followed_to_its_end_and_an_invalid_one_fails_visibly(self):
+        local, front = self.straight(ADOPT_GATEWAY_ORDERS="anonymous")
+
+        valid = self.ended(front, front.ask("POST", "/waybill-queue/orders", ORDER))
+        invalid = self.ended(front, front.ask("POST", "/waybill-queue/orders", EXACT))
+
+        self.assertEqual((valid["status"], valid["orderId"]), ("completed", "A-1001"), valid)
+        self.assertEqual((invalid["status"], invalid["error"]["code"]), ("failed", "invalid_order"), invalid)
+        self.assertEqual(local.operate("orders", "show", invalid["trackingId"])[0]["order"], EXACT)
+
+    def test_an_adopted_order_belongs_to_the_bearer_of_its_token(self):
+        issuer = self.issuer()
+        for token in ("issuer", "entra"):
+            with self.subTest(token):
+                first = self.front(token=token, values=issuer.values(), entra=issuer.base)
+                self.local(first, AUTH_ISSUER=issuer.url, AUTH_AUDIENCE="api://orders", ADOPT_GATEWAY_ORDERS="token")
+                front = self.front(**{name: first.options[name] for name in ("token", "values", "entra", "backend")})
+
+                accepted = front.ask("POST", "/waybill-queue/orders", ORDER, Authorization=issuer.token())
+
+                self.assertEqual(self.ended(front, accepted, Authorization=issuer.token())["status"], "completed")
+                location = front.url + accepted.headers["location"]
+                self.assertEqual(front.ask("GET", location, Authorization=issuer.token(sub="another")).status, 404)
 
     def test_a_refusal_of_the_queue_is_not_accepted_and_no_answer_is_unknown(self):
         _, front = self.straight()

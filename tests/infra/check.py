@@ -39,9 +39,11 @@ SECTIONS = {
     "on-error": EVERYWHERE,
 }
 ELEMENTS = {
-    "validate-azure-ad-token": ({"tenant-id"}, {"failed-validation-httpcode"}, {"audiences"}),
-    "validate-jwt": ({"header-name"}, {"require-scheme", "failed-validation-httpcode", "clock-skew"}, {"openid-config", "audiences", "issuers"}),
+    "validate-azure-ad-token": ({"tenant-id"}, {"failed-validation-httpcode", "output-token-variable-name"}, {"audiences", "required-claims"}),
+    "validate-jwt": ({"header-name"}, {"require-scheme", "failed-validation-httpcode", "clock-skew", "output-token-variable-name"}, {"openid-config", "audiences", "issuers"}),
     "openid-config": ({"url"}, set(), set()),
+    "required-claims": (set(), set(), {"claim"}),
+    "claim": ({"name"}, {"match"}, {"value"}),
     "audiences": (set(), set(), {"audience"}),
     "audience": (set(), set(), set()),
     "issuers": (set(), set(), {"issuer"}),
@@ -638,6 +640,25 @@ def ran(script, order, doctor):
 
 
 @check
+def adoption(tree):
+    """What the handler needs to adopt an order: a tracking id of version 8, the owner from the token, and the setting."""
+    straight = tree.files["infra/apim/straight-to-queue.xml"]
+    if '.Remove(14, 1).Insert(14, "8")' not in straight:
+        yield "the handler takes no tracking id but version 8"
+    if '["token"]).Issuer + " " + ((Jwt)context.Variables["token"]).Subject' not in straight or 'JProperty("owner"' not in straight:
+        yield "the message does not say whose order it is"
+    for token in ("entra", "issuer"):
+        if 'output-token-variable-name="token"' not in tree.files[f"infra/apim/token-{token}.xml"]:
+            yield f"token-{token}.xml does not keep the token"
+    if '<claim name="iss">\n      <value>{{waybill-issuer}}</value>' not in tree.files["infra/apim/token-entra.xml"]:
+        yield "a token of version 1 would pass, and its owner is not known to the handler"
+    if "directToQueue ? (empty(authIssuer) ? callerWithoutToken : 'token') : ''" not in tree.files["infra/main.bicep"]:
+        yield "the handler would not adopt what the gateway sends"
+    if "ADOPT_GATEWAY_ORDERS: gatewayOwner" not in tree.files["infra/app.bicep"]:
+        yield "ADOPT_GATEWAY_ORDERS is not set"
+
+
+@check
 def azd(tree):
     services = YAML(typ="safe").load(tree.files["azure.yaml"])["services"]
     tag = re.search(r"'azd-service-name': '([^']+)'", tree.files["infra/app.bicep"])
@@ -775,6 +796,12 @@ MISTAKES = [
     ("on-error of one policy only", "infra/front.bicep", ", sender), '<!-- on-error -->', onError)", ", sender), '<!-- on-error -->', '')", "policy_on_error"),
     ("no place for on-error", "infra/apim/straight-to-queue.xml", "  <!-- on-error -->\n", "", "policy_on_error"),
     ("202 without 201", "infra/apim/straight-to-queue.xml", "?.StatusCode == 201", "?.StatusCode &lt; 500", "sent_is_201"),
+    ("tracking id of version 4", "infra/apim/straight-to-queue.xml", '.Remove(14, 1).Insert(14, "8")', "", "adoption"),
+    ("no owner", "infra/apim/straight-to-queue.xml", 'JProperty("owner"', 'JProperty("from"', "adoption"),
+    ("token not kept", "infra/apim/token-issuer.xml", ' output-token-variable-name="token"', "", "adoption"),
+    ("any issuer of Entra", "infra/apim/token-entra.xml", '<claim name="iss">', '<claim name="ver">', "adoption"),
+    ("anonymous with tokens", "infra/main.bicep", "callerWithoutToken : 'token'", "callerWithoutToken : callerWithoutToken", "adoption"),
+    ("nothing adopted", "infra/app.bicep", "    ADOPT_GATEWAY_ORDERS: gatewayOwner\n", "", "adoption"),
     ("azd's language", "azure.yaml", "language: custom", "language: rust", "azd"),
     ("another dist", "azure.yaml", "dist: target/", "dist: ", "azd"),
     ("another tag", "infra/app.bicep", "'azd-service-name': 'waybill'", "'azd-service-name': 'api'", "azd"),

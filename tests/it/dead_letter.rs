@@ -12,14 +12,14 @@ use crate::emulator::Emulator;
 use crate::store::run;
 use crate::support::{Directory, Handler, Host, Program, Response, events, eventually, order, queue_envelope, submit, try_request};
 
-fn dead_letter(handler: &Handler, text: &str) -> Response {
+pub(crate) fn dead_letter(handler: &Handler, text: &str) -> Response {
     let properties = json!({ "DeadLetterReason": "MaxDeliveryCountExceeded", "DeadLetterErrorDescription": "tried ten times" });
     let data = json!({ "deadLetter": Value::from(text).to_string() });
     handler.invoke("OrderDeadLetter", &json!({ "Data": data, "Metadata": { "DeliveryCount": "1", "ApplicationProperties": properties } }))
 }
 
 /// What is sent on after a dead letter; `{}` completes it.
-fn sent(response: &Response) -> Vec<Value> {
+pub(crate) fn sent(response: &Response) -> Vec<Value> {
     assert_eq!(response.status, 200, "{response:?}");
     response.json()["Outputs"]["orderMessage"].as_array().cloned().unwrap_or_default()
 }

@@ -6,6 +6,7 @@
     reason = "helpers are public to the modules of this binary, and a failed unwrap is a failed test"
 )]
 
+mod adoption;
 mod auth;
 mod backend;
 mod cancel;

@@ -7,6 +7,7 @@ pub mod tracking;
 pub mod record;
 pub mod lifecycle;
 pub mod message;
+pub mod gateway;
 pub mod quarantine;
 pub mod problem;
 pub mod bookmark;

@@ -91,6 +91,14 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
     }
 }
 
+/// The end of a new order that a gateway accepted unread, and that cannot be processed. No worker ever claims such an order, so its
+/// fence stays 0.
+pub fn refuse(accepted: Record, failure: Failure, now: Timestamp, budgets: &Budgets) -> Record {
+    let mut record = accepted;
+    end(&mut record, Verdict::Refused(failure), now, budgets);
+    record
+}
+
 /// Meaning of a request whose record already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resubmission {
@@ -484,12 +492,13 @@ pub fn retry(
     Ok(record)
 }
 
-/// The record of a failed order that an operator re-drives: a new life with a fresh budget. `None` if the order has not failed.
+/// The record of a failed order that an operator re-drives: a new life with a fresh budget. `None` if the order has not failed, or was
+/// refused unclaimed ([`refuse`]): it is no order that work could be done for.
 /// If the work itself refused ([`Verdict::Refused`]), it is called with a new key, which has no answer yet; otherwise with the old key,
 /// since the work may have been done unseen. Earlier tries stay counted, and a worker of the old life is fenced off.
 /// Write the record before its message is sent; if the message is lost, the sweeper sends it.
 pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) -> Option<Record> {
-    if found.status != Status::Failed {
+    if found.status != Status::Failed || found.fence == 0 {
         return None;
     }
     let mut record = found.clone();

@@ -36,6 +36,13 @@ pub struct Message {
     pub life: Uuid,
 }
 
+impl Message {
+    /// The message of an order's first life.
+    pub fn of(tracking_id: TrackingId, life: Uuid) -> Self {
+        Self { schema_version: SCHEMA_VERSION, tracking_id, life }
+    }
+}
+
 /// Reason why a message cannot be read.
 #[derive(Debug)]
 pub enum Unreadable {

@@ -9,6 +9,7 @@ use crate::cli::operate::outcome::{Done, Refused};
 use crate::cli::operate::{self, Operator};
 use crate::domain::lifecycle::{self, Cancel};
 use crate::domain::message;
+use crate::domain::record::Status;
 use crate::domain::tracking::TrackingId;
 use crate::store::Replaced;
 
@@ -41,8 +42,11 @@ impl Operator {
     pub(super) async fn retry(&self, id: TrackingId) -> Result<Done, Refused> {
         loop {
             let found = self.latest(id).await?;
-            let record = lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets)
-                .ok_or(Refused::NotFailed(found.record.status))?;
+            let record =
+                lifecycle::redrive(&found.record, Uuid::new_v4(), self.store.now(), &self.budgets).ok_or(match found.record.status {
+                    Status::Failed => Refused::NotValid,
+                    status => Refused::NotFailed(status),
+                })?;
             if self.store.replace(&record, &found.etag).await? == Replaced::Stale {
                 continue;
             }

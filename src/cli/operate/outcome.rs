@@ -52,6 +52,8 @@ pub(super) enum Refused {
     Unknown(String),
     Ambiguous(IdPrefix, Vec<TrackingId>),
     NotFailed(Status),
+    /// It failed before any worker: its text is no valid order.
+    NotValid,
     Ended(Status),
     Store(StoreError),
 }
@@ -62,6 +64,7 @@ impl Refused {
             Self::Unknown(_) => "order_not_found",
             Self::Ambiguous(..) => "ambiguous_id",
             Self::NotFailed(_) => "not_failed",
+            Self::NotValid => "not_valid",
             Self::Ended(_) => "order_ended",
             Self::Store(StoreError::Unreadable(_) | StoreError::Newer(_)) => "unreadable",
             Self::Store(StoreError::NotApplied | StoreError::Unknown) => "store_unavailable",
@@ -74,7 +77,7 @@ impl Refused {
         match self {
             Self::NotFailed(status) | Self::Ended(status) => told["status"] = status.as_str().into(),
             Self::Ambiguous(_, ids) => told["trackingIds"] = json!(ids),
-            Self::Unknown(_) | Self::Store(_) => {}
+            Self::NotValid | Self::Unknown(_) | Self::Store(_) => {}
         }
         told
     }
@@ -91,6 +94,7 @@ impl Display for Refused {
                 write!(f, "more than one tracking id begins with {prefix}: {}", ids.join(", "))
             }
             Self::NotFailed(status) => write!(f, "it is {}, and only failed orders can be sent again", status.as_str()),
+            Self::NotValid => f.write_str("it was refused when it was read, and no work can be done for it: its client must send it right"),
             Self::Ended(status) => write!(f, "it is {} and stays so", status.as_str()),
             Self::Store(error) => f.write_str(&describe(error)),
         }
