@@ -451,7 +451,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let environment = config::environment();
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
     let log = LogConfig::read(&environment);
-    serving::log::start(&log.levels, serving::log::Form::Text);
+    serving::log::start(&log.levels, serving::log::Form::Text, None);
     let Records::Embedded(data, key) = &config.storage.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;
@@ -476,7 +476,8 @@ async fn answer(app: Arc<App>, request: Request<Incoming>, same_log: bool) -> Re
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let id = parts.headers.get("x-azure-functions-invocationid").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
-    let invocation = Invocation { id: id.clone(), started, body: InvocationBody::Whole(body.collect().await?.to_bytes()) };
+    let invocation =
+        Invocation { id: id.clone(), traceparent: None, started, body: InvocationBody::Whole(body.collect().await?.to_bytes()) };
     let function = parts.uri.path().trim_start_matches('/');
     let conclusion = match function {
         "OrderIngress" => order_ingress::run(app, invocation).await,

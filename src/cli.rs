@@ -243,6 +243,7 @@ const LEFT_OVER: u8 = 3;
 const STOPPED: u8 = 130;
 
 /// The environment, above the settings of the app in this folder.
+#[cfg_attr(not(feature = "local"), expect(clippy::unnecessary_wraps, reason = "the files of an app are read with the stand-in only"))]
 fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
     let mut all = environment.clone();
     #[cfg(feature = "local")]
@@ -254,13 +255,13 @@ fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<
 }
 
 /// Starts the log lines of this process.
-fn start_log(log: &LogConfig) {
+fn start_log(log: &LogConfig, more: Option<serving::log::More>) {
     let form = match log.form {
         LogForm::Json => Form::Json,
         LogForm::Text => Form::Text,
         LogForm::Short => Form::Short,
     };
-    serving::log::start(&log.levels, form);
+    serving::log::start(&log.levels, form, more);
 }
 
 /// Runs a command.

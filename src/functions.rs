@@ -19,6 +19,7 @@ pub mod order_sweeper;
 pub mod open_api;
 mod own_contract;
 pub mod shown;
+mod span;
 mod told;
 pub mod in_flight;
 pub mod watchers;

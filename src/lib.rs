@@ -81,6 +81,8 @@ pub mod door;
 #[doc(hidden)]
 pub mod functions;
 #[doc(hidden)]
+pub mod telemetry;
+#[doc(hidden)]
 pub mod cli;
 
 /// A handler with work of its own.

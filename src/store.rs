@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use serving::trace::SPANS;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::domain::bookmark::Bookmark;
 use crate::domain::quarantine::Quarantined;
@@ -36,6 +39,23 @@ pub enum Created {
     Created(Option<Bookmark>),
     /// A record with this id exists.
     Exists(Versioned, Option<Bookmark>),
+}
+
+/// The embedded store, as spans name it.
+const SQLITE: &str = "sqlite";
+
+/// The span of a question to the store.
+fn question(system: &'static str, operation: &'static str) -> Span {
+    info_span!(
+        target: SPANS,
+        "question",
+        otel.name = operation,
+        otel.kind = "client",
+        db.system.name = system,
+        db.operation.name = operation,
+        db.response.status_code = Empty,
+        azure.cosmosdb.operation.request_charge = Empty
+    )
 }
 
 /// The result of a replace.
@@ -223,7 +243,7 @@ impl StatusStore {
     /// The record with this id, unless it has expired. May be an older version where [`Self::may_lag`].
     pub async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.read(tracking_id).await,
+            Self::Sqlite(store) => store.read(tracking_id).instrument(question(SQLITE, "read")).await,
             Self::Cosmos(store) => store.read(tracking_id).await,
         }
     }
@@ -231,7 +251,7 @@ impl StatusStore {
     /// The latest version of the record. Read it after a refused write: a write based on an older version is refused again.
     pub async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.read(tracking_id).await,
+            Self::Sqlite(store) => store.read(tracking_id).instrument(question(SQLITE, "read")).await,
             Self::Cosmos(store) => store.read_latest(tracking_id).await,
         }
     }
@@ -248,7 +268,7 @@ impl StatusStore {
     /// is no record where [`Self::may_lag`]; [`Self::read_until_visible`] does.
     pub async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
+            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(Arc::new)),
             Self::Cosmos(store) => store.read_recent(tracking_id).await,
         }
     }
@@ -260,7 +280,7 @@ impl StatusStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(Arc::new)),
+            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(Arc::new)),
             Self::Cosmos(store) => store.read_until_visible(tracking_id, bookmark).await,
         }
     }
@@ -268,7 +288,7 @@ impl StatusStore {
     /// The latest version of the record, by a single read without repetition: enough before a request is refused.
     pub async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).await?.map(|found| (found, None))),
+            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(|found| (found, None))),
             Self::Cosmos(store) => store.read_latest_once(tracking_id).await,
         }
     }
@@ -276,7 +296,7 @@ impl StatusStore {
     /// Writes a new record, unless its id is taken. The write is durable when this returns.
     pub async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         match self {
-            Self::Sqlite(store) => store.create(record).await,
+            Self::Sqlite(store) => store.create(record).instrument(question(SQLITE, "create")).await,
             Self::Cosmos(store) => store.create(record).await,
         }
     }
@@ -284,7 +304,7 @@ impl StatusStore {
     /// Replaces the record that was read at `etag`. The write is durable when this returns.
     pub async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         match self {
-            Self::Sqlite(store) => store.replace(record, etag).await,
+            Self::Sqlite(store) => store.replace(record, etag).instrument(question(SQLITE, "replace")).await,
             Self::Cosmos(store) => store.replace(record, etag).await,
         }
     }
@@ -293,7 +313,7 @@ impl StatusStore {
     /// if it is given.
     pub async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.overdue(limit, skip, status).await,
+            Self::Sqlite(store) => store.overdue(limit, skip, status).instrument(question(SQLITE, "query")).await,
             Self::Cosmos(store) => store.overdue(limit, skip, status).await,
         }
     }

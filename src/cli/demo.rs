@@ -120,7 +120,7 @@ impl Stage {
         if !taken.contains_key("RUST_LOG") {
             log.levels = "error".into();
         }
-        cli::start_log(&log);
+        cli::start_log(&log, None);
         let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
         Ok(Self { directory, taken, levels: log.levels })
     }

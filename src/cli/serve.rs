@@ -24,6 +24,7 @@ use crate::functions::routes::routes;
 use crate::store::StatusStore;
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
+use crate::telemetry::Telemetry;
 
 /// Longest wait for the next request on a connection. Longer than the host keeps idle connections (.NET: 1 min, in older versions
 /// 2 min): if the handler closes a connection while the host sends on it, the client gets an empty 500.
@@ -36,12 +37,13 @@ pub fn run(environment: &BTreeMap<String, String>, own_work: Option<Fulfillment>
     // Two threads: one to answer while the other parses; the disk has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
-    let served = runtime.block_on(serve(config, own_work, &LogConfig::read(environment)));
+    let served = runtime.block_on(serve(config, own_work, environment));
     runtime.shutdown_background();
     served.map_err(|problem| vec![problem])
 }
 
-async fn serve(config: Config, own_work: Option<Fulfillment>, log: &LogConfig) -> Result<(), String> {
+async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTreeMap<String, String>) -> Result<(), String> {
+    let log = &LogConfig::read(environment);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
     let listener = server::bind(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -49,8 +51,10 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, log: &LogConfig) -
         }
         _ => format!("cannot listen on {address}: {error}"),
     })?;
-    cli::start_log(log);
+    let (telemetry, more) = Telemetry::start(environment, log)?;
+    cli::start_log(log, more);
     config.tell();
+    telemetry.tell();
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");
 
     let limits = Limits { header_timeout: HEADER_TIMEOUT, max_connections: config.max_connections, drain_timeout: config.drain_timeout };
@@ -79,6 +83,7 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, log: &LogConfig) -
                 store.close().await;
             }
             info!("the handler has stopped");
+            telemetry.end().await;
             Ok(())
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::catalogue::{ALL, GONE, Setting};
 
 /// Beginnings of the names that the Functions host, the platform and the Azure libraries read.
-const PLATFORM: [&str; 16] = [
+const PLATFORM: [&str; 17] = [
     "APPINSIGHTS_",
     "APPLICATIONINSIGHTS_",
     "APPSETTING_",
@@ -20,6 +20,7 @@ const PLATFORM: [&str; 16] = [
     "FUNCTIONS_",
     "IDENTITY_",
     "MSI_",
+    "OTEL_",
     "SCM_",
     "SSL_CERT_",
     "WEBSITE",

@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serving::trace::{self, SPANS};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
 use crate::config;
@@ -37,6 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest part of a problem that is read, in bytes.
 const MAX_PROBLEM: usize = 16 * 1024;
+/// The trace that a request belongs to (W3C Trace Context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Pauses between two polls where the backend names none.
 const POLL: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(10) };
 /// Shortest pause between two polls, where the backend names a shorter one.
@@ -113,7 +117,7 @@ impl Backend {
             (HeaderName::from_static("x-waybill-attempt"), record.attempt.into()),
         ]);
         let traceparent = record.metadata.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
-        headers.extend(traceparent.map(|value| (HeaderName::from_static("traceparent"), value)));
+        headers.extend(traceparent.map(|value| (TRACEPARENT, value)));
         headers.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         headers
     }
@@ -197,7 +201,27 @@ impl Call<'_> {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
-        request.headers(self.headers.clone()).send().await
+        let mut request = request.headers(self.headers.clone()).build()?;
+        let span = info_span!(
+            target: SPANS,
+            "call",
+            otel.name = request.method().as_str(),
+            otel.kind = "client",
+            http.request.method = request.method().as_str(),
+            server.address = request.url().host_str(),
+            server.port = request.url().port_or_known_default(),
+            http.response.status_code = Empty
+        );
+        let traceparent = span.in_scope(trace::traceparent).and_then(|text| HeaderValue::try_from(text).ok());
+        if let Some(traceparent) = traceparent {
+            request.headers_mut().insert(TRACEPARENT, traceparent);
+        }
+        let answer = self.client.execute(request).instrument(span.clone()).await;
+        match &answer {
+            Ok(answer) => drop(span.record("http.response.status_code", answer.status().as_u16())),
+            Err(_) => trace::fail(&span, "the backend could not be reached, or its answer broke off"),
+        }
+        answer
     }
 
     /// Polls `Location` until there is a verdict; otherwise only the call's deadline ends it.

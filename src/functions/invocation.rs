@@ -20,6 +20,8 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct Invocation {
     /// `X-Azure-Functions-InvocationId`: the id in the host's log.
     pub id: String,
+    /// `traceparent` of the host's request.
+    pub traceparent: Option<String>,
     /// When the request's head arrived.
     pub started: Instant,
     /// The envelope.
@@ -39,12 +41,12 @@ pub enum InvocationBody {
 
 impl Invocation {
     /// Reads an invocation whose body is still arriving.
-    pub async fn receive(id: Option<String>, body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Self {
+    pub async fn receive(id: Option<String>, traceparent: Option<String>, body: impl Stream<Item = Result<impl Buf, warp::Error>>) -> Self {
         let started = Instant::now();
         // The host always sends the id; other tools may not.
         let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let body = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.unwrap_or(InvocationBody::Broken);
-        Self { id, started, body }
+        Self { id, traceparent, started, body }
     }
 
     /// The client's request to a function that needs no body.

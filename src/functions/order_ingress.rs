@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serving::failpoint;
+use serving::trace;
 use tracing::error;
 use uuid::Uuid;
 
@@ -121,7 +122,8 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
             operation_name: "submitOrder".into(),
             subscription_id: rate_key::subscription(request, &app.config.limits).map(str::to_owned),
             received_at: now,
-            traceparent: request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned),
+            traceparent: trace::traceparent()
+                .or_else(|| request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned)),
             owner: owner.to_owned(),
         },
     };

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serving::failpoint;
-use tracing::warn;
+use serving::trace::SPANS;
+use tracing::{Instrument, info_span, warn};
 
 use crate::domain::message::{self, Message, Unreadable};
 use crate::domain::record::Record;
@@ -88,10 +89,11 @@ async fn process(app: &Arc<App>, invocation: &Invocation, message: &Message, is_
 /// One look at the order, and everything that follows from it while nothing comes in between.
 async fn attempt(delivery: &mut Delivery<'_>) -> Result<(), Next> {
     let found = delivery.look().await?;
-    let (claimed, permit) = ClaimAttempt { delivery, found: &found }.claim().await?;
+    let (claimed, permit) = ClaimAttempt { delivery, found: &found }.claim().instrument(info_span!(target: SPANS, "claim")).await?;
+    let attempt = claimed.record.attempt;
     let mut order = ClaimedOrder::new(delivery, claimed);
-    let outcome = order.work(permit).await?;
-    order.record_end(outcome).await
+    let outcome = order.work(permit).instrument(info_span!(target: SPANS, "work", waybill.order.attempt = attempt)).await?;
+    order.record_end(outcome).instrument(info_span!(target: SPANS, "end")).await
 }
 
 /// What follows when an attempt stops before its end.

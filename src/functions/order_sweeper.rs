@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use serving::failpoint;
-use tracing::{info, warn};
+use serving::trace::{self, SPANS};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use crate::domain::lifecycle::{self, Sweep};
 use crate::domain::message;
@@ -180,7 +181,10 @@ impl<'a> Run<'a> {
         let (app, store, shared) = (self.app, self.store, &self.shared);
         let mut sweeps = stream::iter(due)
             .take_while(|_| ready(!enough.load(Ordering::Relaxed)))
-            .map(|tracking_id| async move { (tracking_id, sweep_order(app, store, shared, tracking_id).await) })
+            .map(|tracking_id| {
+                let span = info_span!(target: SPANS, "sweep order", waybill.order.tracking_id = %tracking_id);
+                async move { (tracking_id, sweep_order(app, store, shared, tracking_id).await) }.instrument(span)
+            })
             .buffer_unordered(AT_ONCE);
         while let Some((tracking_id, swept)) = sweeps.next().await {
             match swept {
@@ -250,6 +254,9 @@ fn has_reached_a_worker(record: &Record) -> bool {
 async fn sweep_order(app: &App, store: &StatusStore, shared: &Shared, tracking_id: TrackingId) -> Result<Swept, StoreError> {
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(Swept::Moved) };
     shared.oldest.look(&found.record);
+    if let Some(origin) = &found.record.metadata.traceparent {
+        trace::link(&Span::current(), origin);
+    }
     let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
         Sweep::Nothing => return Ok(Swept::Moved),

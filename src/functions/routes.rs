@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use serde_json::json;
 use tokio::runtime::Handle;
-use tracing::warn;
+use tracing::{Instrument, warn};
 use warp::http::header::CONTENT_TYPE;
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
@@ -17,6 +17,7 @@ use warp::{Filter, Rejection};
 use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::Conclusion;
+use crate::functions::span;
 use crate::functions::{
     doctor, health, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
 };
@@ -114,8 +115,10 @@ async fn respond<A: Future<Output = Conclusion>>(
     run: impl FnOnce(Arc<App>, Invocation) -> A,
 ) -> Response {
     let (id, started) = (invocation.id.clone(), invocation.started);
-    let conclusion = run(app, invocation).await;
-    conclusion.log(name, &id, started.elapsed());
+    let span = span::of(name, &invocation);
+    let conclusion = run(app, invocation).instrument(span.clone()).await;
+    span::end(&span, &conclusion);
+    span.in_scope(|| conclusion.log(name, &id, started.elapsed()));
     match conclusion.answer {
         Ok(answer) => {
             let mut response = Response::new(Bytes::from(answer.to_json()).into());
@@ -177,7 +180,11 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
 }
 
 fn invocation() -> impl Filter<Extract = (Invocation,), Error = Rejection> + Copy {
-    warp::post().and(warp::header::optional::<String>("x-azure-functions-invocationid")).and(warp::body::stream()).then(Invocation::receive)
+    warp::post()
+        .and(warp::header::optional::<String>("x-azure-functions-invocationid"))
+        .and(warp::header::optional::<String>("traceparent"))
+        .and(warp::body::stream())
+        .then(Invocation::receive)
 }
 
 async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {

@@ -24,8 +24,10 @@ use http::{HeaderValue, Method, header};
 use jiff::SignedDuration;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
+use serving::trace::{self, SPANS};
 use sha2::Sha256;
 use tokio::time::Instant;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use crate::config::identity::Identity;
@@ -196,7 +198,22 @@ impl Queue {
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
-        self.client.send_message(text, Some(options(at))).await.map_err(not_sent)
+        let span = info_span!(
+            target: SPANS,
+            "send",
+            otel.name = "send orders",
+            otel.kind = "producer",
+            messaging.system = "servicebus",
+            messaging.operation.name = if at.is_some() { "schedule" } else { "send" },
+            messaging.operation.type = "send",
+            messaging.destination.name = self.name,
+            server.address = self.namespace()
+        );
+        let sent = self.client.send_message(text, Some(options(at))).instrument(span.clone()).await.map_err(not_sent);
+        if sent.is_err() {
+            trace::fail(&span, "the message was not sent, or may not have been");
+        }
+        sent
     }
 }
 

@@ -17,7 +17,9 @@ pub struct Heard {
     pub at: Instant,
     pub line: String,
     pub headers: BTreeMap<String, String>,
+    /// The body as text; what is no UTF-8 is replaced.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Heard {
@@ -163,5 +165,6 @@ fn hear(reader: &mut BufReader<&TcpStream>) -> Option<Heard> {
     let headers: BTreeMap<_, _> = headers.collect();
     let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
     reader.read_exact(&mut body).ok()?;
-    Some(Heard { at: Instant::now(), line, headers, body: String::from_utf8(body).ok()? })
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Some(Heard { at: Instant::now(), line, headers, body: text, bytes: body })
 }

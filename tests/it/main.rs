@@ -56,4 +56,5 @@ mod structure;
 mod support;
 mod sweeper;
 mod terminal;
+mod traces;
 mod walk;

@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "telemetry",
             "functions",
             "fulfillment",
             "store",
@@ -25,10 +26,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("functions", &["door", "fulfillment", "store", "outbound", "envelope", "config", "domain", "order_schema", "serving"]),
+    ("telemetry", &["outbound", "config", "serving"]),
     ("door", &["store", "outbound", "envelope", "config", "domain"]),
-    ("fulfillment", &["outbound", "config", "domain"]),
-    ("store", &["outbound", "config", "domain", "group_commit"]),
-    ("outbound", &["config", "domain::timestamp"]),
+    ("fulfillment", &["outbound", "config", "domain", "serving"]),
+    ("store", &["outbound", "config", "domain", "group_commit", "serving"]),
+    ("outbound", &["config", "domain::timestamp", "serving"]),
     ("config", &["domain", "host_json", "order_schema"]),
     ("envelope", &[]),
     ("domain", &[]),

@@ -75,6 +75,19 @@ pub fn write(record: &Record) -> String {
     serde_json::to_string(&message).expect("a message has only string keys and in-memory parts")
 }
 
+/// `traceparent` of the span that made the message, if the message names one.
+pub fn traceparent(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Traced {
+        metadata: Origin,
+    }
+    #[derive(Deserialize)]
+    struct Origin {
+        traceparent: Option<String>,
+    }
+    serde_json::from_str::<Traced>(text).ok()?.metadata.traceparent
+}
+
 /// Reads a message's text.
 pub fn read(text: &str) -> Result<Message, Unreadable> {
     #[derive(Deserialize)]

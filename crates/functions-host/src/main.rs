@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     let CommandLine { arguments } = CommandLine::parse();
     let environment: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
-    serving::log::start(environment.get("RUST_LOG").map_or("warn,functions_host=info", String::as_str), Form::Text);
+    serving::log::start(environment.get("RUST_LOG").map_or("warn,functions_host=info", String::as_str), Form::Text, None);
     match host::command(Options::new(arguments), &environment, |up| Some(up.listing.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {

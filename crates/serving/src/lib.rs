@@ -10,3 +10,4 @@ pub mod running;
 pub mod server;
 pub mod stop;
 pub mod terminal;
+pub mod trace;

@@ -14,8 +14,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
 
 use crate::terminal;
+use crate::trace::SPANS;
 
 /// Target of lines for people at a terminal: [`Form::Short`] shows them, the other forms do not.
 /// Their field `look` is their colour: `good`, `wait` or `bad`.
@@ -32,8 +34,11 @@ pub enum Form {
     Short,
 }
 
+/// What else gets spans and events, such as an exporter, each with a filter of its own.
+pub type More = Box<dyn Layer<Registry> + Send + Sync>;
+
 /// Starts logging for this process; call it once. `levels` names the level of each target, e.g. `info,serving=debug`.
-pub fn start(levels: &str, form: Form) {
+pub fn start(levels: &str, form: Form, more: Option<More>) {
     let (levels, mistake) = match levels.parse::<Targets>() {
         Ok(levels) => (levels, None),
         Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
@@ -41,12 +46,13 @@ pub fn start(levels: &str, form: Form) {
     let people = if form == Form::Short { LevelFilter::INFO } else { LevelFilter::OFF };
     let writer = (|| Plain(io::stderr())).with_max_level(Level::ERROR).or_else(|| Plain(io::stdout()));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
-    let registry = tracing_subscriber::registry().with(levels.with_target(PEOPLE, people));
+    let levels = levels.with_target(PEOPLE, people).with_target(SPANS, LevelFilter::OFF);
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let registry = tracing_subscriber::registry().with(more);
     match form {
-        Form::Json => registry.with(lines.json().flatten_event(true)).init(),
-        Form::Text => registry.with(lines.with_ansi(colours)).init(),
-        Form::Short => registry.with(lines.with_ansi(colours).event_format(ShortLine)).init(),
+        Form::Json => registry.with(lines.json().flatten_event(true).with_filter(levels)).init(),
+        Form::Text => registry.with(lines.with_ansi(colours).with_filter(levels)).init(),
+        Form::Short => registry.with(lines.with_ansi(colours).event_format(ShortLine).with_filter(levels)).init(),
     }
     if let Some(error) = mistake {
         tracing::warn!(%error, "RUST_LOG is not valid, the level is info; set e.g. RUST_LOG=info");

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serving::failpoint;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tracing::{error, warn};
+use tracing::{Instrument, error, warn};
 
 use crate::domain::lifecycle::{self, Fenced, Verdict};
 use crate::domain::record::{Failure, FencingToken, Record};
@@ -58,7 +58,7 @@ impl<'a> ClaimedOrder<'a> {
         let (cancel, cancelled) = watch::channel(false);
         let (claimed, worker) = (self.latest.record.clone(), Arc::clone(app));
         // A task of its own, so that a panic in the work ends in a verdict.
-        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, claimed, sender, cancelled).await });
+        let mut task = tokio::spawn(async move { worker.fulfillment.run(permit, claimed, sender, cancelled).await }.in_current_span());
         let mut renewal = tokio::time::interval(app.config.lease_renewal());
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewal.reset();

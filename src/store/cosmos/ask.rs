@@ -13,9 +13,12 @@ use azure_data_cosmos::options::{
 };
 use azure_data_cosmos::{CosmosError, CosmosStatus};
 use serde_json::{Map, Value, json};
-use tracing::debug;
+use serving::trace;
+use tracing::field::display;
+use tracing::{Instrument, debug};
 
 use crate::outbound::backoff::{Backoff, jittered};
+use crate::store;
 
 /// Repetitions by the SDK after a 429.
 const THROTTLED_REPETITIONS: u32 = 3;
@@ -101,13 +104,14 @@ where
     F: Future<Output = Result<Answer<T>, CosmosError>>,
 {
     let started = Instant::now();
+    let span = store::question("azure.cosmosdb", operation.as_str());
     let deadline = started + timeout;
     let mut may_be_applied = false;
     let (mut requests, mut charge) = (0, 0.0);
     let mut repetitions = 0;
     let outcome = loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let status = match tokio::time::timeout(left + GRACE, Box::pin(call(options(left)))).await {
+        let status = match tokio::time::timeout(left + GRACE, Box::pin(call(options(left)))).instrument(span.clone()).await {
             Ok(Ok(answer)) => {
                 requests += answer.requests;
                 charge += answer.charge;
@@ -137,6 +141,13 @@ where
     // Not found, conflict and precondition failed are answers, not failures.
     let answered = status.is_none_or(|status| matches!(u16::from(status.status_code()), 404 | 409 | 412));
     charges.add(operation, requests, charge, !answered);
+    span.record("azure.cosmosdb.operation.request_charge", charge);
+    if let Some(status) = status {
+        span.record("db.response.status_code", display(u16::from(status.status_code())));
+    }
+    if !answered {
+        trace::fail(&span, "Cosmos DB did not answer");
+    }
     debug!(
         cosmos.operation = operation.as_str(),
         cosmos.requests = requests,

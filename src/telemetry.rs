@@ -1,0 +1,300 @@
+//! Traces and log records for a collector, by OTLP over HTTP (`OTEL_EXPORTER_OTLP_ENDPOINT` and the other variables of the standard),
+//! and traces for Application Insights (`APPLICATIONINSIGHTS_CONNECTION_STRING`), to which the host sends the log lines.
+//!
+//! Off, and free of cost, unless one of these is set. Records leave a while after they were made, from threads of their own, so no
+//! answer waits for a collector; one that hangs or is away costs a bounded queue and one log line.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug, Formatter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::credentials::TokenCredential;
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_application_insights::Exporter;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{LogExporter, SpanExporter, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracerProvider};
+use serving::log::More;
+use serving::trace::{self, SPANS};
+use tokio::runtime::Handle;
+use tracing::level_filters::LevelFilter;
+use tracing::{info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+
+use crate::config::identity::Identity;
+use crate::config::{self, LogConfig};
+use crate::outbound;
+use crate::outbound::identity::Tokens;
+
+/// Longest time that a record waits for others: an instance may be frozen soon after its answer.
+const DELAY: Duration = Duration::from_millis(200);
+/// Longest wait for a collector's answer, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the last records when the handler stops.
+const LAST: Duration = Duration::from_secs(1);
+/// The scope of tokens for Application Insights.
+const INSIGHTS_SCOPE: &str = "https://monitor.azure.com/.default";
+/// Largest answer of a collector that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The exporters of this process.
+#[derive(Debug)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+    logs: Option<SdkLoggerProvider>,
+    /// Mistakes that do not stop the start.
+    remarks: Vec<String>,
+}
+
+impl Telemetry {
+    /// The exporters that the environment asks for, and what feeds them. `Err`: the variables are not good.
+    pub fn start(environment: &BTreeMap<String, String>, log: &LogConfig) -> Result<(Self, Option<More>), String> {
+        let variables = Variables(environment);
+        let mut telemetry = Self { traces: None, logs: None, remarks: Vec::new() };
+        let (wants_traces, wants_logs) = (variables.wants("TRACES")?, variables.wants("LOGS")?);
+        let insights = insights(&variables).unwrap_or_else(|remark| {
+            telemetry.remarks.push(remark);
+            None
+        });
+        if !wants_traces && !wants_logs && insights.is_none() {
+            return Ok((telemetry, None));
+        }
+        let client: Arc<dyn HttpClient> = Arc::new(Sender::new(&variables, "the collector of OTEL_EXPORTER_OTLP_ENDPOINT", None)?);
+        let resource = resource(environment);
+        let not_good = |error| format!("the variables OTEL_EXPORTER_OTLP_ are not good: {error}");
+
+        let mut layers: Vec<More> = Vec::new();
+        if wants_traces || insights.is_some() {
+            let batch = || match variables.text("OTEL_BSP_SCHEDULE_DELAY") {
+                Some(_) => SpanBatch::default().build(),
+                None => SpanBatch::default().with_scheduled_delay(DELAY).build(),
+            };
+            let mut provider = SdkTracerProvider::builder().with_resource(resource.clone());
+            if wants_traces {
+                let exporter =
+                    SpanExporter::builder().with_http().with_shared_http_client(Arc::clone(&client)).build().map_err(not_good)?;
+                provider = provider.with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch()).build());
+            }
+            if let Some(exporter) = insights {
+                provider = provider.with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch()).build());
+            }
+            let provider = provider.build();
+            let spans = tracing_opentelemetry::layer()
+                .with_tracer(provider.tracer("waybill"))
+                .with_location(false)
+                .with_threads(false)
+                .with_tracked_inactivity(false);
+            // What becomes of an order is an event of the span in which it happens.
+            let filter = Targets::new().with_target(SPANS, LevelFilter::INFO).with_target("waybill::order", LevelFilter::INFO);
+            layers.push(spans.with_filter(filter).boxed());
+            telemetry.traces = Some(provider);
+            trace::turn_on();
+        }
+        if wants_logs {
+            let exporter = LogExporter::builder().with_http().with_shared_http_client(client).build().map_err(not_good)?;
+            let batch = match variables.text("OTEL_BLRP_SCHEDULE_DELAY") {
+                Some(_) => LogBatch::default(),
+                None => LogBatch::default().with_scheduled_delay(DELAY),
+            };
+            let processor = BatchLogProcessor::builder(exporter).with_batch_config(batch.build()).build();
+            let provider = SdkLoggerProvider::builder().with_log_processor(processor).with_resource(resource).build();
+            let filter = log.levels.parse::<Targets>().unwrap_or_default().with_target(serving::log::PEOPLE, LevelFilter::OFF);
+            let filter = filter.with_target(SPANS, LevelFilter::OFF).with_target(SELF, LevelFilter::OFF);
+            layers.push(OpenTelemetryTracingBridge::new(&provider).with_filter(filter).boxed());
+            telemetry.logs = Some(provider);
+        }
+        Ok((telemetry, Some(layers.boxed())))
+    }
+
+    /// Logs what is wrong and stops nothing.
+    pub fn tell(&self) {
+        for remark in &self.remarks {
+            warn!("{remark}");
+        }
+    }
+
+    /// Sends the last records. A collector that does not answer costs [`LAST`] each.
+    pub async fn end(self) {
+        if self.traces.is_none() && self.logs.is_none() {
+            return;
+        }
+        let last = move || {
+            // What a collector did not take is told once already.
+            drop(self.traces.map(|provider| provider.shutdown_with_timeout(LAST)));
+            drop(self.logs.map(|provider| provider.shutdown_with_timeout(LAST)));
+        };
+        drop(tokio::task::spawn_blocking(last).await);
+    }
+}
+
+/// The target of this module's own lines, which must not become records.
+const SELF: &str = module_path!();
+
+/// The variables of the standard.
+struct Variables<'a>(&'a BTreeMap<String, String>);
+
+impl Variables<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    fn is_disabled(&self) -> bool {
+        self.text("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Whether records of this kind are to be sent by OTLP.
+    fn wants(&self, kind: &str) -> Result<bool, String> {
+        let both = |name: &str| {
+            self.text(&format!("OTEL_EXPORTER_OTLP_{kind}_{name}")).or_else(|| self.text(&format!("OTEL_EXPORTER_OTLP_{name}")))
+        };
+        if self.is_disabled() || both("ENDPOINT").is_none() {
+            return Ok(false);
+        }
+        let exporter = format!("OTEL_{kind}_EXPORTER");
+        match self.text(&exporter) {
+            None | Some("otlp") => {}
+            Some("none") => return Ok(false),
+            Some(other) => return Err(format!("{exporter} is {other:?}: set otlp or none")),
+        }
+        match both("PROTOCOL") {
+            None | Some("http/protobuf") => Ok(true),
+            Some(other) => Err(format!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}: set http/protobuf, the only one that is spoken here")),
+        }
+    }
+}
+
+/// The exporter of spans to Application Insights. `None`: it is not asked for.
+fn insights(variables: &Variables<'_>) -> Result<Option<Exporter<Sender>>, String> {
+    let Some(connection) = variables.text("APPLICATIONINSIGHTS_CONNECTION_STRING") else { return Ok(None) };
+    if variables.is_disabled() || variables.text("OTEL_TRACES_EXPORTER") == Some("none") {
+        return Ok(None);
+    }
+    // As the host reads it: `ClientId=…;Authorization=AAD`, without a client id for the system-assigned identity.
+    let parts = variables.text("APPLICATIONINSIGHTS_AUTHENTICATION_STRING").into_iter().flat_map(|text| text.split(';'));
+    let parts: Vec<_> = parts.filter_map(|part| part.split_once('=')).map(|(name, value)| (name.trim(), value.trim())).collect();
+    let part = |name: &str| parts.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value);
+    let tokens = match part("Authorization") {
+        Some(kind) if kind.eq_ignore_ascii_case("AAD") => {
+            let identity = Identity::Managed { client_id: part("ClientId").map(str::to_owned) };
+            Some(outbound::identity::credential(&identity).map_err(|error| format!("no spans go to Application Insights: {error}"))?)
+        }
+        _ => None,
+    };
+    let mut sender = Sender::new(variables, "Application Insights", tokens)?;
+    // The exporter asks by https whatever the text says. A stand-in on this machine has no certificate.
+    sender.is_plain = ["127.0.0.1", "localhost"].iter().any(|host| connection.contains(&format!("IngestionEndpoint=http://{host}:")));
+    let exporter = Exporter::new_from_connection_string(connection, sender);
+    // The text of the connection is not repeated: it may contain a key.
+    exporter.map(Some).map_err(|_| "no spans go to Application Insights: APPLICATIONINSIGHTS_CONNECTION_STRING cannot be read".into())
+}
+
+/// What this process is, beside what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say.
+fn resource(environment: &BTreeMap<String, String>) -> Resource {
+    let text = |name: &str| environment.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    let mut attributes = vec![KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
+    if config::azure(environment).is_some() {
+        attributes.extend([KeyValue::new("cloud.provider", "azure"), KeyValue::new("cloud.platform", "azure.functions")]);
+    }
+    for (attribute, variable) in
+        [("faas.name", "WEBSITE_SITE_NAME"), ("faas.instance", "WEBSITE_INSTANCE_ID"), ("cloud.region", "REGION_NAME")]
+    {
+        attributes.extend(text(variable).map(|value| KeyValue::new(attribute, value)));
+    }
+    let names_itself =
+        text("OTEL_SERVICE_NAME").is_some() || text("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.contains("service.name="));
+    if !names_itself {
+        attributes.push(KeyValue::new("service.name", text("WEBSITE_SITE_NAME").unwrap_or_else(|| "waybill".into())));
+    }
+    Resource::builder().with_attributes(attributes).build()
+}
+
+/// The HTTP client of exporters. Their threads wait for requests that run with all others of this process.
+struct Sender {
+    client: reqwest::Client,
+    runtime: Handle,
+    /// The receiver, in words.
+    to: &'static str,
+    /// Tokens that the receiver asks for.
+    tokens: Option<Arc<Tokens>>,
+    /// Whether https is left out.
+    is_plain: bool,
+    /// Whether the last request was answered well.
+    is_well: Arc<AtomicBool>,
+}
+
+impl Sender {
+    fn new(variables: &Variables<'_>, to: &'static str, tokens: Option<Arc<Tokens>>) -> Result<Self, String> {
+        let timeout = match variables.text("OTEL_EXPORTER_OTLP_TIMEOUT") {
+            None => TIMEOUT,
+            Some(text) => {
+                text.parse().map(Duration::from_millis).map_err(|_| format!("OTEL_EXPORTER_OTLP_TIMEOUT is {text:?}: set milliseconds"))?
+            }
+        };
+        let client = outbound::http::client().timeout(timeout).build().map_err(|error| error.to_string())?;
+        Ok(Self { client, runtime: Handle::current(), to, tokens, is_plain: false, is_well: Arc::new(AtomicBool::new(true)) })
+    }
+}
+
+impl Debug for Sender {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Sender")
+    }
+}
+
+#[async_trait]
+impl HttpClient for Sender {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (client, is_well, to, tokens) = (self.client.clone(), Arc::clone(&self.is_well), self.to, self.tokens.clone());
+        let is_plain = self.is_plain;
+        let task = self.runtime.spawn(async move {
+            let answer = send(&client, tokens.as_deref(), is_plain, request).await;
+            let trouble = match &answer {
+                Ok(answer) if answer.status().is_success() => None,
+                Ok(answer) => Some(answer.status().to_string()),
+                Err(reason) => Some(reason.clone()),
+            };
+            // One line when it goes, and one when it comes back.
+            match (is_well.swap(trouble.is_none(), Ordering::Relaxed), trouble) {
+                (true, Some(reason)) => warn!(reason, "{to} does not take what it is sent"),
+                (false, None) => info!("{to} takes what it is sent again"),
+                (true, None) | (false, Some(_)) => {}
+            }
+            answer
+        });
+        Ok(task.await??)
+    }
+}
+
+async fn send(
+    client: &reqwest::Client,
+    tokens: Option<&Tokens>,
+    is_plain: bool,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, String> {
+    let failed = |error: reqwest::Error| outbound::http::reason(&error);
+    let mut request = reqwest::Request::try_from(request).map_err(failed)?;
+    if is_plain {
+        // From https to http any URL may change.
+        let _ = request.url_mut().set_scheme("http");
+    }
+    if let Some(tokens) = tokens {
+        let token = tokens.get_token(&[INSIGHTS_SCOPE], None).await.map_err(|_| "there is no token for it")?;
+        let bearer = HeaderValue::try_from(format!("Bearer {}", token.token.secret())).map_err(|_| "its token is no header")?;
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+    }
+    let mut answer = client.execute(request).await.map_err(failed)?;
+    let body = outbound::http::body(&mut answer, MAX_ANSWER).await.map_err(failed)?.ok_or("its answer is too long")?;
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = answer.status();
+    Ok(response)
+}
