@@ -4,11 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
+#[path = "fuzz/shipment.rs"]
+mod shipment;
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,14 +23,16 @@ use functions_host::wire::invocation::{self, Client, Identity, Message, MessageF
 use host_json::time_span::time_span;
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp as Moment;
+use order_schema::Schema;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use waybill::domain::bookmark::Bookmark;
+use waybill::domain::form::{OrderForm, OwnForm, Pointer, Unacceptable};
 use waybill::domain::json::Json;
 use waybill::domain::lifecycle::{self, Budgets, Submission};
 use waybill::domain::message;
-use waybill::domain::order::{Names, Order};
+use waybill::domain::order::{Names, Order, Violation};
 use waybill::domain::record::{Metadata, Record};
 use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::{TrackingId, TrackingKey};
@@ -335,6 +342,234 @@ fn an_order_is_refused_without_being_quoted_or_means_the_same_however_it_is_writ
                 assert!((1..=100).contains(&violations.len()), "{violations:?}");
                 for violation in violations {
                     quotes_nothing(&violation.detail);
+                }
+            }
+        }
+    });
+}
+
+/// Two shipments: one of each kind, with all that the schema knows.
+const SHIPMENTS: [&str; 2] = [
+    r#"{"orderId":"S-17","customerId":"3f2504e0-4f89-41d3-9a0c-0305e82c3301","kind":"post","ready":"2024-02-29","weight":12.50,
+    "to":{"name":"Canary","a/b~c":null,"street":"Canary","city":"é\u00e9"},"tags":["fragile",null],
+    "table":[["a",1],["bé\ud83d\ude00",2e2,true,false],["c",0.0]],"parts":[{"sku":"ACanary","parts":[{"sku":"B"},{"sku":"C","parts":[]}]}]}"#,
+    r#"{"orderId":"S-000018","customerId":"3F2504E0-4F89-41D3-9A0C-0305E82C3301","kind":"mail","mail":"canary@example.org","weight":1e3,
+    "table":[["x",1]],"parts":[]}"#,
+];
+/// What damage puts into a shipment beside [`JSON`].
+const SHIPMENT: &[&[u8]] = &[
+    b"\"kind\":\"mail\",",
+    b"\"mail\":\"a@b\",",
+    b"\"to\":{\"name\":\"x\"},",
+    b"\"post\"",
+    b"\"parts\":[{\"sku\":\"A\"}],",
+    b"{\"sku\":\"A\",\"parts\":[",
+    b"]},",
+    b"[\"x\",1,true],",
+    b"\"cold\",",
+    b"\"weight\":0.07,",
+    b"\"x/~y\":1,",
+    b"0.001",
+    b"1000.01",
+    b"2023-02-29",
+    b"\xd9\xa3",
+    b"\xc2\x85",
+    b"\xe2\x80\x83",
+    b"\\n",
+    b"@",
+    b"S-",
+    b"-",
+];
+
+/// What may stand in the place of a value of a shipment: near the border of what some rule allows, on either side of it.
+const VALUES: &[&str] = &[
+    r#""""#,
+    r#""S-1""#,
+    r#""S-123456""#,
+    r#""S-1234567""#,
+    r#""S-٣""#,
+    r#""S-1\n""#,
+    r#""2023-02-29""#,
+    r#""2000-02-29""#,
+    r#""2024-1-01""#,
+    r#""3f2504e0-4f89-41d3-9a0c-0305e82c330""#,
+    r#""3f2504e04f8941d39a0c0305e82c3301""#,
+    r#""ab@cd""#,
+    r#""mail""#,
+    r#""cold""#,
+    r#""12345678""#,
+    r#""éééééééé""#,
+    r#""123456789""#,
+    r#""a b""#,
+    r#""a\u2003b""#,
+    r#""name""#,
+    r#""a property of an address""#,
+    "0",
+    "-0.0",
+    "-1",
+    "0.01",
+    "0.001",
+    "1e-2",
+    "999.99",
+    "1000",
+    "10e2",
+    "1000.01",
+    "0.5",
+    "2.0",
+    "true",
+    "null",
+    "{}",
+    "[]",
+    "[null,null]",
+    r#"["cold",null,"fragile"]"#,
+    r#"["cold","cold"]"#,
+    r#"[["a",1,true,0]]"#,
+    r#"[{"sku":"A","parts":[{}]}]"#,
+];
+
+/// What a client might send in the place of a shipment.
+#[derive(Debug, TypeGenerator)]
+enum Shipped {
+    Anything(Vec<u8>),
+    Damaged(Damage),
+    /// One name or value is another.
+    Changed {
+        seed: u8,
+        place: u8,
+        value: u8,
+    },
+    /// A part comes again and again.
+    Repeated {
+        damage: Damage,
+        from: u16,
+        length: u8,
+        times: u8,
+    },
+}
+
+impl Shipped {
+    fn bytes(&self, seeds: &[Vec<u8>], words: &[&[u8]]) -> Vec<u8> {
+        match self {
+            Self::Anything(bytes) => bytes.clone(),
+            Self::Damaged(damage) => damage.done(seeds, words),
+            Self::Changed { seed, place, value } => {
+                let mut bytes = seeds[usize::from(*seed) % seeds.len()].clone();
+                let places = words_and_numbers(&bytes);
+                let place = places[usize::from(*place) % places.len()].clone();
+                bytes.splice(place, VALUES[usize::from(*value) % VALUES.len()].bytes());
+                bytes
+            }
+            Self::Repeated { damage, from, length, times } => {
+                let bytes = damage.done(seeds, words);
+                let from = usize::from(*from) % (bytes.len() + 1);
+                let to = (from + usize::from(*length)).min(bytes.len());
+                // Mostly a few times, sometimes very often.
+                let times = usize::from(*times);
+                let times = if times < 16 { times * 64 } else { times % 4 };
+                [&bytes[..from], &bytes[from..to].repeat(times), &bytes[to..]].concat()
+            }
+        }
+    }
+}
+
+/// Where the strings, numbers and words of a JSON text are.
+fn words_and_numbers(json: &[u8]) -> Vec<Range<usize>> {
+    let mut places = Vec::new();
+    let mut at = 0;
+    while at < json.len() {
+        let from = at;
+        at += 1;
+        if json[from] == b'"' {
+            while json[at] != b'"' {
+                at += if json[at] == b'\\' { 2 } else { 1 };
+            }
+            at += 1;
+        } else if json[from].is_ascii_alphanumeric() || json[from] == b'-' {
+            at += json[at..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(byte)).count();
+        } else {
+            continue;
+        }
+        places.push(from..at);
+    }
+    places
+}
+
+/// Whether this JSON has a value there, under any of the keys that are there twice.
+fn has(json: &Json<'_>, pointer: &str) -> bool {
+    let Some(rest) = pointer.strip_prefix('/') else { return pointer.is_empty() };
+    let (first, rest) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let name = first.replace("~1", "/").replace("~0", "~");
+    match json {
+        Json::Array(elements) => name.parse::<usize>().ok().and_then(|index| elements.get(index)).is_some_and(|value| has(value, rest)),
+        Json::Object(members) => members.iter().any(|(key, value)| *key == name && has(value, rest)),
+        _ => false,
+    }
+}
+
+fn has_key_with(json: &Json<'_>, text: &str) -> bool {
+    match json {
+        Json::Array(elements) => elements.iter().any(|element| has_key_with(element, text)),
+        Json::Object(members) => members.iter().any(|(key, value)| key.contains(text) || has_key_with(value, text)),
+        _ => false,
+    }
+}
+
+#[test]
+fn an_order_under_a_schema_is_refused_with_its_mistakes_or_recorded_byte_for_byte() {
+    /// Far more than any execution needs, and less than a reader that looks at values again and again takes.
+    const LONGEST: Duration = Duration::from_secs(10);
+    let schema = Schema::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/shipment.schema.json")).unwrap();
+    let [order_id, customer] = ["/orderId", "/customerId"].map(Pointer::parse);
+    // Nothing is left of a read that panics.
+    let form = AssertUnwindSafe(OrderForm::Own(OwnForm { rules: Some(Arc::new(schema)), order_id, customer }));
+    let deep = format!("{}{}", r#"{"sku":"A","parts":["#.repeat(13), "]}".repeat(13));
+    let deep = SHIPMENTS[1].replace("\"parts\":[]", &format!("\"parts\":[{deep}]"));
+    let seeds: Vec<_> = SHIPMENTS.iter().chain([&deep.as_str()]).map(|text| text.as_bytes().to_vec()).collect();
+    for seed in &seeds {
+        assert!(form.read(std::str::from_utf8(seed).unwrap()).is_ok(), "{}", String::from_utf8_lossy(seed));
+    }
+    let words = [JSON, SHIPMENT].concat();
+
+    check!().with_type::<Shipped>().with_test_time(TEST_TIME).for_each(|shipped| {
+        let bytes = shipped.bytes(&seeds, &words);
+        let text = String::from_utf8_lossy(&bytes);
+        let started = Instant::now();
+        let read = form.read(&text);
+        assert!(started.elapsed() < LONGEST, "{:?} for {} bytes: {text}", started.elapsed(), text.len());
+
+        let json = Json::parse(&text);
+        let expected = json.as_ref().ok().map(shipment::is_shipment);
+        match read {
+            Ok(order) => {
+                assert!(matches!(expected, Some(Some(true) | None)), "accepted: {text}");
+                let json = json.unwrap();
+                let names = ["orderId", "customerId"].map(|name| match json.member(name) {
+                    Some(Json::String(text)) => text.clone().into_owned(),
+                    other => panic!("{other:?} in {text}"),
+                });
+                assert_eq!([order.names.order_id, order.names.customer_id], names);
+                assert_eq!(order.fingerprint, json.fingerprint());
+                let record = serde_json::to_string(&accepted(ID, Uuid::from_u128(1), order.text.get())).unwrap();
+                let record: Record = serde_json::from_str(&record).unwrap();
+                assert_eq!(record.order.get(), text.trim_matches([' ', '\t', '\r', '\n']));
+            }
+            Err(Unacceptable::NotJson(error)) => {
+                assert!(json.is_err(), "{error}: {text}");
+                quotes_nothing(&error);
+            }
+            Err(Unacceptable::Invalid(violations)) => {
+                assert!(matches!(expected, Some(Some(false) | None)), "refused: {violations:?}: {text}");
+                let json = json.unwrap();
+                assert!((1..=100).contains(&violations.len()), "{violations:?}");
+                for Violation { pointer, detail } in violations {
+                    // A mistake in an alternative names its place, which may have any name.
+                    if !has_key_with(&json, CANARY) {
+                        quotes_nothing(&detail);
+                    }
+                    assert!(pointer.len() <= 1_000 && detail.chars().count() <= 301, "{pointer}: {detail}");
+                    let above = &pointer[..pointer.rfind('/').unwrap_or(0)];
+                    let is_there = if detail.starts_with("is missing") { has(&json, above) } else { has(&json, &pointer) };
+                    assert!(is_there, "{pointer} {detail}: {text}");
                 }
             }
         }
