@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Asks the real program whatever its contract allows and forbids, and compares the answers with it.
 # Needs schemathesis (PyPI) as `st`, or where ST says. Options go to it, e.g. --max-examples 1000 --seed 7.
+# APP is the folder of another app than Waybill's own; a `work.py` in it is started to do the work.
 # SETTINGS are more of them for the program, CONFIG is another configuration of schemathesis, ORDERS so many orders are sent before
 # (with python3), EXPECT is a status that must have been answered at least once, or the run tried something else than it was for:
 #   SETTINGS="ADMISSION_MAX_AGE=1s WORK_DELAY=10s" ORDERS=60 EXPECT=503 CONFIG=tests/schemathesis-bounds.toml tests/schemathesis.sh
@@ -10,10 +11,19 @@ st=$(realpath "$(command -v "${ST:-st}")") || { echo "schemathesis not found: pi
 config=$(realpath "${CONFIG:-tests/schemathesis.toml}")
 cargo build --locked --quiet
 data=$(mktemp -d)
+app=${APP:-.}
+started=()
+trap 'kill "${started[@]}" 2>/dev/null; wait 2>/dev/null || true; rm -rf "$data"' EXIT
+if [ -f "$app/work.py" ]; then
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  PORT=$port python3 "$app/work.py" 2>/dev/null &
+  started+=($!)
+  SETTINGS="FULFILLMENT_URL=http://127.0.0.1:$port/work ${SETTINGS:-}"
+fi
 # shellcheck disable=SC2086 # several settings
-env ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app . --data "$data/data" --port 0 >"$data/log" 2>&1 &
+env ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app "$app" --data "$data/data" --port 0 >"$data/log" 2>&1 &
 host=$!
-trap 'kill "$host" 2>/dev/null; wait "$host" 2>/dev/null || true; rm -rf "$data"' EXIT
+started+=("$host")
 for _ in $(seq 100); do
   url=$(grep -om1 'http://[^ ]*/api' "$data/log" || true)
   [ -n "$url" ] && break
