@@ -58,3 +58,4 @@ mod sweeper;
 mod terminal;
 mod traces;
 mod walk;
+mod your_own;
