@@ -13,7 +13,7 @@ use crate::support::{Directory, Handler, events, eventually, skipped, try_submit
 const TOLERANCE: Duration = Duration::from_secs(3);
 
 /// Debian's libfaketime, the build for programs with threads. Nothing without it, which `REQUIRE_ALL=1` makes a failure.
-fn libfaketime() -> Option<String> {
+pub fn libfaketime() -> Option<String> {
     let directories = std::fs::read_dir("/usr/lib").into_iter().flatten().map_while(Result::ok).map(|entry| entry.path());
     let found = directories.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|library: &PathBuf| library.exists());
     if found.is_none() {

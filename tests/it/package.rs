@@ -1,13 +1,17 @@
 //! What `waybill package` packs, and what it refuses to pack.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use packaging::archive::{self, File};
 use serde_json::Value;
 use waybill::functions::routes::FUNCTIONS;
 
+use crate::clock::libfaketime;
 use crate::support::{Directory, Handler, Program, http_envelope, repository, request};
 
 const ARCH: &str = std::env::consts::ARCH;
@@ -78,24 +82,47 @@ fn a_package_holds_the_app_and_the_binary_and_nothing_else() {
     assert_eq!(files["host.json"].content, std::fs::read(repository().join("host.json")).unwrap());
 }
 
-#[test]
-fn the_same_app_is_packed_into_the_same_bytes_in_any_folder() {
-    let programs = Directory::new();
+/// The SHA-256 of the package of the same app and program in a new folder, whose files have this mode and were written then.
+fn sum(mode: u32, written: SystemTime, umask: &str, environment: &[(&str, &str)]) -> String {
+    let (app, programs) = (app(), Directory::new());
     let program = static_program(&programs);
-    let sums: Vec<_> = (0..2)
-        .map(|_| {
-            let app = app();
-            let (code, lines) = package(app.path(), &["--binary", program.to_str().unwrap()]);
-            assert_eq!(code, Some(0), "{lines:?}");
-            let archive = std::fs::read(app.path().join("target/package/waybill.zip")).unwrap();
-            let sum = std::fs::read_to_string(app.path().join("target/package/waybill.zip.sha256")).unwrap();
-            assert_eq!(sum, format!("{}  waybill.zip\n", archive::sha256(&archive)));
-            assert!(lines.iter().any(|line| line.contains(&archive::sha256(&archive))), "{lines:?}");
-            sum
-        })
-        .collect();
+    let files = FUNCTIONS.map(|name| app.path().join(name).join("function.json"));
+    for file in files.iter().chain([&app.path().join("host.json"), &program]) {
+        std::fs::File::options().append(true).open(file).unwrap().set_modified(written).unwrap();
+        std::fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_waybill"), "package", "--arch", ARCH]);
+    command.arg("--app").arg(app.path()).arg("--binary").arg(&program).envs(environment.iter().copied());
 
-    assert_eq!(sums[0], sums[1]);
+    let (status, lines) = Program::start(&mut command).end();
+
+    assert!(status.success(), "{lines:?}");
+    let archive = std::fs::read(app.path().join("target/package/waybill.zip")).unwrap();
+    let sum = archive::sha256(&archive);
+    assert_eq!(std::fs::read_to_string(app.path().join("target/package/waybill.zip.sha256")).unwrap(), format!("{sum}  waybill.zip\n"));
+    assert!(lines.iter().any(|line| line.contains(&sum)), "{lines:?}");
+    sum
+}
+
+#[test]
+fn the_same_app_is_packed_into_the_same_bytes_in_any_folder_with_any_dates_and_modes() {
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+
+    let first = sum(0o644, SystemTime::now(), "022", &[]);
+    let second = sum(0o700, long_ago, "077", &[("TZ", "Pacific/Apia")]);
+
+    assert_eq!(first, second);
+}
+
+#[test]
+fn the_same_app_is_packed_into_the_same_bytes_on_another_day() {
+    let Some(library) = libfaketime() else { return };
+    let now = SystemTime::now();
+
+    let later = sum(0o644, now, "022", &[("LD_PRELOAD", library.as_str()), ("FAKETIME", "+1000d")]);
+
+    assert_eq!(later, sum(0o644, now, "022", &[]));
 }
 
 #[test]
