@@ -62,7 +62,10 @@ fn welcome(up: &Up, settings: &BTreeMap<String, String>) -> String {
     }
     let has_own_orders = settings.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
     let order = if has_own_orders { "@order.json" } else { ORDER };
-    format!("{box_}└\n\ncurl -i {orders} -H 'Content-Type: application/json' -d '{order}'\n\n{}", up.listing)
+    // Orders without a number are told apart by this header alone.
+    let has_no_number = settings.get("ORDER_ID").is_some_and(|place| place == "none");
+    let key = if has_no_number { " -H 'Idempotency-Key: FIRST'" } else { "" };
+    format!("{box_}└\n\ncurl -i {orders} -H 'Content-Type: application/json'{key} -d '{order}'\n\n{}", up.listing)
 }
 
 /// Refuses to run inside Azure, where the Functions host itself does this work.

@@ -16,6 +16,8 @@ use crate::domain::form::Rules;
 const SCHEMA: &str = include_str!("../../examples/report.schema.json");
 /// Its name in the new folder; a schema of one's own keeps its name.
 const SCHEMA_NAME: &str = "order.schema.json";
+/// Most mistakes of the sample order that are told.
+const MAX_MISTAKES: usize = 5;
 /// The settings of this machine.
 const SETTINGS: &str = include_str!("../../examples/own-work/local.settings.json.example");
 /// The sources of this program, which an app in Rust is built with.
@@ -46,18 +48,22 @@ enum Place {
 
 /// Makes the folder. `Err`: why there is none.
 pub(super) fn run(options: &Options) -> Result<(), Vec<String>> {
-    let files = files(options).map_err(|problem| vec![problem])?;
+    let (files, notes) = files(options).map_err(|problem| vec![problem])?;
     write(&options.name, &files).map_err(|problem| vec![format!("{}: {problem}; nothing is written over", options.name.display())])?;
     println!("{} is made; its README.md says how to start it", options.name.display());
+    for note in notes {
+        println!("{note}");
+    }
     Ok(())
 }
 
-/// Every file of the app, by its path.
-fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
+/// Every file of the app, by its path; and what is left to do in them.
+fn files(options: &Options) -> Result<(BTreeMap<String, String>, Vec<String>), String> {
     let name = options.name.file_name().and_then(|name| name.to_str()).filter(|name| is_name(name));
     let name = name.ok_or("the name of an app has small letters, digits and -, and begins with a letter, such as render-reports")?;
     let schema = OwnSchema::read(options.schema.as_deref())?;
     let order = Order::of(&schema.root);
+    let notes = order.notes(&schema);
     let mut files: BTreeMap<String, String> = APP.into_iter().map(|(path, text)| (path.into(), text.into())).collect();
     files.insert("order.json".into(), order.sample + "\n");
 
@@ -94,7 +100,7 @@ fn files(options: &Options) -> Result<BTreeMap<String, String>, String> {
     let settings = serde_json::to_string_pretty(&settings).map_err(|error| error.to_string())?;
     files.insert("local.settings.json.example".into(), settings + "\n");
     schema.add_to(&mut files)?;
-    Ok(files)
+    Ok((files, notes))
 }
 
 fn is_name(name: &str) -> bool {
@@ -111,6 +117,8 @@ fn quoted(name: &str) -> String {
 /// The schema of an order, and the files beside it that it refers to.
 struct OwnSchema {
     root: Value,
+    /// Absent for the schema without `--schema`, whose sample is right.
+    rules: Option<Schema>,
     /// Name and text of each file, the schema's own first. They keep their names, by which they refer to each other.
     files: Vec<(String, String)>,
 }
@@ -119,13 +127,13 @@ impl OwnSchema {
     fn read(path: Option<&Path>) -> Result<Self, String> {
         let Some(path) = path else {
             let root = serde_json::from_str(SCHEMA).map_err(|error| error.to_string())?;
-            return Ok(Self { root, files: vec![(SCHEMA_NAME.into(), SCHEMA.into())] });
+            return Ok(Self { root, rules: None, files: vec![(SCHEMA_NAME.into(), SCHEMA.into())] });
         };
         let loaded = Schema::load(path).map_err(|problem| format!("{} cannot be used: {problem}", path.display()))?;
         let text = |name: &str| fs::read_to_string(path.with_file_name(name)).map_err(|error| format!("{name}: {error}"));
         let files = loaded.documents().iter().map(|(name, _)| Ok((name.clone(), text(name)?))).collect::<Result<_, String>>()?;
         let root = loaded.documents().first().map(|(_, root)| root.clone()).unwrap_or_default();
-        Ok(Self { root, files })
+        Ok(Self { root, rules: Some(loaded), files })
     }
 
     fn name(&self) -> &str {
@@ -161,6 +169,29 @@ impl Order {
             Value::Object(names.map(|(name, _, value)| (name.to_owned(), json!(value))).collect::<Map<_, _>>())
         });
         Self { has_id, has_customer, sample: serde_json::to_string_pretty(&sample).unwrap_or_default() }
+    }
+
+    /// What the schema leaves for a person to write, one sentence each.
+    fn notes(&self, schema: &OwnSchema) -> Vec<String> {
+        let names = [("orderId", "number", "ORDER_ID", self.has_id), ("customerId", "customer", "ORDER_CUSTOMER", self.has_customer)];
+        let missing = names.into_iter().filter(|(.., is_there)| !is_there);
+        let mut notes: Vec<_> = missing
+            .map(|(property, name, setting, _)| {
+                format!(
+                    "an order has no {name}, since the schema has no {property}: if another property is the {name}, set {setting} in \
+                     local.settings.json.example to its place, such as /job/id"
+                )
+            })
+            .collect();
+        let mistakes = schema.rules.iter().flat_map(|rules| rules.mistakes(&self.sample, MAX_MISTAKES));
+        let mistakes: Vec<_> = mistakes.map(|mistake| format!("{} {}", mistake.pointer, mistake.detail)).collect();
+        if !mistakes.is_empty() {
+            notes.push(format!(
+                "order.json does not match the schema yet: {}; the first of `examples` in a schema becomes this file",
+                mistakes.join("; ")
+            ));
+        }
+        notes
     }
 }
 

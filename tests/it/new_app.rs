@@ -63,7 +63,8 @@ fn a_new_app_takes_a_schema_and_the_files_beside_it() {
     let app = directory.path().join("letters");
     let made = waybill(&["new", app.to_str().unwrap(), "--work", "http", "--schema", path.to_str().unwrap()]);
     assert_eq!(made.0, Some(0), "{:?}", made.1);
-    let (_work, host) = start(&app);
+    let (_work, mut host) = start(&app);
+    assert!(host.program.line("curl -i").contains(" -H 'Idempotency-Key: FIRST' "), "the order to paste is accepted");
 
     let body = std::fs::read(app.join("order.json")).unwrap();
     let headers = [("Content-Type", "application/json"), ("Idempotency-Key", "k-1")];
@@ -73,6 +74,20 @@ fn a_new_app_takes_a_schema_and_the_files_beside_it() {
     assert_eq!(accepted.status, 202, "{accepted:?}");
     assert_eq!(host.ended(accepted.json()["trackingId"].as_str().unwrap())["result"]["order"], json!({ "to": "Zoë" }));
     assert_eq!((refused.status, &refused.json()["errors"][0]["pointer"]), (400, &json!("/to")));
+}
+
+#[test]
+fn what_a_schema_leaves_open_is_told() {
+    let directory = Directory::new();
+    let schema = json!({ "properties": { "number": { "pattern": "^R-[0-9]+$" }, "customerId": {} }, "required": ["number", "pages"] });
+    let path = directory.write("report.json", &schema.to_string());
+    let app = directory.path().join("reports");
+
+    let (code, lines) = waybill(&["new", app.to_str().unwrap(), "--schema", path.to_str().unwrap()]);
+
+    assert_eq!((code, lines.len()), (Some(0), 3), "{lines:?}");
+    assert!(lines[1].starts_with("an order has no number, since the schema has no orderId: "), "{lines:?}");
+    assert!(lines[2].starts_with("order.json does not match the schema yet: /number is missing; /pages is missing; "), "{lines:?}");
 }
 
 #[test]

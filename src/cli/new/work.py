@@ -6,7 +6,8 @@ done, lock = {}, threading.Lock()  # By Idempotency-Key. Keep them in a database
 
 def do_work(order, key, tell):
     tell({"progress": 50, "stage": "working"})
-    return {"order": order, "key": key}
+    # {"error": {"code": "too_large", "message": "what the client may know"}} fails the order; after an exception it is tried again.
+    return {"result": {"order": order, "key": key}}
 
 
 class Work(http.server.BaseHTTPRequestHandler):
@@ -20,7 +21,7 @@ class Work(http.server.BaseHTTPRequestHandler):
         with lock:
             if key not in done:
                 done[key] = do_work(order, key, self.tell)
-        self.tell({"result": done[key]})
+        self.tell(done[key])
 
     def tell(self, line):
         self.wfile.write(json.dumps(line).encode() + b"\n")
