@@ -1,4 +1,5 @@
-//! The handler compared with a bare hyper server that does the same parsing, validating, storing and serialising.
+//! The handler compared with a bare hyper server that does the same parsing, validating, storing and serialising; and with itself, when a
+//! schema checks its orders.
 //!
 //! `cargo bench --bench handler`; `-- --help` for options. See `benches/README.md`.
 
@@ -55,6 +56,10 @@ const STARTS: usize = 10;
 const CONNECT_PAUSE: Duration = Duration::from_micros(100);
 /// Time after which a start has failed.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// A schema of forty properties, as a path below the folder in which benchmarks are run.
+const SCHEMA: &str = "benches/support/shipment.schema.json";
+/// An order that it lets pass.
+const SHIPMENT: &str = include_str!("support/shipment.json");
 /// Placeholder for the order id in a prepared invocation; all ids have its length.
 const PLACEHOLDER: &str = "ORDER-ID-000000000000";
 
@@ -77,6 +82,9 @@ struct Arguments {
     /// Let the bare server also write the handler's log line for each invocation.
     #[arg(long)]
     same_log: bool,
+    /// Compare orders that a schema of forty properties checks with the same orders under no schema, in `OrderIngress` alone.
+    #[arg(long)]
+    schema: bool,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -123,11 +131,14 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
         arguments.seconds
     );
 
-    let mut pairs = Vec::new();
     println!(
         "{:<6}{:<13}{:<9}{:>9}{:>10}{:>10}{:>12}{:>8}",
         "round", "function", "server", "req/s", "p50 ms", "p99 ms", "cpu us/req", "errors"
     );
+    if arguments.schema {
+        return with_schema(arguments).await;
+    }
+    let mut pairs = Vec::new();
     for round in 0..arguments.rounds {
         // A B, B A, A B: neither side is always first.
         let (waybill, bare) = if round % 2 == 0 {
@@ -164,10 +175,55 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Orders under a schema, and the same orders under none.
+async fn with_schema(arguments: &Arguments) -> Result<(), Failure> {
+    let mut pairs = Vec::new();
+    for round in 0..arguments.rounds {
+        let sides = if round % 2 == 0 { [Side::Schema, Side::NoSchema] } else { [Side::NoSchema, Side::Schema] };
+        let mut figures = Vec::new();
+        for side in sides {
+            let running = Running::start(side, arguments).await?;
+            figures.push(ingress(&running, SHIPMENT, arguments, (side, round)).await?);
+        }
+        if round % 2 == 1 {
+            figures.reverse();
+        }
+        pairs.push(figures);
+    }
+    println!("\nschema to none, median of pairs (target: req/s >= 0.85)");
+    summary("OrderIngress", &pairs.iter().map(|pair| (&pair[0], &pair[1])));
+    Ok(())
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Waybill,
     Bare,
+    /// The handler, with orders of its own under a schema.
+    Schema,
+    /// The same without the schema.
+    NoSchema,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waybill => "waybill",
+            Self::Bare => "bare",
+            Self::Schema => "schema",
+            Self::NoSchema => "none",
+        }
+    }
+
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        // Nothing is processed here, so the work is never called.
+        const WORK: (&str, &str) = ("FULFILLMENT_URL", "http://127.0.0.1:9/work");
+        match self {
+            Self::Waybill | Self::Bare => &[],
+            Self::Schema => &[WORK, ("ORDER_SCHEMA", SCHEMA)],
+            Self::NoSchema => &[WORK],
+        }
+    }
 }
 
 /// One server's figures in one round.
@@ -200,17 +256,21 @@ async fn play(arguments: &Arguments, side: Side, round: usize) -> Result<Round, 
     let running = Running::start(side, arguments).await?;
     let tracking_id = running.finished_order().await?;
     let duration = Duration::from_secs_f64(arguments.seconds);
-    let name = if side == Side::Waybill { "waybill" } else { "bare" };
-
-    let order = Template::new(ingress_envelope(PLACEHOLDER));
-    let next = AtomicU64::new(1);
-    let ingress = Load { running: &running, arguments, path: "/OrderIngress", expected: "\"statusCode\":202" };
-    let ingress = ingress.run(Arc::new(move || order.fill(next.fetch_add(1, Ordering::Relaxed))), duration, (name, round)).await?;
+    let ingress = ingress(&running, &order(PLACEHOLDER), arguments, (side, round)).await?;
 
     let envelope = Bytes::from(status_envelope(&tracking_id));
     let status = Load { running: &running, arguments, path: "/OrderStatus", expected: "\"statusCode\":200" };
-    let status = status.run(Arc::new(move || envelope.clone()), duration, (name, round)).await?;
+    let status = status.run(Arc::new(move || envelope.clone()), duration, (side, round)).await?;
     Ok(Round { ingress, status })
+}
+
+/// Each order a new one.
+async fn ingress(running: &Running, order: &str, arguments: &Arguments, of: (Side, usize)) -> Result<Figures, Failure> {
+    let order = Template::new(ingress_envelope(order));
+    let next = AtomicU64::new(1);
+    let ingress = Load { running, arguments, path: "/OrderIngress", expected: "\"statusCode\":202" };
+    let duration = Duration::from_secs_f64(arguments.seconds);
+    ingress.run(Arc::new(move || order.fill(next.fetch_add(1, Ordering::Relaxed))), duration, of).await
 }
 
 /// A server with a data directory of its own.
@@ -226,13 +286,13 @@ impl Running {
         let directory = Directory::new(arguments.dir.as_deref())?;
         let port = free_port()?;
         let (program, mut options) = match side {
-            Side::Waybill => (PathBuf::from(env!("CARGO_BIN_EXE_waybill")), vec!["serve"]),
+            Side::Waybill | Side::Schema | Side::NoSchema => (PathBuf::from(env!("CARGO_BIN_EXE_waybill")), vec!["serve"]),
             Side::Bare => (std::env::current_exe()?, vec!["--bare"]),
         };
         if side == Side::Bare && arguments.same_log {
             options.push("--same-log");
         }
-        let mut program = start(&program, &options, port, directory.path())?;
+        let mut program = start(&program, &options, port, directory.path(), side.settings())?;
         program.accepts(port).await?;
         let running = Self { program, port, _directory: directory };
         let mut connection = running.connect().await?;
@@ -253,7 +313,7 @@ impl Running {
     /// Submits and processes an order; returns its tracking id.
     async fn finished_order(&self) -> Result<String, Failure> {
         let mut connection = self.connect().await?;
-        let (_, answer) = connection.post("/OrderIngress", Payload::chunked(ingress_envelope("FINISHED"))).await?;
+        let (_, answer) = connection.post("/OrderIngress", Payload::chunked(ingress_envelope(&order("FINISHED")))).await?;
         let answer: Value = serde_json::from_slice(&answer)?;
         let message = answer["Outputs"]["orderMessage"][0].as_str().ok_or("the answer to an order has no message")?;
         // The host encodes the text twice.
@@ -268,9 +328,10 @@ impl Running {
     }
 }
 
-fn start(program: &Path, options: &[&str], port: u16, data: &Path) -> std::io::Result<Program> {
-    let port = port.to_string();
-    let environment = [("FUNCTIONS_CUSTOMHANDLER_PORT", &*port), ("WAYBILL_DATA", &*data.to_string_lossy()), ("RATE_LIMIT", "0")];
+fn start(program: &Path, options: &[&str], port: u16, data: &Path, settings: &[(&str, &str)]) -> std::io::Result<Program> {
+    let (port, data) = (port.to_string(), data.to_string_lossy());
+    let ours = [("FUNCTIONS_CUSTOMHANDLER_PORT", &*port), ("WAYBILL_DATA", &*data), ("RATE_LIMIT", "0")];
+    let environment = [&ours, settings].concat();
     Program::start(program, options, &environment)
 }
 
@@ -287,7 +348,7 @@ impl Load<'_> {
         &self,
         make: Arc<impl Fn() -> Bytes + Send + Sync + 'static>,
         duration: Duration,
-        (server, round): (&str, usize),
+        (side, round): (Side, usize),
     ) -> Result<Figures, Failure> {
         self.drive(&make, WARM_UP).await?;
         let process = self.running.program.id();
@@ -304,9 +365,10 @@ impl Load<'_> {
             processor: processor.as_secs_f64() * 1e6 / count,
         };
         println!(
-            "{:<6}{:<13}{server:<9}{:>9.0}{:>10.2}{:>10.2}{:>12.1}{errors:>8}",
+            "{:<6}{:<13}{:<9}{:>9.0}{:>10.2}{:>10.2}{:>12.1}{errors:>8}",
             round + 1,
             self.path.trim_start_matches('/'),
+            side.name(),
             figures.requests_per_second,
             figures.p50,
             figures.p99,
@@ -378,8 +440,8 @@ impl Template {
     }
 }
 
-fn ingress_envelope(id: &str) -> Vec<u8> {
-    envelope("OrderIngress", "POST", "http://localhost:7071/api/orders", &Params::new(), Some(&order(id)))
+fn ingress_envelope(order: &str) -> Vec<u8> {
+    envelope("OrderIngress", "POST", "http://localhost:7071/api/orders", &Params::new(), Some(order))
 }
 
 fn status_envelope(tracking_id: &str) -> Vec<u8> {
@@ -415,7 +477,7 @@ fn envelope(function: &str, method: &str, url: &str, params: &Params, body: Opti
 fn start_time(data: &Path) -> Result<f64, Failure> {
     let port = free_port()?;
     let started = Instant::now();
-    let _program = start(Path::new(env!("CARGO_BIN_EXE_waybill")), &["serve"], port, data)?;
+    let _program = start(Path::new(env!("CARGO_BIN_EXE_waybill")), &["serve"], port, data, &[])?;
     loop {
         if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
             stream.set_read_timeout(Some(START_TIMEOUT))?;
