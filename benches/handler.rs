@@ -513,7 +513,7 @@ fn bare(same_log: bool) -> Result<(), Failure> {
     let environment = config::environment();
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
     let log = LogConfig::read(&environment);
-    serving::log::start(&log.levels, serving::log::Form::Text, None);
+    let _output = serving::log::start(&log.levels, serving::log::Form::Text, None);
     let Records::Embedded(data, key) = &config.storage.records else { return Err("this measures the embedded store".into()) };
     let store = SqliteStore::open(data, key.clone())?;
     let port = config.port;

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serving::log::Form;
+use serving::output::{self, Output};
 use serving::terminal::printable;
 use uuid::Uuid;
 
@@ -254,14 +255,14 @@ fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<
     Ok(all)
 }
 
-/// Starts the log lines of this process.
-fn start_log(log: &LogConfig, more: Option<serving::log::More>) {
+/// Starts the log lines of this process. What is returned is dropped when the command ends.
+fn start_log(log: &LogConfig, more: Option<serving::log::More>) -> Output {
     let form = match log.form {
         LogForm::Json => Form::Json,
         LogForm::Text => Form::Text,
         LogForm::Short => Form::Short,
     };
-    serving::log::start(&log.levels, form, more);
+    serving::log::start(&log.levels, form, more)
 }
 
 /// Runs a command.
@@ -298,8 +299,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
 pub fn ended(ended: Result<ExitCode, Vec<String>>) -> ExitCode {
     ended.unwrap_or_else(|problems| {
         for problem in problems {
-            eprintln!("waybill: {}", printable(&problem));
+            output::complain(&format!("waybill: {}", printable(&problem)));
         }
+        output::flush();
         ExitCode::FAILURE
     })
 }

@@ -16,6 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use serving::output::Output;
 use serving::stop::StopSignals;
 use tokio::sync::oneshot;
 
@@ -108,6 +109,7 @@ pub(super) struct Stage {
     taken: BTreeMap<String, String>,
     /// The levels of its log lines (`RUST_LOG`).
     levels: String,
+    _output: Output,
 }
 
 impl Stage {
@@ -120,9 +122,9 @@ impl Stage {
         if !taken.contains_key("RUST_LOG") {
             log.levels = "error".into();
         }
-        cli::start_log(&log, None);
+        let output = cli::start_log(&log, None);
         let directory = Directory::make().map_err(|error| vec![format!("cannot make a temporary directory: {error}")])?;
-        Ok(Self { directory, taken, levels: log.levels })
+        Ok(Self { directory, taken, levels: log.levels, _output: output })
     }
 
     /// The folder of the app; it does not exist yet.

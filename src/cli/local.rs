@@ -36,7 +36,7 @@ pub(super) fn run(options: Options, environment: &BTreeMap<String, String>) -> R
         host.variables.insert("LOG_FORMAT".into(), "text".into());
     }
     let log = LogConfig::read(&environment);
-    cli::start_log(&log, None);
+    let _output = cli::start_log(&log, None);
     refuse_in_azure(&environment)?;
     // A log for machines has no other lines than its own. What is wrong with the app's settings is told by the host.
     let mut settings = app::settings_of(&host.arguments.app).unwrap_or_default();

@@ -52,7 +52,7 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
         _ => format!("cannot listen on {address}: {error}"),
     })?;
     let (telemetry, more) = Telemetry::start(environment, log)?;
-    cli::start_log(log, more);
+    let _output = cli::start_log(log, more);
     config.tell();
     telemetry.tell();
     info!(server.port = config.port, process.id = std::process::id(), "the handler listens");

@@ -36,6 +36,7 @@ mod ingress;
 mod issuer;
 mod limits;
 mod list;
+mod log;
 mod newer;
 mod new_app;
 mod openapi;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use group_commit::database::Error;
 use group_commit::directory;
 use serving::log::PEOPLE;
+use serving::output;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
@@ -387,8 +387,7 @@ pub fn command(
         tokio::spawn(async move {
             let Ok(up) = up.await else { return };
             if let Some(welcome) = welcome(&up) {
-                // A closed pipe must not stop the host.
-                drop(writeln!(std::io::stdout(), "{welcome}\nPress Ctrl-C to stop."));
+                output::say(&format!("{welcome}\nPress Ctrl-C to stop."));
             } else {
                 let url = format!("http://{}/", shown(up.address));
                 info!(url, data = %up.data.display(), "the host is up. Press Ctrl-C to stop");

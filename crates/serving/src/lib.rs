@@ -1,10 +1,11 @@
 //! Parts of an HTTP server on one machine that must stop cleanly.
 //!
-//! The accept loop with its drain, the signals that ask to stop, log lines, facts of this process, failpoints, and the names of this machine.
+//! The accept loop with its drain, the signals that ask to stop, log lines and other output, facts of this process, failpoints, and the names of this machine.
 
 pub mod failpoints;
 pub mod host_names;
 pub mod log;
+pub mod output;
 pub mod process;
 pub mod running;
 pub mod server;

@@ -16,6 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
+use crate::output::{self, Output, STDERR, STDOUT, Stream};
 use crate::terminal;
 use crate::trace::SPANS;
 
@@ -37,14 +38,16 @@ pub enum Form {
 /// What else gets spans and events, such as an exporter, each with a filter of its own.
 pub type More = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Starts logging for this process; call it once. `levels` names the level of each target, e.g. `info,serving=debug`.
-pub fn start(levels: &str, form: Form, more: Option<More>) {
+/// Starts logging for this process; call it once. `levels` names the level of each target, e.g. `info,serving=debug`. What is returned
+/// is dropped at the end of the command.
+pub fn start(levels: &str, form: Form, more: Option<More>) -> Output {
+    let output = output::start();
     let (levels, mistake) = match levels.parse::<Targets>() {
         Ok(levels) => (levels, None),
         Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     };
     let people = if form == Form::Short { LevelFilter::INFO } else { LevelFilter::OFF };
-    let writer = (|| Plain(io::stderr())).with_max_level(Level::ERROR).or_else(|| Plain(io::stdout()));
+    let writer = (|| Plain(&STDERR)).with_max_level(Level::ERROR).or_else(|| Plain(&STDOUT));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     let levels = levels.with_target(PEOPLE, people).with_target(SPANS, LevelFilter::OFF);
     let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -57,6 +60,7 @@ pub fn start(levels: &str, form: Form, more: Option<More>) {
     if let Some(error) = mistake {
         tracing::warn!(%error, "RUST_LOG is not valid, the level is info; set e.g. RUST_LOG=info");
     }
+    output
 }
 
 /// The time of day of a moment, in this machine's time zone; the moment is in milliseconds since the Unix epoch.
@@ -66,21 +70,21 @@ pub fn time_of_day(milliseconds: i64) -> String {
 }
 
 /// Writes lines whose text cannot change the direction of what follows.
-struct Plain<W>(W);
+struct Plain(&'static Stream);
 
-impl<W: Write> Write for Plain<W> {
+impl Write for Plain {
     /// A line comes in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if line.is_ascii() {
-            self.0.write_all(line)?;
+            self.0.take(line);
         } else {
-            self.0.write_all(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes())?;
+            self.0.take(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes());
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 #[cfg(unix)]
 use tracing::warn;
 
+use crate::output;
+
 /// Signals that ask to stop: SIGINT and SIGTERM, or Ctrl-C on systems without signals. No signal is lost between two waits.
 pub struct StopSignals {
     #[cfg(unix)]
@@ -49,6 +51,7 @@ impl StopSignals {
         self.next().await;
         tokio::spawn(async move {
             self.next().await;
+            output::flush();
             std::process::exit(130);
         });
     }

@@ -1,0 +1,134 @@
+//! Output of this process for which no request waits: a thread for each stream writes it, however slow its reader is.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tracing::warn;
+
+/// Bytes that may wait for a reader, about 4,000 lines. The lines after that are dropped, and counted.
+const MOST_WAITING: usize = 1024 * 1024;
+/// Longest wait at the end for a reader; the stand-in gives its handler a second more to end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+/// Name of the threads that write.
+const WRITER: &str = "output";
+
+pub(crate) static STDOUT: Stream = Stream::new("stdout", || Box::new(io::stdout()));
+pub(crate) static STDERR: Stream = Stream::new("stderr", || Box::new(io::stderr()));
+
+/// A stream, and what waits to be written to it.
+pub(crate) struct Stream {
+    name: &'static str,
+    out: fn() -> Box<dyn Write>,
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+struct Waiting {
+    /// Whether there is a thread that writes. Without one each line is written at once.
+    has_writer: bool,
+    text: Vec<u8>,
+    /// Lines that found no room, and of which nothing is said yet.
+    dropped: u64,
+    is_writing: bool,
+}
+
+impl Stream {
+    const fn new(name: &'static str, out: fn() -> Box<dyn Write>) -> Self {
+        let waiting = Waiting { has_writer: false, text: Vec::new(), dropped: 0, is_writing: false };
+        Self { name, out, waiting: Mutex::new(waiting), changed: Condvar::new() }
+    }
+
+    /// Takes whole lines, without a wait for their reader.
+    pub(crate) fn take(&self, lines: &[u8]) {
+        let mut waiting = self.waiting.lock();
+        if !waiting.has_writer {
+            // A reader that is gone must not end this process.
+            return drop((self.out)().write_all(lines));
+        }
+        let is_full = !waiting.text.is_empty() && waiting.text.len() + lines.len() > MOST_WAITING;
+        // A writing thread says itself what was dropped; that line must not be dropped.
+        if is_full && thread::current().name() != Some(WRITER) {
+            waiting.dropped += 1;
+            return;
+        }
+        waiting.text.extend_from_slice(lines);
+        drop(waiting);
+        self.changed.notify_all();
+    }
+
+    fn start(&'static self) {
+        let writer = thread::Builder::new().name(WRITER.into()).spawn(|| self.write_all());
+        self.waiting.lock().has_writer = writer.is_ok();
+    }
+
+    fn write_all(&self) {
+        let (mut out, mut text) = ((self.out)(), Vec::new());
+        loop {
+            let mut waiting = self.waiting.lock();
+            waiting.is_writing = false;
+            self.changed.notify_all();
+            self.changed.wait_while(&mut waiting, |waiting| waiting.text.is_empty());
+            std::mem::swap(&mut waiting.text, &mut text);
+            waiting.is_writing = true;
+            let dropped = std::mem::take(&mut waiting.dropped);
+            drop(waiting);
+            // Each line by itself: host and handler share a pipe, which keeps no more than 4 KiB together.
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                drop(out.write_all(line));
+            }
+            drop(out.flush());
+            text.clear();
+            if dropped > 0 {
+                warn!(output.dropped = dropped, output.stream = self.name, "log lines were dropped: their reader was too slow");
+            }
+        }
+    }
+
+    fn flush(&self, end: Instant) {
+        let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.text.is_empty();
+        self.changed.wait_while_until(&mut self.waiting.lock(), is_busy, end);
+    }
+}
+
+/// Output that is written. Dropping it, at the end of a command or by a panic, waits for the last lines.
+#[must_use]
+#[derive(Debug)]
+pub struct Output(());
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Starts the threads. A panic is told by them too: the thread that panicked would else wait for the reader of stderr.
+pub(crate) fn start() -> Output {
+    STDOUT.start();
+    STDERR.start();
+    std::panic::set_hook(Box::new(|panic| {
+        let (thread, trace) = (thread::current(), std::backtrace::Backtrace::capture());
+        let trace = if trace.status() == std::backtrace::BacktraceStatus::Captured { format!("{trace}") } else { String::new() };
+        STDERR.take(format!("thread '{}' {panic}\n{trace}", thread.name().unwrap_or("<unnamed>")).as_bytes());
+    }));
+    Output(())
+}
+
+/// Writes a line to stdout, after the log lines before it.
+pub fn say(line: &str) {
+    STDOUT.take(format!("{line}\n").as_bytes());
+}
+
+/// Writes a line to stderr, after the log lines before it.
+pub fn complain(line: &str) {
+    STDERR.take(format!("{line}\n").as_bytes());
+}
+
+/// Waits until everything is written, as long as that may take at the end of a process.
+pub fn flush() {
+    let end = Instant::now() + LAST_LINES;
+    // What was dropped from stderr is said on stdout.
+    STDERR.flush(end);
+    STDOUT.flush(end);
+}
