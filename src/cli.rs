@@ -36,10 +36,16 @@ use crate::cli::operate::{Ended, Request};
 use crate::config::{self, LogConfig, LogForm};
 use crate::domain::record::Status;
 
+/// This version, and where it comes from: `waybill package` says the commit, the processor and the profile.
+const BUILD: &str = match option_env!("WAYBILL_BUILD") {
+    Some(build) => build,
+    None => concat!(env!("CARGO_PKG_VERSION"), " (built for development)"),
+};
+
 /// An Azure Functions custom handler that turns slow orders into a 202 that is never a lie.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = BUILD,
     after_help = "Exit codes: 0 done or stopped as asked, 1 could not start or go on, or what was asked for is not so, 2 wrong arguments, 3 all that can be compared agrees and something waits for an operator (verify), 130 stopped at once."
 )]
 pub struct Arguments {
@@ -85,6 +91,12 @@ enum Command {
     /// Find what would break an app in Azure, before its deployment or after it; exit code 1 if something does.
     #[cfg(feature = "local")]
     Doctor(doctor::Options),
+    /// Print the completions of a shell, e.g. `source <(waybill completions bash)`.
+    #[cfg(feature = "local")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Show every setting, its value, and where that comes from; exit code 1 if the settings are not good.
     Settings(settings::Options),
 }
@@ -287,6 +299,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         #[cfg(feature = "local")]
         Command::Doctor(options) => doctor::run(&options).map(|well| exit_code(well.into())),
         Command::Serve => serve::run(&environment, None).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "local")]
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "waybill", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Settings(options) => settings::run(&options, &environment).map(|()| ExitCode::SUCCESS),
         Command::Orders(orders) => orders.run(&environment).map(exit_code),
         Command::Quarantine(quarantine) => quarantine.run(&environment).map(exit_code),

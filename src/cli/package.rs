@@ -75,7 +75,9 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
         }
         None => {
             let name = program.rsplit('/').next().unwrap_or(&program);
-            let plan = Plan { folder: &options.app, program: name, arch: options.arch, profile: &options.profile };
+            let version = format!("{} ({}, {}, {})", env!("CARGO_PKG_VERSION"), build::commit(&options.app), options.arch, options.profile);
+            let told = [("WAYBILL_BUILD", version)];
+            let plan = Plan { folder: &options.app, program: name, arch: options.arch, profile: &options.profile, told: &told };
             Some(build::build(plan).map_err(one)?)
         }
     };

@@ -272,3 +272,17 @@ fn a_demo_that_a_person_stops_ends_quietly() {
     let told = lines.join("\n").to_lowercase();
     assert!(!told.contains("waybill: ") && !told.contains("error"), "{told}");
 }
+
+#[test]
+fn a_version_says_where_it_comes_from_and_a_shell_completes_every_command() {
+    let (status, lines) = Program::waybill(&["--version"], &[]).end();
+    assert!(status.success() && lines.len() == 1, "{lines:?}");
+    assert_eq!(lines[0], format!("waybill {} (built for development)", env!("CARGO_PKG_VERSION")));
+
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, lines) = Program::waybill(&["completions", shell], &[]).end();
+        assert!(
+            status.success() && ["quarantine", "accept-loss", "doctor"].iter().all(|name| lines.iter().any(|line| line.contains(name)))
+        );
+    }
+}

@@ -26,6 +26,8 @@ pub struct Plan<'a> {
     pub arch: Arch,
     /// The cargo profile, which the package or its workspace must have.
     pub profile: &'a str,
+    /// Variables that the program may read while it is compiled.
+    pub told: &'a [(&'a str, String)],
 }
 
 /// What was built.
@@ -97,6 +99,7 @@ pub fn build(plan: Plan<'_>) -> Result<Built, String> {
         .env(for_target("CC", target), &c_compiler.path)
         .env("SOURCE_DATE_EPOCH", "315532800") // 1980, as in the archive
         .env("CARGO_INCREMENTAL", "0")
+        .envs(plan.told.iter().map(|(name, value)| (*name, value.as_str())))
         .env_remove("RUSTFLAGS")
         .stdin(Stdio::null());
     let status = cargo.status().map_err(|error| format!("cannot start cargo: {error}"))?;
@@ -105,6 +108,19 @@ pub fn build(plan: Plan<'_>) -> Result<Built, String> {
     }
     let binary = metadata.target_directory.as_std_path().join(target).join(plan.profile).join(plan.program);
     Ok(Built { binary, root, metadata, compiled: used })
+}
+
+/// The commit of a folder, in words where there is none or files differ from it.
+pub fn commit(folder: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(folder).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "--untracked-files=no"])) {
+        (Some(commit), Some(changes)) if changes.is_empty() => commit,
+        (Some(commit), _) => format!("{commit} and changes"),
+        (None, _) => "no commit".into(),
+    }
 }
 
 /// The crates that cargo compiles for the program, by name and version.
