@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{error, warn};
 
@@ -38,8 +38,12 @@ const LOG_PAGES: i64 = 1000;
 const IDLE: Duration = Duration::from_secs(5);
 /// Milliseconds for which a commit proves that the database takes writes.
 const RECENT: u64 = 1000;
-/// Time until the log is copied again after a copy that another process held up.
+/// Shortest time until the log is copied again after a copy that failed.
 const COPY_AGAIN: Duration = Duration::from_secs(1);
+/// Time that a copy waits for other processes.
+const COPY_PATIENCE: Duration = Duration::from_millis(100);
+/// Longest share of the time that is spent on copies that fail: one part in this many. Every operation waits for them.
+const COPY_SHARE: u32 = 5;
 
 /// Failure of an operation.
 #[derive(Debug)]
@@ -279,6 +283,7 @@ impl Database {
             copied: 0,
             is_copied: true,
             copy_again: Instant::now(),
+            busy_until: Instant::now(),
             told: false,
         };
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -466,6 +471,8 @@ struct Writer {
     is_copied: bool,
     /// When the log may be copied again after a copy that failed.
     copy_again: Instant,
+    /// Until when the current group may wait for other processes, whatever it does meanwhile.
+    busy_until: Instant,
     /// Whether an error line says why nothing is written.
     told: bool,
 }
@@ -505,6 +512,7 @@ impl Writer {
         if group.is_empty() {
             return;
         }
+        self.busy_until = Instant::now() + BUSY_TIMEOUT;
         if !self.is_sound() || self.begin(group).is_err() {
             self.health.confirmed.store(0, Ordering::Release);
             group.drain(..).for_each(|write| (write.run)(None)());
@@ -550,25 +558,39 @@ impl Writer {
             self.is_copied = true;
             return;
         }
+        let begun = Instant::now();
+        // The next group waits for this copy, and has a wait of its own.
+        self.busy_until = begun + COPY_PATIENCE;
         match self.try_copy_log() {
             Ok(true) => {
                 self.copied = checkpoint(&self.connection, "NOOP").map_or(0, |(pages, _)| pages);
                 self.is_copied = true;
             }
             // A reader, or a checkpoint of another process.
-            Ok(false) => self.copy_again = Instant::now() + COPY_AGAIN,
+            Ok(false) => self.pause_copies(begun),
+            Err(error) if is_busy(&error) => self.pause_copies(begun),
             Err(error) => {
-                self.copy_again = Instant::now() + COPY_AGAIN;
+                self.pause_copies(begun);
                 self.damaged.notice(&error);
                 warn!(%error, file = %self.files.path().display(), "the write-ahead log could not be copied into the database; trying again");
             }
         }
     }
 
+    fn pause_copies(&mut self, begun: Instant) {
+        self.copy_again = Instant::now() + COPY_AGAIN.max(begun.elapsed() * (COPY_SHARE - 1));
+    }
+
+    /// A transaction that writes. It waits for other processes as long as the group still may.
+    fn transaction(connection: &mut Connection, busy_until: Instant) -> rusqlite::Result<Transaction<'_>> {
+        connection.busy_timeout(busy_until.saturating_duration_since(Instant::now()))?;
+        connection.transaction_with_behavior(TransactionBehavior::Immediate)
+    }
+
     /// `true`: everything is in the database, which is marked, and the log says that the mark does not hold.
     fn try_copy_log(&mut self) -> rusqlite::Result<bool> {
         set_level(&self.connection, &mut self.level, Durability::Synced)?;
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = Self::transaction(&mut self.connection, self.busy_until)?;
         let visible = Mark::visible(&transaction)?;
         if !visible.is_set() {
             visible.next().write(&transaction)?;
@@ -578,7 +600,7 @@ impl Writer {
         if pages != copied {
             return Ok(false);
         }
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = Self::transaction(&mut self.connection, self.busy_until)?;
         let visible = Mark::visible(&transaction)?;
         let filed = self.files.mark().map_err(not_readable)?;
         // Another process may be here at the same time. The mark is taken away only once it is in the file.
@@ -599,6 +621,7 @@ impl Writer {
         if !self.is_sound() {
             return;
         }
+        self.busy_until = Instant::now() + CLOSE_TIMEOUT;
         let closed = self.connection.busy_timeout(CLOSE_TIMEOUT).and_then(|()| {
             // A mark that another process did not take away would stay in the file.
             if Mark::visible(&self.connection)?.is_set() && !self.try_copy_log()? {
@@ -654,6 +677,7 @@ impl Writer {
         if Instant::now() < self.copy_again {
             return;
         }
+        let begun = Instant::now();
         let kept = self.find_mark().and_then(|is_marked| if is_marked { Ok(true) } else { self.try_copy_log() });
         match kept {
             Ok(true) => return,
@@ -664,12 +688,12 @@ impl Writer {
                 error!(%error, "the database cannot be written");
             }
         }
-        self.copy_again = Instant::now() + COPY_AGAIN;
+        self.pause_copies(begun);
     }
 
     /// Whether the database is marked, or must not be.
     fn find_mark(&mut self) -> rusqlite::Result<bool> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = Self::transaction(&mut self.connection, self.busy_until)?;
         let filed = self.files.mark().map_err(not_readable)?;
         let state = State::of(Mark::visible(&transaction)?, filed, false);
         self.mark = (state == State::Marked).then_some(filed);
@@ -680,6 +704,7 @@ impl Writer {
     /// Copies a log into the database that no later start will find.
     fn rescue(&mut self) {
         let copy = |mark: fn(Mark) -> Mark| {
+            self.connection.busy_timeout(BUSY_TIMEOUT)?;
             mark(Mark::visible(&self.connection)?).write(&self.connection)?;
             checkpoint(&self.connection, "FULL").map(|(pages, copied)| pages == copied)
         };
@@ -696,6 +721,7 @@ impl Writer {
         let is_synced = is_in_doubt || group.iter().any(|write| write.durability == Durability::Synced);
         let needed = if is_synced { Durability::Synced } else { Durability::Committed };
         let begun = set_level(&self.connection, &mut self.level, needed)
+            .and_then(|()| self.connection.busy_timeout(self.busy_until.saturating_duration_since(Instant::now())))
             .and_then(|()| self.connection.execute_batch("BEGIN IMMEDIATE"))
             // At least one page, which takes the place of those that are in doubt.
             .and_then(|()| if is_in_doubt { Mark::visible(&self.connection)?.write(&self.connection) } else { Ok(()) });
@@ -836,6 +862,10 @@ fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
 fn not_readable(error: std::io::Error) -> rusqlite::Error {
     rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
@@ -860,6 +890,8 @@ fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    // As a whole path: a relative one that begins with `file:` would be a URI.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // The log is copied by the writing thread alone, which keeps the database marked.
@@ -945,6 +977,23 @@ mod tests {
         });
 
         assert_eq!(sum, 5);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn an_operation_waits_once_for_another_process() {
+        let (directory, database) = database("busy");
+        let other = Connection::open(directory.join("t.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+        let begun = Instant::now();
+        let refused = wait(database.write(|connection| connection.execute("INSERT INTO t VALUES (1)", [])));
+        let waited = begun.elapsed();
+        other.execute_batch("ROLLBACK").unwrap();
+
+        assert!(matches!(refused, Err(Error::NotApplied)), "{refused:?}");
+        assert!((BUSY_TIMEOUT..BUSY_TIMEOUT * 3 / 2).contains(&waited), "{waited:?}");
+        wait(database.write(|connection| connection.execute("INSERT INTO t VALUES (1)", []))).unwrap();
         std::fs::remove_dir_all(directory).unwrap();
     }
 
