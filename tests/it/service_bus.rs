@@ -307,6 +307,11 @@ fn only_a_signature_by_the_key_for_this_resource_lets_in() {
         ("an expiry changed after signing", good.replace("&se=", "&se=9")),
         ("a signature cut off", good.replace("%3D&se", "&se")),
         ("no signature", format!("{resource}&se=99999999999&skn={POLICY}")),
+        ("a second expiry", format!("{good}&se=99999999999")),
+        ("a second resource", good.replace("&skn", "&sr=x&skn")),
+        ("a parameter of no signature", format!("{good}&st=0")),
+        ("a name in capitals", good.replace("&se=", "&SE=")),
+        ("a parameter without a value", format!("{good}&se")),
         ("a token", "Bearer eyJhbGciOiJub25lIn0.e30.".into()),
     ] {
         assert_eq!(ask(&authorization), 401, "{what}");

@@ -38,6 +38,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait of a receiver.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+/// Parts of a shared access signature: the resource, the signature over it and the expiry, the expiry, and the name of the key.
+const SIGNATURE: [&str; 4] = ["sr", "sig", "se", "skn"];
 /// Life of a message in a queue without a default (Service Bus: 14 days).
 const DEFAULT_LIFE: Duration = Duration::from_hours(336);
 
@@ -286,13 +288,18 @@ impl Rest {
         let signature = given
             .strip_prefix("SharedAccessSignature ")
             .ok_or(no("Authorization must be a SharedAccessSignature: there is no identity here"))?;
-        let part = |wanted| {
-            let found = signature.split('&').filter_map(|part| part.split_once('=')).find(|(name, _)| *name == wanted);
-            found.map(|(_, value)| value).ok_or(no("the signature is not complete"))
-        };
+        let mut parts = [None; 4];
+        for part in signature.split('&') {
+            let place = part.split_once('=').and_then(|(name, value)| Some((SIGNATURE.iter().position(|known| *known == name)?, value)));
+            let is_new = place.is_some_and(|(place, value)| parts[place].replace(value).is_none());
+            if !is_new {
+                return Err(no("the signature must have sr, sig, se and skn, each once, and nothing else"));
+            }
+        }
+        let [Some(resource), Some(mac), Some(expiry), Some(name)] = parts else { return Err(no("the signature is not complete")) };
         let decoded = |text| percent_decode_str(text).decode_utf8().map_err(|_| no("the signature is not readable"));
-        let (resource, expiry, name) = (part("sr")?, part("se")?, decoded(part("skn")?)?);
-        let mac = STANDARD.decode(decoded(part("sig")?)?.as_bytes()).unwrap_or_default();
+        let name = decoded(name)?;
+        let mac = STANDARD.decode(decoded(mac)?.as_bytes()).unwrap_or_default();
         let signed = format!("{resource}\n{expiry}");
         let is_signed = self.keys.iter().filter(|(known, _)| *known == name).any(|(_, key)| {
             let mut expected = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes a key of any length");
