@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::app_files::{APP, SETTINGS};
 use crate::cli::{self, local};
-use crate::config::LogConfig;
+use crate::config::{LogConfig, LogForm};
 
 /// The name of the settings of this machine in an app's folder.
 const SETTINGS_NAME: &str = "local.settings.json";
@@ -60,9 +61,8 @@ const TAKEN: [&str; 18] = [
     "SSL_CERT_DIR",
 ];
 
-/// Like `println!`, but a closed pipe is no reason to stop half way.
 macro_rules! say {
-    ($voice:expr, $($text:tt)*) => { if $voice == Voice::Telling { drop(writeln!(std::io::stdout(), $($text)*)) } };
+    ($voice:expr, $($text:tt)*) => { $voice.say(format_args!("{}\n", format_args!($($text)*))) };
 }
 
 /// How the demo ended.
@@ -84,7 +84,9 @@ pub fn run(environment: &BTreeMap<String, String>) -> Result<Shown, Vec<String>>
     set(&mut settings, "WORK_DELAY", WORK_DELAY);
     stage.write_settings(settings)?;
     let handler = std::env::current_exe().map_err(|error| vec![error.to_string()])?;
-    stage.play(Some(handler), &Trial::Order(ORDER.into()), Voice::Telling)
+    // A log for machines has stdout for itself.
+    let voice = if LogConfig::read(&stage.taken).form == LogForm::Json { Voice::Stderr } else { Voice::Stdout };
+    stage.play(Some(handler), &Trial::Order(ORDER.into()), voice)
 }
 
 /// What an app does once it is started.
@@ -95,11 +97,31 @@ pub(super) enum Trial {
     Health,
 }
 
-/// Whether an order's way is told on stdout.
+/// Where an order's way is told.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Voice {
-    Telling,
+    Stdout,
+    Stderr,
     Silent,
+}
+
+impl Voice {
+    /// A closed pipe is no reason to stop half way.
+    fn say(self, text: fmt::Arguments<'_>) {
+        match self {
+            Self::Stdout => drop(std::io::stdout().write_fmt(text).and_then(|()| std::io::stdout().flush())),
+            Self::Stderr => drop(std::io::stderr().write_fmt(text)),
+            Self::Silent => {}
+        }
+    }
+
+    fn is_at_a_terminal(self) -> bool {
+        match self {
+            Self::Stdout => std::io::stdout().is_terminal(),
+            Self::Stderr => std::io::stderr().is_terminal(),
+            Self::Silent => false,
+        }
+    }
 }
 
 /// A temporary app, and what it is started with.
@@ -242,8 +264,8 @@ async fn show(address: SocketAddr, order: Vec<u8>, voice: Voice) -> Result<(), S
             return Err(format!("the status was answered with {status}: {record}"));
         }
         let now = Value::from([record["status"].clone(), record["progress"].clone(), record["stage"].clone()].to_vec());
-        if now != before && voice == Voice::Telling {
-            line(&record, started.elapsed());
+        if now != before {
+            line(&record, started.elapsed(), voice);
         }
         before = now;
         match record["status"].as_str() {
@@ -282,7 +304,7 @@ async fn ask(
 }
 
 /// Progress: one line that moves on a terminal, one line per change elsewhere.
-fn line(record: &Value, elapsed: Duration) {
+fn line(record: &Value, elapsed: Duration, voice: Voice) {
     let progress = record["progress"].as_u64().unwrap_or(0).min(100);
     let filled = usize::try_from(progress / 5).unwrap_or(0);
     let bar = format!("{}{}", "#".repeat(filled), ".".repeat(20 - filled));
@@ -292,10 +314,8 @@ fn line(record: &Value, elapsed: Duration) {
         record["stage"].as_str().unwrap_or_default(),
         elapsed.as_secs_f64()
     );
-    let mut out = std::io::stdout();
-    let ends = if out.is_terminal() { ("\r", "") } else { ("", "\n") };
-    // A closed pipe is no reason to stop half way.
-    drop(write!(out, "{}{text}{}", ends.0, ends.1).and_then(|()| out.flush()));
+    let ends = if voice.is_at_a_terminal() { ("\r", "") } else { ("", "\n") };
+    voice.say(format_args!("{}{text}{}", ends.0, ends.1));
 }
 
 fn indented(value: &Value) -> String {

@@ -261,6 +261,18 @@ fn a_log_for_machines_has_stdout_for_itself() {
 }
 
 #[test]
+fn a_demo_whose_log_is_for_machines_has_stdout_for_it() {
+    let demo = Command::new(env!("CARGO_BIN_EXE_waybill")).arg("demo").env("LOG_FORMAT", "json").env("RUST_LOG", "info").output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(demo.stdout).unwrap(), String::from_utf8(demo.stderr).unwrap());
+
+    assert!(demo.status.success(), "{stderr}");
+    let other: Vec<_> = stdout.lines().filter(|line| serde_json::from_str::<Value>(line).is_err()).collect();
+    assert!(other.is_empty(), "{other:#?}");
+    assert!(stdout.contains("order completed"), "{stdout}");
+    assert!(stderr.contains("Its progress:") && stderr.contains("The order is completed."), "{stderr}");
+}
+
+#[test]
 fn a_demo_that_a_person_stops_ends_quietly() {
     let mut demo = Program::waybill(&["demo"], &[]);
     demo.line("Its progress:");
