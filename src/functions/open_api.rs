@@ -7,6 +7,7 @@ mod examples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, HeaderBuilder, Object, Ref, RefOr, Response, ResponseBuilder};
@@ -16,7 +17,6 @@ use crate::envelope::{self, Answer};
 use crate::functions::app::App;
 use crate::functions::contract::{AcceptedOrder, Order, OrderList, OrderStatus, Problem, Status, TrackingId};
 use crate::functions::invocation::Invocation;
-use crate::functions::open_api::examples::Examples;
 use crate::functions::own_contract;
 use crate::functions::reply::Conclusion;
 
@@ -36,7 +36,7 @@ pub async fn run(app: Arc<App>, _invocation: Invocation) -> Conclusion {
     ),
     servers((url = "/api")),
     paths(submit_order, list_orders, read_order, cancel_order, read_contract),
-    modifiers(&Keys, &OwnUrl, &Callers, &NoNull, &Examples),
+    modifiers(&Keys, &OwnUrl, &Operations),
     security((), ("functionKey" = []), ("bearer" = [])),
     tags((name = "orders"), (name = "contract"))
 )]
@@ -69,21 +69,31 @@ impl Modify for OwnUrl {
     }
 }
 
-/// A parameter or a header may be absent, and is never null.
-struct NoNull;
+/// What each operation has beside its own: the refusals and headers of all operations on orders, and examples.
+struct Operations;
 
-impl Modify for NoNull {
+impl Modify for Operations {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        for item in openapi.paths.paths.values_mut() {
+        for (path, item) in &mut openapi.paths.paths {
             for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
-                let parameters = operation.parameters.iter_mut().flatten().filter_map(here).map(|parameter| &mut parameter.schema);
-                let responses = operation.responses.responses.values_mut().filter_map(here);
-                let headers =
-                    responses.flat_map(|response| response.headers.values_mut()).filter_map(here).map(|header| &mut header.schema);
-                parameters.chain(headers).flatten().for_each(without_null);
+                if path.starts_with("/orders") {
+                    // Reading an order is not limited: a client that polls as `Retry-After` tells must not be refused.
+                    let is_limited = !matches!(operation.operation_id.as_deref(), Some("readOrder" | "showOrder"));
+                    complete(&mut operation.responses.responses, is_limited);
+                }
+                without_nulls(operation);
+                examples::add(operation);
             }
         }
     }
+}
+
+/// A parameter or a header may be absent, and is never null.
+fn without_nulls(operation: &mut Operation) {
+    let parameters = operation.parameters.iter_mut().flatten().filter_map(here).map(|parameter| &mut parameter.schema);
+    let responses = operation.responses.responses.values_mut().filter_map(here);
+    let headers = responses.flat_map(|response| response.headers.values_mut()).filter_map(here).map(|header| &mut header.schema);
+    parameters.chain(headers).flatten().for_each(without_null);
 }
 
 /// The value, unless it stands elsewhere.
@@ -100,23 +110,6 @@ fn without_null(schema: &mut RefOr<Schema>) {
         && let [kind] = types.iter().filter(|kind| **kind != Type::Null).collect::<Vec<_>>()[..]
     {
         object.schema_type = SchemaType::Type(kind.clone());
-    }
-}
-
-/// The common part of all operations on orders: refusals, and the headers of every answer.
-struct Callers;
-
-impl Modify for Callers {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        for (path, item) in openapi.paths.paths.iter_mut().filter(|(path, _)| path.starts_with("/orders")) {
-            let of_one_order = path.contains('{');
-            for (operation, reads) in [(&mut item.get, true), (&mut item.post, false), (&mut item.delete, false)] {
-                let Some(operation) = operation else { continue };
-                // Reading an order is not limited: a client that polls as `Retry-After` tells must not be refused.
-                let is_limited = !(of_one_order && reads);
-                complete(&mut operation.responses.responses, is_limited);
-            }
-        }
     }
 }
 

@@ -1,34 +1,25 @@
 //! Examples in the contract; a test sends the order, and holds the others against the answers.
 
 use serde_json::{Value, json};
-use utoipa::Modify;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{Content, RefOr};
 
 /// Adds an example to the requests and answers that clients meet first.
-pub(super) struct Examples;
-
-impl Modify for Examples {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        for item in openapi.paths.paths.values_mut() {
-            for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
-                match operation.operation_id.as_deref() {
-                    Some("submitOrder") => {
-                        if let Some(RefOr::T(body)) = &mut operation.request_body {
-                            set(body.content.values_mut(), &order());
-                        }
-                        answer(operation, "202", &accepted());
-                        answer(operation, "400", &invalid());
-                    }
-                    Some("listOrders") => answer(operation, "200", &list()),
-                    Some("readOrder" | "showOrder") => {
-                        answer(operation, "200", &completed());
-                        answer(operation, "404", &missing());
-                    }
-                    _ => {}
-                }
+pub(super) fn add(operation: &mut Operation) {
+    match operation.operation_id.as_deref() {
+        Some("submitOrder") => {
+            if let Some(RefOr::T(body)) = &mut operation.request_body {
+                set(body.content.values_mut(), &order());
             }
+            answer(operation, "202", &accepted());
+            answer(operation, "400", &invalid());
         }
+        Some("listOrders") => answer(operation, "200", &list()),
+        Some("readOrder" | "showOrder") => {
+            answer(operation, "200", &completed());
+            answer(operation, "404", &missing());
+        }
+        _ => {}
     }
 }
 
