@@ -510,7 +510,7 @@ fn processor_time(process: u32) -> Duration {
 
 /// A plain hyper accept loop over the functions: no warp, no graceful shutdown, no limits, no panic guard.
 fn bare(same_log: bool) -> Result<(), Failure> {
-    let environment = config::environment();
+    let environment = config::environment().map_err(|problems| problems.join("; "))?;
     let config = Config::read(&environment).map_err(|problems| problems.join("; "))?;
     let log = LogConfig::read(&environment);
     let _output = serving::log::start(&log.levels, serving::log::Form::Text, None);

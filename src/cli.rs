@@ -263,8 +263,14 @@ fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<
     for (name, value) in functions_host::app::settings_of(app)? {
         all.entry(name).or_insert(value);
     }
-    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| app.display().to_string());
+    let folder = utf_8(app)?;
+    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.to_owned());
     Ok(all)
+}
+
+/// A path that is told in the environment of a process.
+fn utf_8(path: &Path) -> Result<&str, Vec<String>> {
+    path.to_str().ok_or_else(|| vec![format!("the name of the folder {} is not UTF-8: name another", path.display())])
 }
 
 /// Starts the log lines of this process. What is returned is dropped when the command ends.
@@ -279,37 +285,39 @@ fn start_log(log: &LogConfig, more: Option<serving::log::More>) -> Output {
 
 /// Runs a command.
 pub fn run(arguments: Arguments) -> ExitCode {
-    let environment = config::environment();
-    let ended = match arguments.command {
+    ended(config::environment().and_then(|environment| answer(arguments.command, &environment)))
+}
+
+fn answer(command: Command, environment: &BTreeMap<String, String>) -> Result<ExitCode, Vec<String>> {
+    match command {
         #[cfg(feature = "local")]
-        Command::Demo => demo::run(&environment).map(|shown| match shown {
+        Command::Demo => demo::run(environment).map(|shown| match shown {
             demo::Shown::Whole => ExitCode::SUCCESS,
             demo::Shown::Stopped => ExitCode::from(STOPPED),
         }),
         #[cfg(feature = "local")]
-        Command::Local(options) => local::run(options, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Local(options) => local::run(options, environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::Package(options) => package::run(&options, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Package(options) => package::run(&options, environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::Backup(options) => backup::run(&options, &environment).map(|()| ExitCode::SUCCESS),
+        Command::Backup(options) => backup::run(&options, environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
-        Command::AcceptLoss(place) => backup::accept(&place, &environment).map(|()| ExitCode::SUCCESS),
+        Command::AcceptLoss(place) => backup::accept(&place, environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::Doctor(options) => doctor::run(&options).map(|well| exit_code(well.into())),
-        Command::Serve => serve::run(&environment, None).map(|()| ExitCode::SUCCESS),
+        Command::Serve => serve::run(environment, None).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "waybill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Settings(options) => settings::run(&options, &environment).map(|()| ExitCode::SUCCESS),
-        Command::Orders(orders) => orders.run(&environment).map(exit_code),
-        Command::Quarantine(quarantine) => quarantine.run(&environment).map(exit_code),
-        Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), &environment).map(exit_code),
-    };
-    self::ended(ended)
+        Command::Settings(options) => settings::run(&options, environment).map(|()| ExitCode::SUCCESS),
+        Command::Orders(orders) => orders.run(environment).map(exit_code),
+        Command::Quarantine(quarantine) => quarantine.run(environment).map(exit_code),
+        Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), environment).map(exit_code),
+    }
 }
 
 /// The exit code of a command; problems go to stderr, one line each.

@@ -146,9 +146,24 @@ pub enum LogForm {
 /// Levels with [`LogForm::Short`]: a transition of an order has a line for people beside the one with all fields.
 const SHORT_LEVELS: &str = "warn,waybill::order=off";
 
-/// The environment of this process. A variable that is not Unicode is left out: no setting has such a name or value.
-pub fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+/// The environment of this process. Without other programs' variables that are not UTF-8: no setting has such a name. `Err`: the
+/// settings whose values are not.
+pub fn environment() -> Result<BTreeMap<String, String>, Vec<String>> {
+    let (mut environment, mut problems) = (BTreeMap::new(), Vec::new());
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => drop(environment.insert(name, value)),
+            (Ok(name), Err(_)) if spelling::is_read(&name) => problems.push(format!("{name} is not UTF-8: set it again")),
+            _ => {}
+        }
+    }
+    if problems.is_empty() { Ok(environment) } else { Err(problems) }
+}
+
+/// What is wrong with the value of `WAYBILL_DATA`.
+pub fn data_mistake(path: &str) -> Option<String> {
+    let is_url = path.trim_start().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("file:"));
+    is_url.then(|| format!("WAYBILL_DATA is {path:?}: set the path of a folder, not a URL"))
 }
 
 /// The variable that shows that this process runs inside Azure, if one does. `FUNCTIONS_CORETOOLS_ENVIRONMENT` means that `func
@@ -538,9 +553,12 @@ impl<'a> Settings<'a> {
         }
     }
 
-    fn data(&self) -> PathBuf {
+    fn data(&mut self) -> PathBuf {
         match self.text("WAYBILL_DATA") {
-            Some(path) => path.into(),
+            Some(path) => {
+                self.problems.extend(data_mistake(path));
+                path.into()
+            }
             None => self.app_root().join(".waybill"),
         }
     }

@@ -112,5 +112,6 @@ impl Builder {
 /// Runs the handler until the Functions host, or a person, stops it. The host starts it as `host.json` says, and gives it its port; the
 /// settings come from the environment. What is wrong with them goes to stderr, one line each.
 pub fn serve(app: App) -> ExitCode {
-    cli::ended(cli::serve::run(&config::environment(), Some(app.work)).map(|()| ExitCode::SUCCESS))
+    let served = config::environment().and_then(|environment| cli::serve::run(&environment, Some(app.work)));
+    cli::ended(served.map(|()| ExitCode::SUCCESS))
 }

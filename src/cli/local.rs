@@ -41,6 +41,10 @@ pub(super) fn run(options: Options, environment: &BTreeMap<String, String>) -> R
     // A log for machines has no other lines than its own. What is wrong with the app's settings is told by the host.
     let mut settings = app::settings_of(&host.arguments.app).unwrap_or_default();
     settings.extend(environment.clone());
+    let data = settings.get("WAYBILL_DATA").filter(|_| host.arguments.data.is_none());
+    if let Some(problem) = data.and_then(|path| config::data_mistake(path)) {
+        return Err(vec![problem]);
+    }
     let welcome = move |up: &Up| (log.form != LogForm::Json).then(|| welcome(up, &settings));
     host::command(host, &environment, welcome)
 }

@@ -130,7 +130,9 @@ pub fn run(request: Request, options: &Options, environment: &BTreeMap<String, S
         // Messages of these records are in the queue beside them.
         let elsewhere = ["cosmosconnection", "cosmosdatabase", "cosmoscontainer", "servicebusconnection", "service_bus_rest_endpoint"];
         environment.retain(|name, _| !elsewhere.iter().any(|prefix| name.to_ascii_lowercase().starts_with(prefix)));
-        environment.insert("WAYBILL_DATA".into(), data.display().to_string());
+        // As a whole path, which no name of a folder turns into a URL.
+        let data = std::path::absolute(data).map_err(|error| vec![error.to_string()])?;
+        environment.insert("WAYBILL_DATA".into(), cli::utf_8(&data)?.to_owned());
     }
     let (storage, budgets) = Storage::read(&environment)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| vec![error.to_string()])?;

@@ -10,6 +10,7 @@ use group_commit::database::Error;
 use hyper::Request;
 use hyper::body::Incoming;
 use serving::host_names;
+use serving::process;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
@@ -33,7 +34,10 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(150);
 /// Runs the handler until it is asked to stop. `Err`: the reasons why it could not start or go on, one line each.
 pub fn run(environment: &BTreeMap<String, String>, own_work: Option<Fulfillment>) -> Result<(), Vec<String>> {
     let config = if own_work.is_some() { Config::read_for_own_work(environment) } else { Config::read(environment) }?;
-    serving::process::open_many_files();
+    if let Some(problem) = process::clock_mistake() {
+        return Err(vec![problem]);
+    }
+    process::open_many_files();
     // Two threads: one to answer while the other parses; the disk has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;

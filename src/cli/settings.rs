@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serving::terminal::printable;
 
+use crate::cli;
 use crate::config::catalogue::{ALL, DefaultValue, Setting};
 use crate::config::function_timeout::{self, FunctionTimeout, UNLIMITED};
 use crate::config::{Config, spelling};
@@ -47,7 +48,8 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
     for (name, value) in &values {
         all.entry(name.clone()).or_insert_with(|| value.clone());
     }
-    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| options.app.display().to_string());
+    let folder = cli::utf_8(&options.app)?;
+    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.to_owned());
 
     let timeout = function_timeout::of(&all);
     let source = |name: &str| {

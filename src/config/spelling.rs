@@ -49,6 +49,11 @@ pub fn in_values(values: &BTreeMap<String, String>, app: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Whether this program reads a variable of this name, or the host, the platform or the Azure libraries do.
+pub fn is_read(name: &str) -> bool {
+    is_known(name) || is_platform(name)
+}
+
 /// Whether this is a setting of this program, or a part of one. In a setting that the bindings read, case does not matter.
 fn is_known(name: &str) -> bool {
     let is = |setting: &Setting| {

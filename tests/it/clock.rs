@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::emulator::Emulator;
 use crate::issuer::{self, AUDIENCE, Issuer, Mood};
-use crate::support::{Directory, Handler, events, eventually, skipped, try_submit};
+use crate::support::{Directory, Handler, Program, events, eventually, repository, skipped, try_submit};
 
 /// How far a moment that the account's clock gave may be from the true one: it is told in whole seconds.
 const TOLERANCE: Duration = Duration::from_secs(3);
@@ -218,4 +218,31 @@ fn keys_of_an_issuer_that_is_away_are_used_for_a_day() {
     eventually("the keys are read again", || (submit("CLOCK-6").status == 202).then_some(()));
     let told = handler.program.line("could not be read for a day");
     assert!(told.contains("ERROR"), "{told}");
+}
+
+#[test]
+fn a_clock_in_the_year_9999_is_told_and_nothing_starts() {
+    let Some(library) = libfaketime() else { return };
+    let data = Directory::new();
+    let (app, place) = (repository().to_str().unwrap(), data.path().to_str().unwrap());
+    let how = [
+        ("LD_PRELOAD", library.as_str()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME", "@9999-12-31 20:00:00"),
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", "8080"),
+        ("WAYBILL_DATA", place),
+    ];
+
+    for (arguments, form) in [
+        (&["serve"] as &[&str], "text"),
+        (&["serve"], "short"),
+        (&["local", "--port", "0", "--app", app, "--data", place], "text"),
+        (&["local", "--port", "0", "--app", app, "--data", place], "short"),
+    ] {
+        let (status, lines) = Program::waybill(arguments, &[&how as &[_], &[("LOG_FORMAT", form)]].concat()).end();
+
+        assert_eq!(status.code(), Some(1), "{arguments:?} {form}: {lines:?}");
+        let told = lines.iter().filter(|line| line.contains("this machine's clock") && line.contains("9999-12-3")).count();
+        assert!(told == 1 && !lines.iter().any(|line| line.contains("panicked")), "{arguments:?} {form}: {lines:?}");
+    }
 }

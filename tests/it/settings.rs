@@ -7,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Directory, Handler, Host, eventually, free_port, http_envelope, order, queue_envelope, request};
+use crate::support::{
+    Answer, Directory, Handler, Host, Program, eventually, free_port, http_envelope, order, queue_envelope, repository, request, submit,
+};
 
 const KEY: &str = "an-entirely-secret-tracking-id-key";
 
@@ -108,6 +110,105 @@ fn every_wrong_setting_is_named_at_once() {
         assert_eq!(matching, 1, "{name}: {lines:?}");
     }
     assert!(!lines.join("").contains("short-secret"), "{lines:?}");
+}
+
+/// Starts `waybill` in this folder with an environment of bytes; its exit code, and its lines on stderr.
+#[cfg(unix)]
+fn run_on_bytes(arguments: &[&[u8]], settings: &[(&str, &[u8])], folder: &Directory) -> (Option<i32>, Vec<String>) {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+    command.args(arguments.iter().map(|argument| OsStr::from_bytes(argument))).env_clear().current_dir(folder.path());
+    command.envs(settings.iter().map(|(name, value)| (name, OsStr::from_bytes(value)))).stdin(Stdio::null());
+    let (stdout, stderr) = (folder.path().join("stdout"), folder.path().join("stderr"));
+    command.stdout(File::create(stdout).unwrap()).stderr(File::create(&stderr).unwrap());
+    let mut child = command.spawn().unwrap();
+    let ended = eventually("it ends, or listens", || {
+        let lists = std::fs::read_to_string(folder.path().join("stdout")).unwrap().contains("listens");
+        child.try_wait().unwrap().map(|status| status.code()).or(lists.then_some(None))
+    });
+    let _ = child.kill();
+    let _ = child.wait();
+    (ended, std::fs::read_to_string(stderr).unwrap().lines().map(str::to_owned).collect())
+}
+
+#[cfg(unix)]
+#[test]
+fn every_setting_that_is_not_utf_8_is_named() {
+    let folder = Directory::new();
+    let port = free_port().to_string();
+    let settings = [
+        ("FUNCTIONS_CUSTOMHANDLER_PORT", port.as_bytes()),
+        ("WAYBILL_DATA", b"d\xffta"),
+        ("LEASE", b"\xff"),
+        ("SERVICEBUSCONNECTION__credential", b"\xff"),
+        ("EDITOR", b"\xff"),
+    ];
+
+    let (code, lines) = run_on_bytes(&[b"serve"], &settings, &folder);
+    let (other, _) = run_on_bytes(&[b"serve"], &[settings[0], settings[4]], &folder);
+
+    assert_eq!((code, lines.len()), (Some(1), 3), "{lines:?}");
+    for name in ["WAYBILL_DATA", "LEASE", "SERVICEBUSCONNECTION__credential"] {
+        assert!(lines.iter().any(|line| line.starts_with(&format!("waybill: {name} is not UTF-8"))), "{lines:?}");
+    }
+    assert_eq!(other, None, "another program's variable keeps no handler from listening");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_a_handler_cannot_be_told_is_refused() {
+    let folder = Directory::new();
+    let app = repository().to_str().unwrap().as_bytes();
+    std::os::unix::fs::symlink(repository(), folder.path().join("app")).unwrap();
+    let odd = std::path::PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"\xffpp".to_vec()));
+    std::os::unix::fs::symlink(repository(), folder.path().join(odd)).unwrap();
+
+    for arguments in [
+        &[b"local" as &[u8], b"--app", app, b"--port", b"0", b"--data", b"d\xffta"] as &[&[u8]],
+        &[b"local", b"--app", b"\xffpp", b"--port", b"0", b"--data", b"data"],
+        &[b"orders", b"list", b"--data", b"d\xffta"],
+        &[b"orders", b"list", b"--app", b"\xffpp"],
+    ] {
+        let (code, lines) = run_on_bytes(arguments, &[], &folder);
+        assert!(code == Some(1) && lines.len() == 1 && lines[0].contains("is not UTF-8"), "{code:?} {lines:?}");
+    }
+    assert!(!folder.path().join("d\u{fffd}ta").exists());
+}
+
+#[test]
+fn a_data_directory_is_no_url() {
+    let folder = Directory::new();
+    let app = repository().to_str().unwrap();
+    for arguments in [&["serve"] as &[&str], &["local", "--port", "0", "--app", app], &["orders", "list", "--app", app]] {
+        let settings = [("WAYBILL_DATA", "file:data"), ("FUNCTIONS_CUSTOMHANDLER_PORT", "8080")];
+        let (status, lines) = Program::waybill(arguments, &settings).end();
+
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {lines:?}");
+        let told = lines.iter().filter(|line| line.contains("WAYBILL_DATA is \"file:data\": set the path of a folder")).count();
+        assert_eq!(told, 1, "{arguments:?}: {lines:?}");
+    }
+    assert!(!repository().join("file:data").exists() && !folder.path().join("file:data").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_whose_name_looks_like_a_url_is_a_folder() {
+    let folder = Directory::new();
+    let data = folder.path().join("file:x");
+    let mut handler = Handler::start(&data, &[]);
+    submit(&handler, "F-1");
+    handler.program.kill();
+
+    for (arguments, code) in [
+        (&[b"orders" as &[u8], b"list", b"--data", b"file:x"] as &[&[u8]], 0),
+        (&[b"backup", b"copy", b"--data", b"file:x"], 0),
+        (&[b"accept-loss", b"--data", b"file:x"], 0),
+    ] {
+        let (ended, lines) = run_on_bytes(arguments, &[], &folder);
+        assert_eq!(ended, Some(code), "{lines:?}");
+    }
+    assert!(folder.path().join("copy/records.db").exists());
 }
 
 #[test]

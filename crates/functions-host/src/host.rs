@@ -12,6 +12,7 @@ use group_commit::database::Error;
 use group_commit::directory;
 use serving::log::PEOPLE;
 use serving::output;
+use serving::process;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
@@ -110,6 +111,9 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Vec<String>> {
     let arguments = &options.arguments;
+    if let Some(problem) = process::clock_mistake() {
+        return Err(vec![problem]);
+    }
     let app = App::load(&arguments.app, environment).map_err(|Refusal { problems, notices }| {
         tell(&notices);
         problems
@@ -122,6 +126,10 @@ pub async fn run(
     let setting = setting.filter(|path| !path.is_empty());
     let data = arguments.data.clone().unwrap_or_else(|| app.root.join(setting.map_or(options.data, String::as_str)));
     let data = std::path::absolute(&data).unwrap_or(data);
+    // A handler is told both in its environment.
+    if let Some(folder) = [&data, &app.root].into_iter().find(|folder| folder.to_str().is_none()) {
+        return Err(one(format!("the name of the folder {} is not UTF-8: name another", folder.display())));
+    }
     let _lock = lock(&data, options.command).map_err(one)?;
     let port = arguments.port.or(app.local_host.http_port).unwrap_or(7071);
     let listener = listen(SocketAddr::new(arguments.host, port)).map_err(one)?;
@@ -379,7 +387,7 @@ pub fn command(
     environment: &BTreeMap<String, String>,
     welcome: impl FnOnce(&Up) -> Option<String> + Send + 'static,
 ) -> Result<(), Vec<String>> {
-    serving::process::open_many_files();
+    process::open_many_files();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|error| vec![error.to_string()])?;
     let ended = runtime.block_on(async {

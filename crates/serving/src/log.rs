@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::time::SystemTime;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ZonedDateTime};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -69,6 +70,12 @@ pub fn time_of_day(milliseconds: i64) -> String {
     moment.to_zoned_datetime(TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
 
+/// This machine's clock, in milliseconds since the Unix epoch. A clock later than every date that can be told must end no process.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Writes lines whose text cannot change the direction of what follows.
 struct Plain(&'static Stream);
 
@@ -104,7 +111,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
         };
         let (on, off) = if writer.has_ansi_escapes() && !colour.is_empty() { (colour, "\x1b[0m") } else { ("", "") };
         let sort = if is_for_people { String::new() } else { format!("{level}: ") };
-        writeln!(writer, "{}  {on}{sort}{}{}{off}", ZonedDateTime::now().strftime("%H:%M:%S"), told.message, told.fields)
+        writeln!(writer, "{}  {on}{sort}{}{}{off}", time_of_day(now()), told.message, told.fields)
     }
 }
 

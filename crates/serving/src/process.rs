@@ -1,5 +1,9 @@
 //! Facts of this process and of other processes on the machine.
 
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+
 /// Identity of this process, by which a later process on the same machine can look for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThisProcess {
@@ -23,6 +27,17 @@ impl ThisProcess {
             Started::Gone | Started::Unknown => Self { host: host_name(), boot: None, process, started: 0 },
         }
     }
+}
+
+/// The year 9900, in seconds since the Unix epoch. The longest duration of a setting is a hundred years, and the last year that is
+/// told is 9999.
+const LATEST: Duration = Duration::from_secs(250_246_627_200);
+
+/// What is wrong with this machine's clock, where it is so late that moments after it could not be told.
+pub fn clock_mistake() -> Option<String> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().filter(|now| *now > LATEST)?;
+    let told = Timestamp::try_from(SystemTime::UNIX_EPOCH + now).unwrap_or(Timestamp::MAX);
+    Some(format!("this machine's clock says {}, and nothing can be dated by it: set it right", told.strftime("%F %T")))
 }
 
 /// Open files that this process asks for: each connection is one, and a stand-in host serves 4,096 connections.
