@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
+use crate::fake::{Fake, reply};
 use crate::faults::handler_of;
 use crate::support::{Directory, Handler, Host, events, eventually, http_envelope, order, queue_envelope, request, submit, try_request};
 
@@ -371,4 +372,96 @@ fn each_run_tells_how_long_ago_the_oldest_overdue_order_was_submitted() {
 
     let ages = [none, told].map(|line| serde_json::from_str::<Value>(&line).unwrap()["order.oldest_age_s"].as_f64().unwrap());
     assert!((0.0..0.001).contains(&ages[0]) && (0.1..30.0).contains(&ages[1]), "{ages:?}");
+}
+
+#[test]
+fn an_order_that_waited_for_a_restart_makes_the_sweeper_no_more_patient_with_the_next() {
+    let data = Directory::new();
+    let mut first = Handler::start(data.path(), &[SOON]);
+    let (_, message) = submit(&first, "S-RESTART-1");
+    first.program.kill();
+    let hour_ago = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1)).to_string();
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    database.execute("UPDATE orders SET record = json_set(record, '$.submittedAt', ?1)", [hour_ago]).unwrap();
+    let second = Handler::start(data.path(), &[SOON]);
+
+    assert_eq!(second.process(&message).status, 200);
+    let (_, lost) = submit(&second, "S-RESTART-2");
+
+    // Three times the hour of the first would be three hours.
+    assert_eq!(found(&second), [lost]);
+}
+
+/// A handler whose messages leave through this queue, in runs of about ten seconds at most.
+fn with_queue(data: &Path, queue: &Fake) -> Handler {
+    let connection = "Endpoint=sb://localhost;SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=local;\
+                      UseDevelopmentEmulator=true;";
+    let settings = [
+        ("ServiceBusConnection", connection),
+        ("OrdersQueue", "orders"),
+        ("SERVICE_BUS_REST_ENDPOINT", queue.url.as_str()),
+        ("FUNCTION_TIMEOUT", "45s"),
+    ];
+    Handler::start(data, &settings)
+}
+
+#[test]
+fn a_run_sends_no_second_page_while_no_worker_takes_the_first() {
+    let data = Directory::new();
+    let queue = Fake::answering(|_, _| reply(201, &[("Connection", "keep-alive")], ""));
+    let handler = with_queue(data.path(), &queue);
+    submit(&handler, "S-14");
+    add_lost(data.path(), 1_200);
+
+    let left = sweep(&handler);
+
+    // A slow machine may not send a whole page within the run.
+    let sent = queue.heard().len();
+    assert!(left.is_empty() && (1..=500).contains(&sent), "{sent} {left:?}");
+}
+
+#[test]
+fn messages_that_the_client_of_the_queue_cannot_send_leave_with_the_answer() {
+    const SENT: usize = 40;
+    let data = Directory::new();
+    let queue = Fake::answering(|number, _| reply(if number < SENT { 201 } else { 400 }, &[("Connection", "keep-alive")], ""));
+    let handler = with_queue(data.path(), &queue);
+    submit(&handler, "S-15");
+    add_lost(data.path(), 100);
+
+    let left = sweep(&handler);
+
+    let heard = queue.heard();
+    let sent = heard.iter().take(SENT).map(|heard| &heard.body);
+    let ids: std::collections::BTreeSet<_> =
+        sent.chain(&left).map(|text| serde_json::from_str::<Value>(text).unwrap()["trackingId"].as_str().unwrap().to_owned()).collect();
+    assert_eq!((left.len(), ids.len()), (100 - SENT, 100));
+    // Those that were on their way when the first was refused.
+    assert!(heard.len() <= SENT + 16, "{}", heard.len());
+}
+
+#[test]
+fn an_order_whose_worker_is_gone_is_found_before_a_long_queue() {
+    let data = Directory::new();
+    let mut first = Handler::start(data.path(), &[("WORK_DELAY", "500ms"), ("LEASE", "400ms")]);
+    submit(&first, "S-16-lost");
+    add_lost(data.path(), 600);
+    let (id, message) = submit(&first, "S-16");
+    let (url, body) = (first.url("/OrderProcessor"), queue_envelope(&message).to_string());
+    let killed = std::thread::spawn(move || try_request("POST", &url, &[], Some(body.as_bytes())).is_err());
+    eventually("it is being processed", || (shown(&first, &id)["status"] == "processing").then_some(()));
+    first.program.kill();
+    assert!(killed.join().unwrap());
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    eventually("its lease has run out", || {
+        let sql = "SELECT count(*) FROM orders WHERE record ->> 'status' = 'processing' AND due_at < ?1";
+        let gone: u32 = database.query_row(sql, [jiff::Timestamp::now().as_millisecond()], |row| row.get(0)).unwrap();
+        (gone == 1).then_some(())
+    });
+    // A run that has room for a part of the first page.
+    let second = Handler::start(data.path(), &[("FUNCTION_TIMEOUT", "17s")]);
+
+    let sent = sweep(&second);
+
+    assert!(sent.len() < 200 && sent.contains(&message), "{}", sent.len());
 }
