@@ -168,14 +168,8 @@ pub enum Selection {
     All,
 }
 
-/// The messages in quarantine.
-#[derive(Debug)]
-pub struct Quarantine {
-    /// Those whose time is not over.
-    pub messages: Vec<Quarantined>,
-    /// Those that this version cannot read.
-    pub unreadable: Vec<Unreadable>,
-}
+/// One message in quarantine, or what is known of a message that this version cannot read.
+pub type Kept = Result<Quarantined, Unreadable>;
 
 /// A record that this version cannot read: a newer version wrote it, or it is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -361,11 +355,11 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` messages in quarantine whose time is not over.
-    pub async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
+    /// Takes at most `limit` messages in quarantine whose time is not over. An embedded store reads them in portions, as they are taken.
+    pub async fn quarantined(&self, selection: Selection, limit: u32, take: impl FnMut(Kept)) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(store) => store.quarantined(selection, limit).await,
-            Self::Cosmos(store) => store.quarantined(selection, limit).await,
+            Self::Sqlite(store) => store.quarantined(selection, limit, take).await,
+            Self::Cosmos(store) => store.quarantined(selection, limit, take).await,
         }
     }
 

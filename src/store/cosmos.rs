@@ -37,7 +37,7 @@ use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Found, Item, weight};
 use crate::store::{
-    Created, Difference, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned,
+    Created, Difference, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned,
     Waiting,
 };
 
@@ -499,7 +499,7 @@ impl CosmosStore {
         Ok(self.query::<Box<RawValue>>(query).await?.iter().map(|item| Found::of(item)).collect())
     }
 
-    pub(super) async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
+    pub(super) async fn quarantined(&self, selection: Selection, limit: u32, mut take: impl FnMut(Kept)) -> Result<(), StoreError> {
         let also = match selection {
             Selection::Kept => "AND NOT IS_DEFINED(c.quarantined.discarded)",
             Selection::All => "",
@@ -507,14 +507,11 @@ impl CosmosStore {
         let query = Query::from(format!("SELECT * FROM c WHERE STARTSWITH(c.id, 'quarantine-') {also} OFFSET 0 LIMIT @limit"))
             .with_parameter("@limit", limit)
             .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        let mut quarantine = Quarantine { messages: Vec::new(), unreadable: Vec::new() };
         for item in self.query::<Box<RawValue>>(query).await? {
-            match serde_json::from_str::<QuarantineItem>(item.get()) {
-                Ok(item) => quarantine.messages.push(item.quarantined),
-                Err(error) => quarantine.unreadable.push(Unreadable { id: item::id_of(&item), reason: StoreError::from(error).reason() }),
-            }
+            let unreadable = |error| Unreadable { id: item::id_of(&item), reason: StoreError::from(error).reason() };
+            take(serde_json::from_str::<QuarantineItem>(item.get()).map(|item| item.quarantined).map_err(unreadable));
         }
-        Ok(quarantine)
+        Ok(())
     }
 
     /// The version of this message in quarantine, if it is still the one that was read.

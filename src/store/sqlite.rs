@@ -18,7 +18,7 @@ use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{
-    Created, Etag, Filter, Listed, PAGE_BYTES, Page, Place, Quarantine, Replaced, Selection, StoreError, Unreadable, Versioned, Waiting,
+    Created, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned, Waiting,
 };
 
 // The time that an invocation keeps for its last writes is counted with this.
@@ -312,32 +312,36 @@ impl SqliteStore {
         Ok(Page { records, next })
     }
 
-    pub(super) async fn quarantined(&self, selection: Selection, limit: u32) -> Result<Quarantine, StoreError> {
+    pub(super) async fn quarantined(&self, selection: Selection, limit: u32, mut take: impl FnMut(Kept)) -> Result<(), StoreError> {
         let (now, all) = (now().to_string(), selection == Selection::All);
+        // Ids first, which need 8 bytes each.
         let rows = self.database.scan(move |connection| {
             // A damaged message is found by every question.
             let wanted = concat!(
-                "SELECT id, message FROM quarantine WHERE (",
+                "SELECT rowid FROM quarantine WHERE (",
                 expired!(),
                 ") IS NOT TRUE AND (?2 OR CASE WHEN json_valid(message) THEN message ->> 'discarded' IS NULL ELSE TRUE END)
                  ORDER BY rowid LIMIT ?3"
             );
-            connection
-                .prepare_cached(wanted)?
-                .query_map(params![now, all, limit], |row| Ok((row.get(0)?, text(row, 1)?)))?
-                .collect::<rusqlite::Result<Vec<([u8; 16], Vec<u8>)>>>()
+            let mut statement = connection.prepare_cached(wanted)?;
+            statement.query_map(params![now, all, limit], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()
         });
-        let mut quarantine = Quarantine { messages: Vec::new(), unreadable: Vec::new() };
-        for (id, text) in rows.await? {
-            match serde_json::from_slice::<Quarantined>(&text) {
-                Ok(message) => quarantine.messages.push(message),
-                Err(error) => {
+        for rows in rows.await?.chunks(LIST_CHUNK) {
+            let rows = rows.to_vec();
+            let messages = self.database.read(move |connection| {
+                let mut statement = connection.prepare_cached("SELECT id, message FROM quarantine WHERE rowid = ?1")?;
+                // `None`: it was released meanwhile, or came back, and has another row.
+                let mut read = |row| statement.query_row([row], |row| Ok((row.get(0)?, text(row, 1)?))).optional();
+                rows.into_iter().filter_map(|row| read(row).transpose()).collect::<rusqlite::Result<Vec<([u8; 16], Vec<u8>)>>>()
+            });
+            for (id, text) in messages.await? {
+                take(serde_json::from_slice(&text).map_err(|error| {
                     let reason = StoreError::from(error).reason();
-                    quarantine.unreadable.push(Unreadable { id: Uuid::from_bytes(id).to_string(), reason });
-                }
+                    Unreadable { id: Uuid::from_bytes(id).to_string(), reason }
+                }));
             }
         }
-        Ok(quarantine)
+        Ok(())
     }
 
     pub(super) async fn discard(&self, quarantined: &Quarantined, discarded: &Quarantined) -> Result<bool, StoreError> {

@@ -146,6 +146,33 @@ fn a_quarantined_message_is_found_shown_and_sent_again() {
     eventually("it comes back", || on(&data, &["quarantine", "list"]).1.iter().any(|kept| kept["id"] == id).then_some(()));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_quarantine_is_listed_in_little_memory() {
+    use std::io::{BufRead, BufReader};
+    const MESSAGES: u32 = 400;
+    let data = Directory::new();
+    drop(Handler::start(data.path(), &[]));
+    let database = rusqlite::Connection::open(data.path().join("records.db")).unwrap();
+    let sql = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?1) INSERT INTO quarantine
+               SELECT randomblob(16), json_object('id', printf('0d6f2f1e-7c51-8a0e-9a55-%012d', n), 'reason', 'too old',
+                   'keptAt', '2026-11-24T10:15:30Z', 'text', hex(zeroblob(120000))) FROM numbers";
+    database.execute(sql, [MESSAGES]).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_waybill"));
+    command.args(["quarantine", "list", "--json", "--data"]).arg(data.path()).env_clear().stdout(std::process::Stdio::piped());
+
+    let mut list = command.spawn().unwrap();
+    let mut lines = BufReader::new(list.stdout.take().unwrap()).lines();
+    let listed = lines.by_ref().take(399).map(Result::unwrap).filter(|line| line.len() > 240_000).count();
+    // The last line is longer than what a pipe holds, so the program waits for its reader.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", list.id())).unwrap();
+    let rest = lines.map(Result::unwrap).collect::<Vec<_>>();
+
+    assert_eq!((listed, rest.len(), list.wait().unwrap().code()), (399, 1, Some(0)));
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse::<u32>().unwrap();
+    assert!(peak < 64 * 1024, "{peak} KiB for messages of 94 MiB");
+}
+
 #[test]
 fn an_order_that_nobody_looks_after_is_told() {
     let data = Directory::new();

@@ -7,44 +7,51 @@ use uuid::Uuid;
 use crate::cli::operate::outcome::describe;
 use crate::cli::operate::{self, Operator, table};
 use crate::domain::quarantine::{Discarded, Quarantined};
-use crate::store::{Quarantine, Selection, Unreadable};
+use crate::store::{Selection, Unreadable};
 
 /// Quarantined messages that are read.
 const QUARANTINED: u32 = 100_000;
 
 impl Operator {
-    /// The messages in quarantine. Those that this version cannot read are named.
-    pub(super) async fn quarantined(&self, selection: Selection) -> Result<Vec<Quarantined>, String> {
-        let Quarantine { messages, unreadable } = self.store.quarantined(selection, QUARANTINED).await.map_err(|error| describe(&error))?;
-        for message in unreadable {
-            let Unreadable { id, reason } = message;
+    /// Takes the messages in quarantine, none of which is held. Those that this version cannot read are named.
+    pub(super) async fn each_quarantined(&self, selection: Selection, mut take: impl FnMut(Quarantined)) -> Result<(), String> {
+        let mut unreadable = Vec::new();
+        let taken = self.store.quarantined(selection, QUARANTINED, |kept| match kept {
+            Ok(message) => take(message),
+            Err(message) => unreadable.push(message),
+        });
+        let taken = taken.await.map_err(|error| describe(&error));
+        for Unreadable { id, reason } in unreadable {
             eprintln!("waybill: {}", printable(&format!("message {id} is left out, because it cannot be read: {reason}")));
         }
-        Ok(messages)
+        taken
+    }
+
+    /// The messages with these ids, as far as they are in quarantine.
+    async fn kept(&self, ids: &[Uuid]) -> Result<Vec<Quarantined>, String> {
+        let mut kept = Vec::new();
+        self.each_quarantined(Selection::All, |message| kept.extend(Some(message).filter(|message| ids.contains(&message.id)))).await?;
+        Ok(kept)
     }
 
     async fn kept_one(&self, id: Uuid) -> Result<Quarantined, String> {
-        let kept = self.quarantined(Selection::All).await?;
-        kept.into_iter().find(|message| message.id == id).ok_or_else(|| unknown(id))
+        self.kept(&[id]).await?.pop().ok_or_else(|| unknown(id))
     }
 
     pub(super) async fn list_quarantined(&self, all: bool) -> Result<(), String> {
-        let kept = self.quarantined(if all { Selection::All } else { Selection::Kept }).await?;
-        if self.json {
-            for message in &kept {
-                operate::say(&operate::json_text(message));
+        let mut rows: Vec<[String; 3]> = Vec::new();
+        let listed = self.each_quarantined(if all { Selection::All } else { Selection::Kept }, |message| {
+            if self.json {
+                return operate::say(&operate::json_text(&message));
             }
-            return Ok(());
+            let discarded = message.discarded.map_or_else(String::new, |why| format!("discarded ({}): ", why.reason));
+            let dead = message.dead_letter_reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            rows.push([message.id.to_string(), operate::to_seconds(message.kept_at), format!("{discarded}{}{dead}", message.reason)]);
+        });
+        listed.await?;
+        if !self.json {
+            operate::say_all(&table::table(["id", "kept", "reason"], &rows, columns()));
         }
-        let rows: Vec<[String; 3]> = kept
-            .iter()
-            .map(|message| {
-                let discarded = message.discarded.as_ref().map_or_else(String::new, |why| format!("discarded ({}): ", why.reason));
-                let dead = message.dead_letter_reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
-                [message.id.to_string(), operate::to_seconds(message.kept_at), format!("{discarded}{}{dead}", message.reason)]
-            })
-            .collect();
-        operate::say_all(&table::table(["id", "kept", "reason"], &rows, columns()));
         Ok(())
     }
 
@@ -60,7 +67,7 @@ impl Operator {
 
     /// Notes that nothing is left to do about messages; returns whether all were there.
     pub(super) async fn discard(&self, ids: &[Uuid], reason: &str) -> Result<bool, String> {
-        let kept = self.quarantined(Selection::All).await?;
+        let kept = self.kept(ids).await?;
         let mut all = true;
         for id in ids {
             let found = kept.iter().find(|message| message.id == *id);

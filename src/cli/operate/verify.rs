@@ -158,7 +158,8 @@ impl Operator {
         if let Some(Ok(counts)) = &counts {
             looked.disagreements.extend(miscounted(looked.accepted, *counts));
         }
-        let kept = self.quarantined(Selection::Kept).await?;
+        let mut kept = Vec::new();
+        self.each_quarantined(Selection::Kept, |message| kept.push((message.id, message.reason))).await?;
         let (records, Looked { messages, unreadable, disagreements, .. }) = (looked.seen.len(), looked);
         let (code, compared) = match (&messages, &counts) {
             (Some(_), _) => ("local_queue", "records were compared with the queue of this machine".to_owned()),
@@ -172,7 +173,7 @@ impl Operator {
             let counted = counts
                 .and_then(Result::ok)
                 .map(|Counts { active, scheduled, dead }| json!({ "active": active, "scheduled": scheduled, "deadLetters": dead }));
-            let quarantined: Vec<_> = kept.iter().map(|message| message.id).collect();
+            let quarantined: Vec<_> = kept.iter().map(|(id, _)| *id).collect();
             let unreadable: Vec<_> = unreadable.keys().collect();
             operate::say(
                 &json!({
@@ -188,8 +189,8 @@ impl Operator {
             for (id, reason) in &unreadable {
                 operate::say(&format!("not compared: {}", operate::left_out(id, reason)));
             }
-            for message in &kept {
-                operate::say(&format!("in quarantine: message {}: {}", message.id, message.reason));
+            for (id, reason) in &kept {
+                operate::say(&format!("in quarantine: message {id}: {reason}"));
             }
             let left = if all { "" } else { " (of the ended orders only the newest: see --limit)" };
             let count = |number: usize, what: &str| if number > 0 { format!(", {number} {what}") } else { String::new() };

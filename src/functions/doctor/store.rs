@@ -9,7 +9,7 @@ use crate::functions::doctor::Place;
 use crate::functions::doctor::finding::{
     CLOCK, Finding, QUARANTINE, STORE_AWAY, STORE_CLOSED, STORE_DIFFERS, STORE_INDEX, STORE_NOT_WRITABLE, SWEEPER_STOPPED,
 };
-use crate::store::{Difference, Quarantine, Selection, StatusStore};
+use crate::store::{Difference, Kept, Selection, StatusStore};
 
 /// How long an order may be due. By then the sweeper, which usually runs each minute, has run several times.
 const SWEEPS: Duration = Duration::from_mins(10);
@@ -89,8 +89,9 @@ async fn sweeper(store: &StatusStore) -> Option<Finding> {
 }
 
 async fn quarantine(store: &StatusStore) -> Option<Finding> {
-    let Quarantine { messages, unreadable } = store.quarantined(Selection::Kept, 1).await.ok()?;
-    let readable = messages.into_iter().map(|message| message.id.to_string());
-    let first = readable.chain(unreadable.into_iter().map(|message| message.id)).next()?;
+    let mut first = None;
+    let take = |kept: Kept| first = Some(kept.map_or_else(|message| message.id, |message| message.id.to_string()));
+    store.quarantined(Selection::Kept, 1, take).await.ok()?;
+    let first = first?;
     Some(Finding::of(&QUARANTINE, format!("the message {first} and perhaps others are in quarantine"), "waybill quarantine list"))
 }
