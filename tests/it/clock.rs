@@ -221,6 +221,30 @@ fn keys_of_an_issuer_that_is_away_are_used_for_a_day() {
 }
 
 #[test]
+fn an_end_that_the_store_takes_late_is_dated_when_the_store_took_it() {
+    let emulator = Emulator::start(&[]);
+    let handler = Handler::begin(&emulator.with(&[("WORK_DELAY", "300ms")])).ready();
+    let answer = try_submit(&handler, "CLOCK-7", &[]);
+    let (id, message) = (answer.body["trackingId"].as_str().unwrap(), answer.message.unwrap());
+
+    let lifted = std::thread::scope(|scope| {
+        let work = scope.spawn(|| handler.process(&message).status);
+        eventually("the order is claimed", || (shown(&handler, id)["status"] == "processing").then_some(()));
+        emulator.fault(&serde_json::json!({ "kind": "unavailable", "operations": ["replace"] }));
+        let told = || handler.program.lines().iter().any(|line| line.contains("the end of a try could not be recorded"));
+        let failing = eventually("the end is refused", || told().then(std::time::Instant::now));
+        eventually("the store was away for longer than a moment is off", || (failing.elapsed() > 2 * TOLERANCE).then_some(()));
+        let lifted = jiff::Timestamp::now();
+        emulator.calm();
+        assert_eq!(work.join().unwrap(), 200);
+        lifted
+    });
+
+    let completed = eventually("the end is shown", || Some(shown(&handler, id)).filter(|status| status["status"] == "completed"));
+    assert!(moment(completed["completedAt"].as_str().unwrap()) > lifted - TOLERANCE, "{lifted}: {completed:#}");
+}
+
+#[test]
 fn a_clock_in_the_year_9999_is_told_and_nothing_starts() {
     let Some(library) = libfaketime() else { return };
     let data = Directory::new();
