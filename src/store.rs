@@ -355,7 +355,7 @@ impl StatusStore {
         }
     }
 
-    /// Takes at most `limit` messages in quarantine whose time is not over. An embedded store reads them in portions, as they are taken.
+    /// Takes at most `limit` messages in quarantine whose time is not over. They are read in portions, as they are taken.
     pub async fn quarantined(&self, selection: Selection, limit: u32, take: impl FnMut(Kept)) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(store) => store.quarantined(selection, limit, take).await,

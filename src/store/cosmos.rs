@@ -51,6 +51,8 @@ const VISIBILITY: Duration = Duration::from_secs(2);
 const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(500) };
 /// Records that are read at once for an operator.
 const LIST_CHUNK: usize = 100;
+/// The beginning of the ids of messages in quarantine.
+const QUARANTINE: &str = "quarantine-";
 /// Pauses between two reads of the account, the last one repeated. The first ones are short: each answer narrows the clock's error.
 /// Charges are logged once the short pauses are over.
 const KEEP_PAUSES: [Duration; 4] =
@@ -119,7 +121,7 @@ impl QuarantineItem {
 }
 
 fn quarantine_id(quarantined: &Quarantined) -> String {
-    format!("quarantine-{}", quarantined.id)
+    format!("{QUARANTINE}{}", quarantined.id)
 }
 
 /// How recent a version a read must return.
@@ -504,12 +506,25 @@ impl CosmosStore {
             Selection::Kept => "AND NOT IS_DEFINED(c.quarantined.discarded)",
             Selection::All => "",
         };
-        let query = Query::from(format!("SELECT * FROM c WHERE STARTSWITH(c.id, 'quarantine-') {also} OFFSET 0 LIMIT @limit"))
-            .with_parameter("@limit", limit)
-            .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
-        for item in self.query::<Box<RawValue>>(query).await? {
-            let unreadable = |error| Unreadable { id: item::id_of(&item), reason: StoreError::from(error).reason() };
-            take(serde_json::from_str::<QuarantineItem>(item.get()).map(|item| item.quarantined).map_err(unreadable));
+        let (mut left, mut behind) = (limit as usize, QUARANTINE.to_owned());
+        while left > 0 {
+            let portion = left.min(LIST_CHUNK);
+            let text = format!(
+                "SELECT * FROM c WHERE STARTSWITH(c.id, '{QUARANTINE}') AND c.id > @behind {also} ORDER BY c.id OFFSET 0 LIMIT @limit"
+            );
+            let query = Query::from(text)
+                .with_parameter("@behind", behind)
+                .and_then(|query| query.with_parameter("@limit", portion))
+                .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
+            let items = self.query::<Box<RawValue>>(query).await?;
+            let Some(last) = items.last() else { break };
+            behind = item::id_of(last);
+            left = if items.len() < portion { 0 } else { left - portion };
+            for item in items {
+                let read = serde_json::from_str::<QuarantineItem>(item.get());
+                let unreadable = |error| Unreadable { id: item::id_of(&item), reason: StoreError::from(error).reason() };
+                take(read.map(|item| item.quarantined).map_err(unreadable));
+            }
         }
         Ok(())
     }
