@@ -66,6 +66,8 @@ enum Command {
     New(new::Options),
     /// Look at orders, send failed ones again, cancel others.
     Orders(Orders),
+    /// Have the end of an order told once more.
+    Callback(Callback),
     /// Look at messages that no function could act on, and send them again.
     Quarantine(Quarantine),
     /// Compare the records with queue and dead letters; exit code 1 if anything disagrees, 3 if only messages in quarantine or records
@@ -207,6 +209,18 @@ struct Retried {
 }
 
 #[derive(Debug, Args)]
+struct Callback {
+    #[command(subcommand)]
+    command: CallbackCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CallbackCommand {
+    /// Send the callbacks of ended orders again, under the ids they had, whether they were delivered or given up.
+    Retry(Chosen),
+}
+
+#[derive(Debug, Args)]
 struct Quarantine {
     #[command(subcommand)]
     command: QuarantineCommand,
@@ -315,6 +329,9 @@ fn answer(command: Command, environment: &BTreeMap<String, String>) -> Result<Ex
         }
         Command::Settings(options) => settings::run(&options, environment).map(|()| ExitCode::SUCCESS),
         Command::Orders(orders) => orders.run(environment).map(exit_code),
+        Command::Callback(Callback { command: CallbackCommand::Retry(chosen) }) => {
+            operate::run(Request::TellAgain(chosen.meant()), &chosen.place.into(), environment).map(exit_code)
+        }
         Command::Quarantine(quarantine) => quarantine.run(environment).map(exit_code),
         Command::Verify { limit, place } => operate::run(Request::Verify(limit), &place.into(), environment).map(exit_code),
     }

@@ -1,6 +1,7 @@
 //! The settings; the only reader of the environment.
 
 pub mod auth;
+pub mod callback;
 pub mod catalogue;
 mod connection;
 pub mod cosmos;
@@ -10,6 +11,7 @@ pub mod identity;
 pub mod limits;
 pub mod gateway;
 mod orders;
+pub mod public_address;
 pub mod service_bus;
 pub mod spelling;
 pub mod time_budget;
@@ -24,6 +26,7 @@ use tracing::{debug, warn};
 use tracing_subscriber::filter::Targets;
 
 use crate::config::auth::Auth;
+use crate::config::callback::Callbacks;
 use crate::config::cosmos::Cosmos;
 use crate::config::fulfillment::Http;
 use crate::config::gateway::GatewayOwner;
@@ -68,6 +71,8 @@ pub struct Config {
     pub easy_auth: bool,
     /// The limits on requests (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and the settings that belong to them).
     pub limits: Limits,
+    /// Whom the end of an order is told (`CALLBACK_URL` and the settings that belong to it). `None`: nobody.
+    pub callbacks: Option<Callbacks>,
     /// What an order must be (`ORDER_SCHEMA`, `ORDER_ID`, `ORDER_CUSTOMER`).
     pub order_form: OrderForm,
     /// The HTTP service that does the work (`FULFILLMENT_URL`). `None`: the built-in pricing does it.
@@ -273,6 +278,7 @@ impl Config {
             auth,
             easy_auth: auth::easy_auth(settings),
             limits: limits::read(settings, in_azure.is_some()),
+            callbacks: callback::read(settings, in_azure.is_some()),
             order_form: orders::read(settings, settings.own_work || fulfillment.is_some()),
             fulfillment,
             work_delay,
@@ -487,6 +493,7 @@ impl<'a> Settings<'a> {
             order_deadline: self.duration("ORDER_DEADLINE", Duration::from_millis(1)),
             retention: self.duration("RETENTION", Duration::from_secs(1)),
             overdue_after: self.duration("OVERDUE_AFTER", Duration::from_millis(100)),
+            tells_ends: self.text("CALLBACK_URL").is_some(),
         };
         if budgets.retention.as_secs() > MAX_RETENTION {
             self.problems.push(format!("RETENTION is too long: a record carries it in seconds, at most {MAX_RETENTION} (24855d)"));

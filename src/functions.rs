@@ -27,11 +27,13 @@ pub mod wait_slots;
 pub mod holder;
 pub mod queue_wait;
 pub mod completion_times;
+pub mod callbacks;
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use crate::domain::record::{Record, Status};
+use crate::functions::app::App;
 use crate::outbound::backoff::Backoff;
 use crate::store::StoreError;
 
@@ -63,6 +65,12 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// An end is recorded: says so, and has it told.
+fn ended(app: &App, record: &Record) {
+    told::transition(record, ended_text(record));
+    app.callbacks.hand_over(record);
 }
 
 fn ended_text(record: &Record) -> &'static str {

@@ -5,3 +5,4 @@ pub mod identity;
 pub mod service_bus;
 pub mod breaker;
 pub mod backoff;
+pub mod callback;

@@ -216,6 +216,17 @@ pub struct Waiting {
     pub is_put_off: bool,
 }
 
+/// Which orders with a `dueAt` are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Orders that have not ended.
+    Open,
+    /// Orders in processing.
+    Processing,
+    /// Ended orders, whose callback is pending. They never stand among the others: their receiver may be away for days.
+    Callback,
+}
+
 /// Where records are kept.
 #[derive(Clone)]
 pub enum StatusStore {
@@ -303,12 +314,11 @@ impl StatusStore {
         }
     }
 
-    /// At most `limit` orders whose `dueAt` has passed, earliest `dueAt` first, after the first `skip` of them; only those in `status`
-    /// if it is given.
-    pub async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    /// At most `limit` orders of these whose `dueAt` has passed, earliest `dueAt` first, after the first `skip` of them.
+    pub async fn overdue(&self, limit: u32, skip: u32, which: Due) -> Result<Vec<TrackingId>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.overdue(limit, skip, status).instrument(question(SQLITE, "query")).await,
-            Self::Cosmos(store) => store.overdue(limit, skip, status).await,
+            Self::Sqlite(store) => store.overdue(limit, skip, which).instrument(question(SQLITE, "query")).await,
+            Self::Cosmos(store) => store.overdue(limit, skip, which).await,
         }
     }
 

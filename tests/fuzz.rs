@@ -291,9 +291,10 @@ fn accepted(tracking_id: TrackingId, life: Uuid, order: &str) -> Record {
         order_deadline: Duration::from_mins(10),
         retention: Duration::from_secs(1000),
         overdue_after: Duration::from_mins(2),
+        tells_ends: false,
     };
     lifecycle::accept(
-        Submission { tracking_id, life, order, names: Names::default(), fingerprint: "f".into(), metadata },
+        Submission { tracking_id, life, order, names: Names::default(), fingerprint: "f".into(), metadata, callback_url: None },
         Duration::ZERO,
         now,
         &budgets,

@@ -32,6 +32,7 @@ fn budgets() -> Budgets {
         order_deadline: Duration::from_mins(10),
         retention: Duration::from_secs(1000),
         overdue_after: Duration::from_mins(2),
+        tells_ends: false,
     }
 }
 
@@ -52,6 +53,7 @@ fn accepted() -> Record {
         names: Names::default(),
         fingerprint: "f".into(),
         metadata,
+        callback_url: None,
     };
     lifecycle::accept(submission, Duration::ZERO, Timestamp::from_milliseconds(0), &budgets())
 }
@@ -531,6 +533,7 @@ fn a_sweep_is_due_by_the_deadline_however_long_the_queue_is() {
             order: record.order,
             fingerprint: record.fingerprint,
             metadata: record.metadata,
+            callback_url: None,
         };
         let mut record = lifecycle::accept(submission(accepted()), wait, Timestamp::from_milliseconds(0), &budgets);
         let patience = Duration::from_millis(record.due_at.unwrap().as_milliseconds().try_into().unwrap());

@@ -21,7 +21,7 @@ if [ -f "$app/work.py" ]; then
   SETTINGS="FULFILLMENT_URL=http://127.0.0.1:$port/work ${SETTINGS:-}"
 fi
 # shellcheck disable=SC2086 # several settings
-env ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app "$app" --data "$data/data" --port 0 >"$data/log" 2>&1 &
+env CALLBACK_SECRET=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw CALLBACK_ALLOWED_HOSTS=receiver.example ${SETTINGS:-} "${CARGO_TARGET_DIR:-target}/debug/waybill" local --app "$app" --data "$data/data" --port 0 >"$data/log" 2>&1 &
 host=$!
 started+=("$host")
 for _ in $(seq 100); do

@@ -1,4 +1,4 @@
-//! `waybill orders`, `quarantine` and `verify`: an operator's commands on the configured store and queue.
+//! `waybill orders`, `callback`, `quarantine` and `verify`: an operator's commands on the configured store and queue.
 //!
 //! The commands work while a handler or `waybill local` runs: records change by the same compare-and-set, messages go through the
 //! same queue. Data goes to stdout, messages for people to stderr.
@@ -83,6 +83,8 @@ pub enum Request {
     },
     /// Cancel orders of any owner.
     Cancel(Vec<IdPrefix>),
+    /// Have the ends of orders told once more.
+    TellAgain(Vec<IdPrefix>),
     /// List the messages in quarantine; `true`: those too that were discarded.
     Quarantined(bool),
     /// Show a quarantined message.
@@ -227,6 +229,7 @@ impl Operator {
                 return Ok(self.change(&ids, |id| self.retry(id)).await.into());
             }
             Request::Cancel(ids) => return Ok(self.change(&ids, |id| self.cancel(id)).await.into()),
+            Request::TellAgain(ids) => return Ok(self.change(&ids, |id| self.tell_again(id)).await.into()),
             Request::Quarantined(all) => self.list_quarantined(all).await?,
             Request::ShowQuarantined(id) => self.show_quarantined(id).await?,
             Request::Release(id) => self.release(id).await?,

@@ -21,6 +21,7 @@ use crate::cli;
 use crate::config::{Config, LogConfig, Records};
 use crate::fulfillment::Fulfillment;
 use crate::functions::app::App;
+use crate::functions::callbacks::send;
 use crate::functions::routes::routes;
 use crate::store::StatusStore;
 use crate::store::cosmos::CosmosStore;
@@ -79,6 +80,7 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
     tokio::select! {
         problem = open_store(&app) => Err(problem),
         never = keep_keys(&app) => match never {},
+        never = send::keep(&app) => match never {},
         drained = drain(listener, service, limits, &app) => {
             if drained == Drained::DeadlinePassed {
                 warn!("invocations were still running when the drain deadline passed; their messages are delivered again");

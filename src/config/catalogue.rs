@@ -70,7 +70,7 @@ const fn secret(section: Section, name: &'static str, default: DefaultValue, say
 }
 
 /// The settings, in the order of `docs/settings.md`.
-pub static ALL: [Setting; 46] = [
+pub static ALL: [Setting; 49] = [
     Setting {
         parts: &["fullyQualifiedNamespace", "credential", "clientId"],
         ..secret(
@@ -132,6 +132,24 @@ pub static ALL: [Setting; 46] = [
         "FULFILLMENT_AUTHORIZATION",
         Nothing,
         "The `Authorization` header of calls to the HTTP service, such as `Bearer TOKEN`; needs `FULFILLMENT_URL`.",
+    ),
+    setting(
+        Likely,
+        "CALLBACK_URL",
+        Nothing,
+        "The URL that the end of every order is told to ([callbacks](callbacks.md)), https and on the internet; needs `CALLBACK_SECRET`.",
+    ),
+    secret(
+        Likely,
+        "CALLBACK_SECRET",
+        Nothing,
+        "The secret that callbacks are signed with: `whsec_` and the base64 of 24 to 64 bytes; two with a comma between them during a rotation.",
+    ),
+    setting(
+        Likely,
+        "CALLBACK_ALLOWED_HOSTS",
+        Nothing,
+        "The hosts, separated by commas, that an order may name in `X-Callback-Url`, such as `hooks.example.com` or `*.example.com`; needs `CALLBACK_SECRET`.",
     ),
     setting(
         Likely,
@@ -366,7 +384,7 @@ mod tests {
     fn three_tables_are_enough_for_a_person_with_an_app_in_azure() {
         let told = ALL.iter().filter(|setting| matches!(setting.section, MustHave | Likely | Tuning)).count();
 
-        assert!(told <= 28, "{told}");
+        assert!(told <= 31, "{told}");
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
@@ -234,7 +234,7 @@ impl Call<'_> {
             self.tell(&members);
         }
         loop {
-            let asked = retry_after(&response);
+            let asked = outbound::http::retry_after(response.headers());
             tokio::time::sleep(asked.map_or(POLL.pause(polls), |asked| asked.clamp(MIN_ASKED_POLL, MAX_ASKED_POLL))).await;
             polls += 1;
             response = self.send(self.client.get(url.clone())).await?;
@@ -282,7 +282,7 @@ impl Call<'_> {
     /// other codes may come from a proxy before the backend.
     async fn refusal(&self, mut response: Response) -> Trouble {
         let status = response.status();
-        let after = retry_after(&response).map(|after| after.min(MAX_RETRY_AFTER));
+        let after = outbound::http::retry_after(response.headers()).map(|after| after.min(MAX_RETRY_AFTER));
         let failure = |code| Failure::new(code, format!("the backend cannot do the order now (HTTP {})", status.as_u16()));
         match status.as_u16() {
             300..=399 => redirected(status),
@@ -444,17 +444,6 @@ fn location(response: &Response, base: &Url) -> Option<Result<Url, Trouble>> {
     // A user in the URL would take the place of the `Authorization` of the settings.
     let own = |url: &Url| url.origin() == base.origin() && url.username().is_empty() && url.password().is_none();
     Some(url.filter(own).ok_or_else(|| redirected(response.status())))
-}
-
-/// Seconds, however many, or a date (RFC 9110 section 10.2.3).
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-    }
-    let moment = httpdate::parse_http_date(text).ok()?;
-    // A date in the past means now.
-    Some(moment.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// Whether the response says where its body ends. Without that, HTTP/1 cannot tell the end of a body from a connection that broke.

@@ -40,7 +40,7 @@ pub(super) async fn adopt(
     }
     let record = record(app, store, owner, sent);
     match functions::retry_store(wait, || store.create(&record)).await {
-        Ok(Created::Created(_)) if record.status.is_terminal() => told::transition(&record, functions::ended_text(&record)),
+        Ok(Created::Created(_)) if record.status.is_terminal() => functions::ended(app, &record),
         Ok(Created::Created(_)) => told::accepted(&record),
         Ok(Created::Exists(..)) => {}
         Err(error) if error.is_answer() => {}
@@ -85,6 +85,7 @@ fn record(app: &App, store: &StatusStore, owner: &GatewayOwner, sent: GatewayMes
             traceparent: None,
             owner: owner.unwrap_or_else(|| NOBODY.into()),
         },
+        callback_url: None,
     };
     // The client was answered when the gateway took the order, so the deadline counts from there.
     let record = lifecycle::accept(submission, app.queue_wait.usual(), received_at, budgets);

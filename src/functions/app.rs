@@ -20,6 +20,7 @@ use crate::envelope::{HttpRequest, Response};
 use crate::fulfillment::Fulfillment;
 use crate::fulfillment::http::Backend;
 use crate::fulfillment::pricing::{Pricing, PricingWork};
+use crate::functions::callbacks::Callbacks;
 use crate::functions::completion_times::{CompletionTimes, Estimate};
 use crate::functions::holder;
 use crate::functions::in_flight::InFlight;
@@ -58,6 +59,8 @@ pub struct App {
     pub stopping: SetOnce<()>,
     /// How long orders wait for their first claim.
     pub queue_wait: QueueWait,
+    /// The callbacks that tell of ends.
+    pub callbacks: Callbacks,
     /// The ways to identify a caller.
     pub callers: Callers,
     /// How long orders take.
@@ -79,10 +82,11 @@ pub struct App {
 impl App {
     /// Makes everything but the store, which is opened while requests already arrive. Without work of its own the handler does the work
     /// that the settings name. `Err`: the setting that cannot be used.
-    pub fn new(config: Config, own_work: Option<Fulfillment>) -> Result<Self, String> {
+    pub fn new(mut config: Config, own_work: Option<Fulfillment>) -> Result<Self, String> {
         let auth = config.auth.as_ref().map(Auth::new).transpose()?;
         Ok(Self {
             queue: config.storage.service_bus.as_ref().map(Queue::new).transpose()?,
+            callbacks: Callbacks::new(config.callbacks.take())?,
             holder: holder::this_process(config.instance.clone()),
             callers: Callers { auth, easy_auth: config.easy_auth },
             fulfillment: match (own_work, &config.fulfillment) {

@@ -245,6 +245,12 @@ pub struct TrackingId(tracking::TrackingId);
 #[schema(value_type = String, format = "date-time")]
 pub struct Timestamp(timestamp::Timestamp);
 
+impl From<timestamp::Timestamp> for Timestamp {
+    fn from(moment: timestamp::Timestamp) -> Self {
+        Self(moment)
+    }
+}
+
 /// Where an order stands.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -313,6 +319,9 @@ pub enum Event {
     Completed,
     Failed,
     Cancelled,
+    Notified,
+    Unnotified,
+    Renotified,
 }
 
 impl From<record::Event> for Event {
@@ -326,6 +335,9 @@ impl From<record::Event> for Event {
             record::Event::Completed => Self::Completed,
             record::Event::Failed => Self::Failed,
             record::Event::Cancelled => Self::Cancelled,
+            record::Event::Notified => Self::Notified,
+            record::Event::Unnotified => Self::Unnotified,
+            record::Event::Renotified => Self::Renotified,
         }
     }
 }

@@ -155,6 +155,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters without spaces", min_length = 1, max_length = 255, pattern = r"^[\x21\x23-\x7e]+$"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context; it travels with the order"),
+        ("X-Callback-Url" = Option<String>, Header, description = "where the end of this order is told, where the service allows the host; https. Of repeated requests the first counts", max_length = 2_048, format = "uri"),
     ),
     request_body(content = Order, description = "Unknown members are kept with the order. At most 256,000 bytes with its metadata."),
     responses(
@@ -163,7 +164,7 @@ fn complete(responses: &mut BTreeMap<String, RefOr<Response>>, is_limited: bool)
             ("Retry-After" = u32, description = "seconds until the status is worth a look"),
             ("retry-after-ms" = u32, description = "the same in milliseconds"),
         )),
-        (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, `invalid-idempotency-key`, or `invalid-query`", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "`no-body`, `not-json`, `invalid-order` with every mistake in `errors`, `invalid-idempotency-key`, `invalid-callback-url`, or `invalid-query`", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`order-conflict`: another order has this `customerId` and `orderId`", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "`order-too-large`", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "`unsupported-media-type`", body = Problem, content_type = "application/problem+json"),

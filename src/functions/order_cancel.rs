@@ -66,7 +66,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
             continue;
         }
         if record.status.is_terminal() {
-            told::transition(&record, functions::ended_text(&record));
+            functions::ended(app, &record);
             return Ok(shown::status(200, &record));
         }
         told::transition(&record, text);

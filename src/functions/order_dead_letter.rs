@@ -82,7 +82,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         failpoint!("mid-dead-letter-after-record");
         let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason given");
         if record.status.is_terminal() {
-            told::transition(&record, functions::ended_text(&record));
+            functions::ended(app, &record);
             return Ok(Answer::done());
         }
         info!(order.tracking_id = %record.tracking_id, message.dead_letter_reason = reason, "a message of this order was dead-lettered; it is sent again");

@@ -95,6 +95,7 @@ struct Submitted {
 async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Result<Read<'a>, Problem> {
     shown::only_known_query(request, &[])?;
     let header = idempotency_header(request)?;
+    let callback_url = callback_header(app, request)?;
     let text = body_text(request)?;
     // Before parsing: a tree of many small values is far larger than its text.
     if text.len() > message::MAX_BYTES {
@@ -126,6 +127,7 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
                 .or_else(|| request.header("traceparent").next().filter(|value| value.len() <= 64 && value.is_ascii()).map(str::to_owned)),
             owner: owner.to_owned(),
         },
+        callback_url,
     };
     let record = lifecycle::accept(submission, app.queue_wait.usual(), now, &app.config.budgets);
     let message = message::write(&record);
@@ -239,6 +241,18 @@ fn idempotency_header<'r>(request: &'r HttpRequest<'_>) -> Result<Option<&'r str
     tracking::header_key(value).map(Some).ok_or_else(|| {
         Problem::invalid_idempotency_key(format!("send 1 to {limit} visible ASCII characters without spaces, or leave the header out"))
     })
+}
+
+/// The URL that the order names for its callback.
+fn callback_header(app: &App, request: &HttpRequest<'_>) -> Result<Option<String>, Problem> {
+    let mut values = request.header("x-callback-url");
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Problem::invalid_callback_url("the request has more than one X-Callback-Url header; send one"));
+    }
+    // The URL is not repeated: it may have a secret in it.
+    let refused = |why| Problem::invalid_callback_url(format!("X-Callback-Url cannot be called: {why}"));
+    app.callbacks.own_url(value.trim()).map(|url| Some(url.to_string())).map_err(refused)
 }
 
 fn body_text<'r>(request: &'r HttpRequest<'_>) -> Result<Cow<'r, str>, Problem> {

@@ -27,7 +27,7 @@ use crate::functions::reply::{Conclusion, Refusal};
 use crate::functions::{self, told};
 use crate::outbound::backoff::Backoff;
 use crate::outbound::service_bus::Queue;
-use crate::store::{Replaced, StatusStore, StoreError};
+use crate::store::{Due, Replaced, StatusStore, StoreError};
 
 /// Overdue orders found at once, earliest `dueAt` first.
 const PAGE: u32 = 500;
@@ -58,6 +58,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     let Ok(store) = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await else {
         return Conclusion::new(Err(Refusal::abandon("the store does not answer; the next run tries again")));
     };
+    app.callbacks.look_for_due();
     match sweep(&app, store, invocation.started).await {
         Ok(messages) => Conclusion::new(Ok(Answer::emit(messages))),
         Err(error) => Conclusion::new(Err(Refusal::abandon(format!("{error}; the next run tries again")))),
@@ -160,10 +161,10 @@ impl<'a> Run<'a> {
     /// orders must not hide orders whose worker is gone.
     async fn overdue(&mut self) -> Result<(Vec<TrackingId>, bool), StoreError> {
         let is_first = std::mem::take(&mut self.is_first);
-        let mut due = self.store.overdue(PAGE, self.stuck, None).await?;
+        let mut due = self.store.overdue(PAGE, self.stuck, Due::Open).await?;
         let is_full = due.len() >= PAGE as usize;
         if is_full && is_first {
-            let processing = self.store.overdue(PAGE, 0, Some(Status::Processing)).await?;
+            let processing = self.store.overdue(PAGE, 0, Due::Processing).await?;
             let known: HashSet<_> = processing.iter().copied().collect();
             due.retain(|tracking_id| !known.contains(tracking_id));
             due.splice(0..0, processing);
@@ -267,7 +268,7 @@ async fn sweep_order(app: &App, store: &StatusStore, shared: &Shared, tracking_i
     let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(Swept::Moved) };
     failpoint!("mid-sweep-after-record" if emits);
     if record.status.is_terminal() {
-        told::transition(&record, functions::ended_text(&record));
+        functions::ended(app, &record);
     }
     if !emits {
         return Ok(Swept::Moved);

@@ -37,14 +37,52 @@ const BUILT_IN_IDENTITY: &str = "`customerId` and `orderId`";
 
 /// The text of the contract, with this form of an order.
 pub(super) fn text(contract: &OpenApi, form: &OrderForm) -> String {
-    let text = match form {
-        OrderForm::BuiltIn => contract.to_pretty_json(),
-        OrderForm::Own(own) => serde_json::to_value(contract).and_then(|mut contract| {
+    let text = serde_json::to_value(contract).and_then(|mut contract| {
+        contract["webhooks"] = webhooks();
+        if let OrderForm::Own(own) = form {
             replace_order(&mut contract, own, &form.identity());
-            serde_json::to_string_pretty(&contract)
-        }),
-    };
+        }
+        serde_json::to_string_pretty(&contract)
+    });
     text.expect("the contract has only string keys") + "\n"
+}
+
+/// The callback of an order's end, as its receiver gets it.
+fn webhooks() -> Value {
+    let header = |name: &str, description: &str| json!({ "name": name, "in": "header", "required": true, "description": description, "schema": { "type": "string" } });
+    json!({
+        "orderEnded": {
+            "post": {
+                "operationId": "orderEnded",
+                "summary": "Hear that an order has ended",
+                "description": "Sent to `X-Callback-Url` or to the URL of the deployment, at least once, by Standard Webhooks.",
+                "tags": ["orders"],
+                "security": [],
+                "parameters": [
+                    header("webhook-id", "the same for every try of this end"),
+                    header("webhook-timestamp", "seconds since 1970 of this try"),
+                    header("webhook-signature", "`v1,` and the base64 of an HMAC-SHA-256; two during a rotation"),
+                ],
+                "requestBody": {
+                    "required": true,
+                    "content": { "application/json": { "schema": {
+                        "type": "object",
+                        "required": ["type", "timestamp", "data"],
+                        "properties": {
+                            "type": { "type": "string", "enum": ["order.completed", "order.failed", "order.cancelled"] },
+                            "timestamp": { "$ref": "#/components/schemas/Timestamp", "description": "when the order ended" },
+                            "data": { "$ref": "#/components/schemas/OrderStatus" },
+                        },
+                    } } },
+                },
+                "responses": {
+                    "2XX": { "description": "Taken" },
+                    "410": { "description": "Nothing more of this end is wanted" },
+                    "default": { "description": "Sent again later; a redirect is not followed" },
+                },
+            },
+        },
+    })
 }
 
 fn replace_order(contract: &mut Value, form: &OwnForm, identity: &str) {

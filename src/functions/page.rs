@@ -197,6 +197,9 @@ fn happened(event: Event) -> &'static str {
         Event::Interrupted => "work began again after an interruption",
         Event::Retrying => "a try failed; another follows",
         Event::Redriven => "sent on its way again by the operators",
+        Event::Notified => "the end was told to another system",
+        Event::Unnotified => "the end could not be told to another system",
+        Event::Renotified => "the operators have the end told once more",
     }
 }
 

@@ -37,7 +37,7 @@ use crate::store::cosmos::account::{Account, Clock, Properties};
 use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
 use crate::store::cosmos::item::{Found, Item, weight};
 use crate::store::{
-    Created, Difference, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned,
+    Created, Difference, Due, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned,
     Waiting,
 };
 
@@ -353,9 +353,14 @@ impl CosmosStore {
         keep.await.map(drop).map_err(|failed| write_error(&failed))
     }
 
-    pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn overdue(&self, limit: u32, skip: u32, which: Due) -> Result<Vec<TrackingId>, StoreError> {
         let now = self.now().as_milliseconds();
-        let also = if status.is_some() { "AND c.record.status = @status" } else { "" };
+        // An item has a ttl exactly when its order has ended.
+        let also = match which {
+            Due::Open => "AND NOT IS_DEFINED(c.ttl)",
+            Due::Processing => "AND c.record.status = @status",
+            Due::Callback => "AND IS_DEFINED(c.ttl)",
+        };
         let query = Query::from(format!(
             "SELECT VALUE c.id FROM c WHERE c.dueAt <= @now {also} AND c.record.version <= @version ORDER BY c.dueAt OFFSET @skip LIMIT @limit"
         ))
@@ -363,7 +368,7 @@ impl CosmosStore {
         .and_then(|query| query.with_parameter("@skip", skip))
         .and_then(|query| query.with_parameter("@version", item::VERSION))
         .and_then(|query| query.with_parameter("@limit", limit))
-        .and_then(|query| query.with_parameter("@status", status.map(Status::as_str)))
+        .and_then(|query| query.with_parameter("@status", Status::Processing.as_str()))
         .map_err(|error| StoreError::Unreadable(error.status().to_string()))?;
         self.query(query).await
     }

@@ -18,7 +18,7 @@ use crate::domain::record::{Record, SCHEMA_VERSION, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
 use crate::store::{
-    Created, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned, Waiting,
+    Created, Due, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned, Waiting,
 };
 
 // The time that an invocation keeps for its last writes is counted with this.
@@ -42,7 +42,8 @@ macro_rules! expired {
 
 /// The tables. Rows are appended (rowid) and found by a small index, so that a group of new orders touches few pages. `owned` is
 /// written once per order: an index on fields of the record would be written with each version. A database made before `owned`
-/// existed is filled in.
+/// existed is filled in. An order has `expires_at` exactly when it has ended; ended orders with a pending callback are in an index of
+/// their own, and of earlier databases the index of both is removed.
 const SCHEMA: &str = concat!(
     "
     CREATE TABLE IF NOT EXISTS orders (
@@ -53,7 +54,9 @@ const SCHEMA: &str = concat!(
         record TEXT NOT NULL
     );
     CREATE INDEX IF NOT EXISTS orders_expires_at ON orders (expires_at) WHERE expires_at IS NOT NULL;
-    CREATE INDEX IF NOT EXISTS orders_due_at ON orders (due_at) WHERE due_at IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS orders_open_due_at ON orders (due_at) WHERE due_at IS NOT NULL AND expires_at IS NULL;
+    CREATE INDEX IF NOT EXISTS orders_callback_due_at ON orders (due_at) WHERE due_at IS NOT NULL AND expires_at IS NOT NULL;
+    DROP INDEX IF EXISTS orders_due_at;
     CREATE TABLE IF NOT EXISTS owned (
         owner TEXT NOT NULL,
         submitted_at INTEGER NOT NULL,
@@ -153,15 +156,25 @@ impl SqliteStore {
         row.map(|(etag, text): (i64, Vec<u8>)| versioned(etag, &text)).transpose()
     }
 
-    pub(super) async fn overdue(&self, limit: u32, skip: u32, status: Option<Status>) -> Result<Vec<TrackingId>, StoreError> {
+    pub(super) async fn overdue(&self, limit: u32, skip: u32, which: Due) -> Result<Vec<TrackingId>, StoreError> {
+        /// The question about the rows of one index.
+        macro_rules! overdue {
+            ($rows:literal) => {
+                concat!(
+                    "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND ",
+                    $rows,
+                    " AND CASE WHEN json_valid(record) THEN
+                     (?2 IS NULL OR record ->> 'status' = ?2) AND record ->> 'schemaVersion' <= ?4 ELSE FALSE END
+                     ORDER BY due_at LIMIT ?3 OFFSET ?5"
+                )
+            };
+        }
         let now = now().as_milliseconds();
+        let status = (which == Due::Processing).then_some(Status::Processing);
+        let question = if which == Due::Callback { overdue!("expires_at > ?1") } else { overdue!("expires_at IS NULL") };
         let overdue = self.database.scan(move |connection| {
             connection
-                .prepare_cached(
-                    "SELECT tracking_id FROM orders WHERE due_at <= ?1 AND CASE WHEN json_valid(record) THEN
-                     (?2 IS NULL OR record ->> 'status' = ?2) AND record ->> 'schemaVersion' <= ?4 ELSE FALSE END
-                     ORDER BY due_at LIMIT ?3 OFFSET ?5",
-                )?
+                .prepare_cached(question)?
                 .query_map(params![now, status.map(Status::as_str), limit, SCHEMA_VERSION, skip], |row| {
                     row.get(0).map(TrackingId::from_bytes)
                 })?
@@ -176,7 +189,7 @@ impl SqliteStore {
             connection
                 .prepare_cached(
                     "SELECT coalesce(record -> 'sentAgainAt', record -> 'submittedAt'), record ->> 'wakeAt' IS NOT NULL FROM orders
-                     WHERE due_at > ?3 AND CASE WHEN json_valid(record) THEN record ->> 'status' = 'accepted'
+                     WHERE due_at > ?3 AND expires_at IS NULL AND CASE WHEN json_valid(record) THEN record ->> 'status' = 'accepted'
                      AND record ->> 'fence' = 0 AND record ->> 'schemaVersion' <= ?2 ELSE FALSE END ORDER BY due_at LIMIT ?1",
                 )?
                 .query_map(params![limit, SCHEMA_VERSION, now], |row| Ok((row.get(0)?, row.get(1)?)))?
@@ -515,7 +528,7 @@ fn versioned(etag: i64, text: &[u8]) -> Result<Versioned, StoreError> {
     }
     let mut record: Record = serde_json::from_slice(text)?;
     // An older form is read as the current one, and written as the current one.
-    record.schema_version = SCHEMA_VERSION;
+    record.schema_version = record.version();
     Ok(Versioned { record, etag: Etag(etag.to_string()) })
 }
 

@@ -9,6 +9,7 @@
 mod adoption;
 mod auth;
 mod backend;
+mod callback;
 mod cancel;
 mod child;
 mod clock;

@@ -16,7 +16,7 @@ use waybill::domain::timestamp::Timestamp;
 use waybill::domain::tracking::TrackingId;
 use waybill::store::cosmos::CosmosStore;
 use waybill::store::sqlite::SqliteStore;
-use waybill::store::{Created, Etag, Filter, Listed, Replaced, Selection, StatusStore, Versioned, Waiting};
+use waybill::store::{Created, Due, Etag, Filter, Listed, Replaced, Selection, StatusStore, Versioned, Waiting};
 
 use crate::emulator::Emulator;
 use crate::support::{Directory, PATIENCE};
@@ -104,6 +104,7 @@ pub fn budgets() -> Budgets {
         order_deadline: Duration::from_hours(24),
         retention: Duration::from_hours(1),
         overdue_after: Duration::from_mins(2),
+        tells_ends: false,
     }
 }
 
@@ -129,6 +130,7 @@ pub fn record(now: Timestamp) -> Record {
         names: Names { order_id: "o".into(), customer_id: "c".into() },
         fingerprint: "f".repeat(64),
         metadata,
+        callback_url: None,
     };
     lifecycle::accept(submission, Duration::ZERO, now, &budgets())
 }
@@ -260,12 +262,12 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     let finished = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), now, &budgets()).unwrap();
     here.replace(&finished, &found.etag).await.unwrap();
 
-    assert_eq!(there.overdue(10, 0, None).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert_eq!(there.overdue(1, 0, None).await.unwrap(), [oldest.tracking_id]);
-    assert_eq!(there.overdue(10, 1, None).await.unwrap(), [older.tracking_id]);
-    assert!(there.overdue(10, 2, None).await.unwrap().is_empty());
-    assert_eq!(there.overdue(10, 0, Some(Status::Accepted)).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert!(there.overdue(10, 0, Some(Status::Processing)).await.unwrap().is_empty());
+    assert_eq!(there.overdue(10, 0, Due::Open).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
+    assert_eq!(there.overdue(1, 0, Due::Open).await.unwrap(), [oldest.tracking_id]);
+    assert_eq!(there.overdue(10, 1, Due::Open).await.unwrap(), [older.tracking_id]);
+    assert!(there.overdue(10, 2, Due::Open).await.unwrap().is_empty());
+    assert!(there.overdue(10, 0, Due::Callback).await.unwrap().is_empty());
+    assert!(there.overdue(10, 0, Due::Processing).await.unwrap().is_empty());
 }
 
 async fn an_order_waits_since_its_message_was_sent_and_while_it_is_not_overdue(Instances { here, there }: Instances) {
@@ -369,7 +371,7 @@ async fn nothing_is_found_where_nothing_is(Instances { here, .. }: Instances) {
     assert!(here.read(record.tracking_id).await.unwrap().is_none());
     assert!(here.read_recent(record.tracking_id).await.unwrap().is_none());
     assert_eq!(here.replace(&record, &Etag("\"1\"".into())).await.unwrap(), Replaced::Stale);
-    assert!(here.overdue(10, 0, None).await.unwrap().is_empty());
+    assert!(here.overdue(10, 0, Due::Open).await.unwrap().is_empty());
     here.answers().await.unwrap();
 }
 

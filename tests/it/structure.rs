@@ -30,7 +30,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("door", &["store", "outbound", "envelope", "config", "domain"]),
     ("fulfillment", &["outbound", "config", "domain", "serving"]),
     ("store", &["outbound", "config", "domain", "group_commit", "serving"]),
-    ("outbound", &["config", "domain::timestamp", "serving"]),
+    ("outbound", &["config", "domain::callback", "domain::timestamp", "serving"]),
     ("config", &["domain", "host_json", "order_schema"]),
     ("envelope", &[]),
     ("domain", &[]),

@@ -6,6 +6,7 @@ pub mod form;
 pub mod tracking;
 pub mod record;
 pub mod lifecycle;
+pub mod callback;
 pub mod message;
 pub mod gateway;
 pub mod quarantine;

@@ -10,7 +10,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::order::Names;
-use crate::record::{Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Metadata, Record, SCHEMA_VERSION, Status, Transition};
+use crate::record::{
+    Callback, Event, Failure, FencingToken, Holder, Lease, MAX_HISTORY, Metadata, Notice, NoticeState, Record, SCHEMA_VERSION, Status,
+    Transition,
+};
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
 
@@ -33,6 +36,8 @@ pub struct Budgets {
     pub retention: Duration,
     /// Time after its submission when an order that no worker has claimed is overdue.
     pub overdue_after: Duration,
+    /// Whether the end of every order is told to a URL of the deployment.
+    pub tells_ends: bool,
 }
 
 /// A new order, about to be recorded.
@@ -50,11 +55,15 @@ pub struct Submission {
     pub fingerprint: String,
     /// Origin of the request.
     pub metadata: Metadata,
+    /// URL that the order names for the callback of its end.
+    pub callback_url: Option<String>,
 }
 
 /// The record of a new order. `wait` is the recent wait of orders for their first claim.
 pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &Budgets) -> Record {
-    Record {
+    // Noted now, since the order may be ended by a program that has not the setting, such as an operator's command.
+    let is_told = submission.callback_url.is_some() || budgets.tells_ends;
+    let record = Record {
         schema_version: SCHEMA_VERSION,
         tracking_id: submission.tracking_id,
         owner: submission.metadata.owner.clone(),
@@ -88,7 +97,9 @@ pub fn accept(submission: Submission, wait: Duration, now: Timestamp, budgets: &
         completed_at: None,
         history: vec![Transition { at: now, event: Event::Accepted, attempt: 0, code: None }],
         ttl: None,
-    }
+        callback: is_told.then_some(Callback { url: submission.callback_url, notice: None }),
+    };
+    Record { schema_version: record.version(), ..record }
 }
 
 /// The end of a new order that a gateway accepted unread, and that cannot be processed. No worker ever claims such an order, so its
@@ -518,6 +529,10 @@ pub fn redrive(found: &Record, life: Uuid, now: Timestamp, budgets: &Budgets) ->
     record.ttl = None;
     record.due_at = Some(now.after(budgets.overdue_after.min(budgets.order_deadline)));
     record.deadline = now.after(budgets.order_deadline);
+    // The end that the notice tells of is undone. The next end has its own notice, with another id.
+    if let Some(callback) = &mut record.callback {
+        callback.notice = None;
+    }
     note(&mut record, Event::Redriven, None, now);
     Some(record)
 }
@@ -557,24 +572,32 @@ fn end(record: &mut Record, verdict: Verdict, now: Timestamp, budgets: &Budgets)
     record.retry_at = None;
     record.wake_at = None;
     record.due_at = None;
+    if budgets.tells_ends || record.callback.is_some() {
+        // In the same write as the end, by every writer of an end: if the process dies next, the sweeper finds the callback by `dueAt`.
+        record.callback.get_or_insert_default().notice =
+            Some(Notice { state: NoticeState::Pending, attempts: 0, attempts_before: 0, since: now, code: None });
+        record.due_at = Some(now);
+    }
     record.completed_at = Some(record.not_before(now));
     record.ttl = Some(u32::try_from(budgets.retention.as_secs()).unwrap_or(u32::MAX));
     note(record, event, code, now);
 }
 
-fn note(record: &mut Record, event: Event, code: Option<String>, now: Timestamp) {
+/// Adds a transition to the history, and sets the record's version by what the record holds.
+pub(crate) fn note(record: &mut Record, event: Event, code: Option<String>, now: Timestamp) {
     let now = record.not_before(now);
     record.updated_at = now;
     record.history.push(Transition { at: now, event, attempt: record.attempt, code });
     if record.history.len() > MAX_HISTORY {
         record.history.remove(1);
     }
+    record.schema_version = record.version();
 }
 
 impl Record {
     /// Moment that a change records, never before the record's last one: clocks of two instances may differ by a second, yet no order may
     /// end before it began. Leases follow the clock unchanged.
-    fn not_before(&self, now: Timestamp) -> Timestamp {
+    pub(crate) fn not_before(&self, now: Timestamp) -> Timestamp {
         now.max(self.updated_at)
     }
 

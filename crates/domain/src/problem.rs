@@ -71,6 +71,8 @@ problems! {
     invalid_order(400, "invalid-order", "The order is not valid");
     /// The header `Idempotency-Key` cannot be used.
     invalid_idempotency_key(400, "invalid-idempotency-key", "The Idempotency-Key is not valid");
+    /// The header `X-Callback-Url` cannot be used.
+    invalid_callback_url(400, "invalid-callback-url", "The X-Callback-Url is not valid");
     /// No token, or none that is valid.
     unauthorized(401, "unauthorized", "A valid token is needed");
     /// A valid token that does not allow this.

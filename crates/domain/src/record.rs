@@ -12,9 +12,12 @@ use crate::order::Names;
 use crate::timestamp::Timestamp;
 use crate::tracking::TrackingId;
 
-/// Record version that this program writes. It reads this version and every older one.
-/// Version 1 has no retries and no re-emissions.
-pub const SCHEMA_VERSION: u32 = 2;
+/// Newest record version. This program reads this version and every older one, and writes a record with the oldest of the two versions
+/// that holds everything in the record ([`Record::version`]), so that a rollback concerns as few orders as possible.
+/// Version 1 has no retries and no re-emissions, version 2 no callback with a URL or a notice: a program of version 2 would drop them.
+pub const SCHEMA_VERSION: u32 = 3;
+/// Version of a record without a callback that an older program would drop.
+const WITHOUT_CALLBACK: u32 = 2;
 /// Transitions that a record keeps: the first, and the latest of the others. The counters also count dropped transitions.
 pub const MAX_HISTORY: usize = 16;
 /// Longest code of a failure, in bytes: each entry of the history has one.
@@ -86,7 +89,8 @@ pub struct Record {
     /// Moment when the scheduled copy of the message arrives. A past moment means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_at: Option<Timestamp>,
-    /// Moment when the sweeper checks whether the order is stuck; absent in a terminal status.
+    /// Moment when the sweeper checks whether the order is stuck. In a terminal status, the moment of the next try of a pending callback;
+    /// absent without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due_at: Option<Timestamp>,
     /// Moment after which the order fails, even while it waits.
@@ -112,6 +116,9 @@ pub struct Record {
     /// Seconds for which the store keeps the record after its last change; set in a terminal status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+    /// Callback that tells of the order's end; absent where nothing is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback: Option<Callback>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
@@ -140,6 +147,60 @@ impl Record {
     pub fn key_life(&self) -> Uuid {
         self.key_life.unwrap_or(self.life)
     }
+
+    /// Version that a record with these contents is written with; see [`SCHEMA_VERSION`].
+    pub fn version(&self) -> u32 {
+        let would_be_dropped = self.callback.as_ref().is_some_and(|callback| callback.url.is_some() || callback.notice.is_some());
+        let has_event = self.history.iter().any(|transition| transition.event.is_of_callback());
+        if would_be_dropped || has_event { SCHEMA_VERSION } else { WITHOUT_CALLBACK }
+    }
+
+    /// The notice of the order's end, if the order has ended and its end is told.
+    pub fn notice(&self) -> Option<&Notice> {
+        self.callback.as_ref().and_then(|callback| callback.notice.as_ref()).filter(|_| self.status.is_terminal())
+    }
+}
+
+/// Callback that tells of an order's end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Callback {
+    /// URL that the order itself named. Absent: the end is told to the URL of the deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Notice of the end; absent until the order ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+}
+
+/// Notice of one end of an order: how far the callback of that end has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// State of the callback.
+    pub state: NoticeState,
+    /// Tries that have begun. Each try raises the number before it sends.
+    pub attempts: u32,
+    /// Tries before an operator asked for more. The budget of tries does not count them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts_before: u32,
+    /// Moment when the budget of time began: the end, or the operator's request.
+    pub since: Timestamp,
+    /// Reason why the last try failed, as a short code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// State of a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NoticeState {
+    /// The receiver has not confirmed the callback; the record's `dueAt` is the moment of the next try.
+    Pending,
+    /// The receiver has confirmed the callback.
+    Delivered,
+    /// The receiver said that it wants none, or the tries are over.
+    GivenUp,
 }
 
 /// Right to write of a claim. The life is part of the token, since fences begin again at 0 when an order is sent again after its
@@ -297,11 +358,28 @@ pub enum Event {
     Failed,
     /// Ended because the owner asked for it.
     Cancelled,
+    /// The receiver of the callback has confirmed it.
+    Notified,
+    /// The callback was given up.
+    Unnotified,
+    /// An operator asked for the callback once more.
+    Renotified,
 }
 
 impl Event {
-    const ALL: [Self; 8] =
-        [Self::Accepted, Self::Claimed, Self::Interrupted, Self::Retrying, Self::Redriven, Self::Completed, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 11] = [
+        Self::Accepted,
+        Self::Claimed,
+        Self::Interrupted,
+        Self::Retrying,
+        Self::Redriven,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Notified,
+        Self::Unnotified,
+        Self::Renotified,
+    ];
 
     /// The name that records and clients see.
     pub const fn as_str(self) -> &'static str {
@@ -314,6 +392,9 @@ impl Event {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Notified => "notified",
+            Self::Unnotified => "unnotified",
+            Self::Renotified => "renotified",
         }
     }
 
@@ -325,5 +406,10 @@ impl Event {
     /// Whether this event ends the order.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether this event is one of the callback.
+    pub const fn is_of_callback(self) -> bool {
+        matches!(self, Self::Notified | Self::Unnotified | Self::Renotified)
     }
 }

@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use waybill_domain::callback::{self, Next, Told};
 use waybill_domain::lifecycle::{self, Budgets, Cancel, Claim, Claimant, DeadLetter, Fenced, Resubmission, Submission, Sweep, Verdict};
 use waybill_domain::order::Names;
-use waybill_domain::record::{Failure, FencingToken, Holder, Lease, Metadata, Record, Status};
+use waybill_domain::record::{Callback, Failure, FencingToken, Holder, Lease, Metadata, Notice, NoticeState, Record, Status};
 use waybill_domain::timestamp::Timestamp;
 use waybill_domain::tracking::TrackingId;
 
@@ -44,6 +45,10 @@ const MAX_DELIVERIES: usize = 3;
 const MOST_WAITING: usize = 3;
 /// Lives of an order: the first, and one after a re-drive.
 const LIVES: usize = 2;
+/// Most tries of a callback in any state of the model, whose receiver fails no more often than its faults allow.
+const MOST_TRIES: u8 = 5;
+/// Time after the begin of a try in which no other may begin; longer in the product.
+const HELD: Ticks = 2;
 /// Fence of the record, and of a worker that knows the latest claim.
 const FENCE: u64 = 10;
 
@@ -89,9 +94,17 @@ enum Fault {
     Redrive,
     /// The owner asks to cancel the order.
     Cancel,
+    /// The receiver of the callback does not confirm it.
+    NotConfirmed,
+    /// The receiver wants no callback.
+    Gone,
+    /// A process that sends callbacks crashes, or is told that a write was refused which is done.
+    SenderCrash,
+    /// An operator asks for the callback once more.
+    TellAgain,
 }
 
-const FAULTS: usize = Fault::Cancel as usize + 1;
+const FAULTS: usize = Fault::TellAgain as usize + 1;
 
 /// A part of the world that is searched completely.
 #[derive(Clone)]
@@ -113,6 +126,8 @@ struct Scope {
     emissions: u8,
     /// Most copies of the message at one moment, including dead letters.
     most: usize,
+    /// The end of the order is told.
+    tells: bool,
 }
 
 const PLAIN: Scope = Scope {
@@ -126,6 +141,7 @@ const PLAIN: Scope = Scope {
     wait: 0,
     emissions: 0,
     most: 0,
+    tells: false,
 };
 
 /// Every part of a record that decides anything, with moments relative to now.
@@ -147,6 +163,8 @@ struct Sketch {
     deadline: Ticks,
     /// Time since the last change.
     idle: Ticks,
+    /// State and tries of the notice.
+    notice: Option<(NoticeState, u8)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -260,6 +278,24 @@ enum Helper {
     Emit { letter: u8, life: u8 },
 }
 
+/// State of a process that sends callbacks, which knows the life and the try that it has claimed, and how long no other may try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Sender {
+    Idle,
+    /// Writes the claim of a try; `false`: another write came in between.
+    Write(bool),
+    Send(u8, u8, Ticks),
+    /// The answer of the receiver.
+    Answered(u8, u8, Answer),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Answer {
+    Confirmed,
+    NotConfirmed,
+    Gone,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Ingress {
     Start,
@@ -288,6 +324,10 @@ struct State {
     ended: [bool; LIVES],
     /// Faults after which a worker may be gone, or a lease may have run out.
     interrupting: u8,
+    senders: [Sender; 2],
+    /// Lives whose callback the receiver has confirmed, and those that it wants none of.
+    confirmed: [bool; LIVES],
+    gone: [bool; LIVES],
 }
 
 impl State {
@@ -310,11 +350,16 @@ impl State {
             calls: 0,
             ended: [false; LIVES],
             interrupting: 0,
+            senders: [Sender::Idle; 2],
+            confirmed: [false; LIVES],
+            gone: [false; LIVES],
         }
     }
 
+    /// Whether the order has ended, and nothing is left to be told of it.
     fn is_ended(&self) -> bool {
-        self.record.is_some_and(|record| record.status.is_terminal())
+        let is_told = |record: &Sketch| record.notice.is_none_or(|(state, _)| state != NoticeState::Pending);
+        self.record.is_some_and(|record| record.status.is_terminal() && is_told(&record))
     }
 
     fn copies(&self) -> usize {
@@ -383,6 +428,7 @@ impl State {
 
     /// Sorts the workers, so that two states that differ only in their numbers become one.
     fn sort(&mut self) {
+        self.senders.sort_unstable();
         if self.workers[0].rank() > self.workers[1].rank() {
             self.workers.swap(0, 1);
             self.each_sketch(|sketch| {
@@ -454,6 +500,11 @@ enum Mutant {
     RedriveDoesNotRaiseTheFence,
     AwayKeepsTheLease,
     RefusedRepeatDoesNotMoveDueAt,
+    EndWritesNoDueAt,
+    RedriveKeepsTheNotice,
+    SenderForgetsTheLife,
+    SenderWritesNoTry,
+    TryDoesNotMoveDueAt,
 }
 
 /// The product's decisions, with at most one rule removed.
@@ -561,7 +612,28 @@ impl Rules {
         };
         let own = self.own(found, fence, &[Mutant::WriteDoesNotCheckTheFence, Mutant::AnyoneFinishes]);
         let finished = lifecycle::finish(&own, Self::token(found, fence), verdict, NOW, &self.budgets)?;
-        Ok(Record { fence: found.fence, ..finished })
+        let due_at = finished.due_at.filter(|_| !self.lacks(Mutant::EndWritesNoDueAt));
+        Ok(Record { fence: found.fence, due_at, ..finished })
+    }
+
+    fn begin_callback(&self, found: &Record) -> Next {
+        match callback::begin(found, NOW) {
+            Next::Try(tried) if self.lacks(Mutant::TryDoesNotMoveDueAt) => Next::Try(Record { due_at: found.due_at, ..tried }),
+            other => other,
+        }
+    }
+
+    fn finish_callback(&self, found: &Record, tried: (u8, u8), answer: Answer) -> Option<Record> {
+        let life = if self.lacks(Mutant::SenderForgetsTheLife) { found.life } else { life(tried.0) };
+        let notice = Notice { state: NoticeState::Pending, attempts: tried.1.into(), attempts_before: 0, since: NOW, code: None };
+        let callback = Some(Callback { url: None, notice: Some(notice) });
+        let tried = Record { life, callback, status: Status::Completed, ..found.clone() };
+        let told = match answer {
+            Answer::Confirmed => Told::Delivered,
+            Answer::NotConfirmed => Told::Failed(String::new(), None),
+            Answer::Gone => Told::Gone,
+        };
+        callback::finish(found, &tried, &told, 1.0, NOW)
     }
 
     fn sweep(&self, found: &Record) -> Sweep {
@@ -585,7 +657,8 @@ impl Rules {
         let life = if self.lacks(Mutant::RedriveKeepsTheLife) { found.life } else { life };
         let redriven = lifecycle::redrive(found, life, NOW, &self.budgets)?;
         let fence = if self.lacks(Mutant::RedriveDoesNotRaiseTheFence) { found.fence } else { redriven.fence };
-        Some(Record { fence, ..redriven })
+        let callback = if self.lacks(Mutant::RedriveKeepsTheNotice) { found.callback.clone() } else { redriven.callback };
+        Some(Record { fence, callback, ..redriven })
     }
 }
 
@@ -608,6 +681,7 @@ impl<'a> World<'a> {
             order_deadline,
             retention: TICK,
             overdue_after: TICK * u32::from(FIRST_LOOK),
+            tells_ends: scope.tells,
         };
         let metadata = Metadata {
             api_name: String::new(),
@@ -624,6 +698,7 @@ impl<'a> World<'a> {
             names: Names::default(),
             fingerprint: String::new(),
             metadata,
+            callback_url: None,
         };
         let wait = TICK * u32::from(scope.wait);
         let accepted = lifecycle::accept(submission, wait, NOW, &budgets);
@@ -653,6 +728,7 @@ impl<'a> World<'a> {
             deadline: if sketch.deadline == NEVER { NOW.after(TICK * 1_000_000) } else { ahead(sketch.deadline) },
             updated_at: Timestamp::from_milliseconds(NOW.as_milliseconds() - i64::from(sketch.idle) * milliseconds(TICK)),
             history: Vec::new(),
+            callback: self.scope.tells.then(|| Callback { url: None, notice: sketch.notice.map(notice) }),
             ..self.accepted.clone()
         }
     }
@@ -676,9 +752,14 @@ impl<'a> World<'a> {
             lease: record.lease.as_ref().map(|lease| (who(lease), ticks(lease.expires_at))),
             retry: record.retry_at.map(ticks),
             wake: record.wake_at.map(ticks),
-            due: record.due_at.map(|due_at| ticks(due_at).min(LONGEST)),
+            due: record.due_at.map(|due_at| ticks(due_at.min(ahead(LONGEST)))),
             deadline: if self.scope.deadline == NEVER { NEVER } else { ticks(record.deadline) },
             idle: self.longest_idle().min(u8::try_from(record.updated_at.until(NOW).as_secs() / TICK.as_secs()).unwrap()),
+            notice: record
+                .callback
+                .as_ref()
+                .and_then(|callback| callback.notice.as_ref())
+                .map(|notice| (notice.state, small(notice.attempts))),
         };
         Change { sketch, raises_fence: record.fence > FENCE }
     }
@@ -701,6 +782,9 @@ impl<'a> World<'a> {
             }
             self.sweeper(&mut steps, found, &record);
             self.reader(&mut steps, &record);
+            if self.scope.tells {
+                self.senders(&mut steps, &record);
+            }
         }
         steps.found
     }
@@ -798,6 +882,11 @@ impl<'a> World<'a> {
                 }
                 sketch.idle = (sketch.idle + 1).min(longest_idle);
             });
+            for sender in &mut state.senders {
+                if let Sender::Send(_, _, held) = sender {
+                    *held = held.saturating_sub(1);
+                }
+            }
             for worker in &mut state.workers {
                 match &mut worker.at {
                     At::Schedule(moment, until) => [moment, until].into_iter().for_each(|moment| *moment = moment.saturating_sub(1)),
@@ -1184,6 +1273,86 @@ impl<'a> World<'a> {
     }
 }
 
+impl World<'_> {
+    /// Steps of the processes that send callbacks, which look at an order as soon as it is due.
+    fn senders(&self, steps: &mut Steps<'_>, record: &Record) {
+        let state = steps.from;
+        if let Ok(again) = callback::send_again(record, self.scope.tells, NOW) {
+            let change = self.sketch(&again);
+            steps.fault(Fault::TellAgain, ("an operator asks for the callback", 0), |state| write(state, None, change));
+        }
+        for k in 0..state.senders.len() {
+            match state.senders[k] {
+                Sender::Idle => match self.rules.begin_callback(record) {
+                    Next::Nothing => {}
+                    Next::GiveUp(given_up) => {
+                        let change = self.sketch(&given_up);
+                        steps.step(("a callback is given up", k), |state| write(state, None, change));
+                    }
+                    Next::Try(_) => steps.step(("a sender looks", k), |state| {
+                        state.senders[k] = Sender::Write(true);
+                        Ok(())
+                    }),
+                },
+                Sender::Write(false) => steps.step(("a sender is too late", k), |state| {
+                    state.senders[k] = Sender::Idle;
+                    Ok(())
+                }),
+                Sender::Write(true) => {
+                    let Next::Try(written) = self.rules.begin_callback(record) else { continue };
+                    let change = self.sketch(&written);
+                    let (life, tries) = (change.sketch.life, change.sketch.notice.map_or(0, |(_, tries)| tries));
+                    steps.step(("a sender writes its try", k), |state| {
+                        if !self.rules.lacks(Mutant::SenderWritesNoTry) {
+                            write(state, None, change)?;
+                        }
+                        let is_held = state.senders.iter().any(|sender| matches!(sender, Sender::Send(other, _, 1..) if *other == life));
+                        state.senders[k] = Sender::Send(life, tries, HELD);
+                        if is_held { Err("two tries of a callback at once") } else { Ok(()) }
+                    });
+                }
+                Sender::Send(life, tries, _) => {
+                    for (fault, answer) in
+                        [(None, Answer::Confirmed), (Some(Fault::NotConfirmed), Answer::NotConfirmed), (Some(Fault::Gone), Answer::Gone)]
+                    {
+                        let send = |state: &mut State| {
+                            let of = usize::from(life);
+                            if !state.ended[of] {
+                                return Err("a callback of an order that has not ended");
+                            }
+                            state.confirmed[of] |= answer == Answer::Confirmed;
+                            state.gone[of] |= answer == Answer::Gone;
+                            state.senders[k] = Sender::Answered(life, tries, answer);
+                            Ok(())
+                        };
+                        match fault {
+                            None => steps.step(("a callback is confirmed", k), send),
+                            Some(fault) => steps.fault(fault, ("a callback is not confirmed", k), send),
+                        }
+                    }
+                }
+                Sender::Answered(life, tries, answer) => {
+                    let change = self.rules.finish_callback(record, (life, tries), answer).map(|record| self.sketch(&record));
+                    steps.step(("a sender writes the answer", k), |state| {
+                        state.senders[k] = Sender::Idle;
+                        change.map_or(Ok(()), |change| write(state, None, change))
+                    });
+                }
+            }
+            if state.senders[k] != Sender::Idle {
+                steps.fault(Fault::SenderCrash, ("a sender crashes", k), |state| {
+                    state.senders[k] = Sender::Idle;
+                    Ok(())
+                });
+            }
+        }
+    }
+}
+
+fn notice((state, attempts): (NoticeState, u8)) -> Notice {
+    Notice { state, attempts: attempts.into(), attempts_before: 0, since: NOW, code: None }
+}
+
 fn read_again(steps: &mut Steps<'_>, k: usize) {
     steps.step(("refused, reads again:", k), |state| {
         state.workers[k].fresh = true;
@@ -1210,8 +1379,13 @@ fn wanted(state: &State, purpose: Purpose) -> Result<(), Violation> {
 /// Writes the record: every other version that a worker or helper knows becomes old.
 fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(), Violation> {
     let (Some(before), after) = (state.record, change.sketch) else { return Err("a record that is not there is written") };
-    let (ends, life) = (after.status.is_terminal(), usize::from(after.life));
     let same_life = before.life == after.life;
+    // A write of an ended order is one of its callback.
+    let tells = same_life && before.status.is_terminal() && after.status.is_terminal();
+    let (ends, life) = (after.status.is_terminal() && !tells, usize::from(after.life));
+    if tells && before.status != after.status {
+        return Err("a second outcome in one life");
+    }
     if ends && std::mem::replace(&mut state.ended[life], true) {
         return Err("a second outcome in one life");
     }
@@ -1237,8 +1411,21 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
     if after.interruptions + u8::from(!ends) > MAX_INTERRUPTIONS {
         return Err("more interruptions than the budget allows");
     }
-    if ends == after.due.is_some() {
+    let is_over = after.status.is_terminal();
+    if is_over && after.notice.is_some_and(|(state, _)| (state == NoticeState::Pending) != after.due.is_some()) {
+        return Err("a callback has a dueAt exactly as long as it is pending");
+    }
+    if is_over == after.due.is_some() && after.notice.is_none() {
         return Err("an order has a dueAt exactly as long as it has not ended");
+    }
+    if !is_over && after.notice.is_some() {
+        return Err("a notice of an order that has not ended");
+    }
+    match after.notice {
+        Some((NoticeState::Delivered, _)) if !state.confirmed[life] => return Err("a callback counts as delivered that no receiver has"),
+        Some((NoticeState::GivenUp, _)) if !state.gone[life] => return Err("a callback is given up too early"),
+        Some((_, tries)) if tries > MOST_TRIES => return Err("too many tries of a callback"),
+        _ => {}
     }
     if before.wish && after.retry.is_some() {
         return Err("a further try of an order that is to be cancelled");
@@ -1255,6 +1442,11 @@ fn write(state: &mut State, writer: Option<usize>, change: Change) -> Result<(),
         }
     }
     state.changes().for_each(|change| *change = None);
+    for sender in &mut state.senders {
+        if let Sender::Write(is_current) = sender {
+            *is_current = false;
+        }
+    }
     state.record = Some(after);
     Ok(())
 }
@@ -1421,8 +1613,8 @@ fn broken(known: &Known, came: &[(usize, Label)], at: usize, last: Option<Label>
             let (what, who) = came[*number].1;
             let workers = state.workers.map(|worker| worker.at);
             format!(
-                "{what} {who}\n    {:?}\n    ready {:?} scheduled {:?} dead {:?} workers {workers:?}",
-                state.record, state.ready, state.scheduled, state.dead
+                "{what} {who}\n    {:?}\n    ready {:?} scheduled {:?} dead {:?} workers {workers:?} senders {:?}",
+                state.record, state.ready, state.scheduled, state.dead, state.senders
             )
         })
         .collect();
@@ -1493,6 +1685,30 @@ const SCOPES: &[Scope] = &[
         faults: &[(Fault::Crash, 1), (Fault::Duplicate, 1), (Fault::LostAnswer, 1)],
         pure: true,
         most: 3,
+        ..PLAIN
+    },
+    Scope {
+        name: "a callback: not confirmed, two crashes of its senders",
+        faults: &[(Fault::NotConfirmed, 1), (Fault::SenderCrash, 2)],
+        pure: true,
+        most: 2,
+        tells: true,
+        ..PLAIN
+    },
+    Scope {
+        name: "a callback that nobody wants, asked for again, a crash of a sender",
+        faults: &[(Fault::Gone, 1), (Fault::TellAgain, 1), (Fault::SenderCrash, 1)],
+        pure: true,
+        most: 2,
+        tells: true,
+        ..PLAIN
+    },
+    Scope {
+        name: "a callback: a wish to cancel, a re-drive",
+        faults: &[(Fault::Cancel, 1), (Fault::Redrive, 1)],
+        pure: true,
+        most: 3,
+        tells: true,
         ..PLAIN
     },
 ];
@@ -1579,6 +1795,23 @@ const NEEDED: &[(Scope, &[(Mutant, Violation)])] = &[
         &[
             (Mutant::RedriveKeepsTheLife, "progress went backwards"),
             (Mutant::RedriveDoesNotRaiseTheFence, "a write by a worker that had lost its order"),
+        ],
+    ),
+    (
+        Scope {
+            name: "a callback: a re-drive, a crash of a sender",
+            faults: &[(Fault::Redrive, 1), (Fault::SenderCrash, 1)],
+            pure: true,
+            most: 3,
+            tells: true,
+            ..PLAIN
+        },
+        &[
+            (Mutant::EndWritesNoDueAt, "a callback has a dueAt exactly as long as it is pending"),
+            (Mutant::RedriveKeepsTheNotice, "a notice of an order that has not ended"),
+            (Mutant::SenderForgetsTheLife, "a callback counts as delivered that no receiver has"),
+            (Mutant::SenderWritesNoTry, "two tries of a callback at once"),
+            (Mutant::TryDoesNotMoveDueAt, "two tries of a callback at once"),
         ],
     ),
 ];

@@ -1,9 +1,10 @@
 //! One order as a card: what an operator asks first.
 
+use http::Uri;
 use serving::terminal::{duration, printable};
 
 use crate::cli::operate::table;
-use crate::domain::record::{Record, Status};
+use crate::domain::record::{NoticeState, Record, Status};
 
 /// Columns of the names.
 const WIDTH: usize = 10;
@@ -27,6 +28,7 @@ pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
         row("error", &format!("{}: {}", error.code, error.message));
     }
     row("next", &next(record));
+    row("callback", &callback(record));
     if let Some(result) = &record.result {
         let result = printable(result.get());
         row("result", &columns.map_or_else(|| result.clone().into_owned(), |columns| table::cut(&result, columns.saturating_sub(WIDTH))));
@@ -61,6 +63,22 @@ fn status(record: &Record) -> String {
 fn tries(record: &Record) -> String {
     let interruptions = if record.interruptions > 0 { format!(", {} interruptions", record.interruptions) } else { String::new() };
     format!("{}{interruptions}", record.attempt)
+}
+
+/// Where the end is told, by its host only, since a URL may have a secret in it, and how far that has come.
+fn callback(record: &Record) -> String {
+    let Some(callback) = &record.callback else { return String::new() };
+    let host = callback.url.as_deref().map(|url| url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default());
+    let host = host.unwrap_or_else(|| "CALLBACK_URL".into());
+    let Some(notice) = record.notice() else { return format!("to {host}, once it has ended") };
+    let tries = if notice.attempts == 1 { "1 try".into() } else { format!("{} tries", notice.attempts) };
+    let code = notice.code.as_ref().map_or_else(String::new, |code| format!(", {code}"));
+    match (notice.state, record.due_at) {
+        (NoticeState::Delivered, _) => format!("to {host}: delivered, {tries}"),
+        (NoticeState::GivenUp, _) => format!("to {host}: given up, {tries}{code}; waybill callback retry {}", record.tracking_id),
+        (NoticeState::Pending, Some(due_at)) => format!("to {host}: pending, {tries}{code}; next at {due_at}"),
+        (NoticeState::Pending, None) => format!("to {host}: pending, and it has no due time: see waybill verify"),
+    }
 }
 
 /// What comes next, and what an operator can do.

@@ -1,4 +1,4 @@
-//! `waybill orders retry` and `cancel`: change one order, by the rules that functions change it by.
+//! `waybill orders retry`, `cancel` and `callback retry`: change one order, by the rules that functions change it by.
 
 use serde_json::json;
 use serving::terminal::printable;
@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::cli::operate::id_prefix::IdPrefix;
 use crate::cli::operate::outcome::{Done, Refused};
 use crate::cli::operate::{self, Operator};
+use crate::domain::callback::{self, CannotSend};
 use crate::domain::lifecycle::{self, Cancel};
 use crate::domain::message;
 use crate::domain::record::Status;
@@ -70,6 +71,21 @@ impl Operator {
                 }
             };
             return Ok(if record.status.is_terminal() { Done::Cancelled } else { Done::CancelRequested });
+        }
+    }
+
+    /// Has the end of an order told once more. The handler sends it: the sweeper finds the record.
+    pub(super) async fn tell_again(&self, id: TrackingId) -> Result<Done, Refused> {
+        loop {
+            let found = self.latest(id).await?;
+            let status = found.record.status;
+            let record = callback::send_again(&found.record, self.budgets.tells_ends, self.store.now()).map_err(|why| match why {
+                CannotSend::NotEnded => Refused::NotEnded(status),
+                CannotSend::NoTarget => Refused::NoTarget,
+            })?;
+            if self.store.replace(&record, &found.etag).await? != Replaced::Stale {
+                return Ok(Done::ToBeTold);
+            }
         }
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Done {
     Accepted,
     Cancelled,
     CancelRequested,
+    /// Its callback is pending; the handler sends it.
+    ToBeTold,
 }
 
 impl Done {
@@ -28,6 +30,7 @@ impl Done {
             Self::Accepted => "accepted",
             Self::Cancelled => "cancelled",
             Self::CancelRequested => "cancel_requested",
+            Self::ToBeTold => "callback_pending",
         }
     }
 }
@@ -38,6 +41,7 @@ impl Display for Done {
             Self::Sent => "sent again",
             Self::Accepted => "accepted again; the sweeper sends its message",
             Self::Cancelled => "cancelled",
+            Self::ToBeTold => "its callback is pending again, under the same id; the handler sends it at the next run of OrderSweeper",
             Self::CancelRequested => {
                 "cancellation requested; the order's worker, or the next to claim the order, sees the request before the next attempt at \
                  the latest"
@@ -55,6 +59,8 @@ pub(super) enum Refused {
     /// It failed before any worker: its text is no valid order.
     NotValid,
     Ended(Status),
+    NotEnded(Status),
+    NoTarget,
     Store(StoreError),
 }
 
@@ -66,6 +72,8 @@ impl Refused {
             Self::NotFailed(_) => "not_failed",
             Self::NotValid => "not_valid",
             Self::Ended(_) => "order_ended",
+            Self::NotEnded(_) => "not_ended",
+            Self::NoTarget => "no_target",
             Self::Store(StoreError::Unreadable(_) | StoreError::Newer(_)) => "unreadable",
             Self::Store(StoreError::NotApplied | StoreError::Unknown) => "store_unavailable",
         }
@@ -75,9 +83,9 @@ impl Refused {
     pub(super) fn json(&self, id: &str) -> Value {
         let mut told = json!({ "trackingId": id, "problem": self.code() });
         match self {
-            Self::NotFailed(status) | Self::Ended(status) => told["status"] = status.as_str().into(),
+            Self::NotFailed(status) | Self::Ended(status) | Self::NotEnded(status) => told["status"] = status.as_str().into(),
             Self::Ambiguous(_, ids) => told["trackingIds"] = json!(ids),
-            Self::NotValid | Self::Unknown(_) | Self::Store(_) => {}
+            Self::NotValid | Self::Unknown(_) | Self::NoTarget | Self::Store(_) => {}
         }
         told
     }
@@ -96,6 +104,8 @@ impl Display for Refused {
             Self::NotFailed(status) => write!(f, "it is {}, and only failed orders can be sent again", status.as_str()),
             Self::NotValid => f.write_str("it was refused when it was read, and no work can be done for it: its client must send it right"),
             Self::Ended(status) => write!(f, "it is {} and stays so", status.as_str()),
+            Self::NotEnded(status) => write!(f, "it is {}, and only the end of an order is told", status.as_str()),
+            Self::NoTarget => f.write_str("neither the order nor CALLBACK_URL names a URL to tell it to"),
             Self::Store(error) => f.write_str(&describe(error)),
         }
     }

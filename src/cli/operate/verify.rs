@@ -11,7 +11,7 @@ use crate::cli::operate::local_queue::LocalQueue;
 use crate::cli::operate::outcome::describe;
 use crate::cli::operate::{self, Ended, MOST, Operator};
 use crate::domain::message;
-use crate::domain::record::{Event, Record, Status};
+use crate::domain::record::{Event, NoticeState, Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::outbound::service_bus::Counts;
@@ -251,7 +251,8 @@ fn inconsistencies(record: &Record, now: Timestamp, messages: Option<&Messages>)
         found.push(Disagreement::EndedMoreThanOnce { tracking_id, ends });
     }
     if status.is_terminal() {
-        if record.lease.is_some() || record.due_at.is_some() || record.ttl.is_none() {
+        let is_told = record.notice().is_some_and(|notice| notice.state == NoticeState::Pending);
+        if record.lease.is_some() || record.due_at.is_some() != is_told || record.ttl.is_none() {
             found.push(Disagreement::EndedAndHeld { tracking_id, status });
         }
         return found;

@@ -9,7 +9,7 @@ use crate::functions::doctor::Place;
 use crate::functions::doctor::finding::{
     CLOCK, Finding, QUARANTINE, STORE_AWAY, STORE_CLOSED, STORE_DIFFERS, STORE_INDEX, STORE_NOT_WRITABLE, SWEEPER_STOPPED,
 };
-use crate::store::{Difference, Kept, Selection, StatusStore};
+use crate::store::{Difference, Due, Kept, Selection, StatusStore};
 
 /// How long an order may be due. By then the sweeper, which usually runs each minute, has run several times.
 const SWEEPS: Duration = Duration::from_mins(10);
@@ -76,7 +76,7 @@ fn local_clock() -> i64 {
 /// The sweeper is judged by what it leaves: its timer may run on another instance.
 async fn sweeper(store: &StatusStore) -> Option<Finding> {
     let most = i64::try_from(SWEEPS.as_millis()).unwrap_or(i64::MAX);
-    let id = store.overdue(1, 0, None).await.ok()?.pop()?;
+    let id = store.overdue(1, 0, Due::Open).await.ok()?.pop()?;
     let due_at = store.read(id).await.ok()??.record.due_at?;
     let late = store.now().as_milliseconds().saturating_sub(due_at.as_milliseconds());
     (late > most).then(|| {

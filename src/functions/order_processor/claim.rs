@@ -96,7 +96,7 @@ impl ClaimAttempt<'_, '_> {
     /// A budget is spent, or the owner asked to cancel the order: writes its end.
     async fn give_up(&self, record: Record) -> Result<(), Next> {
         self.delivery.replace(&record, &self.found.etag).await?;
-        told::transition(&record, functions::ended_text(&record));
+        functions::ended(self.delivery.app, &record);
         Ok(())
     }
 
@@ -109,7 +109,8 @@ impl ClaimAttempt<'_, '_> {
         self.delivery.replace(&ended, &self.found.etag).await?;
         let only_queued = self.observe(&claimed);
         app.completion_times.observe_end(&ended, only_queued);
-        told::transition(&ended, functions::ended_text(&ended));
+        failpoint!("after-end");
+        functions::ended(app, &ended);
         Ok(())
     }
 

@@ -118,7 +118,7 @@ impl<'a> ClaimedOrder<'a> {
         }
         failpoint!("after-finish");
         self.delivery.app.completion_times.observe_end(record, self.delivery.only_queued);
-        told::transition(record, functions::ended_text(record));
+        functions::ended(self.delivery.app, record);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! The top level holds what Cosmos DB uses: `id` (also the partition key), `ttl` and `dueAt`. The order is in `record`. Cosmos DB
 //! keeps numbers as floats and charges by size, so order and result are stored as text, exactly as they came; moments are
 //! milliseconds; and values that follow from others are left out. Without order and result an item stays below 2 KB. A usual order
-//! stays below 1 KB with both; charges are counted in units of 1 KB.
+//! stays below 1 KB with both, and a URL that an order names for its callback adds its own length; charges are counted in units of 1 KB.
 
 use std::sync::Arc;
 
@@ -12,13 +12,18 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::domain::order::Names;
-use crate::domain::record::{self, Event, Failure, Lease, Metadata, Record, Status, Transition};
+use crate::domain::record::{self, Callback, Event, Failure, Lease, Metadata, Record, Status, Transition};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::TrackingId;
 use crate::store::{Place, StoreError};
 
-/// The item version that this program writes. It reads every version up to this one.
-pub(super) const VERSION: u32 = 1;
+/// Newest item version. This program reads every version up to this one, and writes version 1 where an item has no callback that a
+/// program of that version would drop; see [`Record::version`].
+pub(super) const VERSION: u32 = 2;
+/// Version of an item whose record has this version.
+const fn version_of(record: u32) -> u32 {
+    if record < record::SCHEMA_VERSION { 1 } else { VERSION }
+}
 
 /// A record as Cosmos DB stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,6 +90,8 @@ struct Body {
     started_at: Option<Milliseconds>,
     updated_at: Milliseconds,
     history: Vec<Step>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    callback: Option<Callback>,
 }
 
 /// The order's metadata, except its owner, which is in [`Body`].
@@ -162,7 +169,7 @@ impl Item {
             ttl: record.ttl,
             write_id: Uuid::new_v4().as_u64_pair().0.cast_signed() >> 12,
             record: Body {
-                version: VERSION,
+                version: version_of(record.version()),
                 owner: record.owner.clone(),
                 life: record.life,
                 key_life: record.key_life,
@@ -197,6 +204,7 @@ impl Item {
                 started_at: record.started_at.map(Milliseconds),
                 updated_at: Milliseconds(record.updated_at),
                 history: record.history.iter().map(|transition| Step::of(transition, record.submitted_at)).collect(),
+                callback: record.callback.clone(),
             },
         }
     }
@@ -210,7 +218,7 @@ impl Item {
         let submitted_at = body.submitted_at.0;
         let history: Vec<Transition> = body.history.into_iter().map(|step| step.into_transition(submitted_at)).collect();
         let ended_at = || history.iter().rev().find(|transition| transition.event.is_end()).map_or(body.updated_at.0, |end| end.at);
-        Ok(Record {
+        let record = Record {
             schema_version: record::SCHEMA_VERSION,
             tracking_id: id,
             metadata: Metadata {
@@ -251,7 +259,9 @@ impl Item {
             completed_at: body.status.is_terminal().then(ended_at),
             history,
             ttl,
-        })
+            callback: body.callback,
+        };
+        Ok(Record { schema_version: record.version(), ..record })
     }
 }
 
@@ -396,6 +406,7 @@ mod tests {
             order_deadline: Duration::from_hours(24),
             retention: Duration::from_hours(168),
             overdue_after: Duration::from_mins(2),
+            tells_ends: false,
         }
     }
 
@@ -417,6 +428,7 @@ mod tests {
             names: Names::of(&raw(order)),
             fingerprint: "f".repeat(64),
             metadata,
+            callback_url: None,
         };
         lifecycle::accept(submission, Duration::ZERO, now, &budgets())
     }
@@ -455,7 +467,10 @@ mod tests {
         assert!(retried.retry_at.is_some(), "{retried:?}");
         let redriven = lifecycle::redrive(&failed, Uuid::max(), now, &budgets()).unwrap();
 
-        for record in [accepted, working, interrupted, completed, failed, retried, redriven] {
+        let told = lifecycle::finish(&interrupted, token, Verdict::Cancelled, now, &Budgets { tells_ends: true, ..budgets() }).unwrap();
+        assert_eq!((Item::of(&completed).record.version, Item::of(&told).record.version), (1, 2));
+
+        for record in [accepted, working, interrupted, completed, failed, retried, redriven, told] {
             comes_back(&record);
         }
     }
@@ -509,6 +524,6 @@ mod tests {
         let text = serde_json::to_string(&item).unwrap().replace("accepted", "suspended");
         let read = |text: &str| serde_json::from_str::<Item>(text).map_err(|_| unreadable(serde_json::from_str(text).ok()));
         assert!(matches!(read(&text), Err(StoreError::Newer(_))));
-        assert!(matches!(read(&text.replace("\"version\":2", "\"version\":1")), Err(StoreError::Unreadable(_))));
+        assert!(matches!(read(&text.replace("\"version\":3", "\"version\":1")), Err(StoreError::Unreadable(_))));
     }
 }
