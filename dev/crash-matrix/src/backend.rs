@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use serving::server::{self, Limits};
 
 use waybill::store::sqlite;
@@ -26,6 +26,16 @@ pub(super) struct Call {
     pub(super) at: i64,
 }
 
+/// One callback.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) tracking_id: String,
+    /// `webhook-id`.
+    pub(super) id: String,
+    /// Arrival, in milliseconds since the Unix epoch.
+    pub(super) at: i64,
+}
+
 /// Calls and effects that the backend remembers.
 #[derive(Debug, Default)]
 pub(super) struct Backend {
@@ -33,6 +43,7 @@ pub(super) struct Backend {
     calls: Mutex<Vec<Call>>,
     /// Effect of each key, applied once.
     effects: Mutex<HashMap<String, usize>>,
+    told: Mutex<Vec<Told>>,
 }
 
 impl Backend {
@@ -48,6 +59,26 @@ impl Backend {
         self.effects.lock().clone()
     }
 
+    pub(super) fn told(&self) -> Vec<Told> {
+        self.told.lock().clone()
+    }
+
+    /// Whether the end of this order was told.
+    pub(super) fn has_told(&self, tracking_id: &str) -> bool {
+        self.told.lock().iter().any(|told| told.tracking_id == tracking_id)
+    }
+
+    /// Takes a callback.
+    async fn hear(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let at = sqlite::now().as_milliseconds();
+        let id = request.headers().get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let Ok(body) = request.into_body().collect().await else { return answer(StatusCode::BAD_REQUEST, "{}".into()) };
+        let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+        let tracking_id = body["data"]["trackingId"].as_str().unwrap_or_default().to_owned();
+        self.told.lock().push(Told { tracking_id, id, at });
+        answer(StatusCode::OK, "{}".into())
+    }
+
     /// Serves until the future is dropped.
     pub(super) async fn serve(self: Arc<Self>, listener: tokio::net::TcpListener) -> Infallible {
         let limits = Limits { header_timeout: Duration::from_mins(10), max_connections: 1024, drain_timeout: Duration::ZERO };
@@ -57,6 +88,9 @@ impl Backend {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.uri().path() == "/told" {
+            return self.hear(request).await;
+        }
         let key = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default().to_owned();
         let earlier = {
             let mut calls = self.calls.lock();
@@ -94,10 +128,10 @@ impl Backend {
     }
 }
 
-/// A listener for the backend, and its URL.
+/// A listener for the backend, and the URL before its paths.
 pub(super) fn listen() -> std::io::Result<(tokio::net::TcpListener, String)> {
     let listener = server::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let url = format!("http://{}/work", listener.local_addr()?);
+    let url = format!("http://{}", listener.local_addr()?);
     Ok((listener, url))
 }
 

@@ -38,6 +38,11 @@ const LONGEST: Duration = Duration::from_mins(4);
 /// Key of tracking ids. Not a secret: its records end with the cell.
 const TRACKING_KEY: &str = "of-a-crash-matrix-0123456789abcdef0123";
 
+/// Secret of callbacks. Not a secret: its receiver ends with the cell.
+const CALLBACK_SECRET: &str = "whsec_b2YtYS1jcmFzaC1tYXRyaXgtMDEyMzQ1Njc4OTAx";
+/// Longest wait for callbacks after the last end. A try that a kill cuts off is followed by the next one after half a minute.
+const TELLING: Duration = Duration::from_secs(45);
+
 /// Settings of handler and host, with short times, so that a recovery is short too. `docs/crash-matrix.md` lists them and the bound.
 const SETTINGS: [(&str, &str); 14] = [
     (
@@ -124,7 +129,11 @@ impl Cell {
         let mut environment: BTreeMap<String, String> = emulator.iter().flat_map(|emulator| emulator.settings.clone()).collect();
         environment.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
         environment.extend(std::env::var("PATH").map(|path| ("PATH".to_owned(), path)));
-        environment.insert("FULFILLMENT_URL".into(), url);
+        environment.insert("FULFILLMENT_URL".into(), format!("{url}/work"));
+        if self.step.tells {
+            environment.insert("CALLBACK_URL".into(), format!("{url}/told"));
+            environment.insert("CALLBACK_SECRET".into(), CALLBACK_SECRET.into());
+        }
         environment.insert(failpoints::DIRECTORY.into(), tokens.display().to_string());
         environment.extend(surroundings.settings.clone());
         let lease = environment.get("LEASE").and_then(|lease| config::duration(lease)).unwrap_or_default();
@@ -175,9 +184,18 @@ impl Cell {
 
         let mut problems = Vec::new();
         // Twice the bound tells a slow order from one that never ends.
-        look_until_ended(clients, clients.submitted(), Instant::now() + 2 * bound).await;
+        let seen = look_until_ended(clients, clients.submitted(), Instant::now() + 2 * bound).await;
         if let Some(left) = drain(clients, Instant::now() + bound).await {
             problems.push(format!("messages are left although every order has ended: {left}"));
+        }
+        if self.step.tells {
+            let until = Instant::now() + TELLING;
+            let ended: Vec<String> =
+                seen.iter().filter(|(_, seen)| matches!(seen, Seen::Ended(_))).map(|(order, _)| order.tracking_id.to_string()).collect();
+            let is_told = || ended.iter().all(|id| backend.has_told(id));
+            while !is_told() && Instant::now() < until {
+                tokio::time::sleep(CALM_PERIOD).await;
+            }
         }
         // A second look after the last message: no ended order may have changed.
         let orders = look_until_ended(clients, clients.submitted(), Instant::now() + bound).await;
@@ -188,6 +206,7 @@ impl Cell {
             orders,
             calls: backend.calls(),
             effects: backend.effects(),
+            told: self.step.tells.then(|| backend.told()),
             kills,
             feeding_kills,
             host_starts: platform.starts.load(Ordering::Relaxed),

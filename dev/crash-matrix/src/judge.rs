@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::backend::Call;
+use crate::backend::{Call, Told};
 use crate::clients::{Seen, Submitted};
 use waybill::domain::record::MAX_HISTORY;
 use waybill::domain::timestamp::Timestamp;
@@ -22,6 +22,8 @@ pub(super) struct Evidence {
     pub(super) orders: Vec<(Submitted, Seen)>,
     pub(super) calls: Vec<Call>,
     pub(super) effects: HashMap<String, usize>,
+    /// Callbacks, where ends are told.
+    pub(super) told: Option<Vec<Told>>,
     /// Moments of the kills at the step.
     pub(super) kills: Vec<i64>,
     /// Moments of earlier kills, which bring about what the step needs.
@@ -183,6 +185,18 @@ fn ended(judgement: &mut Judgement, evidence: &Evidence, kills: &[i64], submitte
         judgement.doubled += 1;
         let moments: Vec<i64> = calls.iter().map(|call| call.at - from).collect();
         judgement.find(format!("doubled, {doubled}; calls at {moments:?} ms: {status}"));
+    }
+    if let Some(told) = &evidence.told {
+        let told: Vec<&Told> = told.iter().filter(|told| status["trackingId"] == told.tracking_id).collect();
+        let ids: HashSet<&str> = told.iter().map(|told| told.id.as_str()).collect();
+        // At least once, under one id, and never before the end.
+        if told.is_empty() {
+            judgement.lost += 1;
+            judgement.find(format!("lost, its end was never told: {status}"));
+        } else if ids.len() > 1 || told.iter().any(|told| told.at + milliseconds(evidence.skew) < until) {
+            judgement.doubled += 1;
+            judgement.find(format!("doubled, its end was told under {} ids, or before it came: {status}", ids.len()));
+        }
     }
     if status["status"] != "completed" {
         judgement.problems += 1;

@@ -17,13 +17,15 @@ pub(super) struct Step {
     pub(super) most_kills: usize,
     /// Of this many orders, one is given up at the first failure, so that only the sweeper can save it.
     pub(super) giving_up: usize,
+    /// Ends are told to a receiver, which is judged too.
+    pub(super) tells: bool,
 }
 
 /// Step that kills at random moments, without a failpoint.
 pub(super) const RANDOM: &str = "random";
 
 const fn step(name: &'static str) -> Step {
-    Step { name, fed_by: &[], max_delivery_count: 10, weight: 1, most_kills: usize::MAX, giving_up: 2 }
+    Step { name, fed_by: &[], max_delivery_count: 10, weight: 1, most_kills: usize::MAX, giving_up: 2, tells: false }
 }
 
 /// A step of the sweeper: its orders were recorded, their messages never sent, and their clients gave up. Each message that a killed
@@ -34,7 +36,7 @@ const fn sweep(name: &'static str) -> Step {
 }
 
 /// Steps in the sequence in which an order passes them.
-pub(super) const STEPS: [Step; 21] = [
+pub(super) const STEPS: [Step; 23] = [
     // In the handler: OrderIngress.
     step("before-record"),
     step("after-record"),
@@ -49,6 +51,9 @@ pub(super) const STEPS: [Step; 21] = [
     step("mid-work"),
     step("before-finish"),
     step("after-finish"),
+    // After the end, before its callback; and after the callback, before its answer is recorded.
+    Step { tells: true, ..step("before-callback") },
+    Step { tells: true, ..step("after-callback") },
     step("before-retry-record"),
     step("after-retry-record"),
     step("after-schedule"),
