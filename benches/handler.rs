@@ -466,6 +466,7 @@ fn envelope(function: &str, method: &str, url: &str, params: &Params, body: Opti
         method,
         query: None,
         headers: &headers,
+        names: &[],
         params,
         body: body.map(str::as_bytes),
         identity,

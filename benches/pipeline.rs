@@ -621,6 +621,7 @@ fn envelope(
         method: if body.is_some() { "POST" } else { "GET" },
         query: None,
         headers: &headers,
+        names: &[],
         params,
         body: body.map(str::as_bytes),
         identity: Identity::LocalAdmin,

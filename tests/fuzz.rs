@@ -688,6 +688,7 @@ fn what_the_host_writes_is_read_as_it_was_sent() {
                 method: "POST",
                 query: Some(sent.parameter.as_deref().unwrap_or_default()),
                 headers: &headers,
+                names: &[],
                 params: &params,
                 body: Some(body),
                 identity: Identity::Anonymous,

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use group_commit::database::Error;
 use group_commit::directory;
+use hyper::server::conn::http1;
 use serving::log::PEOPLE;
 use serving::output;
 use serving::process;
 use serving::server::{self, Drained, Limits};
 use serving::stop::StopSignals;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -30,6 +31,7 @@ use crate::handler::supervisor::{self, Plan, Supervisor};
 use crate::service_bus::broker::{Broker, Rules};
 use crate::service_bus::rest::Rest;
 use crate::trigger::http::Front;
+use crate::trigger::http::head::Heads;
 use crate::trigger::queue::Listener;
 use crate::trigger::timer;
 
@@ -207,6 +209,7 @@ impl Host {
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
         let Self { data, dispatcher, functions, front, rest, drain_timeout, mut ended, stay } = self;
+        let is_forwarding = functions.iter().any(|function| function.forwards);
         let (stop_sender, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for function in functions {
@@ -236,10 +239,18 @@ impl Host {
         let rest = move |request| Arc::clone(&rest).answer(request);
         // Running invocations may still send messages, so the REST protocol is served until none runs.
         let serving_rest = server::serve(rest_listener, rest, limits.clone(), std::future::pending());
-        let service = {
+        let open = {
             let front = Arc::clone(&front);
-            move |request| Arc::clone(&front).answer(request)
+            move |stream: TcpStream| {
+                let (reading, writing) = stream.into_split();
+                let (heads, passed) = Heads::of(reading);
+                let front = Arc::clone(&front);
+                (tokio::io::join(heads, writing), move |request| Arc::clone(&front).answer(request, passed.next()))
+            }
         };
+        // A header name of an answer has the spelling of the handler's answer if that was forwarded, and otherwise the usual one.
+        let mut http = http1::Builder::new();
+        http.preserve_header_case(is_forwarding).title_case_headers(true);
         let (asked_sender, stopped_at) = watch::channel(None);
         let stop = async {
             stop.await;
@@ -248,7 +259,7 @@ impl Host {
         };
         let serving = async {
             let drained = tokio::select! {
-                drained = server::serve(listener, service, limits, stop) => drained,
+                drained = server::serve_streams(listener, http, open, limits, stop) => drained,
                 problem = broken_down(&mut tasks) => return Err(vec![problem]),
             };
             // Wait for queue and timer invocations too: each holds a sender, and so do the dispatcher's owners.

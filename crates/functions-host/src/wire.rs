@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod forwarding;
 pub mod invocation;
 mod newtonsoft;
+pub(crate) mod spelling;
 
 /// Appends a byte as a percent escape.
 pub(crate) fn push_escape(out: &mut String, byte: u8) {

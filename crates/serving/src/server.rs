@@ -18,7 +18,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, error, warn};
 
@@ -69,11 +70,28 @@ where
     A: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<&'static str> + Send + 'static,
 {
+    serve_streams(listener, http1::Builder::new(), |stream| (stream, service.clone()), limits, stop).await
+}
+
+/// As [`serve`], with further options of HTTP, and with a stream and a service of its own for each connection.
+pub async fn serve_streams<O, S, F, A, B>(
+    listener: TcpListener,
+    mut http: http1::Builder,
+    open: O,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> Drained
+where
+    O: Fn(TcpStream) -> (S, F),
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> A + Send + 'static,
+    A: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + From<&'static str> + Send + 'static,
+{
     let connections = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.max_connections));
     let is_full = Arc::new(AtomicBool::new(false));
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     let mut stop = std::pin::pin!(stop);
     let running = Running::default();
     loop {
@@ -93,7 +111,7 @@ where
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot set TCP_NODELAY");
         }
-        let service = service.clone();
+        let (stream, service) = open(stream);
         let running = running.clone();
         let is_full = Arc::clone(&is_full);
         let answer = service_fn(move |request| {
@@ -114,7 +132,7 @@ where
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
-        let connection = connections.watch(builder.serve_connection(TokioIo::new(stream), answer));
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), answer));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "a connection ended early");
@@ -140,7 +158,7 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
     is_full: &AtomicBool,
-) -> io::Result<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let (stream, _) = listener.accept().await?;
     if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
         is_full.store(false, Ordering::Relaxed);

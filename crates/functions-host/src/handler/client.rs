@@ -44,7 +44,7 @@ pub(crate) struct Handler {
 /// The HTTP client that calls the handler.
 pub(super) type HandlerClient = Client<HttpConnector, FramedBody>;
 
-/// An HTTP client that keeps connections, and writes header names as the host does.
+/// An HTTP client that keeps connections, and writes header names as the host does: those of a forwarded request as the client did.
 pub(super) fn http_client() -> HandlerClient {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
@@ -52,6 +52,7 @@ pub(super) fn http_client() -> HandlerClient {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_mins(1))
         .http1_title_case_headers(true)
+        .http1_preserve_header_case(true)
         .build(connector)
 }
 
@@ -62,6 +63,8 @@ pub(crate) struct RawAnswer {
     pub(crate) status: StatusCode,
     /// Headers of the answer.
     pub(crate) headers: hyper::HeaderMap,
+    /// Extensions of the answer, among them the spelling of its header names for hyper.
+    pub(crate) extensions: hyper::http::Extensions,
     /// Body of the answer.
     pub(crate) body: Bytes,
 }
@@ -120,7 +123,7 @@ impl Handler {
         let response = self.client.request(request).await.map_err(|error| broken(&error))?;
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| broken(error.as_ref()))?.to_bytes();
-        Ok(RawAnswer { status: parts.status, headers: parts.headers, body })
+        Ok(RawAnswer { status: parts.status, headers: parts.headers, extensions: parts.extensions, body })
     }
 
     async fn ready(&self) -> Result<u64, CallError> {

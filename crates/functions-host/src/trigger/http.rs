@@ -1,5 +1,6 @@
 //! HTTP answers of the host: functions below `/api`, a part of `/admin`, and a welcome page.
 
+pub(crate) mod head;
 pub mod route;
 mod target;
 
@@ -21,6 +22,7 @@ use crate::app::App;
 use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
 use crate::handler::client::HOST_VERSION;
+use crate::trigger::http::head::Head;
 use crate::trigger::http::route::{Params, Route};
 use crate::trigger::http::target::Path;
 use crate::trigger::queue;
@@ -124,8 +126,11 @@ impl Front {
         }
     }
 
-    /// Answers one request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> HttpResponse {
+    /// Answers one request; its head, as far as it is known, tells how the client spelt the names of headers.
+    pub(crate) async fn answer(self: Arc<Self>, mut request: Request<Incoming>, head: Option<Head>) -> HttpResponse {
+        if let Some(head) = head {
+            request.extensions_mut().insert(head);
+        }
         let origin = request.headers().get(header::ORIGIN).cloned();
         let mut answer = match origin.as_ref().and_then(|origin| self.preflight(&request, origin)) {
             Some(answer) => answer,
@@ -220,6 +225,8 @@ impl Front {
             let mut request = Request::new(body);
             *request.method_mut() = parts.method;
             *request.headers_mut() = headers;
+            // Among them is the spelling of the names, which only hyper can read.
+            *request.extensions_mut() = parts.extensions;
             // A separate task: a client that leaves does not cancel the invocation, whose body keeps its place.
             let task = tokio::spawn(async move {
                 let _place = place;
@@ -240,6 +247,7 @@ impl Front {
                     method: parts.method.as_str(),
                     query: parts.uri.query(),
                     headers: &parts.headers,
+                    names: &parts.extensions.get::<Head>().map(Head::names).unwrap_or_default(),
                     params: &params,
                     body: (!body.is_empty()).then_some(&body[..]),
                     identity: Identity::LocalAdmin,
@@ -460,6 +468,7 @@ async fn forward(
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
     *response.headers_mut() = forwarding::answer(&answer.headers);
+    *response.extensions_mut() = answer.extensions;
     response
 }
 

@@ -19,6 +19,7 @@ use crate::trigger::http::route::Params;
 use crate::wire::newtonsoft::{
     into_text, looks_like_json, push, write_compact, write_date_time, write_string, write_string_in_string, write_to_the_second,
 };
+use crate::wire::spelling::{self, KNOWN, LISTED_FIRST};
 
 /// The host's own binding data, the `sys` of every invocation (`SystemBindingData`).
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub struct Request<'a> {
     pub query: Option<&'a str>,
     /// Every header of the client.
     pub headers: &'a HeaderMap,
+    /// The names of the headers as the client spelt them, as far as that is known.
+    pub names: &'a [&'a str],
     /// Values of the route's parameters.
     pub params: &'a Params,
     /// `None` when the client sent no `Content-Length`: the host loses a chunked body (host issue #4926).
@@ -120,7 +123,7 @@ pub struct ScheduleStatus {
 
 /// The envelope of an httpTrigger (host §3.3a).
 pub fn http(request: &Request, sys: &Sys) -> Vec<u8> {
-    let headers = headers(request.headers);
+    let headers = headers(request.headers, request.names);
     let query = query(request.query);
     let body = request.body.filter(|body| !body.is_empty());
     let text = body.map(host_json::decode);
@@ -575,62 +578,8 @@ fn unescape(text: &str) -> Cow<'_, str> {
     Cow::Owned(decoded)
 }
 
-/// Request headers Kestrel knows, in the order it lists them: four first, the others by name, the length last.
-///
-/// Over HTTP/1.1 a client's own spelling of any other name is kept; our server hands it over in lower case, so it is guessed.
-const KNOWN_HEADERS: [&str; 47] = [
-    "Accept",
-    "Connection",
-    "Host",
-    "User-Agent",
-    "Accept-Charset",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Access-Control-Request-Headers",
-    "Access-Control-Request-Method",
-    "Authorization",
-    "baggage",
-    "Cache-Control",
-    "Content-Type",
-    "Cookie",
-    "Correlation-Context",
-    "Date",
-    "Expect",
-    "From",
-    "grpc-accept-encoding",
-    "grpc-encoding",
-    "grpc-timeout",
-    "If-Match",
-    "If-Modified-Since",
-    "If-None-Match",
-    "If-Range",
-    "If-Unmodified-Since",
-    "Keep-Alive",
-    "Max-Forwards",
-    "Origin",
-    "Pragma",
-    "Proxy-Authorization",
-    "Range",
-    "Referer",
-    "Request-Id",
-    "TE",
-    "traceparent",
-    "tracestate",
-    "Trailer",
-    "Transfer-Encoding",
-    "Translate",
-    "Upgrade",
-    "Upgrade-Insecure-Requests",
-    "Via",
-    "Warning",
-    "Content-Length",
-    // Not Kestrel's, only spelled unlike the rule.
-    "DNT",
-    "WWW-Authenticate",
-];
-
 struct Header<'a> {
-    name: Cow<'static, str>,
+    name: Cow<'a, str>,
     rank: usize,
     values: Vec<Cow<'a, str>>,
 }
@@ -641,14 +590,17 @@ impl<'a> Header<'a> {
     }
 }
 
-fn headers(headers: &HeaderMap) -> Vec<Header<'_>> {
+/// Over HTTP/1.1 a client's own spelling of an unknown name is kept; a name that is not in `names` gets the usual one.
+fn headers<'a>(headers: &'a HeaderMap, names: &[&'a str]) -> Vec<Header<'a>> {
     let mut listed: Vec<Header> = headers
         .keys()
         .map(|name| {
-            let known = KNOWN_HEADERS.iter().position(|known| known.eq_ignore_ascii_case(name.as_str()));
+            let known = spelling::known(name.as_str().as_bytes());
+            let sent = || names.iter().find(|sent| sent.eq_ignore_ascii_case(name.as_str())).copied();
+            let spelt = known.map(|place| KNOWN[place]).or_else(sent);
             Header {
-                name: known.map_or_else(|| title_case(name), |rank| Cow::Borrowed(KNOWN_HEADERS[rank])),
-                rank: known.filter(|rank| *rank < KNOWN_HEADERS.len() - 2).unwrap_or(KNOWN_HEADERS.len()),
+                name: spelt.map_or_else(|| title_case(name), Cow::Borrowed),
+                rank: known.unwrap_or(LISTED_FIRST).min(LISTED_FIRST),
                 values: headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect(),
             }
         })
@@ -658,9 +610,6 @@ fn headers(headers: &HeaderMap) -> Vec<Header<'_>> {
 }
 
 fn title_case(name: &HeaderName) -> Cow<'static, str> {
-    if name == http::header::ETAG {
-        return Cow::Borrowed("ETag");
-    }
     let mut start = true;
     let title = name.as_str().chars().map(|character| {
         let title = if start { character.to_ascii_uppercase() } else { character };
@@ -847,6 +796,7 @@ mod tests {
                     method: request["Method"].as_str().unwrap(),
                     query: url.split_once('?').map(|(_, query)| query),
                     headers: &headers,
+                    names: &[],
                     params: &params,
                     body,
                     identity,
@@ -943,7 +893,7 @@ mod tests {
             let mut map = HeaderMap::new();
             map.insert(HeaderName::from_static(sent), HeaderValue::from_static("v"));
 
-            assert_eq!(headers(&map)[0].name, spelled);
+            assert_eq!(headers(&map, &[])[0].name, spelled);
         }
     }
 
@@ -957,6 +907,7 @@ mod tests {
                 method: "POST",
                 query: Some("id=7&Code=k"),
                 headers: &headers,
+                names: &[],
                 params: &vec![("id".to_owned(), None)],
                 body: Some(br#"{"REQ":1,"myTrigger":2,"ID":3,"x":1e2}"#),
                 identity: Identity::Anonymous,
@@ -1001,6 +952,7 @@ mod tests {
                     method: "POST",
                     query: None,
                     headers: &headers,
+                    names: &[],
                     params: &Vec::new(),
                     body: Some(body),
                     identity: Identity::LocalAdmin,
