@@ -77,6 +77,10 @@ impl<R> Heads<R> {
                     let blank = self.raw.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
                     self.raw.advance(blank);
                 }
+                if !may_be_request(&self.raw) {
+                    self.next = Next::Unread;
+                    return self.prepare();
+                }
                 match end_of_head(&self.raw, seen) {
                     Some(end) => {
                         let mut head = self.raw.split_to(end);
@@ -138,6 +142,14 @@ impl<R: AsyncRead + Unpin> AsyncRead for Heads<R> {
             }
         }
     }
+}
+
+/// Whether these bytes may be a request of HTTP/1 and the beginning of one. Hyper refuses all else at once, if it gets it at once.
+fn may_be_request(raw: &[u8]) -> bool {
+    let (line, is_whole) = memchr(b'\n', raw).map_or((raw, false), |end| (&raw[..end], true));
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let is_text = line.iter().all(|byte| !byte.is_ascii_control());
+    is_text && (!is_whole || line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"))
 }
 
 /// End of the empty line after a head, if it is there; `seen` bytes were looked at already.
