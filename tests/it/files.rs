@@ -63,6 +63,62 @@ fn a_backup_that_replaces_the_database_while_it_is_in_use_loses_no_order() {
 }
 
 #[test]
+fn a_copy_that_takes_the_place_of_the_database_finds_the_log_as_it_was() {
+    // As programs do that synchronise files.
+    let replace = |data: &Path| {
+        std::fs::copy(data.join("records.db"), data.join("records.db.tmp")).unwrap();
+        rename(data, "records.db.tmp", "records.db");
+    };
+    refuses_and_loses_nothing("records.db", replace, |_| {});
+}
+
+#[test]
+fn a_backup_that_overwrites_the_database_is_not_mixed_with_a_log_that_was_deleted() {
+    let (data, elsewhere) = (Directory::new(), Directory::new());
+    let mut host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+    let backup = elsewhere.path().join("backup");
+    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
+    assert!(made, "{lines:?}");
+    let after = host.submit(&order("AFTER"));
+    host.ended(&after);
+
+    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    std::fs::remove_file(data.path().join("records.db-wal")).unwrap();
+    std::fs::remove_file(data.path().join("records.db-shm")).unwrap();
+    assert_eq!(host.post("/api/orders", &order("LOST")).status, 503);
+    host.program.signal("INT");
+    assert!(host.program.end().0.success());
+    let host = Host::start(data.path(), &[]);
+
+    assert_eq!(host.ended(&before)["status"], "completed");
+    assert_eq!(host.get(&format!("/api/orders/{after}/status")).status, 404);
+}
+
+#[test]
+fn no_command_deletes_the_log_of_a_database_that_was_emptied() {
+    let (data, elsewhere) = (Directory::new(), Directory::new());
+    let host = Host::start(data.path(), &[]);
+    let before = host.submit(&order("BEFORE"));
+    host.ended(&before);
+    kill(host, data.path());
+    let (database, log) = (data.path().join("records.db"), data.path().join("records.db-wal"));
+    let (whole, kept) = (std::fs::read(&database).unwrap(), std::fs::read(&log).unwrap());
+    std::fs::write(&database, "").unwrap();
+
+    let place = data.path().to_str().unwrap();
+    let backup = elsewhere.path().join("backup");
+    for command in [&["accept-loss", "--data", place][..], &["backup", backup.to_str().unwrap(), "--data", place]] {
+        let (done, lines) = waybill(command);
+        assert!(!done && lines.iter().any(|line| line.contains("put the database back")), "{command:?}: {lines:?}");
+        assert_eq!(std::fs::read(&log).unwrap(), kept, "{command:?}");
+    }
+    std::fs::write(&database, whole).unwrap();
+    assert_eq!(Host::start(data.path(), &[]).ended(&before)["status"], "completed");
+}
+
+#[test]
 fn a_queue_whose_log_is_deleted_while_it_is_in_use_takes_no_message_and_loses_none() {
     let data = Directory::new();
     let mut host = Host::start(data.path(), &[]);

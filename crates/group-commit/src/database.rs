@@ -236,14 +236,7 @@ impl Database {
         log_pages: i64,
     ) -> Result<(Self, T), Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
-        // SQLite deletes a log beside an empty database, and with the log the orders that are not yet in the database.
-        if is_empty(path) && !is_empty(&log_of(path)) {
-            let log = log_of(path);
-            return Err(failed(&format_args!(
-                "its write-ahead log {} is here and the database is not; put the database back, or move the log away",
-                log.display()
-            )));
-        }
+        refuse_log_alone(path)?;
         match create_private(path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
             Ok(()) | Err(_) => {}
@@ -656,7 +649,9 @@ impl Writer {
             return Some(Problem::new(path, DAMAGED));
         }
         if let Some(lost) = self.files.lost() {
-            return Some(Problem { log_is_whole: true, ..Problem::new(lost, LOST) });
+            // A start would read this log beside another file, or this file has other content by now: it stays as it is.
+            let is_ours = !self.files.is_replaced() && (self.mark.is_none() || self.files.mark().ok() == self.mark);
+            return Some(Problem { log_is_whole: is_ours, ..Problem::new(lost, LOST) });
         }
         self.keep_marked();
         let path = self.files.path();
@@ -792,6 +787,7 @@ impl Visitor {
     /// Opens a database, whatever its log is.
     fn connect(path: &Path) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Open(path.to_owned(), error.to_string());
+        refuse_log_alone(path)?;
         let database = open_for_writes(path).map_err(|error| failed(&error))?;
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(&error))?;
         Ok(Self { connection, database })
@@ -816,6 +812,17 @@ impl Visitor {
             ))),
         }
     }
+}
+
+/// Refuses a log whose database is empty or away. SQLite deletes such a log, and with it the orders that are not yet in the database.
+fn refuse_log_alone(path: &Path) -> Result<(), Error> {
+    if !is_empty(path) || is_empty(&log_of(path)) {
+        return Ok(());
+    }
+    let log = log_of(path);
+    let problem =
+        format!("its write-ahead log {} is here and the database is not; put the database back, or move the log away", log.display());
+    Err(Error::Open(path.to_owned(), problem))
 }
 
 /// Goes on without the log of a database that [`Database::open`] refuses. Returns since when writes may be missing; `None`: no log was

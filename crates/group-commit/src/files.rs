@@ -45,6 +45,11 @@ impl Files {
         self.known.iter().find(|(path, known)| is_lost(path, known)).map(|(path, _)| path.as_path())
     }
 
+    /// Whether the name of the database leads to another file. A start would find that one.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.known.first().is_some_and(|(path, known)| Identity::of(path).is_ok_and(|found| found != *known))
+    }
+
     /// Mark in the database file itself.
     pub(crate) fn mark(&self) -> io::Result<Mark> {
         mark_of(&self.database)
