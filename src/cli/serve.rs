@@ -68,11 +68,13 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
     let allowed_hosts: Arc<[String]> = app.config.allowed_hosts.clone().into();
     let service = move |request: Request<Incoming>| {
         let is_local = host_names::are_local(request.headers(), &allowed_hosts);
+        let is_from_page = WRITTEN_BY_BROWSERS.iter().any(|name| request.headers().contains_key(*name));
         // Cloning is cheap, since filters are shared. Boxed, since the future of all routes is large to move.
-        let answer = is_local.then(|| Box::pin(filters.clone().call(request)));
+        let answer = (is_local && !is_from_page).then(|| Box::pin(filters.clone().call(request)));
         async move {
             match answer {
                 Some(answer) => answer.await.unwrap_or_else(|never| match never {}),
+                None if is_local => foreign(),
                 None => misdirected(),
             }
         }
@@ -93,6 +95,17 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
             Ok(())
         }
     }
+}
+
+/// Headers that a browser adds to what a web page sends, and the host adds to nothing.
+const WRITTEN_BY_BROWSERS: [&str; 2] = ["origin", "sec-fetch-site"];
+
+/// The answer to a request of a web page: an envelope needs no preflight as `text/plain`, and what it says of the page is the page's word.
+fn foreign() -> warp::reply::Response {
+    warn!("a request was refused: a web page sent it, and this port is for the Functions host");
+    let mut response = warp::reply::Response::new("this port is for the Functions host\n".into());
+    *response.status_mut() = warp::http::StatusCode::FORBIDDEN;
+    response
 }
 
 /// The answer to a request whose `Host` is no name of this machine: a web page may have sent it (DNS rebinding).

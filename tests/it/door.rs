@@ -105,6 +105,20 @@ fn the_handlers_port_answers_to_names_of_this_machine_only() {
 }
 
 #[test]
+fn no_web_page_reaches_a_function_past_the_host() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[]);
+    let envelope = http_envelope("POST", ORDERS, &json!({}), Some(&order("PAGE").to_string()), &[]).to_string();
+
+    for (name, value) in [("Origin", "https://evil.example"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")] {
+        let headers = [("Content-Type", "text/plain"), (name, value)];
+        let answer = request("POST", &handler.url("/OrderIngress"), &headers, Some(envelope.as_bytes()));
+        assert_eq!(answer.status, 403, "{name}: {answer:?}");
+    }
+    assert_eq!(handler.list("").body["orders"], json!([]));
+}
+
+#[test]
 fn callers_that_nothing_tells_apart_have_no_list_where_they_are_many() {
     let data = Directory::new();
     let many = Handler::start(data.path(), &[("ANONYMOUS_LIST", "false")]);
