@@ -20,8 +20,10 @@ use crate::config;
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 
-/// Time for both documents of the issuer together.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Time for both documents of the issuer together. They are read in the background.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait of a request for a reading that may bring its key.
+const KEY_WAIT: Duration = Duration::from_secs(10);
 /// Largest document, in bytes; real ones are a few thousand.
 const MAX_DOCUMENT: usize = 256 * 1024;
 /// Time after which keys are read again: a key that the issuer has withdrawn is accepted for no longer than this.
@@ -213,8 +215,7 @@ impl Keys {
             // An issuer that failed may stay away; no request holds its connection to wait for it.
             && !now.failed
         {
-            // Twice the deadline: another reading may have to end first.
-            now = ended(&mut known, number, DEADLINE * 2).await.ok_or(KeysUnknown)?;
+            now = ended(&mut known, number, KEY_WAIT).await.ok_or(KeysUnknown)?;
         }
         match now.usable() {
             // Whether the key is new cannot be known while the issuer is away.
