@@ -75,7 +75,7 @@ fn a_copy_that_takes_the_place_of_the_database_finds_the_log_as_it_was() {
 #[test]
 fn a_backup_that_overwrites_the_database_is_not_mixed_with_a_log_that_was_deleted() {
     let (data, elsewhere) = (Directory::new(), Directory::new());
-    let mut host = Host::start(data.path(), &[]);
+    let host = Host::start(data.path(), &[]);
     let before = host.submit(&order("BEFORE"));
     host.ended(&before);
     let backup = elsewhere.path().join("backup");

@@ -814,7 +814,7 @@ impl Visitor {
     }
 }
 
-/// Refuses a log whose database is empty or away. SQLite deletes such a log, and with it the orders that are not yet in the database.
+/// Refuses a log whose database is empty or away. `SQLite` deletes such a log, and with it the orders that are not yet in the database.
 fn refuse_log_alone(path: &Path) -> Result<(), Error> {
     if !is_empty(path) || is_empty(&log_of(path)) {
         return Ok(());
