@@ -270,7 +270,6 @@ const LEFT_OVER: u8 = 3;
 const STOPPED: u8 = 130;
 
 /// The environment, above the settings of the app in this folder.
-#[cfg_attr(not(feature = "local"), expect(clippy::unnecessary_wraps, reason = "the files of an app are read with the stand-in only"))]
 fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
     let mut all = environment.clone();
     #[cfg(feature = "local")]
