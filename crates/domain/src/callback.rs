@@ -1,4 +1,4 @@
-//! Decisions about the callback that tells of an order's end: record and event in, decision out, as in [`lifecycle`](crate::lifecycle).
+//! Decisions about the callback that tells of an order's end: record and event in, decision out, as in [`lifecycle`].
 //!
 //! The end itself writes the pending notice (`lifecycle`). From then on every try is two writes: [`begin`] before it sends, [`finish`] after
 //! its answer. A process that dies in between leaves a notice that is due again later.
