@@ -152,8 +152,10 @@ pub fn send_again(found: &Record, tells_ends: bool, now: Timestamp) -> Result<Re
     let mut record = found.clone();
     let attempts = found.notice().map_or(0, |notice| notice.attempts);
     set(&mut record, Notice { state: NoticeState::Pending, attempts, attempts_before: attempts, since: now, code: None });
-    // A try may be running: it began no later than the last change.
-    record.due_at = Some(if attempts > 0 { now.max(found.updated_at.after(HELD)) } else { now });
+    // A try may be running: it began no later than the last change. One that is pending is not put off by being asked for again.
+    let after_a_try = found.updated_at.after(HELD);
+    let free = pending(found).and(found.due_at).map_or(after_a_try, |due_at| due_at.min(after_a_try));
+    record.due_at = Some(if attempts > 0 { now.max(free) } else { now });
     touch(&mut record, now);
     note(&mut record, Event::Renotified, None, now);
     Ok(record)
@@ -381,6 +383,22 @@ mod tests {
         assert!(matches!(begin(&redriven, START.after(LONGEST)), Next::Nothing), "it has not ended");
         assert_eq!(send_again(&redriven, true, START).unwrap_err(), CannotSend::NotEnded);
         assert_eq!(send_again(&Record { callback: None, ..record }, false, START).unwrap_err(), CannotSend::NoTarget);
+    }
+
+    #[test]
+    fn asking_again_and_again_puts_no_callback_off() {
+        let (given_up, _) = all_fail(ended(Duration::from_hours(168)), START, None);
+        let asked = given_up.updated_at.after(Duration::from_secs(1));
+        let mut record = send_again(&given_up, true, asked).unwrap();
+        let due_at = record.due_at;
+        for second in 1..15 {
+            record = send_again(&record, true, asked.after(Duration::from_secs(second))).unwrap();
+        }
+
+        assert_eq!(record.due_at, due_at);
+        let Next::Try(tried) = begin(&record, due_at.unwrap()) else { panic!("{record:?}") };
+        let again = send_again(&tried, true, tried.updated_at.after(Duration::from_secs(1))).unwrap();
+        assert!(matches!(begin(&again, tried.updated_at.after(TRY)), Next::Nothing), "the try may be running");
     }
 
     #[test]
