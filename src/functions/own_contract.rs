@@ -1,28 +1,12 @@
 //! The part of the contract that is the deployment's own: what an order is.
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use order_schema::NOT_IN_FRAGMENTS;
+use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
 use crate::domain::form::{OrderForm, OwnForm};
 use crate::domain::order::MAX_ID;
-
-/// What a fragment of a URI cannot contain (RFC 3986 section 3.5).
-const NOT_IN_FRAGMENTS: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'%')
-    .add(b'<')
-    .add(b'>')
-    .add(b'[')
-    .add(b'\\')
-    .add(b']')
-    .add(b'^')
-    .add(b'`')
-    .add(b'{')
-    .add(b'|')
-    .add(b'}');
 
 /// Contents of requests and answers whose examples are of the built-in order, or of its work.
 const BUILT_IN_EXAMPLES: [&str; 5] = [

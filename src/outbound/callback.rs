@@ -131,7 +131,7 @@ impl Error for Refused {}
 
 type Found = Pin<Box<dyn Future<Output = std::io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// A resolver that answers with judged addresses only. It refuses a name with a single address that does not fit: whoever controls the
+/// A resolver that answers with judged addresses only. It refuses a name with a single address that does not fit: the owner of a
 /// name chooses among its addresses.
 struct Vetted {
     lookup: Arc<dyn Fn(String) -> Found + Send + Sync>,

@@ -764,6 +764,26 @@ fn an_issuer_that_does_not_answer_delays_a_request_briefly() {
 }
 
 #[test]
+fn a_slow_issuer_is_read_in_the_background() {
+    let issuer = Issuer::start();
+    issuer.feels(Mood::Silent);
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &settings(&issuer.url));
+    issuer.wait_until_asked(DISCOVERY, 1);
+    let started = Instant::now();
+
+    // Each waits for a while, and together longer than a request may.
+    while started.elapsed() < Duration::from_secs(6) {
+        assert_eq!(submit(&handler, "SLOW-2", &issuer.token("alice", BOTH)).status, 503);
+    }
+    issuer.feels(Mood::Answers);
+    handler.program.line(KEYS_READ);
+
+    assert_eq!(issuer.asked(DISCOVERY), 1, "the first question is answered");
+    submitted(&handler, "SLOW-2", &issuer.token("alice", BOTH));
+}
+
+#[test]
 fn no_line_holds_a_token() {
     let issuer = Issuer::start();
     let data = Directory::new();

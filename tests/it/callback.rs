@@ -30,9 +30,9 @@ fn sweep(handler: &Handler) {
     assert_eq!(swept.status, 200, "{swept:?}");
 }
 
-/// Sweeps until the receiver has heard so many requests.
+/// Sweeps until the receiver has heard this number of requests.
 fn sweep_until_heard(handler: &Handler, receiver: &Fake, requests: usize) -> Vec<Heard> {
-    eventually("it is told", || {
+    eventually("the receiver is told", || {
         sweep(handler);
         Some(receiver.heard()).filter(|heard| heard.len() >= requests)
     })
@@ -62,7 +62,7 @@ fn until(data: &Path, id: &str, state: &str, attempts: u64) -> Value {
     until_notice(data, id, |notice| notice["state"] == state && notice["attempts"] == attempts)
 }
 
-/// Waits until so many tries of the callback of this order have failed, the last one with this code.
+/// Waits until this number of tries of the order's callback have failed, the last one with this code.
 fn until_failed(data: &Path, id: &str, attempts: u64, code: &str) {
     until_notice(data, id, |notice| notice["state"] == "pending" && notice["attempts"] == attempts && notice["code"] == code);
 }
@@ -164,7 +164,7 @@ fn a_callback_is_tried_again_under_its_id_and_a_redirect_is_not_followed() {
     assert!(elsewhere.heard().is_empty());
     assert_eq!((told.get("dueAt"), &told["schemaVersion"]), (None, &json!(3)));
     sweep(&handler);
-    assert_eq!(receiver.heard().len(), 3, "it is told once more by nobody");
+    assert_eq!(receiver.heard().len(), 3, "the callback is not sent once more");
     assert!(!handler.program.lines().join("\n").contains("secret words"));
 }
 
@@ -208,7 +208,7 @@ fn an_order_without_a_callback_has_nothing_of_it_and_an_operator_is_told_so() {
 
 /// A process that ends an order, and is gone before it could tell: here one that never tells, and does not know of the setting.
 #[test]
-fn an_end_that_nobody_told_is_found_by_the_sweeper() {
+fn an_end_that_no_process_told_is_found_by_the_sweeper() {
     let data = Directory::new();
     let receiver = Fake::replying([ok()]);
     let handler = telling(data.path(), &receiver, &[]);

@@ -38,6 +38,26 @@ fn refuses_and_loses_nothing(file: &str, lose: impl Fn(&Path), mend: impl Fn(&Pa
     assert_eq!(host.ended(&after)["status"], "completed");
 }
 
+/// A running host, an order that has ended on it, and a backup that was made after that.
+struct BackedUp {
+    host: Host,
+    before: String,
+    backup: Directory,
+}
+
+impl BackedUp {
+    fn in_use(data: &Path) -> Self {
+        let host = Host::start(data, &[]);
+        let before = host.submit(&order("BEFORE"));
+        host.ended(&before);
+        let backup = Directory::new();
+        std::fs::remove_dir(backup.path()).unwrap();
+        let (made, lines) = waybill(&["backup", backup.path().to_str().unwrap(), "--data", data.to_str().unwrap()]);
+        assert!(made, "{lines:?}");
+        Self { host, before, backup }
+    }
+}
+
 fn rename(data: &Path, from: &str, to: &str) {
     std::fs::rename(data.join(from), data.join(to)).unwrap();
 }
@@ -74,17 +94,12 @@ fn a_copy_that_takes_the_place_of_the_database_finds_the_log_as_it_was() {
 
 #[test]
 fn a_backup_that_overwrites_the_database_is_not_mixed_with_a_log_that_was_deleted() {
-    let (data, elsewhere) = (Directory::new(), Directory::new());
-    let host = Host::start(data.path(), &[]);
-    let before = host.submit(&order("BEFORE"));
-    host.ended(&before);
-    let backup = elsewhere.path().join("backup");
-    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
-    assert!(made, "{lines:?}");
+    let data = Directory::new();
+    let BackedUp { host, before, backup } = BackedUp::in_use(data.path());
     let after = host.submit(&order("AFTER"));
     host.ended(&after);
 
-    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    std::fs::copy(backup.path().join("records.db"), data.path().join("records.db")).unwrap();
     std::fs::remove_file(data.path().join("records.db-wal")).unwrap();
     std::fs::remove_file(data.path().join("records.db-shm")).unwrap();
     assert_eq!(host.post("/api/orders", &order("LOST")).status, 503);
@@ -279,15 +294,10 @@ fn a_log_that_is_emptied_while_it_is_in_use_ends_the_promises() {
 
 #[test]
 fn a_backup_that_overwrites_the_database_while_it_is_in_use_ends_the_promises() {
-    let (data, elsewhere) = (Directory::new(), Directory::new());
-    let mut host = Host::start(data.path(), &[]);
-    let before = host.submit(&order("BEFORE"));
-    host.ended(&before);
-    let backup = elsewhere.path().join("backup");
-    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
-    assert!(made, "{lines:?}");
+    let data = Directory::new();
+    let BackedUp { mut host, backup, .. } = BackedUp::in_use(data.path());
 
-    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    std::fs::copy(backup.path().join("records.db"), data.path().join("records.db")).unwrap();
     let refused = host.post("/api/orders", &order("LOST"));
     let told = host.program.line("was overwritten by another copy while it is in use");
 
@@ -297,18 +307,13 @@ fn a_backup_that_overwrites_the_database_while_it_is_in_use_ends_the_promises() 
 
 #[test]
 fn a_backup_beside_the_log_of_another_run_is_not_mixed_with_it() {
-    let (data, elsewhere) = (Directory::new(), Directory::new());
-    let host = Host::start(data.path(), &[]);
-    let before = host.submit(&order("BEFORE"));
-    host.ended(&before);
-    let backup = elsewhere.path().join("backup");
-    let (made, lines) = waybill(&["backup", backup.to_str().unwrap(), "--data", data.path().to_str().unwrap()]);
-    assert!(made, "{lines:?}");
+    let data = Directory::new();
+    let BackedUp { host, before, backup } = BackedUp::in_use(data.path());
     let after = host.submit(&order("AFTER"));
     host.ended(&after);
     kill(host, data.path());
 
-    std::fs::copy(backup.join("records.db"), data.path().join("records.db")).unwrap();
+    std::fs::copy(backup.path().join("records.db"), data.path().join("records.db")).unwrap();
     let mut refused = Host::begin(crate::support::repository(), data.path(), &[], &[]);
     let told = refused.line("belongs to another copy of the database");
     drop(refused);

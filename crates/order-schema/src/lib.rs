@@ -22,15 +22,14 @@ const MAX_FILE: u64 = 1024 * 1024;
 const MAX_WORK: u64 = 200_000;
 /// Scheme of the URIs under which the files are known to each other.
 const SCHEME: &str = "beside";
-/// What the path of a URI cannot contain (RFC 3986 section 3.3).
-const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+/// What a fragment of a URI cannot contain (RFC 3986 section 3.5).
+pub const NOT_IN_FRAGMENTS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
     .add(b'#')
     .add(b'%')
     .add(b'<')
     .add(b'>')
-    .add(b'?')
     .add(b'[')
     .add(b'\\')
     .add(b']')
@@ -39,6 +38,8 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
+/// What the path of a URI cannot contain (RFC 3986 section 3.3).
+const NOT_IN_PATHS: &AsciiSet = &NOT_IN_FRAGMENTS.add(b'?');
 
 /// A schema that is ready to check orders.
 #[derive(Debug)]

@@ -499,15 +499,20 @@ fn only_names_of_this_machine_and_allowed_names_reach_a_host() {
     }
 }
 
-#[test]
-fn a_web_page_runs_no_function_by_hand() {
+/// A host with a timer, `Tick`, that does not run by itself.
+fn with_a_timer() -> Host {
     let app = App::with_handler();
     functions(&app, |name| name == "MAbsent");
     app.write(
         "Tick/function.json",
         r#"{"bindings": [{"type": "timerTrigger", "direction": "in", "name": "t", "schedule": "0 0 0 1 1 *"}]}"#,
     );
-    let host = Host::start(app);
+    Host::start(app)
+}
+
+#[test]
+fn a_web_page_runs_no_function_by_hand() {
+    let host = with_a_timer();
     for (lines, expected) in [
         ("", 202),
         ("Content-Type: text/plain\r\n", 202),
@@ -593,13 +598,7 @@ fn a_large_body_counts_until_its_invocation_ends() {
 
 #[test]
 fn a_function_run_by_hand_takes_a_small_input() {
-    let app = App::with_handler();
-    functions(&app, |name| name == "MAbsent");
-    app.write(
-        "Tick/function.json",
-        r#"{"bindings": [{"type": "timerTrigger", "direction": "in", "name": "t", "schedule": "0 0 0 1 1 *"}]}"#,
-    );
-    let host = Host::start(app);
+    let host = with_a_timer();
     for (size, expected) in [(256 * 1024, 202), (256 * 1024 + 1, 413)] {
         let input = format!("{{\"input\": \"{}\"}}", "x".repeat(size - r#"{"input": ""}"#.len()));
         for (framing, body) in [
