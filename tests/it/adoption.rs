@@ -11,9 +11,14 @@ const ADOPTS: (&str, &str) = ("ADOPT_GATEWAY_ORDERS", "anonymous");
 
 /// The message of the gateway around the text of a client.
 fn message(data: &str) -> String {
+    message_of("null", data)
+}
+
+/// The same with an owner, in JSON.
+fn message_of(owner: &str, data: &str) -> String {
     let now = jiff::Timestamp::now();
     format!(
-        r#"{{"trackingId":"{ID}","data":{data},"metadata":{{"apiName":"a","operationName":"o","subscriptionId":"s","owner":null,"receivedAt":"{now:.7}"}}}}"#
+        r#"{{"trackingId":"{ID}","data":{data},"metadata":{{"apiName":"a","operationName":"o","subscriptionId":"s","owner":{owner},"receivedAt":"{now:.7}"}}}}"#
     )
 }
 
@@ -129,6 +134,29 @@ fn the_deadline_of_an_order_counts_from_its_202() {
     assert_eq!(handler.process(&format!(r#"{head}receivedAt":"2026-01-01T00:00:00.0000000Z"}}}}"#)).status, 200);
 
     assert!(failure(&handler).starts_with("deadline_exceeded: "));
+}
+
+#[test]
+fn with_tokens_an_order_belongs_to_a_caller_of_the_issuer_and_to_no_other() {
+    let issuer = "https://login.example.com/tenant";
+    for (owner, status, code) in [
+        (r#""https://login.example.com/tenant alice""#, "completed", &Value::Null),
+        (r#""https://login.example.com/tenant""#, "failed", &json!("caller_unknown")),
+        (r#""https://login.example.com/tenant2 alice""#, "failed", &json!("caller_unknown")),
+        (r#""https://other.example.com alice""#, "failed", &json!("caller_unknown")),
+        ("null", "failed", &json!("caller_unknown")),
+    ] {
+        let data = Directory::new();
+        let settings = [("AUTH_ISSUER", issuer), ("AUTH_AUDIENCE", "api://orders"), ("ADOPT_GATEWAY_ORDERS", "token")];
+        let handler = Handler::start(data.path(), &settings);
+
+        assert_eq!(handler.process(&message_of(owner, &order("G-8").to_string())).status, 200);
+
+        let (_, shown) = operate(&data, &["show", ID]);
+        assert_eq!((&shown[0]["status"], &shown[0]["error"]["code"]), (&json!(status), code), "{owner}");
+        let expected = if status == "failed" { "gateway" } else { owner.trim_matches('"') };
+        assert_eq!(shown[0]["owner"], expected);
+    }
 }
 
 #[test]
