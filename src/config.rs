@@ -71,7 +71,7 @@ pub struct Config {
     pub easy_auth: bool,
     /// The limits on requests (`RATE_LIMIT`, `ADMISSION_MAX_AGE` and the settings that belong to them).
     pub limits: Limits,
-    /// Whom the end of an order is told (`CALLBACK_URL` and the settings that belong to it). `None`: nobody.
+    /// The receivers that are told of an order's end (`CALLBACK_URL` and the settings that belong to it). `None`: no end is told.
     pub callbacks: Option<Callbacks>,
     /// What an order must be (`ORDER_SCHEMA`, `ORDER_ID`, `ORDER_CUSTOMER`).
     pub order_form: OrderForm,
@@ -272,6 +272,12 @@ impl Config {
         let max_connections = settings.number("MAX_CONNECTIONS", 1) as usize;
         let auth = auth::read(settings);
         let gateway_owner = gateway::read(settings, auth.as_ref());
+        if gateway_owner.is_some() && budgets.retention < budgets.order_deadline {
+            // A late copy of the gateway's message would find no record of an order that has ended.
+            settings.problems.push(
+                "RETENTION is below ORDER_DEADLINE, and ADOPT_GATEWAY_ORDERS is set: set RETENTION to at least ORDER_DEADLINE".into(),
+            );
+        }
         let config = Self {
             port,
             public_base_url: settings.public_base_url(),

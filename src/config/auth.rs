@@ -4,6 +4,16 @@ use azure_core::http::Url;
 
 use crate::config::{Settings, connection};
 
+/// Longest name of a caller, in bytes, as section 2 of `OpenID` Connect Core limits `sub`: the name is part of every record and message.
+const MAX_NAME: usize = 255;
+/// Function keys that every app has and many callers share: they identify no caller.
+pub const SHARED_KEYS: [&str; 3] = ["default", "master", "_master"];
+
+/// Whether a subject, a principal or a function key may have this name.
+pub fn is_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control)
+}
+
 /// An issuer, and what its tokens must contain.
 #[derive(Debug, Clone)]
 pub struct Auth {

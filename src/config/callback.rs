@@ -1,4 +1,4 @@
-//! `CALLBACK_URL` and the settings that belong to it: whom the end of an order is told to.
+//! `CALLBACK_URL` and the settings that belong to it: the receivers that are told of an order's end.
 
 use std::fmt::{self, Debug, Formatter};
 use std::net::IpAddr;
@@ -113,7 +113,7 @@ fn target(text: &str, loopback: bool) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Reads the receivers, or lists the mistakes. `None`: nobody is told, or there was a mistake. No problem repeats a text, which may hold a
+/// Reads the receivers, or lists the mistakes. `None`: no end is told, or there was a mistake. No problem repeats a text, which may hold a
 /// secret.
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: bool) -> Option<Callbacks> {
     let loopback = !in_azure;

@@ -1,7 +1,7 @@
 //! `ADOPT_GATEWAY_ORDERS`: whether orders count that a gateway sent to the queue itself, and whose they are.
 
 use crate::config::Settings;
-use crate::config::auth::Auth;
+use crate::config::auth::{Auth, SHARED_KEYS, is_name};
 
 /// Owner of an order that a gateway sent to the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum GatewayOwner {
 /// Reads the owner. `None`: such messages are no orders, or there was a mistake.
 pub(super) fn read(settings: &mut Settings<'_>, auth: Option<&Auth>) -> Option<GatewayOwner> {
     let text = settings.text("ADOPT_GATEWAY_ORDERS")?;
-    let key = text.strip_prefix("key:").is_some_and(|name| !name.is_empty() && !name.chars().any(char::is_control));
+    let key = text.strip_prefix("key:").is_some_and(|name| is_name(name) && !SHARED_KEYS.contains(&name));
     let problem = match (text, auth) {
         ("token", Some(auth)) if auth.submit_scope.is_none() => return Some(GatewayOwner::Token(auth.issuer.clone())),
         ("token", Some(_)) => "AUTH_SUBMIT_SCOPE is set too, which no gateway checks for this handler: unset one of them".into(),
@@ -52,9 +52,15 @@ mod tests {
         for owner in ["anonymous", "key:gateway"] {
             assert_eq!(read(owner, &[]), Ok(Some(GatewayOwner::All(owner.into()))));
         }
-        for (value, more) in
-            [("true", &[][..]), ("key:", &[]), ("token", &[]), ("anonymous", &tokens), ("true", &tokens), ("token", &scope)]
-        {
+        for (value, more) in [
+            ("true", &[][..]),
+            ("key:", &[]),
+            ("key:default", &[]),
+            ("token", &[]),
+            ("anonymous", &tokens),
+            ("true", &tokens),
+            ("token", &scope),
+        ] {
             let problems = read(value, more).unwrap_err();
             assert!(problems.len() == 1 && problems[0].starts_with("ADOPT_GATEWAY_ORDERS: "), "{problems:?}");
         }

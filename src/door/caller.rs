@@ -2,16 +2,13 @@
 
 use tracing::{info, warn};
 
+use crate::config::auth::{SHARED_KEYS, is_name};
 use crate::domain::problem::{Outcome, Problem};
 use crate::door::token::{Auth, Claims, Refused};
 use crate::envelope::HttpRequest;
 
 /// The owner of orders whose caller is not identified.
 pub const ANONYMOUS: &str = "anonymous";
-/// Longest name of a principal or a function key, in bytes: the name is part of every record and message.
-const MAX_NAME: usize = 255;
-/// Function keys that every app has and many callers share: they identify no caller.
-const SHARED_KEYS: [&str; 3] = ["default", "master", "_master"];
 /// The `WWW-Authenticate` challenge of a refusal (RFC 6750 section 3).
 const CHALLENGE: &str = "Bearer realm=\"waybill\"";
 
@@ -137,10 +134,6 @@ fn by_principal(request: &HttpRequest<'_>) -> Result<Option<Caller>, Problem> {
             Err(unauthorized(CHALLENGE))
         }
     }
-}
-
-fn is_name(text: &str) -> bool {
-    !text.trim().is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control)
 }
 
 fn unauthorized(challenge: &str) -> Problem {

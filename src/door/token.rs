@@ -12,13 +12,12 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto;
 
 use crate::config;
+use crate::config::auth::is_name;
 use crate::domain::json::Json;
 use crate::door::issuer_keys::{Keys, KeysUnknown, for_algorithm};
 
 /// Longest token, in bytes: real ones are below four thousand, and reading longer ones is wasted work.
 const MAX_TOKEN: usize = 16 * 1024;
-/// Longest `sub`, in bytes, as section 2 of `OpenID` Connect Core limits it; every record and message contains it.
-const MAX_SUBJECT: usize = 255;
 /// Largest difference between two clocks, in seconds.
 const LEEWAY: f64 = 60.0;
 /// `typ` of tokens that are access tokens. The same issuer's logout tokens and security events are refused (RFC 8725 section 3.11).
@@ -162,8 +161,7 @@ impl<'t> Token<'t> {
         if moment(&claims, "nbf")?.is_some_and(|not_before| now < not_before - LEEWAY) {
             return Err("it is not valid yet");
         }
-        let subject = text(&claims, "sub")
-            .filter(|subject| !subject.trim().is_empty() && subject.len() <= MAX_SUBJECT && !subject.chars().any(char::is_control));
+        let subject = text(&claims, "sub").filter(|subject| is_name(subject));
         let subject = subject.ok_or("it has no sub that could be kept")?.to_owned();
         let roles: Vec<String> = strings(&claims, "roles").unwrap_or_default().into_iter().map(str::to_owned).collect();
         // RFC 8693 section 4.2 has a text in `scope`, and some issuers put a list there.

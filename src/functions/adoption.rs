@@ -6,11 +6,12 @@ use std::time::Duration;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::config::auth;
 use crate::config::gateway::GatewayOwner;
 use crate::domain::form::{ReadOrder, Unacceptable};
 use crate::domain::gateway::{self, GatewayMessage};
 use crate::domain::lifecycle::{self, Submission};
-use crate::domain::message::{self, Message};
+use crate::domain::message::{self, Message, Unreadable};
 use crate::domain::order::Names;
 use crate::domain::record::{Failure, Metadata, Record};
 use crate::functions;
@@ -19,24 +20,33 @@ use crate::functions::told;
 use crate::store::{Created, StatusStore, StoreError};
 
 /// The owner of an order whose caller the gateway did not name: no caller.
-const NOBODY: &str = "gateway";
+const NO_CALLER: &str = "gateway";
 
-/// The message of the order that a gateway sent with this text, once the order has a record. `None`: the text is something else.
-/// The same text twice is one order: id and life are those of the gateway's message.
-pub(super) async fn adopt(
-    app: &App,
-    store: &StatusStore,
-    owner: &GatewayOwner,
-    wait: Duration,
-    text: &str,
-) -> Result<Option<Message>, StoreError> {
+/// Reads a message. One that a gateway sent has no record before its first delivery, which makes it here. Asks the store up to twice,
+/// each time for `wait`.
+pub(super) async fn read(app: &App, store: &StatusStore, wait: Duration, text: &str) -> Result<Result<Message, Unreadable>, StoreError> {
+    let read = message::read(text);
+    match (&read, &app.config.gateway_owner) {
+        (Err(Unreadable::Malformed(_)), Some(owner)) => Ok(adopt(app, store, owner, wait, text).await?.map_or(read, Ok)),
+        _ => Ok(read),
+    }
+}
+
+/// The message of the order that a gateway sent with this text, once the order has a record. `None`: the text is something else, or so
+/// old that the record of its order may have expired. The same text twice is one order: id and life are those of the gateway's message.
+async fn adopt(app: &App, store: &StatusStore, owner: &GatewayOwner, wait: Duration, text: &str) -> Result<Option<Message>, StoreError> {
     let Some(sent) = gateway::read(text) else { return Ok(None) };
     let tracking_id = sent.tracking_id;
     let message = Message::of(tracking_id, life(&sent));
-    let known = functions::retry_store(wait, || store.read(tracking_id)).await.map(|found| found.is_some());
+    // One read: where it misses a record that another instance has just made, `create` finds that record.
+    let known = functions::retry_store(wait, || store.read_latest_once(tracking_id)).await.map(|found| found.is_some());
     // A record that cannot be read is there; what follows from that is decided where the order is looked at.
     if known.or_else(|error| if error.is_answer() { Ok(true) } else { Err(error) })? {
         return Ok(Some(message));
+    }
+    // Made anew, an order that has ended and expired would be worked on, and told, a second time.
+    if sent.origin.received_at.after(app.config.budgets.retention) <= store.now() {
+        return Ok(None);
     }
     let record = record(app, store, owner, sent);
     match functions::retry_store(wait, || store.create(&record)).await {
@@ -62,9 +72,15 @@ fn record(app: &App, store: &StatusStore, owner: &GatewayOwner, sent: GatewayMes
         GatewayOwner::All(owner) => Some(owner.clone()),
         GatewayOwner::Token(issuer) => sent.origin.owner.filter(|owner| is_of(owner, issuer)),
     };
-    let (order, mut refusal) = match app.config.order_form.read(sent.data) {
-        Ok(order) => (order, None),
-        Err(reason) => (unread(sent.data), Some(refused(&reason))),
+    let too_large = || Failure::new("order_too_large", format!("an order with its metadata takes at most {} bytes", message::MAX_BYTES));
+    let (order, mut refusal) = if sent.data.len() > message::MAX_BYTES {
+        // Before parsing: a tree of many small values is far larger than its text. The text would be too large for a record, too.
+        (unread(""), Some(too_large()))
+    } else {
+        match app.config.order_form.read(sent.data) {
+            Ok(order) => (order, None),
+            Err(reason) => (unread(sent.data), Some(refused(&reason))),
+        }
     };
     if owner.is_none() {
         warn!(order.tracking_id = %sent.tracking_id, "the gateway names no caller of AUTH_ISSUER for an order: its policy must check the token");
@@ -83,15 +99,14 @@ fn record(app: &App, store: &StatusStore, owner: &GatewayOwner, sent: GatewayMes
             subscription_id: sent.origin.subscription_id,
             received_at,
             traceparent: None,
-            owner: owner.unwrap_or_else(|| NOBODY.into()),
+            owner: owner.unwrap_or_else(|| NO_CALLER.into()),
         },
         callback_url: None,
     };
     // The client was answered when the gateway took the order, so the deadline counts from there.
     let record = lifecycle::accept(submission, app.queue_wait.usual(), received_at, budgets);
-    if message::write(&record).len() > message::MAX_BYTES {
-        refusal = Some(Failure::new("order_too_large", format!("an order with its metadata takes at most {} bytes", message::MAX_BYTES)));
-    }
+    // A refused order needs no message.
+    let refusal = refusal.or_else(|| (message::write(&record).len() > message::MAX_BYTES).then(too_large));
     match refusal {
         Some(failure) => lifecycle::refuse(record, failure, now, budgets),
         None => record,
@@ -101,7 +116,7 @@ fn record(app: &App, store: &StatusStore, owner: &GatewayOwner, sent: GatewayMes
 /// Whether the owner is a caller with a token of this issuer.
 fn is_of(owner: &str, issuer: &str) -> bool {
     let subject = owner.strip_prefix(issuer).and_then(|rest| rest.strip_prefix(' '));
-    subject.is_some_and(|subject| !subject.is_empty() && subject.len() <= 255)
+    subject.is_some_and(auth::is_name)
 }
 
 /// What a record keeps of an order that is not valid: its text as a string, since no store need take what is in it.

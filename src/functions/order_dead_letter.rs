@@ -8,7 +8,7 @@ use serving::failpoint;
 use tracing::{error, info, warn};
 
 use crate::domain::lifecycle::{self, DeadLetter};
-use crate::domain::message::{self, Unreadable};
+use crate::domain::message;
 use crate::domain::quarantine::Quarantined;
 use crate::envelope::{self, Answer, QueueMessage};
 use crate::functions::adoption;
@@ -28,18 +28,14 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let away = |error: StoreError| Refusal::abandon(error.to_string());
-    let store = tokio::time::timeout(wait(&app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied));
-    let store = match store {
-        Ok(store) => store,
+    let read = async {
+        let store = tokio::time::timeout(wait(&app), app.store.wait()).await.map_err(|_| away(StoreError::NotApplied))?;
+        Ok::<_, Refusal>((store, adoption::read(&app, store, wait(&app), &dead.text).await.map_err(away)?))
+    };
+    let (store, message) = match read.await {
+        Ok(read) => read,
         Err(refusal) => return Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(Err(refusal)) },
     };
-    let mut message = message::read(&dead.text);
-    if let (Err(Unreadable::Malformed(_)), Some(owner)) = (&message, &app.config.gateway_owner) {
-        message = match adoption::adopt(&app, store, owner, wait(&app), &dead.text).await {
-            Ok(adopted) => adopted.ok_or(()).or(message),
-            Err(error) => return Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(Err(away(error))) },
-        };
-    }
     let tracking_id = message.as_ref().ok().map(|message| message.tracking_id);
     let answer = match message {
         Ok(message) => follow(&app, store, &dead, &message).await.map_err(away),
@@ -48,9 +44,9 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
     Conclusion { delivery_count: dead.delivery_count, ..Conclusion::new(answer) }.about(tracking_id)
 }
 
-/// Longest wait for the store. An invocation waits up to three times, and must end within its time limit.
+/// Longest wait for the store. An invocation waits up to five times, two of them for an adoption, and must end within its time limit.
 fn wait(app: &App) -> Duration {
-    app.config.time_budget.store_wait.min(app.config.time_budget.working_time / 3)
+    app.config.time_budget.store_wait.min(app.config.time_budget.working_time / 5)
 }
 
 /// Applies the decision about the order. An error abandons the dead letter, which is delivered again without limit: a dead-letter

@@ -15,7 +15,7 @@ use serving::failpoint;
 use serving::trace::SPANS;
 use tracing::{Instrument, info_span, warn};
 
-use crate::domain::message::{self, Message, Unreadable};
+use crate::domain::message::Message;
 use crate::domain::record::Record;
 use crate::domain::timestamp::Timestamp;
 use crate::envelope::{self, Answer};
@@ -42,41 +42,26 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let delivery_count = queue_message.delivery_count;
-    let message = match message(&app, &queue_message.text).await {
-        Ok(message) => message,
+    let (message, store) = match message(&app, &queue_message.text).await {
+        Ok(found) => found,
         Err(refusal) => return Conclusion { delivery_count, ..Conclusion::new(Err(refusal)) },
     };
     let is_first = delivery_count.is_none_or(|deliveries| deliveries <= 1);
-    let answer = process(&app, &invocation, &message, is_first).await.map(|()| Answer::done());
+    let answer = process(Delivery::begin(&app, store, &invocation, &message, is_first)).await.map(|()| Answer::done());
     failpoint!("before-settle" if answer.is_ok());
     Conclusion { answer, tracking_id: Some(message.tracking_id), delivery_count }
 }
 
-/// Reads the message. One that a gateway sent itself has no record before its first delivery.
-async fn message(app: &App, text: &str) -> Result<Message, Refusal> {
-    let unreadable = match message::read(text) {
-        Ok(message) => return Ok(message),
-        Err(unreadable) => unreadable,
-    };
-    let adopted = match (&unreadable, &app.config.gateway_owner) {
-        (Unreadable::Malformed(_), Some(owner)) => {
-            let store = open_store(app).await?;
-            adoption::adopt(app, store, owner, app.config.time_budget.store_wait, text).await.map_err(|error| store_is_away(&error))?
-        }
-        _ => None,
-    };
-    adopted.ok_or_else(|| Refusal::abandon(unreadable.to_string()))
-}
-
-/// The store, once it is open.
-async fn open_store(app: &App) -> Result<&StatusStore, Refusal> {
-    let opened = tokio::time::timeout(app.config.time_budget.store_wait, app.store.wait()).await;
-    opened.map_err(|_| store_is_away(&StoreError::NotApplied))
+/// The message, and the store once it is open.
+async fn message<'a>(app: &'a App, text: &str) -> Result<(Message, &'a StatusStore), Refusal> {
+    let wait = app.config.time_budget.store_wait;
+    let store = tokio::time::timeout(wait, app.store.wait()).await.map_err(|_| store_is_away(&StoreError::NotApplied))?;
+    let read = adoption::read(app, store, wait, text).await.map_err(|error| store_is_away(&error))?;
+    read.map(|message| (message, store)).map_err(|unreadable| Refusal::abandon(unreadable.to_string()))
 }
 
 /// Tries until the message may be completed (`Ok`) or must be delivered again (`Err`).
-async fn process(app: &Arc<App>, invocation: &Invocation, message: &Message, is_first: bool) -> Result<(), Refusal> {
-    let mut delivery = Delivery::begin(app, invocation, message, is_first).await?;
+async fn process(mut delivery: Delivery<'_>) -> Result<(), Refusal> {
     loop {
         match attempt(&mut delivery).await {
             Ok(()) | Err(Next::Complete) => return Ok(()),
@@ -145,11 +130,10 @@ struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    /// Waits for the store, if it is not open yet.
-    async fn begin(app: &'a Arc<App>, invocation: &'a Invocation, message: &'a Message, is_first: bool) -> Result<Self, Refusal> {
-        Ok(Self {
+    fn begin(app: &'a Arc<App>, store: &'a StatusStore, invocation: &'a Invocation, message: &'a Message, is_first: bool) -> Self {
+        Self {
             app,
-            store: open_store(app).await?,
+            store,
             invocation: &invocation.id,
             message,
             is_first,
@@ -160,7 +144,7 @@ impl<'a> Delivery<'a> {
             unconfirmed_wake_ups: Vec::new(),
             told_put_off: false,
             only_queued: false,
-        })
+        }
     }
 
     /// Reads the order. After a look at an old version, the latest one is read, with a pause: several deliveries that write at the

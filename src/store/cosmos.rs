@@ -306,8 +306,10 @@ impl CosmosStore {
                 error => error,
             })?;
             if let Some(seen) = seen {
-                // The life is random: the same life means that an earlier request of this create wrote the record.
-                let own = seen.versioned.record.life == record.life;
+                // A random life that is the same means that an earlier request of this create wrote the record. The life of an adopted
+                // order is its id: there only the same write tells.
+                let is_adopted = record.life.as_bytes() == record.tracking_id.as_bytes();
+                let own = if is_adopted { seen.write_id == item.write_id } else { seen.versioned.record.life == record.life };
                 self.share(&seen.versioned).await;
                 return Ok(if own { Created::Created(seen.bookmark) } else { Created::Exists(seen.versioned, seen.bookmark) });
             }

@@ -6,11 +6,11 @@ use crate::dead_letter::{dead_letter, sent};
 use crate::fake::{Fake, reply};
 use crate::support::{Directory, Handler, Program, events, order};
 
-const ID: &str = "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10";
-const ADOPTS: (&str, &str) = ("ADOPT_GATEWAY_ORDERS", "anonymous");
+pub(crate) const ID: &str = "0d6f2f1e-7c51-8a0e-9a55-3f3b6a1d2c10";
+pub(crate) const ADOPTS: (&str, &str) = ("ADOPT_GATEWAY_ORDERS", "anonymous");
 
 /// The message of the gateway around the text of a client.
-fn message(data: &str) -> String {
+pub(crate) fn message(data: &str) -> String {
     message_of("null", data)
 }
 
@@ -130,8 +130,14 @@ fn the_deadline_of_an_order_counts_from_its_202() {
     let handler = start(&data, &[]);
     let text = message(&order("G-6").to_string());
     let (head, _) = text.split_once("receivedAt").unwrap();
+    let received = |hours: i64| {
+        let at = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(hours);
+        format!(r#"{head}receivedAt":"{at:.7}"}}}}"#)
+    };
 
-    assert_eq!(handler.process(&format!(r#"{head}receivedAt":"2026-01-01T00:00:00.0000000Z"}}}}"#)).status, 200);
+    assert_eq!(handler.process(&received(8 * 24)).status, 500, "its record may have ended and expired");
+    assert_eq!(handler.status(ID).status, 404);
+    assert_eq!(handler.process(&received(25)).status, 200);
 
     assert!(failure(&handler).starts_with("deadline_exceeded: "));
 }

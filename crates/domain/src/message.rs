@@ -37,7 +37,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message of an order's first life.
+    /// The message of an order in this life.
     pub fn of(tracking_id: TrackingId, life: Uuid) -> Self {
         Self { schema_version: SCHEMA_VERSION, tracking_id, life }
     }

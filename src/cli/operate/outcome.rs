@@ -56,7 +56,7 @@ pub(super) enum Refused {
     Unknown(String),
     Ambiguous(IdPrefix, Vec<TrackingId>),
     NotFailed(Status),
-    /// It failed before any worker: its text is no valid order.
+    /// It was refused before any worker claimed it.
     NotValid,
     Ended(Status),
     NotEnded(Status),
@@ -102,7 +102,7 @@ impl Display for Refused {
                 write!(f, "more than one tracking id begins with {prefix}: {}", ids.join(", "))
             }
             Self::NotFailed(status) => write!(f, "it is {}, and only failed orders can be sent again", status.as_str()),
-            Self::NotValid => f.write_str("it was refused when it was read, and no work can be done for it: its client must send it right"),
+            Self::NotValid => f.write_str("it was refused when it was read, and no work can be done for it: its error says what to correct before its client sends it again"),
             Self::Ended(status) => write!(f, "it is {} and stays so", status.as_str()),
             Self::NotEnded(status) => write!(f, "it is {}, and only the end of an order is told", status.as_str()),
             Self::NoTarget => f.write_str("neither the order nor CALLBACK_URL names a URL to tell it to"),
