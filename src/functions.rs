@@ -69,14 +69,11 @@ fn hex(bytes: &[u8]) -> String {
 
 /// An end is recorded: says so, and has it told.
 fn ended(app: &App, record: &Record) {
-    told::transition(record, ended_text(record));
-    app.callbacks.hand_over(record);
-}
-
-fn ended_text(record: &Record) -> &'static str {
-    match record.status {
+    let text = match record.status {
         Status::Completed => "order completed",
         Status::Cancelled => "order cancelled",
         _ => "order failed",
-    }
+    };
+    told::transition(record, text);
+    app.callbacks.hand_over(record);
 }

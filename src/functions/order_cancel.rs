@@ -55,12 +55,11 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
     for attempt in 0..ATTEMPTS {
         tokio::time::sleep(PAUSE * attempt).await;
         let Some(found) = own(store, tracking_id, owner).await.map_err(failed)? else { return Err(missing()) };
-        let (record, text) = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
+        let record = match lifecycle::cancel(&found.record, store.now(), &app.config.budgets) {
             Cancel::Cancelled => return Ok(shown::status(200, &found.record)),
             Cancel::Requested => return Ok(requested(app, request, &found.record)),
             Cancel::Ended => return Err(Problem::ended(found.record.status)),
-            Cancel::End(record) => (record, functions::ended_text(&found.record)),
-            Cancel::Request(record) => (record, "cancellation requested"),
+            Cancel::End(record) | Cancel::Request(record) => record,
         };
         if store.replace(&record, &found.etag).await.map_err(failed)? == Replaced::Stale {
             continue;
@@ -69,7 +68,7 @@ async fn cancel(app: &App, request: &HttpRequest<'_>, owner: &str, tracking_id: 
             functions::ended(app, &record);
             return Ok(shown::status(200, &record));
         }
-        told::transition(&record, text);
+        told::transition(&record, "cancellation requested");
         return Ok(requested(app, request, &record));
     }
     Err(Problem { retry_after: Some(1), ..Problem::store_unavailable("the order is changing too fast; send the request again") })

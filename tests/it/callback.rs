@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::adoption;
 use crate::emulator::Emulator;
 use crate::fake::{Fake, Heard, Reply, reply};
 use crate::support::{
@@ -68,7 +69,7 @@ fn until_failed(data: &Path, id: &str, attempts: u64, code: &str) {
 }
 
 fn until_notice(data: &Path, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    eventually("the callback is so far", || Some(record(data, id)).filter(|record| is_so(&record["callback"]["notice"])))
+    eventually("the callback has the expected state", || Some(record(data, id)).filter(|record| is_so(&record["callback"]["notice"])))
 }
 
 fn operate(data: &Path, arguments: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
@@ -164,7 +165,10 @@ fn a_callback_is_tried_again_under_its_id_and_a_redirect_is_not_followed() {
     assert!(elsewhere.heard().is_empty());
     assert_eq!((told.get("dueAt"), &told["schemaVersion"]), (None, &json!(3)));
     sweep(&handler);
-    assert_eq!(receiver.heard().len(), 3, "the callback is not sent once more");
+    let (next, message) = submit(&handler, "CB-4-next");
+    assert_eq!(handler.process(&message).status, 200);
+    until(data.path(), &next, "delivered", 1);
+    assert_eq!(receiver.heard().len(), 4, "the callback of the first order is not sent once more");
     assert!(!handler.program.lines().join("\n").contains("secret words"));
 }
 
@@ -355,4 +359,32 @@ fn a_setting_without_the_secret_stops_the_start_and_the_secret_is_masked() {
     let (_, lines) = Program::waybill(&["settings"], &settings).end();
     let shown = lines.join("\n");
     assert!(shown.contains("CALLBACK_SECRET") && !shown.contains(&SECRET[6..]), "{shown}");
+}
+
+#[test]
+fn an_adopted_order_that_is_refused_is_told_at_once() {
+    let data = Directory::new();
+    let receiver = Fake::replying([ok()]);
+    let handler = telling(data.path(), &receiver, &[adoption::ADOPTS]);
+
+    assert_eq!(handler.process(&adoption::message("{'orderId':'CB-18'}")).status, 200);
+
+    until(data.path(), adoption::ID, "delivered", 1);
+    assert!(receiver.heard()[0].body.contains("order.failed"));
+}
+
+#[test]
+fn a_host_that_is_taken_off_the_list_gets_no_callback() {
+    let data = Directory::new();
+    let (all, own) = (Fake::replying([ok()]), Fake::replying([ok()]));
+    let handler = telling(data.path(), &all, &[("CALLBACK_ALLOWED_HOSTS", "127.0.0.1")]);
+    let accepted = try_submit(&handler, "CB-19", &[("X-Callback-Url", &own.url)]);
+    let (id, message) = accepted.accepted();
+    drop(handler);
+    let handler = telling(data.path(), &all, &[("CALLBACK_ALLOWED_HOSTS", "hooks.example.com")]);
+
+    assert_eq!(handler.process(&message).status, 200);
+
+    until_failed(data.path(), &id, 1, "target_not_allowed");
+    assert!(own.heard().is_empty() && all.heard().is_empty());
 }

@@ -261,13 +261,25 @@ async fn overdue_orders_are_found_longest_due_first(Instances { here, there }: I
     let claimed = claim(&found.record, now);
     let finished = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), now, &budgets()).unwrap();
     here.replace(&finished, &found.etag).await.unwrap();
+    let [told, held] = [record(ago(50)), record(ago(60))];
+    for record in [&told, &held] {
+        created(&here, record).await;
+    }
+    let found = read(&here, &told).await;
+    let claimed = claim(&found.record, ago(45));
+    let tells = Budgets { tells_ends: true, ..budgets() };
+    let finished = lifecycle::finish(&claimed, claimed.token(), Verdict::Completed(raw("1")), ago(44), &tells).unwrap();
+    here.replace(&finished, &found.etag).await.unwrap();
+    let found = read(&here, &held).await;
+    here.replace(&claim(&found.record, ago(20)), &found.etag).await.unwrap();
 
-    assert_eq!(there.overdue(10, 0, Due::Open).await.unwrap(), [oldest.tracking_id, older.tracking_id]);
-    assert_eq!(there.overdue(1, 0, Due::Open).await.unwrap(), [oldest.tracking_id]);
-    assert_eq!(there.overdue(10, 1, Due::Open).await.unwrap(), [older.tracking_id]);
-    assert!(there.overdue(10, 2, Due::Open).await.unwrap().is_empty());
-    assert!(there.overdue(10, 0, Due::Callback).await.unwrap().is_empty());
-    assert!(there.overdue(10, 0, Due::Processing).await.unwrap().is_empty());
+    let open = [oldest.tracking_id, held.tracking_id, older.tracking_id];
+    assert_eq!(there.overdue(10, 0, Due::Open).await.unwrap(), open);
+    assert_eq!(there.overdue(1, 0, Due::Open).await.unwrap(), open[..1]);
+    assert_eq!(there.overdue(10, 1, Due::Open).await.unwrap(), open[1..]);
+    assert!(there.overdue(10, 3, Due::Open).await.unwrap().is_empty());
+    assert_eq!(there.overdue(10, 0, Due::Callback).await.unwrap(), [told.tracking_id]);
+    assert_eq!(there.overdue(10, 0, Due::Processing).await.unwrap(), [held.tracking_id]);
 }
 
 async fn an_order_waits_since_its_message_was_sent_and_while_it_is_not_overdue(Instances { here, there }: Instances) {

@@ -16,8 +16,9 @@ use crate::timestamp::Timestamp;
 pub const TRY: Duration = Duration::from_secs(15);
 /// Longest URL of a receiver, in bytes.
 pub const MAX_URL: usize = 2_048;
-/// Time after the begin of a try in which no other try begins: the try itself, and the write of its result.
-const HELD: Duration = Duration::from_secs(20);
+/// Time after the decision to try in which no other try is due: up to four seconds until the try begins, the try itself, [`TOLERANCE`],
+/// and a second for the write of its result.
+const HELD: Duration = Duration::from_secs(22);
 /// Pauses after the first, the second, … failed try. They add up to three days; there is one try more than pauses.
 const PAUSES: [Duration; 9] = [
     Duration::from_secs(5),
@@ -39,7 +40,7 @@ const LONGEST: Duration = Duration::from_hours(84);
 const MAX_ASKED: Duration = Duration::from_hours(24);
 /// Time before the record expires that the last try keeps free, since the sweeper looks once a minute; less of a short retention.
 const SPARE: Duration = Duration::from_mins(10);
-/// Time by which a try may begin early, as a message may arrive early.
+/// Time by which a try may begin early: the store's clock may be set back between the end and the first try.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
 /// The id of the callback of the order's end. It is derived from the order's life, which has one end: every try has the same id, and the
@@ -95,7 +96,7 @@ pub fn begin(found: &Record, now: Timestamp) -> Next {
     Next::Try(record)
 }
 
-/// What a try came to.
+/// Result of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// The receiver confirmed the callback.
@@ -111,7 +112,7 @@ pub enum Told {
 pub fn finish(found: &Record, tried: &Record, told: &Told, jitter: f64, now: Timestamp) -> Option<Record> {
     let notice = pending(found).filter(|_| found.life == tried.life)?;
     match told {
-        // The receiver has it, or wants none, whichever try told so.
+        // The receiver has the callback, or wants none: the answer to any try says so.
         Told::Delivered => Some(settled(found, NoticeState::Delivered, None, now)),
         Told::Gone => Some(settled(found, NoticeState::GivenUp, Some("http_410".into()), now)),
         Told::Failed(code, asked) => {

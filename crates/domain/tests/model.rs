@@ -1696,7 +1696,7 @@ const SCOPES: &[Scope] = &[
         ..PLAIN
     },
     Scope {
-        name: "a callback that nobody wants, asked for again, a crash of a sender",
+        name: "a callback that its receiver refuses, asked for again, a crash of a sender",
         faults: &[(Fault::Gone, 1), (Fault::TellAgain, 1), (Fault::SenderCrash, 1)],
         pure: true,
         most: 2,

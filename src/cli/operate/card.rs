@@ -65,7 +65,7 @@ fn tries(record: &Record) -> String {
     format!("{}{interruptions}", record.attempt)
 }
 
-/// Where the end is told, by its host only, since a URL may have a secret in it, and how far that has come.
+/// The receiver of the callback, by its host only since a URL may have a secret in it, and the state of the callback.
 fn callback(record: &Record) -> String {
     let Some(callback) = &record.callback else { return String::new() };
     let host = callback.url.as_deref().map(|url| url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default());

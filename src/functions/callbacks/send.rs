@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -35,9 +36,9 @@ pub async fn keep(app: &Arc<App>) -> Infallible {
     let (Some(mut waiting), Some(_)) = (waiting, &app.callbacks.sender) else { return std::future::pending().await };
     let store = app.store.wait().await;
     let ended = async {
-        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let (slots, stuck) = (Arc::new(Semaphore::new(AT_ONCE)), Arc::default());
         while let Some(tracking_id) = waiting.recv().await {
-            begin(app, &slots, tracking_id).await;
+            begin(app, &slots, tracking_id, &stuck).await;
         }
     };
     let due = async {
@@ -57,32 +58,37 @@ pub async fn keep(app: &Arc<App>) -> Infallible {
 /// Tells of the orders that are due, page after page.
 async fn tell_due(app: &Arc<App>, store: &StatusStore, slots: &Arc<Semaphore>) -> Result<(), StoreError> {
     let mut seen = HashSet::new();
-    let mut stuck = 0;
+    let stuck = Arc::new(AtomicU32::new(0));
     while app.stopping.get().is_none() {
-        let mut page = store.overdue(PAGE, stuck, Due::Callback).await?;
-        let found = page.len();
+        let mut page = store.overdue(PAGE, stuck.load(Ordering::Relaxed), Due::Callback).await?;
+        let is_full = page.len() >= PAGE as usize;
         page.retain(|tracking_id| seen.insert(*tracking_id));
         for tracking_id in &page {
-            begin(app, slots, *tracking_id).await;
+            begin(app, slots, *tracking_id, &stuck).await;
         }
-        // Every try that has begun moves its order out of the pages; an order that cannot be written stays in front.
+        // Every try that has begun moves its order out of the pages; an order that cannot be written stays in front. A page of nothing new
+        // would be followed by the same one.
         drop(slots.acquire_many(u32::try_from(AT_ONCE).unwrap_or(1)).await);
-        stuck += u32::try_from(found - page.len()).unwrap_or(u32::MAX);
-        if found < PAGE as usize {
+        if !is_full || page.is_empty() {
             break;
         }
     }
     Ok(())
 }
 
-/// Begins to tell of an order's end, once a slot is free.
-async fn begin(app: &Arc<App>, slots: &Arc<Semaphore>, tracking_id: TrackingId) {
+/// Begins to tell of an order's end, once a slot is free. `stuck` counts the orders that could not be written.
+async fn begin(app: &Arc<App>, slots: &Arc<Semaphore>, tracking_id: TrackingId, stuck: &Arc<AtomicU32>) {
     let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return };
-    let (app, running) = (Arc::clone(app), app.running.enter());
+    if app.stopping.get().is_some() {
+        // The callback stays pending, and the next process sends it.
+        return;
+    }
+    let (app, running, stuck) = (Arc::clone(app), app.running.enter(), Arc::clone(stuck));
     tokio::spawn(async move {
         let _held = (slot, running);
         let Some(store) = app.store.get() else { return };
         if let Err(error) = tell(&app, store, tracking_id).await {
+            stuck.fetch_add(1, Ordering::Relaxed);
             warn!(order.tracking_id = %tracking_id, %error, "a callback could not be recorded; the sweeper looks again");
         }
     });
