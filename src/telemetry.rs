@@ -22,6 +22,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{LogExporter, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::{BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracerProvider};
 use serving::log::More;
 use serving::trace::{self, SPANS};
@@ -123,17 +124,14 @@ impl Telemetry {
         }
     }
 
-    /// Sends the last records. A collector that does not answer costs [`LAST`] each.
+    /// Sends the last records. A collector that does not answer costs [`LAST`], and so does Application Insights.
     pub async fn end(self) {
-        if self.traces.is_none() && self.logs.is_none() {
-            return;
+        // What a receiver did not take is told once already. Both wait at the same time.
+        let traces = self.traces.map(|provider| tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)));
+        let logs = self.logs.map(|provider| tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)));
+        for task in [traces, logs].into_iter().flatten() {
+            drop(task.await);
         }
-        let last = move || {
-            // What a collector did not take is told once already.
-            drop(self.traces.map(|provider| provider.shutdown_with_timeout(LAST)));
-            drop(self.logs.map(|provider| provider.shutdown_with_timeout(LAST)));
-        };
-        drop(tokio::task::spawn_blocking(last).await);
     }
 }
 
@@ -155,7 +153,8 @@ impl Variables<'_> {
     /// Whether records of this kind are to be sent by OTLP.
     fn wants(&self, kind: &str) -> Result<bool, String> {
         let both = |name: &str| {
-            self.text(&format!("OTEL_EXPORTER_OTLP_{kind}_{name}")).or_else(|| self.text(&format!("OTEL_EXPORTER_OTLP_{name}")))
+            let names = [format!("OTEL_EXPORTER_OTLP_{kind}_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+            names.into_iter().find_map(|name| Some((self.text(&name)?, name)))
         };
         if self.is_disabled() || both("ENDPOINT").is_none() {
             return Ok(false);
@@ -167,8 +166,8 @@ impl Variables<'_> {
             Some(other) => return Err(format!("{exporter} is {other:?}: set otlp or none")),
         }
         match both("PROTOCOL") {
-            None | Some("http/protobuf") => Ok(true),
-            Some(other) => Err(format!("OTEL_EXPORTER_OTLP_PROTOCOL is {other:?}: set http/protobuf, the only one that is spoken here")),
+            None | Some(("http/protobuf", _)) => Ok(true),
+            Some((other, name)) => Err(format!("{name} is {other:?}: set http/protobuf, the only one that is spoken here")),
         }
     }
 }
@@ -198,7 +197,7 @@ fn insights(variables: &Variables<'_>) -> Result<Option<Exporter<Sender>>, Strin
     exporter.map(Some).map_err(|_| "no spans go to Application Insights: APPLICATIONINSIGHTS_CONNECTION_STRING cannot be read".into())
 }
 
-/// What this process is, beside what `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say.
+/// What this process is, unless `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` say otherwise.
 fn resource(environment: &BTreeMap<String, String>) -> Resource {
     let text = |name: &str| environment.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     let mut attributes = vec![KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))];
@@ -210,12 +209,13 @@ fn resource(environment: &BTreeMap<String, String>) -> Resource {
     {
         attributes.extend(text(variable).map(|value| KeyValue::new(attribute, value)));
     }
-    let names_itself =
-        text("OTEL_SERVICE_NAME").is_some() || text("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|all| all.contains("service.name="));
-    if !names_itself {
-        attributes.push(KeyValue::new("service.name", text("WEBSITE_SITE_NAME").unwrap_or_else(|| "waybill".into())));
+    attributes.push(KeyValue::new("service.name", text("WEBSITE_SITE_NAME").unwrap_or_else(|| "waybill".into())));
+    // What the operator says comes last, and replaces ours.
+    let resource = Resource::builder().with_attributes(attributes).with_detector(Box::new(EnvResourceDetector::new()));
+    match text("OTEL_SERVICE_NAME") {
+        Some(name) => resource.with_service_name(name).build(),
+        None => resource.build(),
     }
-    Resource::builder().with_attributes(attributes).build()
 }
 
 /// The HTTP client of exporters. Their threads wait for requests that run with all others of this process.
@@ -263,10 +263,10 @@ impl HttpClient for Sender {
                 Ok(answer) => Some(answer.status().to_string()),
                 Err(reason) => Some(reason.clone()),
             };
-            // One line when it goes, and one when it comes back.
+            // One line when the receiver fails, and one when the receiver answers again.
             match (is_well.swap(trouble.is_none(), Ordering::Relaxed), trouble) {
-                (true, Some(reason)) => warn!(reason, "{to} does not take what it is sent"),
-                (false, None) => info!("{to} takes what it is sent again"),
+                (true, Some(reason)) => warn!(reason, "{to} did not accept records; they are lost while this lasts"),
+                (false, None) => info!("{to} accepts records again"),
                 (true, None) | (false, Some(_)) => {}
             }
             answer

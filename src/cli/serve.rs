@@ -79,7 +79,7 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
             }
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         problem = open_store(&app) => Err(problem),
         never = keep_keys(&app) => match never {},
         never = send::keep(&app) => match never {},
@@ -91,10 +91,11 @@ async fn serve(config: Config, own_work: Option<Fulfillment>, environment: &BTre
                 store.close().await;
             }
             info!("the handler has stopped");
-            telemetry.end().await;
             Ok(())
         }
-    }
+    };
+    telemetry.end().await;
+    served
 }
 
 /// Headers that a browser adds to what a web page sends, and the host adds to nothing.

@@ -57,14 +57,13 @@ pub(super) fn of(function: &'static str, invocation: &Invocation) -> Span {
         http.response.status_code = Empty,
         error.type = Empty
     );
-    let origin = origin(trigger, invocation);
-    match (&invocation.traceparent, &origin) {
-        (Some(host), Some(origin)) if trigger == Trigger::Queue => {
-            trace::set_parent(&span, host);
-            trace::link(&span, origin);
-        }
-        (Some(parent), _) | (None, Some(parent)) => trace::set_parent(&span, parent),
-        (None, None) => {}
+    let host = invocation.traceparent.as_deref();
+    let origin = if host.is_none() || trigger == Trigger::Queue { origin(trigger, invocation) } else { None };
+    if let Some(parent) = host.or(origin.as_deref()) {
+        trace::set_parent(&span, parent);
+    }
+    if let (Some(_), Some(origin)) = (host, &origin) {
+        trace::link(&span, origin);
     }
     span
 }

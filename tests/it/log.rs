@@ -106,6 +106,17 @@ fn lines_that_find_no_room_are_counted() {
 }
 
 #[test]
+fn a_reader_that_never_reads_keeps_no_handler_from_its_end() {
+    let data = Directory::new();
+    let mut handler = Unread::serve(data.path());
+    handler.refused(2_000);
+
+    signal(handler.child.id(), "TERM");
+
+    assert!(eventually("it ends", || handler.child.try_wait().unwrap()).success());
+}
+
+#[test]
 fn a_host_and_a_handler_whose_log_is_not_read_take_orders() {
     let data = Directory::new();
     let (app, directory, port) = (repository().to_str().unwrap(), data.path().to_str().unwrap(), free_port());

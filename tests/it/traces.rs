@@ -230,14 +230,53 @@ fn a_collector_that_is_away_or_hangs_costs_no_order_one_line_and_little_time() {
             assert_eq!(handler.process(&message).status, 200);
             assert_eq!(handler.status(&id).body["status"], "completed");
         }
-        handler.program.line("does not take what it is sent");
+        handler.program.line("did not accept records");
 
         let stopped = Instant::now();
         handler.program.signal("TERM");
         let (status, lines) = handler.program.end();
 
         assert!(status.success() && stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
-        assert_eq!(lines.iter().filter(|line| line.contains("does not take what it is sent")).count(), 1, "{lines:?}");
+        assert_eq!(lines.iter().filter(|line| line.contains("did not accept records")).count(), 1, "{lines:?}");
+    }
+}
+
+#[test]
+fn the_last_records_are_sent_when_the_handler_stops() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "600000"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "600000"),
+    ];
+    let handler = Handler::start(data.path(), &settings);
+    handler.ingress(Some(&order("T-8").to_string()), &[]).accepted();
+
+    handler.program.signal("TERM");
+    assert!(handler.program.end().0.success());
+
+    named(&collector.spans(), "OrderIngress");
+    assert!(collector.0.heard().iter().any(|heard| heard.body.contains("the handler has stopped")));
+}
+
+#[test]
+fn what_an_operator_says_of_a_process_replaces_what_it_says_of_itself() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()),
+        ("OTEL_RESOURCE_ATTRIBUTES", "service.version=7,peer.service.name=other,cloud.region=here"),
+        ("REGION_NAME", "there"),
+    ];
+    let handler = Handler::start(data.path(), &settings);
+    handler.ingress(Some(&order("T-9").to_string()), &[]).accepted();
+
+    collector.spans_with(&["OrderIngress"]);
+    let request = ExportTraceServiceRequest::decode(&*collector.bodies("/v1/traces")[0]).unwrap();
+    let told = attributes(&request.resource_spans[0].resource.as_ref().unwrap().attributes);
+    for (name, value) in [("service.version", "7"), ("service.name", "waybill"), ("cloud.region", "here")] {
+        assert_eq!(told[name], value, "{told:?}");
     }
 }
 
@@ -245,9 +284,12 @@ fn a_collector_that_is_away_or_hangs_costs_no_order_one_line_and_little_time() {
 fn variables_that_cannot_be_followed_stop_the_start_and_switched_off_nothing_is_sent() {
     let collector = Collector::new();
     let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str());
-    for (name, value) in
-        [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")]
-    {
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+    ] {
         let data = Directory::new();
         let data = data.path().to_str().unwrap();
         let port = free_port().to_string();

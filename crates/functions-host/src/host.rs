@@ -37,8 +37,9 @@ use crate::trigger::timer;
 
 /// Time for a request's headers, longer than clients keep idle connections: about a minute.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// Time for an idle handler to end after SIGTERM, before it is killed.
-const HANDLER_GRACE: Duration = Duration::from_secs(3);
+/// Time for an idle handler to end after SIGTERM, before it is killed: receivers of its records may cost a handler two seconds, and a
+/// reader of its lines two more.
+const HANDLER_GRACE: Duration = Duration::from_secs(5);
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 

@@ -9,7 +9,7 @@ use tracing::warn;
 
 /// Bytes that may wait for a reader, about 4,000 lines. The lines after that are dropped, and counted.
 const MOST_WAITING: usize = 1024 * 1024;
-/// Longest wait at the end for a reader; the stand-in gives its handler a second more to end.
+/// Longest wait at the end for a reader; the stand-in gives its handler longer to end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// Name of the threads that write.
 const WRITER: &str = "output";
