@@ -21,6 +21,8 @@ pub mod operate;
 mod settings;
 
 use std::collections::BTreeMap;
+#[cfg(feature = "local")]
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -271,14 +273,19 @@ const STOPPED: u8 = 130;
 
 /// The environment, above the settings of the app in this folder.
 fn environment_of(app: &Path, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
-    let mut all = environment.clone();
-    #[cfg(feature = "local")]
-    for (name, value) in functions_host::app::settings_of(app)? {
-        all.entry(name).or_insert(value);
-    }
+    above(settings::values(app)?, app, environment)
+}
+
+/// The environment, above these settings of the app in this folder.
+fn above(
+    mut values: BTreeMap<String, String>,
+    app: &Path,
+    environment: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Vec<String>> {
+    values.extend(environment.clone());
     let folder = utf_8(app)?;
-    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.to_owned());
-    Ok(all)
+    values.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.to_owned());
+    Ok(values)
 }
 
 /// A path that is told in the environment of a process.
@@ -323,7 +330,10 @@ fn answer(command: Command, environment: &BTreeMap<String, String>) -> Result<Ex
         Command::Serve => serve::run(environment, None).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "waybill", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "waybill", &mut script);
+            // A closed pipe is no failure.
+            drop(std::io::stdout().write_all(&script));
             Ok(ExitCode::SUCCESS)
         }
         Command::Settings(options) => settings::run(&options, environment).map(|()| ExitCode::SUCCESS),

@@ -18,6 +18,7 @@ use tracing::error;
 
 use crate::domain::lifecycle::Verdict;
 use crate::domain::record::{Failure, Record};
+use crate::domain::tracking::TrackingId;
 use crate::fulfillment::work::{Done, Failed, Job, Work};
 use crate::outbound::breaker;
 
@@ -76,12 +77,12 @@ impl Fulfillment {
     }
 
     /// The verdict at once, where the work is pure and needs no time: claim and end may then be one write.
-    pub fn at_once(&self, order: &RawValue) -> Option<Verdict> {
+    pub fn at_once(&self, tracking_id: TrackingId, order: &RawValue) -> Option<Verdict> {
         // A panic here would end the invocation, and the message with it again and again.
         let told = catch_unwind(AssertUnwindSafe(|| self.work.at_once(order.get())));
         let Ok(told) = told else {
-            error!("the work broke down");
-            return Some(Verdict::Failed(Failure::new("internal_error", "the order could not be processed")));
+            error!(order.tracking_id = %tracking_id, "the work broke down");
+            return Some(broken_down());
         };
         match work::outcome(told?, false) {
             Outcome::Ended(verdict) => Some(verdict),
@@ -114,6 +115,11 @@ impl Fulfillment {
             () = pass_on(latest, steps) => Outcome::Again(Failure::new("given_up", "the order is not this worker's any more"), None),
         }
     }
+}
+
+/// The verdict of work that panicked.
+pub fn broken_down() -> Verdict {
+    Verdict::Failed(Failure::new("internal_error", "the order could not be processed"))
 }
 
 /// Passes on the latest step, however slowly steps are received: work never waits for that. Ends when the receiver is dropped.
@@ -194,7 +200,7 @@ mod tests {
     fn work_at_once_that_panics_fails_its_order() {
         let order = RawValue::from_string("{}".into()).unwrap();
 
-        match Fulfillment::new(Panics).at_once(&order) {
+        match Fulfillment::new(Panics).at_once(TrackingId::from_bytes([8; 16]), &order) {
             Some(Verdict::Failed(failure)) => assert_eq!(failure.code, "internal_error"),
             other => panic!("{other:?}"),
         }

@@ -44,12 +44,7 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
         Ok(values) => (values, Vec::new()),
         Err(problems) => (BTreeMap::new(), problems),
     };
-    let mut all = environment.clone();
-    for (name, value) in &values {
-        all.entry(name.clone()).or_insert_with(|| value.clone());
-    }
-    let folder = cli::utf_8(&options.app)?;
-    all.entry("FUNCTIONS_APP_ROOT_PATH".into()).or_insert_with(|| folder.to_owned());
+    let all = cli::above(values.clone(), &options.app, environment)?;
 
     let timeout = function_timeout::of(&all);
     let source = |name: &str| {
@@ -69,18 +64,21 @@ pub(super) fn run(options: &Options, environment: &BTreeMap<String, String>) -> 
 /// Whether work is compiled into the handler of the app in this folder: its host.json names another program than `waybill`.
 pub(super) fn has_own_work(app: &Path) -> bool {
     let Ok(host) = host_json::text_of(&app.join("host.json")).and_then(|text| host_json::parse(&text)) else { return false };
-    let place = ["customHandler", "description", "defaultExecutablePath"];
-    // The host ignores case in names.
-    let program = place
-        .into_iter()
-        .try_fold(&host, |value, part| value.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(part)).map(|(_, value)| value));
-    let program = program.and_then(Value::as_str).map(|program| Path::new(program.trim()));
-    program.and_then(Path::file_stem).is_some_and(|stem| !stem.eq_ignore_ascii_case("waybill"))
+    let program = at(&host, &["customHandler", "description", "defaultExecutablePath"]).and_then(Value::as_str);
+    program.and_then(|program| Path::new(program.trim()).file_stem()).is_some_and(|stem| !stem.eq_ignore_ascii_case("waybill"))
+}
+
+/// The value at a path of host.json; the host ignores case in names.
+pub(super) fn at<'v>(mut value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    for part in path {
+        value = value.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(part))?.1;
+    }
+    Some(value)
 }
 
 /// `Values` of the app's settings. A deployed app has no such file, and its build does not read one.
 #[cfg(feature = "local")]
-fn values(app: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
+pub(super) fn values(app: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
     functions_host::app::settings_of(app)
 }
 

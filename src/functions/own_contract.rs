@@ -175,7 +175,7 @@ fn reference(file: &str, pointer: &str) -> String {
 /// The name of a component has few characters, and is none of those of the contract.
 fn component(file: &str) -> String {
     let letter = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' => char::from(byte).to_string(),
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' => char::from(byte).to_string(),
         other => format!("_{other:02x}"),
     };
     format!("file.{}", file.bytes().map(letter).collect::<String>())

@@ -158,6 +158,8 @@ fn a_reference_to_a_key_vault_is_no_mistake_and_hides_none() {
     let reference = ("TRACKING_ID_KEY", "@Microsoft.KeyVault(SecretUri=https://v.vault.azure.net/secrets/key/)");
 
     assert_eq!(packed.found(&and(reference.0, reference.1)), Vec::<String>::new());
+    let callbacks = [and("CALLBACK_URL", "https://hooks.example.com/"), vec![("CALLBACK_SECRET", reference.1)]].concat();
+    assert_eq!(packed.found(&callbacks), Vec::<String>::new());
     let settings: Vec<_> = without("SweepSchedule").into_iter().filter(|(name, _)| *name != reference.0).chain([reference]).collect();
     assert_eq!(packed.found(&settings), ["setting"]);
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::cli::misfit::{Misfit, misfits};
 use crate::cli::package::executable;
-use crate::cli::settings::has_own_work;
+use crate::cli::settings::{at, has_own_work};
 use crate::config::{Config, function_timeout, is_key_vault_reference, spelling};
 use crate::functions::doctor::finding::{
     APP_UNREADABLE, EXTENSION_BUNDLE, EXTENSION_VERSION, FORWARDING, FUNCTION_DISABLED, FUNCTION_LEFT_OUT, FUNCTION_MISSING,
@@ -97,14 +97,6 @@ fn functions(app: &app::Summary) -> Vec<Finding> {
         found.push(Finding::fine("functions", format!("{} functions, each with its folder", app.functions.len())));
     }
     found
-}
-
-/// The value at a path of host.json; the host ignores case in names.
-fn at<'v>(mut value: &'v Value, path: &[&str]) -> Option<&'v Value> {
-    for part in path {
-        value = value.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(part))?.1;
-    }
-    Some(value)
 }
 
 fn host(host: &Value, values: &Settings, folder: &Path) -> Vec<Finding> {
@@ -203,6 +195,8 @@ fn settings(values: &Settings, folder: &Path, are_deployed: bool) -> Vec<Finding
 /// A value that passes for what a Key Vault keeps for this setting.
 fn plausible(name: &str) -> &'static str {
     match name {
+        "CALLBACK_SECRET" => "whsec_a2VwdC1pbi1hLWtleS12YXVsdC0wMTIzNDU2Nzg5",
+        name if name.ends_with("_URL") || name == "AUTH_ISSUER" => "https://kept.example.com/",
         "ServiceBusConnection" => "Endpoint=sb://kept.servicebus.windows.net/;SharedAccessKeyName=kept;SharedAccessKey=kept",
         "CosmosConnection" => "AccountEndpoint=https://kept.documents.azure.com:443/;AccountKey=a2VwdA==;",
         _ => "kept-in-a-key-vault-0123456789abcdef",

@@ -30,7 +30,7 @@ async fn ask(client: &Client, base: &str, parsed: &Url, key: Option<&str>) -> Ve
     let mut found = Vec::new();
     let is_local = matches!(parsed.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if parsed.scheme() == "http" && !is_local {
-        // The key must not leave on such a way.
+        // Over plain http the key could be read on the way.
         return vec![Finding::of(
             &NOT_HTTPS,
             format!("{base} is not encrypted, so nothing was asked"),

@@ -32,11 +32,13 @@ impl ClaimAttempt<'_, '_> {
                 self.step_aside(until, wake, if is_held { "another worker holds it" } else { "its next try is not due" }).await?;
             }
             Claim::GiveUp(record) => self.give_up(record).await?,
-            Claim::Take(record) => match (app.fulfillment.at_once(&record.order), app.fulfillment.admit(&self.found.record)) {
-                (Some(verdict), _) => self.take_and_end(record, verdict).await?,
-                (None, Ok(permit)) => return Ok((self.take(record).await?, permit)),
-                (None, Err(pause)) => self.wait_for_backend(pause).await?,
-            },
+            Claim::Take(record) => {
+                match (app.fulfillment.at_once(record.tracking_id, &record.order), app.fulfillment.admit(&self.found.record)) {
+                    (Some(verdict), _) => self.take_and_end(record, verdict).await?,
+                    (None, Ok(permit)) => return Ok((self.take(record).await?, permit)),
+                    (None, Err(pause)) => self.wait_for_backend(pause).await?,
+                }
+            }
         }
         Err(Next::Complete)
     }

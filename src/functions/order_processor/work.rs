@@ -9,8 +9,8 @@ use tokio::time::MissedTickBehavior;
 use tracing::{Instrument, error, warn};
 
 use crate::domain::lifecycle::{self, Fenced, Verdict};
-use crate::domain::record::{Failure, FencingToken, Record};
-use crate::fulfillment::{Outcome, Permit, Step};
+use crate::domain::record::{FencingToken, Record};
+use crate::fulfillment::{self, Outcome, Permit, Step};
 use crate::functions;
 use crate::functions::order_processor::{Delivery, LOOK_PAUSE, Next, store_is_away, wake_up};
 use crate::functions::told;
@@ -77,7 +77,7 @@ impl<'a> ClaimedOrder<'a> {
                 _ = renewal.tick() => {}
                 outcome = &mut task => return Ok(outcome.unwrap_or_else(|error| {
                     error!(order.tracking_id = %self.latest.record.tracking_id, %error, "the work broke down");
-                    Outcome::Ended(Verdict::Failed(Failure::new("internal_error", "the order could not be processed")))
+                    Outcome::Ended(fulfillment::broken_down())
                 })),
             }
             match self.renew(step.as_ref()).await {
