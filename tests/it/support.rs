@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 /// Longest wait for anything; generous, for machines that build beside the tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -317,12 +318,11 @@ impl Handler {
         eventually("they wait", || (self.readyz().json()["waiting"]["forChange"] == number).then_some(()));
     }
 
-    /// Invokes a function with this envelope.
+    /// Invokes a function with this envelope, in an invocation of its own.
     pub fn invoke(&self, function: &str, envelope: &Value) -> Response {
-        let headers = [
-            ("Content-Type", "application/json; charset=utf-8"),
-            ("X-Azure-Functions-InvocationId", "3f2504e0-4f89-41d3-9a0c-0305e82c3301"),
-        ];
+        // The host gives each invocation an id of its own; a claim that carries the id of an invocation belongs to it.
+        let invocation = Uuid::new_v4().to_string();
+        let headers = [("Content-Type", "application/json; charset=utf-8"), ("X-Azure-Functions-InvocationId", &invocation)];
         request("POST", &self.url(&format!("/{function}")), &headers, Some(envelope.to_string().as_bytes()))
     }
 
