@@ -118,7 +118,7 @@ fn target(text: &str, loopback: bool) -> Result<Url, &'static str> {
 pub(super) fn read(settings: &mut Settings<'_>, in_azure: bool) -> Option<Callbacks> {
     let loopback = !in_azure;
     let url = url(settings, loopback);
-    let allowed_hosts = allowed_hosts(settings);
+    let allowed_hosts = allowed_hosts(settings, loopback);
     let secrets = secrets(settings);
     let is_set = |name: &&str| settings.text(name).is_some();
     let target = ["CALLBACK_URL", "CALLBACK_ALLOWED_HOSTS"].into_iter().find(is_set);
@@ -148,7 +148,7 @@ fn url(settings: &mut Settings<'_>, loopback: bool) -> Option<Url> {
     }
 }
 
-fn allowed_hosts(settings: &mut Settings<'_>) -> Vec<Host> {
+fn allowed_hosts(settings: &mut Settings<'_>, loopback: bool) -> Vec<Host> {
     let mut hosts = Vec::new();
     let names = settings.text("CALLBACK_ALLOWED_HOSTS").unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
     for name in names {
@@ -159,6 +159,13 @@ fn allowed_hosts(settings: &mut Settings<'_>) -> Vec<Host> {
             host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
         };
         match host.filter(|host| is_name(host) && (host.eq_ignore_ascii_case(name) || !name.is_ascii())) {
+            Some(host) if target(&format!("https://{host}/"), loopback).is_err() => settings.problems.push(format!(
+                "CALLBACK_ALLOWED_HOSTS has {name:?}, which is not on the internet: no callback would go there; take it off the list"
+            )),
+            Some(host) if below && !host.contains('.') => settings.problems.push(format!(
+                "CALLBACK_ALLOWED_HOSTS has \"*.{name}\", which is every host of a top-level domain: name the domains of the receivers, \
+                 such as *.example.{name}"
+            )),
             Some(host) if below => hosts.push(Host::Below(format!(".{host}"))),
             Some(host) => hosts.push(Host::Exactly(host)),
             None => settings.problems.push(format!(
@@ -212,6 +219,9 @@ mod tests {
             (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "https://a.example")], "is no host name"),
             (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "a.example:443")], "is no host name"),
             (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "*")], "is no host name"),
+            (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "a.example, 169.254.169.254")], "\"169.254.169.254\", which is not on the internet"),
+            (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "[fd00::1]")], "which is not on the internet"),
+            (&[SECRET, ("CALLBACK_ALLOWED_HOSTS", "*.com")], "\"*.com\", which is every host of a top-level domain"),
         ] {
             let problems = read(pairs).expect_err(why);
             assert!(problems.iter().any(|problem| problem.contains(why)), "{why}: {problems:?}");

@@ -3,6 +3,7 @@
 //! An end hands its order over at once, to a queue that is never waited for; the sweeper's run has the orders looked for whose callback is
 //! due: those that found the queue full, whose try failed, or whose process died.
 
+mod receivers;
 pub mod send;
 
 use parking_lot::Mutex;
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::config;
 use crate::domain::record::{NoticeState, Record};
 use crate::domain::tracking::TrackingId;
+use crate::functions::callbacks::receivers::Receivers;
 use crate::outbound::callback::Sender;
 
 /// Orders that wait to be told; more are left to the sweeper.
@@ -24,6 +26,7 @@ pub struct Callbacks {
     waiting: Mutex<Option<mpsc::Receiver<TrackingId>>>,
     /// Told by a run of the sweeper.
     due: Notify,
+    receivers: Receivers,
 }
 
 impl Callbacks {
@@ -31,7 +34,7 @@ impl Callbacks {
     pub fn new(config: Option<config::callback::Callbacks>) -> Result<Self, String> {
         let sender = config.map(|config| Sender::new(&config.secrets).map(|sender| (sender, config))).transpose()?;
         let (ended, waiting) = mpsc::channel(WAITING);
-        Ok(Self { sender, ended, waiting: Mutex::new(Some(waiting)), due: Notify::new() })
+        Ok(Self { sender, ended, waiting: Mutex::new(Some(waiting)), due: Notify::new(), receivers: Receivers::default() })
     }
 
     /// The URL that an order may name, or what is wrong with it.

@@ -81,6 +81,8 @@ struct Read<'a> {
     message: String,
     /// Whether the tracking id comes from an `Idempotency-Key` header.
     by_header: bool,
+    /// Why a new order is refused. One that was accepted before may name a receiver that is allowed no more.
+    refusal: Option<Problem>,
 }
 
 struct Submitted {
@@ -95,7 +97,10 @@ struct Submitted {
 async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Result<Read<'a>, Problem> {
     shown::only_known_query(request, &[])?;
     let header = idempotency_header(request)?;
-    let callback_url = callback_header(app, request)?;
+    let (callback_url, refusal) = match callback_header(app, request) {
+        Ok(url) => (url, None),
+        Err(refusal) => (None, Some(refusal)),
+    };
     let text = body_text(request)?;
     // Before parsing: a tree of many small values is far larger than its text.
     if text.len() > message::MAX_BYTES {
@@ -131,16 +136,16 @@ async fn read<'a>(app: &'a App, request: &HttpRequest<'_>, owner: &str) -> Resul
     };
     let record = lifecycle::accept(submission, app.queue_wait.usual(), now, &app.config.budgets);
     let message = message::write(&record);
-    Ok(Read { store, record, message, by_header })
+    Ok(Read { store, record, message, by_header, refusal })
 }
 
 /// Records an order. With a `refusal` nothing is recorded, but an order that was accepted before is still answered with 202.
 async fn record(app: &App, entry: &Entry<'_>, read: Read<'_>, refusal: Option<Problem>) -> Result<Submitted, Problem> {
-    let Read { store, record, message, by_header } = read;
+    let Read { store, record, message, by_header, refusal: unacceptable } = read;
     let seal = |bookmark: Option<Bookmark>| bookmark.map(|bookmark| bookmark.seal(store.tracking_key(), record.tracking_id));
     app.admission.look(store).await;
     // Checked only now: an order that was accepted before may be too large today, since a gateway adds e.g. `traceparent`.
-    let refusal = refusal.or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
+    let refusal = refusal.or(unacceptable).or_else(|| (message.len() > message::MAX_BYTES).then(too_large));
     let refusal = refusal.or_else(|| app.admission.refusal());
     let refused = refusal.is_some();
     let created = match refusal.map_or_else(|| app.admission.admit(), Err) {

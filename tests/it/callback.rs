@@ -388,3 +388,48 @@ fn a_host_that_is_taken_off_the_list_gets_no_callback() {
     until_failed(data.path(), &id, 1, "target_not_allowed");
     assert!(own.heard().is_empty() && all.heard().is_empty());
 }
+
+#[test]
+fn a_repeat_that_names_a_receiver_allowed_no_more_is_the_order_that_was_accepted() {
+    let data = Directory::new();
+    let (all, own) = (Fake::replying([ok()]), Fake::replying([ok()]));
+    let header = [("X-Callback-Url", own.url.as_str())];
+    let handler = telling(data.path(), &all, &[("CALLBACK_ALLOWED_HOSTS", "127.0.0.1")]);
+    let (id, _) = submit_with(&handler, "CB-20", &header);
+    drop(handler);
+    let handler = telling(data.path(), &all, &[("CALLBACK_ALLOWED_HOSTS", "hooks.example.com")]);
+
+    let again = try_submit(&handler, "CB-20", &header);
+    let other = try_submit(&handler, "CB-21", &header);
+
+    assert_eq!((again.status, &again.body["trackingId"]), (202, &json!(id)), "{again:?}");
+    assert_eq!((other.status, &other.body["type"]), (400, &json!("urn:problem-type:waybill:invalid-callback-url")), "{other:?}");
+}
+
+#[test]
+fn a_slow_receiver_leaves_places_to_the_others() {
+    let data = Directory::new();
+    let (slow, quick) = (Fake::replying([]), Fake::replying([ok()]));
+    let handler = telling(data.path(), &slow, &[("CALLBACK_ALLOWED_HOSTS", "127.0.0.1, localhost")]);
+    let waiting: Vec<_> = (0..20)
+        .map(|number| {
+            let (id, message) = submit_with(&handler, &format!("CB-S{number}"), &[("X-Callback-Url", &slow.url)]);
+            assert_eq!(handler.process(&message).status, 200);
+            id
+        })
+        .collect();
+    let url = quick.url.replace("127.0.0.1", "localhost");
+    let (id, message) = submit_with(&handler, "CB-Q", &[("X-Callback-Url", &url)]);
+    assert_eq!(handler.process(&message).status, 200);
+
+    until(data.path(), &id, "delivered", 1);
+
+    let told = quick.heard()[0].at;
+    assert_eq!(slow.heard().iter().filter(|heard| heard.at < told).count(), 12);
+    let put_off = |id: &&String| record(data.path(), id)["callback"]["notice"]["code"] == "receiver_busy";
+    let put_off: Vec<_> = waiting.iter().filter(put_off).collect();
+    assert!(!put_off.is_empty());
+    for id in put_off {
+        assert_eq!(record(data.path(), id)["callback"]["notice"]["attempts"], 0);
+    }
+}

@@ -40,6 +40,8 @@ const LONGEST: Duration = Duration::from_hours(84);
 const MAX_ASKED: Duration = Duration::from_hours(24);
 /// Time before the record expires that the last try keeps free, since the sweeper looks once a minute; less of a short retention.
 const SPARE: Duration = Duration::from_mins(10);
+/// Pause before the next look at a callback whose receiver has no place for it, a tenth less or more.
+const BUSY: Duration = Duration::from_mins(5);
 /// Time by which a try may begin early: the store's clock may be set back between the end and the first try.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -77,10 +79,7 @@ pub enum Next {
 
 /// Decides whether a try may begin.
 pub fn begin(found: &Record, now: Timestamp) -> Next {
-    let Some(notice) = pending(found) else { return Next::Nothing };
-    if found.due_at.is_some_and(|due_at| due_at > now.after(TOLERANCE)) {
-        return Next::Nothing;
-    }
+    let Some(notice) = due(found, now) else { return Next::Nothing };
     // The last try was cut off by a crash, so its failure is noted nowhere.
     if tries(notice) >= MAX_TRIES {
         let code = notice.code.clone().unwrap_or_else(|| "interrupted".into());
@@ -94,6 +93,26 @@ pub fn begin(found: &Record, now: Timestamp) -> Next {
     record.due_at = Some(now.after(HELD).max(now.after(HELD + pause).min(until)));
     touch(&mut record, now);
     Next::Try(record)
+}
+
+/// Whether a try may begin, or the tries are over.
+pub fn is_due(found: &Record, now: Timestamp) -> bool {
+    due(found, now).is_some()
+}
+
+/// The record of a callback that is due while its receiver has as many tries as one receiver may have. It costs the callback no try; after
+/// the time for tries it is given up. `None`: no try may begin. `jitter` is from 0 to 1.
+pub fn put_off(found: &Record, jitter: f64, now: Timestamp) -> Option<Record> {
+    let notice = due(found, now)?;
+    let (code, until) = ("receiver_busy".to_owned(), until(found, notice));
+    if now >= until {
+        return Some(settled(found, NoticeState::GivenUp, Some(code), now));
+    }
+    let mut record = found.clone();
+    set(&mut record, Notice { code: Some(code), ..notice.clone() });
+    record.due_at = Some(now.after(spread(BUSY, jitter)).min(until));
+    touch(&mut record, now);
+    Some(record)
 }
 
 /// Result of a try.
@@ -166,6 +185,11 @@ fn pending(record: &Record) -> Option<&Notice> {
     record.notice().filter(|notice| notice.state == NoticeState::Pending)
 }
 
+/// The notice of an order whose next try is due.
+fn due(record: &Record, now: Timestamp) -> Option<&Notice> {
+    pending(record).filter(|_| record.due_at.is_none_or(|due_at| due_at <= now.after(TOLERANCE)))
+}
+
 /// Tries of the present budget.
 fn tries(notice: &Notice) -> u32 {
     notice.attempts.saturating_sub(notice.attempts_before)
@@ -187,7 +211,10 @@ fn expiry(record: &Record) -> Option<Timestamp> {
 
 /// Pause after this number of tries, a tenth less or more.
 fn pause(tries: u32, jitter: f64) -> Duration {
-    let pause = PAUSES[(tries.max(1) as usize - 1).min(PAUSES.len() - 1)];
+    spread(PAUSES[(tries.max(1) as usize - 1).min(PAUSES.len() - 1)], jitter)
+}
+
+fn spread(pause: Duration, jitter: f64) -> Duration {
     pause.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))
 }
 
@@ -354,6 +381,22 @@ mod tests {
         }
 
         assert_eq!((tries, record.notice().unwrap().code.as_deref()), (MAX_TRIES, Some("interrupted")));
+    }
+
+    #[test]
+    fn a_callback_whose_receiver_is_busy_loses_no_try_and_is_given_up_in_time() {
+        let mut record = ended(Duration::from_hours(168));
+        let mut now = START;
+        while record.notice().unwrap().state == NoticeState::Pending {
+            now = record.due_at.unwrap();
+            let put_off = put_off(&record, 0.5, now).unwrap();
+            assert!(super::put_off(&put_off, 0.5, now).is_none() && matches!(begin(&put_off, now), Next::Nothing), "it is not due");
+            record = put_off;
+        }
+
+        let notice = record.notice().unwrap();
+        assert_eq!((notice.state, notice.attempts, notice.code.as_deref()), (NoticeState::GivenUp, 0, Some("receiver_busy")));
+        assert_eq!((START.until(now), record.due_at), (LONGEST, None));
     }
 
     #[test]

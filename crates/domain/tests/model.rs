@@ -102,9 +102,11 @@ enum Fault {
     SenderCrash,
     /// An operator asks for the callback once more.
     TellAgain,
+    /// The receiver of the callback has no place for one more try.
+    Busy,
 }
 
-const FAULTS: usize = Fault::TellAgain as usize + 1;
+const FAULTS: usize = Fault::Busy as usize + 1;
 
 /// A part of the world that is searched completely.
 #[derive(Clone)]
@@ -1289,10 +1291,16 @@ impl World<'_> {
                         let change = self.sketch(&given_up);
                         steps.step(("a callback is given up", k), |state| write(state, None, change));
                     }
-                    Next::Try(_) => steps.step(("a sender looks", k), |state| {
-                        state.senders[k] = Sender::Write(true);
-                        Ok(())
-                    }),
+                    Next::Try(_) => {
+                        if let Some(put_off) = callback::put_off(record, 1.0, NOW) {
+                            let change = self.sketch(&put_off);
+                            steps.fault(Fault::Busy, ("a callback is put off", k), |state| write(state, None, change));
+                        }
+                        steps.step(("a sender looks", k), |state| {
+                            state.senders[k] = Sender::Write(true);
+                            Ok(())
+                        });
+                    }
                 },
                 Sender::Write(false) => steps.step(("a sender is too late", k), |state| {
                     state.senders[k] = Sender::Idle;
@@ -1688,8 +1696,8 @@ const SCOPES: &[Scope] = &[
         ..PLAIN
     },
     Scope {
-        name: "a callback: not confirmed, two crashes of its senders",
-        faults: &[(Fault::NotConfirmed, 1), (Fault::SenderCrash, 2)],
+        name: "a callback: not confirmed, two crashes of its senders, a busy receiver",
+        faults: &[(Fault::NotConfirmed, 1), (Fault::SenderCrash, 2), (Fault::Busy, 1)],
         pure: true,
         most: 2,
         tells: true,

@@ -98,6 +98,17 @@ async fn begin(app: &Arc<App>, slots: &Arc<Semaphore>, tracking_id: TrackingId, 
 /// its way: what is sent is the end that the latest record tells of.
 async fn tell(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result<(), StoreError> {
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(()) };
+    if !callback::is_due(&found.record, store.now()) {
+        return Ok(());
+    }
+    let target = app.callbacks.target(&found.record);
+    let _place = match &target {
+        Ok((_, url)) => match app.callbacks.receivers.place(url.host_str().unwrap_or_default()).await {
+            Some(place) => Some(place),
+            None => return put_off(store, &found).await,
+        },
+        Err(_) => None,
+    };
     let (decided, decided_at) = (Instant::now(), SystemTime::now());
     let tried = match callback::begin(&found.record, store.now()) {
         Next::Nothing => return Ok(()),
@@ -116,13 +127,23 @@ async fn tell(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
         return Ok(());
     }
     failpoint!("callback-recorded");
-    let told = match (app.callbacks.target(&tried), Body::of(&tried)) {
+    let told = match (target, Body::of(&tried)) {
         (Ok((sender, url)), Some(body)) => sender.send(&url, &callback::id(&tried), store.now(), body).await,
         (Err(code), _) => Told::Failed(code.into(), None),
         (Ok(_), None) => return Ok(()),
     };
     failpoint!("after-callback");
     settle(store, Versioned { record: tried.clone(), etag }, &tried, &told).await
+}
+
+/// The receiver is busy: the callback is looked at again later.
+async fn put_off(store: &StatusStore, found: &Versioned) -> Result<(), StoreError> {
+    if let Some(record) = callback::put_off(&found.record, backoff::share(), store.now())
+        && store.replace(&record, &found.etag).await? != Replaced::Stale
+    {
+        log(&record);
+    }
+    Ok(())
 }
 
 /// Writes what a try came to, to the latest version of the record.
@@ -149,7 +170,7 @@ fn log(record: &Record) {
             info!(order.tracking_id = %record.tracking_id, callback.id = id, callback.attempts = attempts, "callback delivered");
         }
         NoticeState::Pending => {
-            warn!(order.tracking_id = %record.tracking_id, callback.id = id, callback.attempts = attempts, error.code = code, callback.next_at = record.due_at.map(tracing::field::display), "callback failed; it is tried again");
+            warn!(order.tracking_id = %record.tracking_id, callback.id = id, callback.attempts = attempts, error.code = code, callback.next_at = record.due_at.map(tracing::field::display), "callback not delivered; it is tried again");
         }
         NoticeState::GivenUp => {
             warn!(order.tracking_id = %record.tracking_id, callback.id = id, callback.attempts = attempts, error.code = code, "callback given up; waybill callback retry sends it again");
