@@ -333,6 +333,11 @@ impl Answer {
         self.outputs.res.as_ref().map(|response| response.status_code)
     }
 
+    /// How many messages the host is to send.
+    pub fn messages(&self) -> usize {
+        self.outputs.order_message.len()
+    }
+
     /// The problem that the client is told, for the log.
     pub fn problem(&self) -> Option<&LoggedProblem> {
         self.outputs.res.as_ref().and_then(|response| response.problem.as_deref())

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::record::{Record, Status};
 use crate::functions::app::App;
+use crate::metrics::METRICS;
 use crate::outbound::backoff::Backoff;
 use crate::store::StoreError;
 
@@ -75,5 +76,6 @@ fn ended(app: &App, record: &Record) {
         _ => "order failed",
     };
     told::transition(record, text);
+    METRICS.ended(record.status, record.submitted_at.until(record.completed_at.unwrap_or(record.updated_at)), record.attempt);
     app.callbacks.hand_over(record);
 }

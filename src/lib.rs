@@ -71,6 +71,8 @@ pub mod envelope;
 #[doc(hidden)]
 pub mod config;
 #[doc(hidden)]
+pub mod metrics;
+#[doc(hidden)]
 pub mod outbound;
 #[doc(hidden)]
 pub mod store;

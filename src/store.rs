@@ -4,7 +4,7 @@ pub mod cosmos;
 pub mod sqlite;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use serving::trace::SPANS;
@@ -16,6 +16,7 @@ use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
+use crate::metrics::{Engine, METRICS, Operation, Replied};
 use crate::store::cosmos::CosmosStore;
 use crate::store::sqlite::SqliteStore;
 
@@ -41,18 +42,29 @@ pub enum Created {
     Exists(Versioned, Option<Bookmark>),
 }
 
-/// The embedded store, as spans name it.
-const SQLITE: &str = "sqlite";
+/// Asks the embedded store, in a span, and measures the time.
+async fn ask<T>(operation: Operation, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let started = Instant::now();
+    let answer = question.instrument(span(Engine::Sqlite, operation)).await;
+    let is_answer = answer.as_ref().err().is_none_or(StoreError::is_answer);
+    measure(Engine::Sqlite, operation, is_answer, started.elapsed());
+    answer
+}
+
+/// Measures a question to the store.
+fn measure(engine: Engine, operation: Operation, is_answered: bool, took: Duration) {
+    METRICS.store_duration.time((engine, (operation, if is_answered { Replied::Yes } else { Replied::No })), took);
+}
 
 /// The span of a question to the store.
-fn question(system: &'static str, operation: &'static str) -> Span {
+fn span(engine: Engine, operation: Operation) -> Span {
     info_span!(
         target: SPANS,
         "question",
-        otel.name = operation,
+        otel.name = operation.as_str(),
         otel.kind = "client",
-        db.system.name = system,
-        db.operation.name = operation,
+        db.system.name = engine.as_str(),
+        db.operation.name = operation.as_str(),
         db.response.status_code = Empty,
         azure.cosmosdb.operation.request_charge = Empty
     )
@@ -248,7 +260,7 @@ impl StatusStore {
     /// The record with this id, unless it has expired. May be an older version where [`Self::may_lag`].
     pub async fn read(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.read(tracking_id).instrument(question(SQLITE, "read")).await,
+            Self::Sqlite(store) => ask(Operation::Read, store.read(tracking_id)).await,
             Self::Cosmos(store) => store.read(tracking_id).await,
         }
     }
@@ -256,7 +268,7 @@ impl StatusStore {
     /// The latest version of the record. Read it after a refused write: a write based on an older version is refused again.
     pub async fn read_latest(&self, tracking_id: TrackingId) -> Result<Option<Versioned>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.read(tracking_id).instrument(question(SQLITE, "read")).await,
+            Self::Sqlite(store) => ask(Operation::Read, store.read(tracking_id)).await,
             Self::Cosmos(store) => store.read_latest(tracking_id).await,
         }
     }
@@ -273,7 +285,7 @@ impl StatusStore {
     /// is no record where [`Self::may_lag`]; [`Self::read_until_visible`] does.
     pub async fn read_recent(&self, tracking_id: TrackingId) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(Arc::new)),
+            Self::Sqlite(store) => Ok(ask(Operation::Read, store.read(tracking_id)).await?.map(Arc::new)),
             Self::Cosmos(store) => store.read_recent(tracking_id).await,
         }
     }
@@ -285,7 +297,7 @@ impl StatusStore {
         bookmark: Option<Bookmark>,
     ) -> Result<Option<Arc<Versioned>>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(Arc::new)),
+            Self::Sqlite(store) => Ok(ask(Operation::Read, store.read(tracking_id)).await?.map(Arc::new)),
             Self::Cosmos(store) => store.read_until_visible(tracking_id, bookmark).await,
         }
     }
@@ -293,7 +305,7 @@ impl StatusStore {
     /// The latest version of the record, by a single read without repetition: enough before a request is refused.
     pub async fn read_latest_once(&self, tracking_id: TrackingId) -> Result<Option<(Versioned, Option<Bookmark>)>, StoreError> {
         match self {
-            Self::Sqlite(store) => Ok(store.read(tracking_id).instrument(question(SQLITE, "read")).await?.map(|found| (found, None))),
+            Self::Sqlite(store) => Ok(ask(Operation::Read, store.read(tracking_id)).await?.map(|found| (found, None))),
             Self::Cosmos(store) => store.read_latest_once(tracking_id).await,
         }
     }
@@ -301,7 +313,7 @@ impl StatusStore {
     /// Writes a new record, unless its id is taken. The write is durable when this returns.
     pub async fn create(&self, record: &Record) -> Result<Created, StoreError> {
         match self {
-            Self::Sqlite(store) => store.create(record).instrument(question(SQLITE, "create")).await,
+            Self::Sqlite(store) => ask(Operation::Create, store.create(record)).await,
             Self::Cosmos(store) => store.create(record).await,
         }
     }
@@ -309,7 +321,7 @@ impl StatusStore {
     /// Replaces the record that was read at `etag`. The write is durable when this returns.
     pub async fn replace(&self, record: &Record, etag: &Etag) -> Result<Replaced, StoreError> {
         match self {
-            Self::Sqlite(store) => store.replace(record, etag).instrument(question(SQLITE, "replace")).await,
+            Self::Sqlite(store) => ask(Operation::Replace, store.replace(record, etag)).await,
             Self::Cosmos(store) => store.replace(record, etag).await,
         }
     }
@@ -317,7 +329,7 @@ impl StatusStore {
     /// At most `limit` orders of these whose `dueAt` has passed, earliest `dueAt` first, after the first `skip` of them.
     pub async fn overdue(&self, limit: u32, skip: u32, which: Due) -> Result<Vec<TrackingId>, StoreError> {
         match self {
-            Self::Sqlite(store) => store.overdue(limit, skip, which).instrument(question(SQLITE, "query")).await,
+            Self::Sqlite(store) => ask(Operation::Query, store.overdue(limit, skip, which)).await,
             Self::Cosmos(store) => store.overdue(limit, skip, which).await,
         }
     }

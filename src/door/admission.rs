@@ -11,6 +11,7 @@ use crate::config::limits::Limits;
 use crate::domain::problem::{Outcome, Problem};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::timestamp::whole_seconds;
+use crate::metrics::Dependency;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{Breaker, Permit};
 use crate::store::{StatusStore, StoreError, Waiting};
@@ -72,7 +73,7 @@ impl Admission {
     pub fn new(limits: &Limits) -> Self {
         Self {
             max_age: limits.admission_max_age,
-            breaker: Arc::new(Breaker::new("the store", BREAKER_FAILURES, BREAKER_PAUSES)),
+            breaker: Arc::new(Breaker::new(Dependency::Store, BREAKER_FAILURES, BREAKER_PAUSES)),
             backlog: Arc::default(),
             reading: Arc::default(),
         }

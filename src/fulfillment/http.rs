@@ -28,6 +28,7 @@ use crate::domain::record::{Failure, Record};
 use crate::domain::tracking::TrackingId;
 use crate::fulfillment::work::{Done, Failed, Job, MAX_RESULT, Work, clean};
 use crate::fulfillment::{Outcome, Step};
+use crate::metrics::{Dependency, METRICS, Method, StatusClass};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::breaker::{self, Breaker, Caller, Permit};
@@ -100,7 +101,7 @@ impl Backend {
             url: config.url.clone(),
             timeout: config.timeout,
             authorization: config.authorization.clone(),
-            breaker: Arc::new(Breaker::new("the backend", BREAKER_FAILURES, pauses)),
+            breaker: Arc::new(Breaker::new(Dependency::Backend, BREAKER_FAILURES, pauses)),
             mean: Mutex::default(),
         })
     }
@@ -216,7 +217,11 @@ impl Call<'_> {
         if let Some(traceparent) = traceparent {
             request.headers_mut().insert(TRACEPARENT, traceparent);
         }
+        let method = if request.method() == reqwest::Method::POST { Method::Post } else { Method::Get };
+        let started = Instant::now();
         let answer = self.client.execute(request).instrument(span.clone()).await;
+        let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        METRICS.backend_duration.time((method, StatusClass::of_status(status)), started.elapsed());
         match &answer {
             Ok(answer) => drop(span.record("http.response.status_code", answer.status().as_u16())),
             Err(_) => trace::fail(&span, "the backend could not be reached, or its answer broke off"),

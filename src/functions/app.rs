@@ -28,6 +28,7 @@ use crate::functions::queue_wait::QueueWait;
 use crate::functions::reply;
 use crate::functions::wait_slots::WaitSlots;
 use crate::functions::watchers::Watchers;
+use crate::metrics::WaitFor;
 use crate::outbound::service_bus::Queue;
 use crate::store::StatusStore;
 
@@ -99,7 +100,7 @@ impl App {
             store_trouble: Mutex::default(),
             watchers: Watchers::new(config.max_waiters()),
             // Half of the connections that are not reserved for waiting; the other half is left for work.
-            visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters()) / 2).max(1)),
+            visibility_slots: WaitSlots::new(((config.max_connections - config.max_waiters()) / 2).max(1), WaitFor::Visibility),
             stopping: SetOnce::new(),
             queue_wait: QueueWait::default(),
             completion_times: CompletionTimes::default(),

@@ -18,6 +18,7 @@ use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
 use crate::functions::told;
 use crate::functions::{self};
+use crate::metrics::{self, METRICS};
 use crate::store::{Replaced, StatusStore, StoreError};
 
 /// Takes a dead letter, reads its order, records the decision, and only then sends a message or completes the dead letter.
@@ -60,6 +61,7 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
             // After a rollback. The sweeper of the newer version sends a message again.
             Err(error @ StoreError::Newer(_)) => {
                 warn!(order.tracking_id = %message.tracking_id, %error, "a dead letter is completed: its order waits for the newer version of this program");
+                METRICS.dead_letters.count(metrics::DeadLetter::Nothing);
                 return Ok(Answer::done());
             }
             Err(StoreError::Unreadable(reason)) => return keep(app, store, dead, format!("its order cannot be read: {reason}")).await,
@@ -69,7 +71,10 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         let holder_gone = holder.is_some_and(|holder| holder::is_gone(holder, &app.holder));
         let (wait_usual, now, budgets) = (app.queue_wait.usual(), store.now(), &app.config.budgets);
         let record = match lifecycle::dead_letter(&found.record, message.life, holder_gone, wait_usual, now, budgets) {
-            DeadLetter::Nothing => return Ok(Answer::done()),
+            DeadLetter::Nothing => {
+                METRICS.dead_letters.count(metrics::DeadLetter::Nothing);
+                return Ok(Answer::done());
+            }
             DeadLetter::Emit(record) | DeadLetter::GiveUp(record) => record,
         };
         if functions::retry_store(wait, || store.replace(&record, &found.etag)).await? == Replaced::Stale {
@@ -77,11 +82,14 @@ async fn follow(app: &App, store: &StatusStore, dead: &QueueMessage, message: &m
         }
         failpoint!("mid-dead-letter-after-record");
         let reason = dead.dead_letter_reason.as_deref().unwrap_or("no reason given");
+        told::interruption(&found.record, &record);
         if record.status.is_terminal() {
+            METRICS.dead_letters.count(metrics::DeadLetter::Ended);
             functions::ended(app, &record);
             return Ok(Answer::done());
         }
         info!(order.tracking_id = %record.tracking_id, message.dead_letter_reason = reason, "a message of this order was dead-lettered; it is sent again");
+        METRICS.dead_letters.count(metrics::DeadLetter::SentAgain);
         told::sent_again(&record, "a message of it was dead-lettered");
         return Ok(Answer::emit(vec![message::write(&record)]));
     }
@@ -93,6 +101,7 @@ async fn keep(app: &App, store: &StatusStore, dead: &QueueMessage, reason: Strin
     let (dead_letter_reason, retention) = (dead.dead_letter_reason.as_deref(), app.config.quarantine_retention);
     let quarantined = Quarantined::new(store.tracking_key(), body, reason, dead_letter_reason, store.now(), retention);
     functions::retry_store(wait, || store.quarantine(&quarantined)).await?;
+    METRICS.dead_letters.count(metrics::DeadLetter::Quarantined);
     error!(quarantine.id = %quarantined.id, quarantine.reason = quarantined.reason, "a dead letter is kept in quarantine: it cannot be processed");
     Ok(Answer::done())
 }

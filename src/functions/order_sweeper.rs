@@ -25,6 +25,7 @@ use crate::functions::app::App;
 use crate::functions::invocation::Invocation;
 use crate::functions::reply::{Conclusion, Refusal};
 use crate::functions::{self, told};
+use crate::metrics::{self, METRICS};
 use crate::outbound::backoff::Backoff;
 use crate::outbound::service_bus::Queue;
 use crate::store::{Due, Replaced, StatusStore, StoreError};
@@ -202,6 +203,7 @@ impl<'a> Run<'a> {
                 // An order that could not be written stays due.
                 Err(error) => {
                     warn!(order.tracking_id = %tracking_id, %error, "an overdue order could not be swept; the next run tries again");
+                    METRICS.swept.count(metrics::Swept::Failed);
                     self.stuck += 1;
                     self.failures += usize::from(!error.is_answer());
                 }
@@ -253,26 +255,35 @@ fn has_reached_a_worker(record: &Record) -> bool {
 
 /// Decides and records about one order, and sends its message if that is due.
 async fn sweep_order(app: &App, store: &StatusStore, shared: &Shared, tracking_id: TrackingId) -> Result<Swept, StoreError> {
-    let Some(found) = store.read_latest(tracking_id).await? else { return Ok(Swept::Moved) };
+    let moved = || {
+        METRICS.swept.count(metrics::Swept::Nothing);
+        Ok(Swept::Moved)
+    };
+    let Some(found) = store.read_latest(tracking_id).await? else { return moved() };
     shared.oldest.look(&found.record);
     if let Some(origin) = &found.record.metadata.traceparent {
         trace::link(&Span::current(), origin);
     }
     let decision = lifecycle::sweep(&found.record, app.queue_wait.usual(), store.now(), &app.config.budgets);
     let (record, emits) = match decision {
-        Sweep::Nothing => return Ok(Swept::Moved),
+        Sweep::Nothing => return moved(),
         Sweep::Postpone(record) | Sweep::GiveUp(record) => (record, false),
         Sweep::Emit(record) => (record, true),
     };
     // Stale: another sweeper or a worker changed the order meanwhile, and takes care of it.
-    let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return Ok(Swept::Moved) };
+    let Replaced::Replaced(_) = store.replace(&record, &found.etag).await? else { return moved() };
     failpoint!("mid-sweep-after-record" if emits);
+    told::interruption(&found.record, &record);
     if record.status.is_terminal() {
+        METRICS.swept.count(metrics::Swept::Ended);
         functions::ended(app, &record);
-    }
-    if !emits {
         return Ok(Swept::Moved);
     }
+    if !emits {
+        METRICS.swept.count(metrics::Swept::Postponed);
+        return Ok(Swept::Moved);
+    }
+    METRICS.swept.count(metrics::Swept::SentAgain);
     info!(order.tracking_id = %tracking_id, order.status = record.status.as_str(), order.emissions = record.emissions, "order overdue: its message is sent again");
     told::sent_again(&record, "overdue");
     let message = message::write(&record);
@@ -314,6 +325,8 @@ impl Oldest {
     /// Writes the age. An alert reads this line by its text and its field.
     fn tell(&self, now: Timestamp) {
         let oldest = Timestamp::from_milliseconds(self.0.load(Ordering::Relaxed)).min(now);
-        info!(order.oldest_age_s = oldest.until(now).as_secs_f64(), "oldest overdue order");
+        let age = oldest.until(now).as_secs_f64();
+        METRICS.oldest_overdue.set((), age);
+        info!(order.oldest_age_s = age, "oldest overdue order");
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::problem::Problem;
 use crate::domain::tracking::TrackingId;
 use crate::envelope::{Answer, HttpRequest, LoggedProblem, Response};
 use crate::functions::contract;
+use crate::metrics::{Answered, METRICS, SendOperation, Sent};
 
 /// Headers that a web page's script may read. Without a list it may read none of them.
 const EXPOSED: &str = "Location, Retry-After, retry-after-ms, ETag, Preference-Applied, RateLimit, RateLimit-Policy, WWW-Authenticate";
@@ -68,6 +69,25 @@ impl Conclusion {
     #[must_use]
     pub fn about(self, tracking_id: Option<TrackingId>) -> Self {
         Self { tracking_id, ..self }
+    }
+
+    /// Measures the invocation.
+    pub fn measure(&self, function: &str, duration: Duration) {
+        let answered = match &self.answer {
+            Ok(answer) => match answer.status_code() {
+                Some(500..) => Answered::Unavailable,
+                Some(400..) => Answered::Refused,
+                _ => Answered::Done,
+            },
+            Err(_) => Answered::Failed,
+        };
+        METRICS.invoked(function, answered, duration);
+        if let Ok(answer) = &self.answer {
+            if let Some(problem) = answer.problem() {
+                METRICS.refused(function, problem.kind);
+            }
+            METRICS.sent_messages.add((SendOperation::Output, Sent::Yes), answer.messages() as u64);
+        }
     }
 
     /// Writes the log line of the invocation.

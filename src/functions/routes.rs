@@ -21,6 +21,7 @@ use crate::functions::span;
 use crate::functions::{
     doctor, health, open_api, order_cancel, order_dead_letter, order_ingress, order_list, order_processor, order_status, order_sweeper,
 };
+use crate::metrics::{METRICS, prometheus};
 
 /// The functions that the handler serves, in the order of their names.
 pub const FUNCTIONS: [&str; 11] = [
@@ -67,6 +68,8 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .or(healthz())
         .unify()
         .or(readyz(app))
+        .unify()
+        .or(metrics())
         .unify()
         .recover(rejected)
         .unify()
@@ -118,7 +121,9 @@ async fn respond<A: Future<Output = Conclusion>>(
     let span = span::of(name, &invocation);
     let conclusion = run(app, invocation).instrument(span.clone()).await;
     span::end(&span, &conclusion);
-    span.in_scope(|| conclusion.log(name, &id, started.elapsed()));
+    let took = started.elapsed();
+    conclusion.measure(name, took);
+    span.in_scope(|| conclusion.log(name, &id, took));
     match conclusion.answer {
         Ok(answer) => {
             let mut response = Response::new(Bytes::from(answer.to_json()).into());
@@ -176,6 +181,15 @@ fn readyz(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Rejection
             app.add_figures(&mut body);
             json_response(status, &body)
         }
+    })
+}
+
+/// GET /metrics — what this process counts and measures, for Prometheus.
+fn metrics() -> impl Filter<Extract = (Response,), Error = Rejection> + Clone {
+    warp::path!("metrics").and(warp::get()).map(|| {
+        let mut response = Response::new(prometheus::text(&METRICS.read()).into());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::CONTENT_TYPE));
+        response
     })
 }
 

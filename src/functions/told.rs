@@ -1,4 +1,4 @@
-//! Log lines about an order: one with stable fields for machines, and a short one for a person at a terminal.
+//! What is told of an order: a log line with stable fields for machines, a short one for a person at a terminal, and the metrics.
 
 use serving::log::{PEOPLE, time_of_day};
 use serving::terminal::duration;
@@ -6,6 +6,7 @@ use tracing::{Level, enabled, info, warn};
 
 use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
+use crate::metrics::METRICS;
 
 /// Target of the lines for machines.
 const ORDER: &str = "waybill::order";
@@ -14,6 +15,7 @@ const ORDER_ID: usize = 24;
 
 /// An order is recorded.
 pub(super) fn accepted(record: &Record) {
+    METRICS.orders_accepted.count(());
     info!(target: ORDER, { order.tracking_id = %record.tracking_id, order.status = record.status.as_str() }, "order accepted");
     short(record, "", || "accepted".into());
 }
@@ -39,6 +41,9 @@ pub(super) fn transition(record: &Record, text: &'static str) {
         };
     }
     let waits = record.retry_at.is_some() && record.lease.is_none();
+    if waits {
+        METRICS.retries.count(());
+    }
     if record.status == Status::Failed || waits {
         line!(warn);
     } else {
@@ -58,6 +63,11 @@ pub(super) fn transition(record: &Record, text: &'static str) {
         (_, _) if record.cancel_requested => short(record, "wait", || "cancellation requested".into()),
         _ => {}
     }
+}
+
+/// A claim, or the end of an order that no worker holds, is written. A claim before it may have ended without a verdict.
+pub(super) fn interruption(found: &Record, written: &Record) {
+    METRICS.interruptions.add((), written.interruptions.saturating_sub(found.interruptions).into());
 }
 
 /// A delivery leaves an order to a later copy of its message, or waits.

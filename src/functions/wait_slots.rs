@@ -4,18 +4,21 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use crate::metrics::{METRICS, WaitFor};
+
 /// A bounded number of slots, of which one caller gets at most half.
 #[derive(Debug)]
 pub struct WaitSlots {
     number: usize,
+    wait_for: WaitFor,
     /// Slots taken, by caller.
     taken: Mutex<HashMap<[u8; 16], usize>>,
 }
 
 impl WaitSlots {
-    /// This many slots, half of them for one caller.
-    pub fn new(number: usize) -> Self {
-        Self { number, taken: Mutex::default() }
+    /// This many slots, half of them for one caller, for requests that wait for this.
+    pub fn new(number: usize, wait_for: WaitFor) -> Self {
+        Self { number, wait_for, taken: Mutex::default() }
     }
 
     /// A slot, if one is left for this caller.
@@ -26,7 +29,13 @@ impl WaitSlots {
             return None;
         }
         taken.insert(caller, own + 1);
+        self.tell(&taken);
         Some(WaitSlot { slots: self, caller })
+    }
+
+    /// Has the metrics tell how many wait. Called under the lock, so that the last number is told last.
+    fn tell(&self, taken: &HashMap<[u8; 16], usize>) {
+        METRICS.waiters.set(self.wait_for, u32::try_from(taken.values().sum::<usize>()).unwrap_or(u32::MAX).into());
     }
 
     /// Slots taken by all callers.
@@ -51,5 +60,6 @@ impl Drop for WaitSlot<'_> {
                 taken.remove(&self.caller);
             }
         }
+        self.slots.tell(&taken);
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::domain::tracking::TrackingId;
 use crate::functions::wait_slots::WaitSlots;
+use crate::metrics::WaitFor;
 use crate::store::{StatusStore, Versioned};
 
 /// Time between two reads of an order.
@@ -30,7 +31,7 @@ struct Orders(Mutex<HashMap<TrackingId, watch::Sender<Latest>>>);
 impl Watchers {
     /// At most `slots` requests wait at the same time, at most half of them from one caller.
     pub fn new(slots: usize) -> Self {
-        Self { slots: WaitSlots::new(slots), orders: Arc::default() }
+        Self { slots: WaitSlots::new(slots, WaitFor::Change), orders: Arc::default() }
     }
 
     /// The number of waiting requests.

@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::metrics::{BreakerState, Dependency, METRICS};
 use crate::outbound::backoff::{Backoff, jittered};
 
 /// Counts failed calls, and decides whether another call may begin.
 #[derive(Debug)]
 pub struct Breaker {
-    /// The name of the dependency in the log.
-    what: &'static str,
+    dependency: Dependency,
     /// Consecutive failures that open the breaker.
     failures: usize,
     /// The pause before each probe, by the number of probes that failed before it.
@@ -73,10 +73,21 @@ pub struct Permit {
     probe: Option<u64>,
 }
 
+impl State {
+    fn told(&self) -> BreakerState {
+        match self {
+            Self::Closed { .. } => BreakerState::Closed,
+            Self::Open(Open { probe: None, .. }) => BreakerState::Open,
+            Self::Open(_) => BreakerState::HalfOpen,
+        }
+    }
+}
+
 impl Breaker {
     /// A closed breaker.
-    pub fn new(what: &'static str, failures: usize, pauses: Backoff) -> Self {
-        Self { what, failures, pauses, probes: AtomicU64::new(0), state: Mutex::new(State::Closed { failures: Vec::new() }) }
+    pub fn new(dependency: Dependency, failures: usize, pauses: Backoff) -> Self {
+        METRICS.breaker(dependency, BreakerState::Closed);
+        Self { dependency, failures, pauses, probes: AtomicU64::new(0), state: Mutex::new(State::Closed { failures: Vec::new() }) }
     }
 
     /// Whether any call may begin.
@@ -86,10 +97,19 @@ impl Breaker {
 
     /// The state, for operators: `closed`, `open`, `half-open`.
     pub fn as_str(&self) -> &'static str {
-        match &*self.state.lock() {
-            State::Closed { .. } => "closed",
-            State::Open(Open { probe: None, .. }) => "open",
-            State::Open(_) => "half-open",
+        self.state.lock().told().as_str()
+    }
+
+    /// Has the metrics tell a new state. Called under its lock, so that the last state is told last.
+    fn tell(&self, state: &State) {
+        METRICS.breaker(self.dependency, state.told());
+    }
+
+    /// The dependency, in the log.
+    fn what(&self) -> &'static str {
+        match self.dependency {
+            Dependency::Store => "the store",
+            Dependency::Backend => "the backend",
         }
     }
 
@@ -114,13 +134,14 @@ impl Breaker {
         } else if let Some(expected) = open.expected.filter(|expected| has_failed && now < *expected) {
             expected - now
         } else {
-            info!("asking {} whether it is back", self.what);
+            info!("asking {} whether it is back", self.what());
             let number = self.probes.fetch_add(1, Ordering::Relaxed) + 1;
             if open.probe.replace(number).is_some() {
                 // The probe before it was not answered in its time.
                 open.failed_probes = open.failed_probes.saturating_add(1);
             }
             open.until = now + longer(self.pauses.pause(open.failed_probes.saturating_add(1)));
+            self.tell(&state);
             return Ok(permit(Some(number)));
         };
         if caller.is_some_and(|caller| !caller.has_failed) {
@@ -135,8 +156,9 @@ impl Breaker {
         match &mut *state {
             State::Closed { failures } => failures.clear(),
             State::Open(open) if probe.is_some_and(|probe| probe > open.before) => {
-                info!("{} is back", self.what);
+                info!("{} is back", self.what());
                 *state = State::Closed { failures: Vec::new() };
+                self.tell(&state);
             }
             State::Open(_) => {}
         }
@@ -163,16 +185,19 @@ impl Breaker {
             State::Open(_) => return,
         };
         let pause = longer(self.pauses.pause(failed_probes));
-        warn!(breaker.pause_ms = pause.as_millis(), "{} is down; it is left alone for a while", self.what);
+        warn!(breaker.pause_ms = pause.as_millis(), "{} is down; it is left alone for a while", self.what());
         *state = State::Open(Open { until: now + pause, failed_probes, probe: None, before, expected });
+        self.tell(&state);
     }
 
     fn give_back(&self, probe: u64, now: Instant) {
-        if let State::Open(open) = &mut *self.state.lock()
+        let mut state = self.state.lock();
+        if let State::Open(open) = &mut *state
             && open.probe == Some(probe)
         {
             open.probe = None;
             open.until = now;
+            self.tell(&state);
         }
     }
 }
@@ -227,7 +252,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(10);
 
     fn breaker(now: Instant, failures: u32) -> Arc<Breaker> {
-        let breaker = Arc::new(Breaker::new("it", 5, Backoff { first: PAUSE, longest: Duration::from_mins(2) }));
+        let breaker = Arc::new(Breaker::new(Dependency::Backend, 5, Backoff { first: PAUSE, longest: Duration::from_mins(2) }));
         for _ in 0..failures {
             breaker.admit(now).unwrap().end(false, now);
         }

@@ -34,6 +34,7 @@ use crate::config::identity::Identity;
 use crate::config::service_bus::{Access, ServiceBus};
 use crate::config::time_budget::SERVICE_BUS_DEADLINE;
 use crate::domain::timestamp::Timestamp;
+use crate::metrics::{METRICS, SendOperation, Sent};
 use crate::outbound;
 use crate::outbound::backoff::Backoff;
 use crate::outbound::backoff::jittered;
@@ -198,13 +199,14 @@ impl Queue {
     }
 
     async fn put(&self, text: &str, at: Option<Timestamp>) -> Result<(), SendError> {
+        let operation = if at.is_some() { SendOperation::Schedule } else { SendOperation::Send };
         let span = info_span!(
             target: SPANS,
             "send",
             otel.name = "send orders",
             otel.kind = "producer",
             messaging.system = "servicebus",
-            messaging.operation.name = if at.is_some() { "schedule" } else { "send" },
+            messaging.operation.name = operation.as_str(),
             messaging.operation.type = "send",
             messaging.destination.name = self.name,
             server.address = self.namespace()
@@ -213,6 +215,12 @@ impl Queue {
         if sent.is_err() {
             trace::fail(&span, "the message was not sent, or may not have been");
         }
+        let was_sent = match &sent {
+            Ok(()) => Sent::Yes,
+            Err(SendError::NotSent(_)) => Sent::No,
+            Err(SendError::Unknown(_)) => Sent::Unknown,
+        };
+        METRICS.sent_messages.count((operation, was_sent));
         sent
     }
 }

@@ -32,9 +32,10 @@ use crate::domain::quarantine::Quarantined;
 use crate::domain::record::{Record, Status};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::tracking::{TrackingId, TrackingKey};
+use crate::metrics::Operation;
 use crate::outbound::backoff::Backoff;
 use crate::store::cosmos::account::{Account, Clock, Properties};
-use crate::store::cosmos::ask::{Answer, Charges, Failed, Operation};
+use crate::store::cosmos::ask::{Answer, Charges, Failed};
 use crate::store::cosmos::item::{Found, Item, weight};
 use crate::store::{
     Created, Difference, Due, Etag, Filter, Kept, Listed, PAGE_BYTES, Page, Place, Replaced, Selection, StoreError, Unreadable, Versioned,

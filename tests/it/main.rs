@@ -38,6 +38,7 @@ mod issuer;
 mod limits;
 mod list;
 mod log;
+mod metrics;
 mod newer;
 mod new_app;
 mod openapi;

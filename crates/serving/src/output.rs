@@ -1,6 +1,7 @@
 //! Output of this process for which no request waits: a thread for each stream writes it, however slow its reader is.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ const MOST_WAITING: usize = 1024 * 1024;
 const LAST_LINES: Duration = Duration::from_secs(2);
 /// Name of the threads that write.
 const WRITER: &str = "output";
+
+/// Lines that were dropped since the start, of all streams.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) static STDOUT: Stream = Stream::new("stdout", || Box::new(io::stdout()));
 pub(crate) static STDERR: Stream = Stream::new("stderr", || Box::new(io::stderr()));
@@ -51,6 +55,7 @@ impl Stream {
         // A writing thread says itself what was dropped; that line must not be dropped.
         if is_full && thread::current().name() != Some(WRITER) {
             waiting.dropped += 1;
+            DROPPED.fetch_add(1, Ordering::Relaxed);
             return;
         }
         waiting.text.extend_from_slice(lines);
@@ -113,6 +118,11 @@ pub(crate) fn start() -> Output {
         STDERR.take(format!("thread '{}' {panic}\n{trace}", thread.name().unwrap_or("<unnamed>")).as_bytes());
     }));
     Output(())
+}
+
+/// Lines that were dropped since the start, since their reader was too slow.
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 /// Writes a line to stdout, after the log lines before it.

@@ -17,6 +17,7 @@ use crate::domain::tracking::TrackingId;
 use crate::functions;
 use crate::functions::app::App;
 use crate::functions::contract::{OrderStatus, Timestamp};
+use crate::metrics::{CallbackResult, METRICS};
 use crate::outbound::backoff;
 use crate::store::{Due, Replaced, StatusStore, StoreError, Versioned};
 
@@ -161,9 +162,14 @@ async fn settle(store: &StatusStore, mut found: Versioned, tried: &Record, told:
     }
 }
 
-/// The state of a callback, in the log: no URL, which may have a secret in it, and nothing that the receiver answered but the status.
+/// The state of a callback, in the log and the metrics: no URL, which may have a secret in it, and nothing that the receiver answered but the status.
 fn log(record: &Record) {
     let Some(notice) = record.notice() else { return };
+    METRICS.callbacks.count(match notice.state {
+        NoticeState::Delivered => CallbackResult::Delivered,
+        NoticeState::Pending => CallbackResult::Failed,
+        NoticeState::GivenUp => CallbackResult::GivenUp,
+    });
     let (id, attempts, code) = (callback::id(record), notice.attempts, notice.code.as_deref());
     match notice.state {
         NoticeState::Delivered => {

@@ -13,6 +13,7 @@ use crate::functions::holder;
 use crate::functions::order_processor::{Delivery, Next, Reason, too_late, wake_up};
 use crate::functions::reply::Refusal;
 use crate::functions::told;
+use crate::metrics::METRICS;
 use crate::store::{StoreError, Versioned};
 
 /// A delivery that asks for its order, as the order was found.
@@ -98,6 +99,7 @@ impl ClaimAttempt<'_, '_> {
     /// A budget is spent, or the owner asked to cancel the order: writes its end.
     async fn give_up(&self, record: Record) -> Result<(), Next> {
         self.delivery.replace(&record, &self.found.etag).await?;
+        told::interruption(&self.found.record, &record);
         functions::ended(self.delivery.app, &record);
         Ok(())
     }
@@ -146,7 +148,9 @@ impl ClaimAttempt<'_, '_> {
         let wait = app.queue_wait.observe_claim(&self.found.record, claimed, is_first);
         if let Some(wait) = wait {
             app.admission.observe_claim(wait);
+            METRICS.queue_wait.time((), wait);
         }
+        told::interruption(&self.found.record, claimed);
         told::transition(claimed, "order claimed");
         wait.is_some()
     }

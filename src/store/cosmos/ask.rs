@@ -12,11 +12,12 @@ use azure_data_cosmos::options::{
     ContentResponseOnWrite, EndToEndOperationLatencyPolicy, OperationOptionsBuilder, ThrottlingRetryOptionsBuilder,
 };
 use azure_data_cosmos::{CosmosError, CosmosStatus};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use serving::trace;
 use tracing::field::display;
 use tracing::{Instrument, debug};
 
+use crate::metrics::{Engine, METRICS, Operation};
 use crate::outbound::backoff::{Backoff, jittered};
 use crate::store;
 
@@ -30,31 +31,6 @@ const REPETITIONS: u32 = 2;
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_millis(200) };
 /// How long after its deadline a call that the SDK has not ended is ended here.
 const GRACE: Duration = Duration::from_millis(250);
-
-/// The kinds of calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operation {
-    Create,
-    Read,
-    Replace,
-    Delete,
-    Query,
-}
-
-impl Operation {
-    /// All kinds, indexed by their discriminants.
-    const ALL: [Self; 5] = [Self::Create, Self::Read, Self::Replace, Self::Delete, Self::Query];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Read => "read",
-            Self::Replace => "replace",
-            Self::Delete => "delete",
-            Self::Query => "query",
-        }
-    }
-}
 
 /// A call that failed.
 #[derive(Debug)]
@@ -104,7 +80,7 @@ where
     F: Future<Output = Result<Answer<T>, CosmosError>>,
 {
     let started = Instant::now();
-    let span = store::question("azure.cosmosdb", operation.as_str());
+    let span = store::span(Engine::Cosmos, operation);
     let deadline = started + timeout;
     let mut may_be_applied = false;
     let (mut requests, mut charge) = (0, 0.0);
@@ -141,6 +117,8 @@ where
     // Not found, conflict and precondition failed are answers, not failures.
     let answered = status.is_none_or(|status| matches!(u16::from(status.status_code()), 404 | 409 | 412));
     charges.add(operation, requests, charge, !answered);
+    store::measure(Engine::Cosmos, operation, answered, started.elapsed());
+    METRICS.request_charge.record(operation, charge);
     span.record("azure.cosmosdb.operation.request_charge", charge);
     if let Some(status) = status {
         span.record("db.response.status_code", display(u16::from(status.status_code())));
@@ -220,13 +198,13 @@ impl Charges {
     /// Calls, requests on the wire, failures and request units by operation, for operators.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     pub(super) fn figures(&self) -> Value {
-        let figures = Operation::ALL.map(|operation| {
-            let count = &self.0[operation as usize];
+        let figures = Operation::ALL.iter().map(|operation| {
+            let count = &self.0[*operation as usize];
             let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
             let charge = load(&count.charge) as f64 / 1e3;
             let figures = json!({ "calls": load(&count.calls), "requests": load(&count.requests), "failed": load(&count.failed), "requestCharge": charge });
             (operation.as_str().to_owned(), figures)
         });
-        Value::Object(Map::from_iter(figures))
+        Value::Object(figures.collect())
     }
 }

@@ -180,6 +180,7 @@ impl Front {
             "/" if request.method() == Method::GET => {
                 text(StatusCode::OK, &format!("{} is up; its functions are listed where it was started\n", self.name))
             }
+            "/metrics" if request.method() == Method::GET => self.metrics().await,
             _ if is_own => self.admin(request).await,
             _ => empty(StatusCode::NOT_FOUND),
         }
@@ -286,6 +287,21 @@ impl Front {
             answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             Box::new(answer)
         })
+    }
+
+    /// The handler's own `/metrics`, if it has any: its port is chosen anew at each start, and a scraper needs one that stays. The real
+    /// host has no such path.
+    async fn metrics(&self) -> HttpResponse {
+        match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics").await {
+            Ok(answer) => {
+                let mut response = Response::new(Full::new(answer.body));
+                *response.status_mut() = answer.status;
+                let content_type = answer.headers.get(header::CONTENT_TYPE).cloned();
+                response.headers_mut().extend(content_type.map(|value| (header::CONTENT_TYPE, value)));
+                response
+            }
+            Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}\n")),
+        }
     }
 
     /// Admin endpoints of the host, without keys, as under `func start`.
