@@ -347,3 +347,44 @@ fn the_table_of_the_docs_is_what_a_scrape_shows() {
         assert_eq!(format!("{}.", row[5].trim_end_matches('.')), family.description, "{}", row[0]);
     }
 }
+
+/// The queries of the docs.
+fn queries() -> Vec<String> {
+    let page = fs::read_to_string(repository().join("docs/telemetry.md")).unwrap();
+    page.split("```kusto\n").skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
+}
+
+/// Every string between double quotes.
+fn quoted(query: &str) -> impl Iterator<Item = &str> {
+    query.split('"').skip(1).step_by(2)
+}
+
+#[test]
+fn the_queries_name_only_what_the_handler_sends_and_the_workbook_has_them_all() {
+    let workbook: Value = serde_json::from_str(&fs::read_to_string(repository().join("deploy/workbook.json")).unwrap()).unwrap();
+    let in_workbook = workbook["items"].as_array().unwrap().iter().filter_map(|item| item["content"]["query"].as_str());
+    assert_eq!(in_workbook.map(|query| query.replace("{TrackingId}", "TRACKING-ID")).collect::<Vec<_>>(), queries());
+
+    let collector = Fake::answering(|_, _| reply(200, &[("Content-Type", "application/x-protobuf")], ""));
+    let emulator = Emulator::start(&[]);
+    let backend = Fake::replying([reply(200, &[], "{}"), reply(422, &[], "")]);
+    let handler =
+        Handler::begin(&emulator.with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url), ("FULFILLMENT_URL", &backend.url)])).ready();
+    let (ids, messages): (Vec<_>, Vec<_>) = (0..3).map(|number| submit(&handler, &format!("Q-{number}"))).unzip();
+    assert_eq!(sent(&dead_letter(&handler, &messages[0])).len(), 1);
+    assert!(messages[..2].iter().all(|message| handler.process(message).status == 200));
+    assert_eq!(handler.cancel(&ids[2]).status, 200);
+
+    // What the collector heard, as text: attributes and names stand in it as they are.
+    let heard = eventually("everything arrives", || {
+        let text: String =
+            collector.heard().iter().filter(|heard| heard.target() == "/v1/traces").map(|heard| heard.body.clone()).collect();
+        (text.contains("order completed") && text.contains("order failed") && text.contains("order cancelled")).then_some(text)
+    });
+    let known = ["TRACKING-ID", "none: the message is in quarantine"];
+    for query in queries() {
+        for name in quoted(&query).filter(|name| !known.contains(name)) {
+            assert!(heard.contains(name), "{name} is in a query, and in nothing that the handler sent");
+        }
+    }
+}
