@@ -64,6 +64,9 @@ fn welcome(up: &Up, settings: &BTreeMap<String, String>) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(box_, "│ {name:<9}{value}");
     }
+    if up.address.ip().is_loopback() {
+        let _ = writeln!(box_, "│ {:<9}http://localhost:{}/ in a browser", "console", up.address.port());
+    }
     let has_own_orders = settings.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
     let order = if has_own_orders { "@order.json" } else { ORDER };
     // Orders without a number are told apart by this header alone.
@@ -91,6 +94,7 @@ pub(crate) fn options(arguments: Arguments) -> host::Options {
         own_handler: Some("waybill"),
         accept_loss: Some("waybill accept-loss"),
         check: Some(config::check),
+        panel: None,
         variables: BTreeMap::new(),
         inherited: None,
     }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use crate::activity::{self, Activity, Begun, Running};
 use crate::app::function::{self, Output, Trigger};
 use crate::handler::client::{CallError, Handler, RawAnswer};
 use crate::service_bus::broker::{Broker, Outgoing, Properties};
@@ -60,6 +61,8 @@ pub(crate) struct Dispatcher {
     pub(crate) broker: Broker,
     /// Longest time of one invocation; no limit when absent.
     pub(crate) function_timeout: Option<Duration>,
+    /// What runs and what ran lately.
+    pub(crate) activity: Arc<Activity>,
     /// Sender of which every running invocation holds a clone: once all are dropped, no invocation runs.
     pub(crate) running: mpsc::Sender<()>,
 }
@@ -75,12 +78,24 @@ pub(crate) struct Invocation {
     pub(crate) id: Uuid,
     now: Timestamp,
     guid: Uuid,
+    deliveries: Option<u32>,
+    by_hand: bool,
 }
 
 impl Invocation {
     /// A new invocation.
     pub(crate) fn new() -> Self {
-        Self { id: Uuid::new_v4(), now: Timestamp::now(), guid: Uuid::new_v4() }
+        Self { id: Uuid::new_v4(), now: Timestamp::now(), guid: Uuid::new_v4(), deliveries: None, by_hand: false }
+    }
+
+    /// A new invocation for a message that was delivered this number of times.
+    pub(crate) fn of_delivery(deliveries: Option<u32>) -> Self {
+        Self { deliveries, ..Self::new() }
+    }
+
+    /// A new invocation that a person starts.
+    pub(crate) fn by_hand() -> Self {
+        Self { by_hand: true, ..Self::new() }
     }
 
     /// The host's own binding data.
@@ -100,17 +115,30 @@ impl Dispatcher {
     pub(crate) async fn invoke(self: &Arc<Self>, function: &Callable, invocation: &Invocation, envelope: Vec<u8>) -> Result<Reply, Failed> {
         let running = self.running.clone();
         let id = invocation.id.to_string();
+        let noted = self.begin(function, invocation);
         let generation = self.handler.generation();
         let call = self.handler.invoke(&function.name, &id, envelope);
-        let answered = self.within_timeout(function, &id, generation, self.complete(function, &id, call)).await;
+        let answered = self.within_timeout(function, &noted, &id, generation, self.complete(function, &noted, &id, call)).await;
+        noted.end(match &answered {
+            Ok(Reply::Response(response)) => activity::Outcome::Completed(Some(response.status)),
+            Ok(Reply::None) => activity::Outcome::Completed(None),
+            Ok(Reply::Failed(..)) | Err(Failed(_)) => activity::Outcome::Failed,
+        });
         drop(running);
         answered
+    }
+
+    /// Notes the begin of an invocation for whatever shows what the host does.
+    pub(crate) fn begin(&self, function: &Callable, invocation: &Invocation) -> Running {
+        let Invocation { id, deliveries, by_hand, .. } = *invocation;
+        self.activity.begin(&Begun { id, function: &function.name, trigger: function.trigger.kind(), deliveries, by_hand })
     }
 
     /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls.
     pub(crate) async fn within_timeout<T>(
         &self,
         function: &Callable,
+        noted: &Running,
         id: &str,
         generation: Option<u64>,
         call: impl Future<Output = Result<T, Failed>>,
@@ -125,6 +153,7 @@ impl Dispatcher {
             "{} ran into functionTimeout ({timeout:?}): the handler is ended and started again",
             function.name
         );
+        noted.fails(&format!("functionTimeout: no answer within {timeout:?}"));
         if let Some(generation) = generation.or(self.handler.generation()) {
             self.handler.kill(generation).await;
         }
@@ -134,10 +163,12 @@ impl Dispatcher {
     async fn complete(
         &self,
         function: &Callable,
+        noted: &Running,
         id: &str,
         call: impl Future<Output = Result<RawAnswer, CallError>>,
     ) -> Result<Reply, Failed> {
         let failed = |reason: &dyn std::fmt::Display| {
+            noted.fails(&reason.to_string());
             error!(function.name = function.name, invocation.id = id, "{} failed: {reason}", function.name);
             Failed(None)
         };
@@ -146,6 +177,7 @@ impl Dispatcher {
         let outcome = match answer::decide(answer.status.as_u16(), content_type, &answer.body, &function.outputs) {
             Ok(answer::Answer::Completed(outcome)) => outcome,
             Ok(answer::Answer::Hang) => {
+                noted.fails("it answered 2xx with an empty body, which the host never completes; answer {}");
                 error!(
                     function.name = function.name,
                     invocation.id = id,
@@ -158,6 +190,7 @@ impl Dispatcher {
         };
         let Outcome { logs, messages, reply } = outcome;
         for line in logs.iter().flat_map(|entry| entry.lines()) {
+            noted.line(line);
             info!(function.name = function.name, invocation.id = id, "{line}");
         }
         for (output, bodies) in messages {
@@ -165,7 +198,10 @@ impl Dispatcher {
             let properties = sent_by(id);
             let messages =
                 bodies.into_iter().map(|body| Outgoing { body: body.into_bytes(), properties: properties.clone(), ..Outgoing::default() });
-            self.broker.send(&function.queues[output], messages.collect()).await.map_err(|error| failed(&error))?;
+            let queue = &function.queues[output];
+            let count = messages.len();
+            self.broker.send(queue, messages.collect()).await.map_err(|error| failed(&error))?;
+            noted.sent(queue, count);
             failpoint!("after-send");
         }
         match reply {

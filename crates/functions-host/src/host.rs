@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use group_commit::database::Error;
 use group_commit::directory;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::{Request, Response};
 use serving::log::PEOPLE;
 use serving::output;
 use serving::process;
@@ -22,16 +24,20 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::activity::Activity;
 use crate::app::host_json::Executable;
 use crate::app::{App, Refusal};
 use crate::arguments::Arguments;
+use crate::console::body::Answered;
+use crate::console::panel::{self, Panel};
+use crate::console::{Console, Facts};
 use crate::dispatch::{Callable, Dispatcher};
 use crate::handler;
 use crate::handler::supervisor::{self, Plan, Supervisor};
 use crate::service_bus::broker::{Broker, Rules};
 use crate::service_bus::rest::Rest;
 use crate::trigger::http::Front;
-use crate::trigger::http::head::Heads;
+use crate::trigger::http::head::{Head, Heads};
 use crate::trigger::queue::Listener;
 use crate::trigger::timer;
 
@@ -67,6 +73,8 @@ pub struct Options {
     pub accept_loss: Option<&'static str>,
     /// Further check where the handler is this program.
     pub check: Option<Check>,
+    /// Maker of what the console shows besides functions and queues.
+    pub panel: Option<panel::Make>,
     /// Variables for the handler, which take precedence over its settings.
     pub variables: BTreeMap<String, String>,
     /// Names of the variables that the handler inherits; `None` is the whole environment of this process. The settings of the app and
@@ -86,6 +94,7 @@ impl Options {
             own_handler: None,
             accept_loss: None,
             check: None,
+            panel: None,
             variables: BTreeMap::new(),
             inherited: None,
         }
@@ -165,21 +174,32 @@ pub async fn run(
     let rest = Arc::new(Rest::new(&app, environment, broker.clone(), rest_address));
     info!("the queue also answers the REST protocol of Service Bus, at http://{rest_address}");
     let (stay, leaving) = watch::channel(());
+    let panel = options.panel.filter(|_| address.ip().is_loopback()).map(|make| {
+        let mut handlers = environment.clone();
+        handlers.extend(plan.environment.clone());
+        make(&data, &broker, &handlers)
+    });
     let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, leaving);
     let (running, ended) = mpsc::channel(1);
     let queues = broker.clone();
-    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, running });
+    let dispatcher =
+        Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, activity: Activity::new(), running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
-    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command));
+    let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command, address.ip().is_loopback()));
 
     for line in app.in_error_lines().chain(warnings) {
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
-    let host = Host { data, dispatcher, functions, front, rest: (rest, rest_listener), drain_timeout, ended, stay };
+    let shown = panel.clone();
+    let host =
+        Host { data, dispatcher, functions, front, name: options.command, panel, rest: (rest, rest_listener), drain_timeout, ended, stay };
     tokio::select! {
         ended = host.run(&app, listener, address, supervisor, up, stop) => ended?,
         () = queues.broke_down() => return Err(one("a thread of the queue broke down".into())),
+    }
+    if let Some(panel) = shown {
+        panel.close().await;
     }
     queues.close().await;
     info!("stopped");
@@ -192,6 +212,9 @@ struct Host {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
     front: Arc<Front>,
+    /// Command that a person types to start the host.
+    name: &'static str,
+    panel: Option<Arc<dyn Panel>>,
     rest: (Arc<Rest>, TcpListener),
     drain_timeout: Duration,
     ended: mpsc::Receiver<()>,
@@ -209,9 +232,14 @@ impl Host {
         up: oneshot::Sender<Up>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
-        let Self { data, dispatcher, functions, front, rest, drain_timeout, mut ended, stay } = self;
+        let Self { data, dispatcher, functions, front, name, panel, rest, drain_timeout, mut ended, stay } = self;
         let is_forwarding = functions.iter().any(|function| function.forwards);
         let (stop_sender, stopping) = watch::channel(false);
+        // For a browser on this machine; whatever else can reach the port must not have it.
+        let console = address.ip().is_loopback().then(|| {
+            let facts = Facts { port: address.port(), name, data: data.display().to_string() };
+            Arc::new(Console::new(app, Arc::clone(&dispatcher), functions.clone(), panel, facts, stopping.clone()))
+        });
         let mut tasks = JoinSet::new();
         for function in functions {
             tasks.spawn(timer::run(Arc::clone(&dispatcher), Arc::clone(&function), stopping.clone()));
@@ -245,8 +273,8 @@ impl Host {
             move |stream: TcpStream| {
                 let (reading, writing) = stream.into_split();
                 let (heads, passed) = Heads::of(reading);
-                let front = Arc::clone(&front);
-                (tokio::io::join(heads, writing), move |request| Arc::clone(&front).answer(request, passed.next()))
+                let (front, console) = (Arc::clone(&front), console.clone());
+                (tokio::io::join(heads, writing), move |request| answer(Arc::clone(&front), console.clone(), request, passed.next()))
             }
         };
         // A header name of an answer has the spelling of the handler's answer if that was forwarded, and otherwise the usual one.
@@ -291,6 +319,14 @@ impl Host {
             warn!("the handler did not end within {HANDLER_GRACE:?}; it is killed");
         }
         Ok(())
+    }
+}
+
+/// Answers one request: as the console, if that takes it, else as the host.
+async fn answer(front: Arc<Front>, console: Option<Arc<Console>>, request: Request<Incoming>, head: Option<Head>) -> Response<Answered> {
+    match console {
+        Some(console) if console.takes(&request) => console.answer(request).await,
+        _ => front.answer(request, head).await.map(Answered::Whole),
     }
 }
 

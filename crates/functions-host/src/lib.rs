@@ -7,8 +7,10 @@ pub mod arguments;
 pub mod host;
 
 pub mod app;
+mod activity;
 mod dispatch;
 pub mod handler;
 pub mod service_bus;
 pub mod trigger;
 pub mod wire;
+pub mod console;

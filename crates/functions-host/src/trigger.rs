@@ -2,4 +2,5 @@
 
 pub mod http;
 pub(crate) mod queue;
+pub(crate) mod manual;
 pub mod timer;

@@ -66,6 +66,17 @@ pub(crate) enum Trigger {
     },
 }
 
+impl Trigger {
+    /// Kind of the trigger, in one word.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Queue { .. } => "queue",
+            Self::Timer { .. } => "timer",
+        }
+    }
+}
+
 /// An output binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {

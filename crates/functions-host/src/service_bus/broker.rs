@@ -108,6 +108,57 @@ pub struct Peeked {
     pub body: Vec<u8>,
 }
 
+/// Which messages are looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Only messages of this queue.
+    pub queue: Option<String>,
+    /// Only messages in this state.
+    pub state: Option<State>,
+    /// Only messages whose body has these bytes somewhere.
+    pub contains: Option<String>,
+    /// At most this number of messages.
+    pub limit: u32,
+    /// At most this number of bytes of each body, from its begin.
+    pub body: u32,
+    /// Bytes after which no further message is read.
+    pub bytes: usize,
+}
+
+/// State of a message in its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Ready to be received.
+    Active,
+    /// Held by a receiver.
+    Locked,
+    /// Ready at a later moment.
+    Scheduled,
+}
+
+/// A message as a person looks at it.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Sequence number, unique in this broker, and growing.
+    pub sequence_number: i64,
+    /// Queue that holds the message.
+    pub queue: String,
+    /// State of the message.
+    pub state: State,
+    /// Moment when the message was sent, or is to be.
+    pub enqueued_at: Timestamp,
+    /// Moment from which the message is ready: the end of a lock, or the moment for which it is scheduled.
+    pub ready_at: Timestamp,
+    /// Deliveries so far.
+    pub delivery_count: u32,
+    /// Properties beside the body.
+    pub properties: Properties,
+    /// Begin of the body.
+    pub body: Vec<u8>,
+    /// Bytes of the whole body.
+    pub size: i64,
+}
+
 /// A message held under a lock.
 #[derive(Debug, Clone)]
 pub struct Received {
@@ -325,6 +376,54 @@ impl Broker {
                 )?;
                 let peeked = |row: &rusqlite::Row<'_>| Ok(Peeked { sequence_number: row.get(0)?, queue: row.get(1)?, body: row.get(2)? });
                 some.query_map(params![after, limit], peeked)?.collect()
+            })
+            .await
+    }
+
+    /// Messages as a person looks at them, in the order of their sequence numbers; locks no message and counts no delivery.
+    pub async fn look(&self, wanted: Wanted) -> Result<Vec<Shown>, Error> {
+        self.database
+            .scan(move |connection| {
+                let now = now();
+                let mut some = connection.prepare_cached(
+                    "SELECT sequence_number, queue, lock_token IS NOT NULL, enqueued_at, visible_at, delivery_count, properties,
+                            substr(body, 1, ?6), length(body)
+                     FROM messages WHERE (?1 IS NULL OR queue = ?1) AND (?2 IS NULL OR instr(body, ?2) > 0)
+                     AND (?3 IS NULL OR ?3 = CASE WHEN lock_token IS NOT NULL THEN 1 WHEN visible_at > ?5 THEN 2 ELSE 0 END)
+                     ORDER BY sequence_number LIMIT ?4",
+                )?;
+                let state = wanted.state.map(|state| match state {
+                    State::Active => 0,
+                    State::Locked => 1,
+                    State::Scheduled => 2,
+                });
+                let queue = wanted.queue.as_deref().map(entity);
+                let mut rows =
+                    some.query(params![queue, wanted.contains.map(String::into_bytes), state, wanted.limit, now, wanted.body])?;
+                let (mut shown, mut bytes) = (Vec::new(), 0);
+                while let Some(row) = rows.next()?.filter(|_| bytes < wanted.bytes) {
+                    let (locked, ready_at): (bool, i64) = (row.get(2)?, row.get(4)?);
+                    let state = match (locked, ready_at > now) {
+                        (true, _) => State::Locked,
+                        (false, true) => State::Scheduled,
+                        (false, false) => State::Active,
+                    };
+                    let properties: String = row.get(6)?;
+                    let body: Vec<u8> = row.get(7)?;
+                    bytes += properties.len() + body.len();
+                    shown.push(Shown {
+                        sequence_number: row.get(0)?,
+                        queue: row.get(1)?,
+                        state,
+                        enqueued_at: moment(row.get(3)?),
+                        ready_at: moment(ready_at),
+                        delivery_count: row.get(5)?,
+                        properties: serde_json::from_str(&properties).unwrap_or_default(),
+                        body,
+                        size: row.get(8)?,
+                    });
+                }
+                Ok(shown)
             })
             .await
     }

@@ -16,8 +16,9 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 use serving::host_names;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+use crate::activity::Outcome;
 use crate::app::App;
 use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
@@ -25,7 +26,7 @@ use crate::handler::client::HOST_VERSION;
 use crate::trigger::http::head::Head;
 use crate::trigger::http::route::{Params, Route};
 use crate::trigger::http::target::Path;
-use crate::trigger::queue;
+use crate::trigger::manual;
 use crate::wire::answer::{self, Reply};
 use crate::wire::forwarding;
 use crate::wire::invocation::{self, Identity};
@@ -61,6 +62,8 @@ pub(crate) struct Front {
     concurrent: Option<Semaphore>,
     started: Instant,
     name: &'static str,
+    /// Whether a browser gets the console at `/`.
+    has_console: bool,
 }
 
 /// Place of one outstanding request; freed when the request ends or its client leaves.
@@ -95,7 +98,13 @@ struct Target {
 
 impl Front {
     /// Prepares the routes of an app, in the order of the functions' names: the first that fits gets a request, as on the real host.
-    pub(crate) fn new(app: &App, dispatcher: Arc<Dispatcher>, functions: Vec<Arc<Callable>>, name: &'static str) -> Self {
+    pub(crate) fn new(
+        app: &App,
+        dispatcher: Arc<Dispatcher>,
+        functions: Vec<Arc<Callable>>,
+        name: &'static str,
+        has_console: bool,
+    ) -> Self {
         let target = |route: &Route| {
             let function = functions.iter().find(|function| function.name == route.function && !route.disabled)?;
             let Trigger::Http { name, .. } = &function.trigger else { return None };
@@ -123,6 +132,7 @@ impl Front {
             concurrent: app.host.http.max_concurrent_requests.map(Semaphore::new),
             started: Instant::now(),
             name,
+            has_console,
         }
     }
 
@@ -178,7 +188,9 @@ impl Front {
         }
         match path.as_str() {
             "/" if request.method() == Method::GET => {
-                text(StatusCode::OK, &format!("{} is up; its functions are listed where it was started\n", self.name))
+                let more =
+                    if self.has_console { "open this address in a browser" } else { "its functions are listed where it was started" };
+                text(StatusCode::OK, &format!("{} is up; {more}\n", self.name))
             }
             "/metrics" if request.method() == Method::GET => self.metrics().await,
             _ if is_own => self.admin(request).await,
@@ -352,20 +364,14 @@ impl Front {
         let Ok(Input { input }) = input else {
             return text(StatusCode::BAD_REQUEST, "send {\"input\": \"text\"}\n");
         };
-        let invocation = Invocation::new();
-        let envelope = match &function.trigger {
-            Trigger::Http { route, .. } => {
+        match manual::run(&self.dispatcher, function, input.as_deref().unwrap_or_default()) {
+            Ok(_) => empty(StatusCode::ACCEPTED),
+            Err(manual::Refused::Http(route)) => {
                 let prefix = if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
-                return text(StatusCode::BAD_REQUEST, &format!("{} has an HTTP trigger: call {prefix}/{route}\n", function.name));
+                text(StatusCode::BAD_REQUEST, &format!("{} has an HTTP trigger: call {prefix}/{route}\n", function.name))
             }
-            Trigger::Queue { .. } => queue::manual_envelope(function, input.as_deref().unwrap_or_default(), &invocation),
-            Trigger::Timer { name, .. } => Some(invocation::timer(name, None, false, &invocation.sys(&function.name))),
-        };
-        let Some(envelope) = envelope else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
-        info!(function.name = function.name, invocation.id = %invocation.id, "run by hand");
-        let (dispatcher, function) = (Arc::clone(&self.dispatcher), Arc::clone(function));
-        tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });
-        empty(StatusCode::ACCEPTED)
+            Err(manual::Refused::NoEnvelope) => empty(StatusCode::INTERNAL_SERVER_ERROR),
+        }
     }
 
     fn allows(&self, origin: &HeaderValue) -> bool {
@@ -471,14 +477,20 @@ async fn forward(
         }
     }
     let running = dispatcher.running.clone();
+    let noted = dispatcher.begin(function, invocation);
     let generation = dispatcher.handler.generation();
     let call = async {
         dispatcher.handler.forward(request, target).await.map_err(|error| {
+            noted.fails(&error.to_string());
             error!(function.name = function.name, invocation.id = id, "{} failed: {error}", function.name);
             Failed(None)
         })
     };
-    let answered = dispatcher.within_timeout(function, &id, generation, call).await;
+    let answered = dispatcher.within_timeout(function, &noted, &id, generation, call).await;
+    noted.end(match &answered {
+        Ok(answer) => Outcome::Completed(Some(answer.status.as_u16())),
+        Err(_) => Outcome::Failed,
+    });
     drop(running);
     let Ok(answer) = answered else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
     let mut response = Response::new(Full::new(answer.body));

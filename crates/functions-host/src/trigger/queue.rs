@@ -117,7 +117,8 @@ impl Listener {
     }
 
     async fn handle(&self, messages: Vec<Received>) {
-        let invocation = Invocation::new();
+        let deliveries = messages.iter().map(|message| message.delivery_count).max();
+        let invocation = Invocation::of_delivery(deliveries);
         let ended = match self.envelope(&messages, &invocation) {
             Ok(envelope) => self.invoke_under_lock(&messages, &invocation, envelope).await,
             Err(reason) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::activity::TimerRuns;
 use crate::app::function::Trigger;
 use crate::dispatch::{Callable, Dispatcher, Invocation};
 use crate::wire::invocation::{self, ScheduleStatus};
@@ -23,6 +24,7 @@ pub(crate) async fn run(dispatcher: Arc<Dispatcher>, function: Arc<Callable>, mu
     loop {
         let from = Timestamp::now();
         let Some(next) = schedule.next(from) else { return };
+        dispatcher.activity.timer(&function.name, TimerRuns { last, next });
         if !now_due {
             while Timestamp::now() < next {
                 let left = Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default();
