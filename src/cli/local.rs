@@ -8,6 +8,7 @@ use functions_host::arguments::Arguments;
 use functions_host::host::{self, Up};
 
 use crate::cli;
+use crate::cli::operate;
 use crate::config::service_bus::REST_ENDPOINT;
 use crate::config::{self, LogConfig, LogForm, Records, Storage};
 
@@ -94,7 +95,7 @@ pub(crate) fn options(arguments: Arguments) -> host::Options {
         own_handler: Some("waybill"),
         accept_loss: Some("waybill accept-loss"),
         check: Some(config::check),
-        panel: None,
+        panel: Some(operate::console::MAKE),
         variables: BTreeMap::new(),
         inherited: None,
     }

@@ -11,6 +11,8 @@ mod verify;
 mod quarantine;
 mod table;
 mod card;
+#[cfg(feature = "local")]
+pub(super) mod console;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -164,24 +166,8 @@ impl Operator {
             Records::Embedded(data, _) => data.clone(),
             Records::Cosmos(..) => environment.get("WAYBILL_DATA").map_or_else(|| ".waybill".into(), PathBuf::from),
         };
-        let store = match &storage.records {
-            Records::Embedded(..) if !cfg!(feature = "local") => {
-                return Err("records in a directory of this machine take a build with the feature `local`; set CosmosConnection".into());
-            }
-            Records::Embedded(data, key) => {
-                if !data.join("records.db").exists() {
-                    return Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()));
-                }
-                StatusStore::Sqlite(SqliteStore::open(data, key.clone()).map_err(|error| error.to_string())?)
-            }
-            Records::Cosmos(cosmos, key) => {
-                let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key, drop)).await;
-                StatusStore::Cosmos(
-                    store.map_err(|_| "Cosmos DB does not answer, or refuses; the reason is in a handler's log".to_owned())?,
-                )
-            }
-        };
-        let name = environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into());
+        let store = open_store(storage).await?;
+        let name = queue_name(environment);
         let remote = storage.service_bus.as_ref().map(Queue::new).transpose()?;
         // Records in Cosmos DB have their messages in Service Bus: a queue on this machine counts only if there is no client for it.
         let is_here = matches!(storage.records, Records::Embedded(..)) || remote.is_none();
@@ -358,6 +344,33 @@ impl Operator {
             None => Ok(false),
         }
     }
+}
+
+/// Opens the store. One of this machine is there already: a handler makes it.
+async fn open_store(storage: &Storage) -> Result<StatusStore, String> {
+    match &storage.records {
+        Records::Embedded(..) if !cfg!(feature = "local") => {
+            Err("records in a directory of this machine take a build with the feature `local`; set CosmosConnection".into())
+        }
+        Records::Embedded(data, _) if !data.join("records.db").exists() => {
+            Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()))
+        }
+        Records::Embedded(data, key) => {
+            let (data, key) = (data.clone(), key.clone());
+            let opened = tokio::task::spawn_blocking(move || SqliteStore::open(&data, key)).await.map_err(|error| error.to_string())?;
+            opened.map(StatusStore::Sqlite).map_err(|error| error.to_string())
+        }
+        Records::Cosmos(cosmos, key) => {
+            let store = tokio::time::timeout(CONNECT, CosmosStore::connect(cosmos, key, drop)).await;
+            let store = store.map_err(|_| "Cosmos DB does not answer, or refuses; the reason is in a handler's log".to_owned())?;
+            Ok(StatusStore::Cosmos(store))
+        }
+    }
+}
+
+/// Name of the queue of orders.
+fn queue_name(environment: &BTreeMap<String, String>) -> String {
+    environment.get("OrdersQueue").cloned().unwrap_or_else(|| "orders".into())
 }
 
 /// A record that a command passes over.

@@ -13,6 +13,7 @@ mod callback;
 mod cancel;
 mod child;
 mod clock;
+mod console;
 mod contract;
 mod cosmos;
 mod crash;

@@ -103,8 +103,8 @@ fn a_problem_is_a_page_too() {
     assert!(answer["headers"]["WWW-Authenticate"].is_string(), "{answer}");
 }
 
-/// Chromium and its driver, unless one is missing, which `REQUIRE_ALL=1` makes a failure.
-fn chromium() -> Option<(PathBuf, PathBuf)> {
+/// Chromium and this script for it, unless one is missing, which `REQUIRE_ALL=1` makes a failure.
+pub fn chromium(script: &str) -> Option<(PathBuf, PathBuf)> {
     let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(|name| {
         let paths = std::env::var_os("PATH")?;
         std::env::split_paths(&paths).map(|path| path.join(name)).find(|path| path.exists())
@@ -115,7 +115,7 @@ fn chromium() -> Option<(PathBuf, PathBuf)> {
         Some(_) if !directory.join("node_modules/axe-core/axe.min.js").exists() => {
             "the browser's driver is not installed: npm ci --prefix tests/browser"
         }
-        Some(chromium) => return Some((chromium, directory.join("page.js"))),
+        Some(chromium) => return Some((chromium, directory.join(script))),
     };
     assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{missing}");
     skipped(missing);
@@ -124,7 +124,7 @@ fn chromium() -> Option<(PathBuf, PathBuf)> {
 
 /// What a person sees of these pages.
 fn seen(pages: &Value) -> Option<Vec<Value>> {
-    let (chromium, script) = chromium()?;
+    let (chromium, script) = chromium("page.js")?;
     let mut command = Command::new("node");
     command.arg(script).arg(pages.to_string()).env("CHROMIUM", chromium);
     let (status, lines) = Program::start(&mut command).end();

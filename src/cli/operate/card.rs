@@ -60,13 +60,13 @@ fn status(record: &Record) -> String {
     }
 }
 
-fn tries(record: &Record) -> String {
+pub(super) fn tries(record: &Record) -> String {
     let interruptions = if record.interruptions > 0 { format!(", {} interruptions", record.interruptions) } else { String::new() };
     format!("{}{interruptions}", record.attempt)
 }
 
 /// The receiver of the callback, by its host only since a URL may have a secret in it, and the state of the callback.
-fn callback(record: &Record) -> String {
+pub(super) fn callback(record: &Record) -> String {
     let Some(callback) = &record.callback else { return String::new() };
     let host = callback.url.as_deref().map(|url| url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default());
     let host = host.unwrap_or_else(|| "CALLBACK_URL".into());
@@ -82,7 +82,7 @@ fn callback(record: &Record) -> String {
 }
 
 /// What comes next, and what an operator can do.
-fn next(record: &Record) -> String {
+pub(super) fn next(record: &Record) -> String {
     let id = record.tracking_id;
     match record.status {
         Status::Failed => format!("repair the cause, then waybill orders retry {id}"),

@@ -35,6 +35,11 @@ mod present {
             Broker::open(data, rules).map(|broker| Some(Self { broker, name })).map_err(|error| error.to_string())
         }
 
+        /// The queue with this name in the host that runs in this process: its triggers notice a message at once.
+        pub(in crate::cli::operate) fn of(broker: Broker, name: String) -> Self {
+            Self { broker, name }
+        }
+
         pub(in crate::cli::operate) async fn send(&self, body: Vec<u8>) -> Result<(), String> {
             let properties = Properties { content_type: Some("text/plain".into()), ..Properties::default() };
             let message = Outgoing { body, properties, ..Outgoing::default() };

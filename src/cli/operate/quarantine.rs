@@ -34,7 +34,7 @@ impl Operator {
         Ok(kept)
     }
 
-    async fn kept_one(&self, id: Uuid) -> Result<Quarantined, String> {
+    pub(super) async fn kept_one(&self, id: Uuid) -> Result<Quarantined, String> {
         self.kept(&[id]).await?.pop().ok_or_else(|| unknown(id))
     }
 
@@ -72,11 +72,7 @@ impl Operator {
         for id in ids {
             let found = kept.iter().find(|message| message.id == *id);
             let is_discarded = match found {
-                Some(message) => {
-                    let why = Discarded { at: self.store.now(), reason: reason.to_owned() };
-                    let discarded = Quarantined { discarded: Some(why), ..message.clone() };
-                    self.store.discard(message, &discarded).await.map_err(|error| describe(&error))?
-                }
+                Some(message) => self.discard_one(message, reason).await?,
                 None => false,
             };
             all &= is_discarded;
@@ -94,13 +90,24 @@ impl Operator {
         Ok(all)
     }
 
-    /// Sends a message again, as it came, and removes it from quarantine.
-    pub(super) async fn release(&self, id: Uuid) -> Result<(), String> {
-        let found = self.kept_one(id).await?;
-        if !self.send(found.body()).await? {
+    /// Notes that nothing is left to do about a message. `false`: it came back to quarantine meanwhile.
+    pub(super) async fn discard_one(&self, message: &Quarantined, reason: &str) -> Result<bool, String> {
+        let why = Discarded { at: self.store.now(), reason: reason.to_owned() };
+        let discarded = Quarantined { discarded: Some(why), ..message.clone() };
+        self.store.discard(message, &discarded).await.map_err(|error| describe(&error))
+    }
+
+    /// Sends a message again, as it came, and removes it from quarantine. `false`: it came back meanwhile, or was sent twice.
+    pub(super) async fn release_one(&self, message: &Quarantined) -> Result<bool, String> {
+        if !self.send(message.body()).await? {
             return Err("there is no queue to send it to: pass --data, or set ServiceBusConnection".into());
         }
-        let released = self.store.release(&found).await.map_err(|error| describe(&error))?;
+        self.store.release(message).await.map_err(|error| describe(&error))
+    }
+
+    /// Sends a message again and tells the result.
+    pub(super) async fn release(&self, id: Uuid) -> Result<(), String> {
+        let released = self.release_one(&self.kept_one(id).await?).await?;
         if self.json {
             operate::say(&json!({ "id": id, "sent": true, "released": released }).to_string());
         } else {
@@ -114,4 +121,4 @@ fn unknown(id: Uuid) -> String {
     format!("nothing in quarantine has the id {id}")
 }
 
-const CAME_BACK: &str = "sent again; but the message came back to quarantine meanwhile, or another operator has sent it too";
+pub(super) const CAME_BACK: &str = "sent again; but the message came back to quarantine meanwhile, or another operator has sent it too";
