@@ -1,7 +1,7 @@
 """Does the work of orders: change do_work, and keep what it did under the key."""
 import http.server, json, os, threading
 
-done, lock = {}, threading.Lock()  # By Idempotency-Key. Keep them in a database.
+done, locks = {}, {}  # By Idempotency-Key. Keep what is done in a database.
 
 
 def do_work(order, key, tell):
@@ -17,8 +17,8 @@ class Work(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
-        # One at a time: a second call under a key finds what the first did.
-        with lock:
+        # A second call under a key waits for the first, and finds what it did.
+        with locks.setdefault(key, threading.Lock()):
             if key not in done:
                 done[key] = do_work(order, key, self.tell)
         self.tell(done[key])
