@@ -30,7 +30,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serving::log::Form;
 use serving::output::{self, Output};
-use serving::terminal::printable;
+use serving::terminal::{printable, printable_lines};
 use uuid::Uuid;
 
 use crate::cli::operate::id_prefix::IdPrefix;
@@ -301,6 +301,21 @@ fn start_log(log: &LogConfig, more: Option<serving::log::More>) -> Output {
         LogForm::Short => Form::Short,
     };
     serving::log::start(&log.levels, form, more)
+}
+
+/// The command line, or the end of the process with what is wrong with it. The message repeats what was typed or pasted, so nothing in it
+/// steers the terminal.
+pub fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        let text = error.to_string();
+        let shown = printable_lines(&text);
+        if shown == text {
+            error.exit();
+        }
+        output::complain(shown.trim_end());
+        output::flush();
+        std::process::exit(error.exit_code())
+    })
 }
 
 /// Runs a command.

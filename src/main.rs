@@ -2,11 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    waybill::cli::run(waybill::cli::Arguments::parse())
+    waybill::cli::run(waybill::cli::arguments())
 }

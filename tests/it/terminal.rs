@@ -108,8 +108,8 @@ fn verbose_lines_have_every_field() {
     }
 }
 
-/// Sets a title, clears the screen twice, turns the direction of writing, and begins a line.
-const HOSTILE: &str = "\u{1b}]0;x\u{7}\u{1b}[2J\u{9b}2J\u{202e}\u{2066}evil\r\nnext";
+/// Sets a title, clears the screen twice, turns the direction of writing, shows nothing, and begins a line.
+const HOSTILE: &str = "\u{1b}]0;x\u{7}\u{1b}[2J\u{9b}2J\u{202e}\u{2066}evil\u{200b}\r\nnext";
 
 /// A failed order and a quarantined message whose every text is hostile: their ids.
 fn hostile_records(data: &Directory) -> (String, String) {
@@ -131,7 +131,7 @@ fn hostile_records(data: &Directory) -> (String, String) {
 fn no_command_lets_foreign_text_steer_the_terminal() {
     let data = Directory::new();
     let (id, kept) = hostile_records(&data);
-    let steers = |letter: char| letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let steers = |letter: char| letter.is_control() || matches!(letter, '\u{200b}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
 
     let mut wrong = Vec::new();
     for command in [
@@ -144,6 +144,8 @@ fn no_command_lets_foreign_text_steer_the_terminal() {
         &["orders", "cancel", &id],
         &["orders", "retry", &id],
         &["quarantine", "retry", &kept],
+        &["orders", "show", HOSTILE],
+        &[HOSTILE],
     ] {
         for json in [&[][..], &["--json"]] {
             let all = [command, json, &["--data", data.path().to_str().unwrap()]].concat();

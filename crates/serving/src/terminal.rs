@@ -4,11 +4,16 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Foreign text as it may be printed: control characters (C0, DEL, C1), line separators and characters that change the direction of
-/// writing become `\u` and four hexadecimal digits. Such a character moves the cursor, rewrites lines or sends input to the shell.
-/// Inside a string of JSON the result means the same as the text.
+/// Foreign text as it may be printed: control characters (C0, DEL, C1), line separators, characters that change the direction of
+/// writing and characters without width become `\u` and four hexadecimal digits. Such a character moves the cursor, rewrites lines,
+/// sends input to the shell, or makes two names look alike. Inside a string of JSON the result means the same as the text.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
+}
+
+/// The same for a text of several lines, whose line feeds stay.
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |letter| letter != '\n' && is_control(letter))
 }
 
 /// Text that may have line feeds and colours of our own: only characters that change the direction of writing are escaped.
@@ -24,7 +29,9 @@ fn escaped(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
     for letter in text.chars() {
         if is_escaped(letter) {
             // Writing to a string cannot fail.
-            let _ = write!(shown, "\\u{:04x}", u32::from(letter));
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
         } else {
             shown.push(letter);
         }
@@ -33,7 +40,13 @@ fn escaped(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
 }
 
 fn is_control(letter: char) -> bool {
-    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') || is_direction(letter)
+    letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}') || is_direction(letter) || is_without_width(letter)
+}
+
+/// Characters that show nothing anywhere: zero width space, word joiner and invisible operators, byte order mark, soft hyphen, tags. The
+/// joiners U+200C and U+200D belong to words and emoji.
+fn is_without_width(letter: char) -> bool {
+    matches!(letter, '\u{ad}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// The characters of Unicode's bidirectional algorithm that have no shape of their own (UAX #9, section 2).
@@ -82,8 +95,12 @@ mod tests {
             ("a\r\n\tb\u{7f}", "a\\u000d\\u000a\\u0009b\\u007f"),
             ("\u{9b}31m", "\\u009b31m"),
             ("gnp\u{202e}exe.\u{2066}", "gnp\\u202eexe.\\u2066"),
+            ("A-\u{200b}7\u{feff}", "A-\\u200b7\\ufeff"),
+            ("A\u{e0037}", "A\\udb40\\udc37"),
+            ("👩\u{200d}🔧", "👩\u{200d}🔧"),
         ] {
             assert_eq!(printable(text), shown);
         }
+        assert_eq!(printable_lines("a\n\u{1b}[2J"), "a\n\\u001b[2J");
     }
 }

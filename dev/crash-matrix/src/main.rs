@@ -105,7 +105,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     if matches!(std::env::args().nth(1).as_deref(), Some("local" | "serve")) {
-        return waybill::cli::run(waybill::cli::Arguments::parse());
+        return waybill::cli::run(waybill::cli::arguments());
     }
     match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
