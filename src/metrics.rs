@@ -91,7 +91,7 @@ instruments! {
     retries: Counter<()> = Counter::new(), "waybill.order.retries", "{attempt}";
     /// Claims that ended without a verdict, by a crash or a lease that ran out.
     interruptions: Counter<()> = Counter::new(), "waybill.order.interruptions", "{interruption}";
-    /// Tries of callbacks, by what followed.
+    /// Tries of callbacks, and those put off while their receiver was busy, by what followed.
     callbacks: Counter<CallbackResult> = Counter::new(), "waybill.callback.attempts", "{attempt}";
     /// Overdue orders that the sweeper looked at, by what it did.
     swept: Counter<Swept> = Counter::new(), "waybill.sweeper.orders", "{order}";
@@ -203,7 +203,7 @@ label! {
 
 label! {
     /// What followed the try of a callback.
-    CallbackResult, "waybill.result": Delivered = "delivered", Failed = "failed", GivenUp = "given_up"
+    CallbackResult, "waybill.result": Delivered = "delivered", Failed = "failed", PutOff = "put_off", GivenUp = "given_up"
 }
 
 label! {

@@ -115,7 +115,7 @@ async fn tell(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
         Next::Nothing => return Ok(()),
         Next::GiveUp(record) => {
             if store.replace(&record, &found.etag).await? != Replaced::Stale {
-                log(&record);
+                log(&record, CallbackResult::Failed);
             }
             return Ok(());
         }
@@ -142,7 +142,7 @@ async fn put_off(store: &StatusStore, found: &Versioned) -> Result<(), StoreErro
     if let Some(record) = callback::put_off(&found.record, backoff::share(), store.now())
         && store.replace(&record, &found.etag).await? != Replaced::Stale
     {
-        log(&record);
+        log(&record, CallbackResult::PutOff);
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ async fn settle(store: &StatusStore, mut found: Versioned, tried: &Record, told:
     loop {
         let Some(record) = callback::finish(&found.record, tried, told, jitter, store.now()) else { return Ok(()) };
         if functions::retry_store(WRITE, || store.replace(&record, &found.etag)).await? != Replaced::Stale {
-            log(&record);
+            log(&record, CallbackResult::Failed);
             return Ok(());
         }
         let latest = functions::retry_store(WRITE, || store.read_latest(record.tracking_id)).await?;
@@ -162,12 +162,13 @@ async fn settle(store: &StatusStore, mut found: Versioned, tried: &Record, told:
     }
 }
 
-/// The state of a callback, in the log and the metrics: no URL, which may have a secret in it, and nothing that the receiver answered but the status.
-fn log(record: &Record) {
+/// The state of a callback, in the log and the metrics, where one that is pending has this result: no URL, which may have a secret in it, and
+/// nothing that the receiver answered but the status.
+fn log(record: &Record, pending: CallbackResult) {
     let Some(notice) = record.notice() else { return };
     METRICS.callbacks.count(match notice.state {
         NoticeState::Delivered => CallbackResult::Delivered,
-        NoticeState::Pending => CallbackResult::Failed,
+        NoticeState::Pending => pending,
         NoticeState::GivenUp => CallbackResult::GivenUp,
     });
     let (id, attempts, code) = (callback::id(record), notice.attempts, notice.code.as_deref());
