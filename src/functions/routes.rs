@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tracing::{Instrument, warn};
+use warp::filters::BoxedFilter;
 use warp::http::header::CONTENT_TYPE;
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
@@ -40,15 +41,22 @@ pub const FUNCTIONS: [&str; 11] = [
 
 /// Every route of the handler.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    // warp tries the filters in this order: the functions called most are first.
+    // warp tries the filters in this order: the functions called most are first. The others are boxed, since each `or` makes the type, and
+    // with it the future of every request, larger.
     function("OrderStatus", &app, order_status::run)
         .or(lasting_function("OrderIngress", &app, order_ingress::run))
         .unify()
         .or(lasting_function("OrderProcessor", &app, order_processor::run))
         .unify()
-        // A function has one route, and an order has two URLs: its own, and that of its status.
-        .or(function("OrderShow", &app, order_status::run))
+        .or(seldom_called(app))
         .unify()
+        .recover(rejected)
+        .unify()
+}
+
+fn seldom_called(app: Arc<App>) -> BoxedFilter<(Response,)> {
+    // A function has one route, and an order has two URLs: its own, and that of its status.
+    function("OrderShow", &app, order_status::run)
         .or(function("OrderList", &app, order_list::run))
         .unify()
         .or(function("OrderCancel", &app, order_cancel::run))
@@ -71,8 +79,7 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
         .unify()
         .or(metrics())
         .unify()
-        .recover(rejected)
-        .unify()
+        .boxed()
 }
 
 /// POST /`name`: a function that ends when its connection breaks.
