@@ -201,6 +201,9 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, trial: &Trial, voice: Voi
         lock_duration: Duration::from_mins(1),
         max_delivery_count: 10,
         drain_timeout: Duration::from_secs(5),
+        log: None,
+        watch: false,
+        build: None,
     };
     let (up_sender, up) = oneshot::channel();
     let (done_sender, done) = oneshot::channel::<()>();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 use functions_host::app;
 use functions_host::arguments::Arguments;
@@ -42,6 +43,13 @@ pub(super) fn run(options: Options, environment: &BTreeMap<String, String>) -> R
     // A log for machines has no other lines than its own. What is wrong with the app's settings is told by the host.
     let mut settings = app::settings_of(&host.arguments.app).unwrap_or_default();
     settings.extend(environment.clone());
+    // The handler's lines pass through this process, so its own output is no terminal.
+    if log.form == LogForm::Short && !settings.contains_key("LOG_FORMAT") {
+        host.variables.insert("LOG_FORMAT".into(), "short".into());
+    }
+    if std::io::stdout().is_terminal() {
+        host.variables.insert("CLICOLOR_FORCE".into(), "1".into());
+    }
     let data = settings.get("WAYBILL_DATA").filter(|_| host.arguments.data.is_none());
     if let Some(problem) = data.and_then(|path| config::data_mistake(path)) {
         return Err(vec![problem]);

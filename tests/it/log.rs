@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Directory, PATIENCE, eventually, free_port, post_order, repository, signal, try_request};
+use crate::foreign::{App, tell};
+use crate::support::{Directory, Host, PATIENCE, eventually, free_port, order, post_order, repository, signal, try_request};
 
 /// `waybill` whose output is not read before its end.
 struct Unread {
@@ -135,4 +136,57 @@ fn a_host_and_a_handler_whose_log_is_not_read_take_orders() {
     assert_eq!(number_with(&lines, "a request was refused"), 2_000);
     assert!(number_with(&lines, "order completed") == 1 && number_with(&lines, "the handler has stopped") == 1);
     assert!(lines.last().unwrap().contains("stopped"), "{:?}", lines.last());
+}
+
+#[test]
+fn lines_about_one_function_are_shown_alone() {
+    let data = Directory::new();
+    let mut host = Host::with(repository(), data.path(), &["--log", "orderprocessor"], &[]);
+
+    let id = host.submit(&order("L-1"));
+    host.ended(&id);
+    host.program.line("OrderProcessor answered");
+    let completed = host.program.line("order completed");
+
+    assert!(completed.contains(&id), "{completed}");
+    let lines = log_lines(&host);
+    assert!(!lines.iter().any(|line| line.contains("OrderIngress") || line.contains("OrderStatus")), "{lines:?}");
+}
+
+#[test]
+fn lines_about_one_order_are_shown_alone() {
+    let data = Directory::new();
+    let id = Host::with(repository(), data.path(), &[], &[]).submit(&order("L-1"));
+    let mut host = Host::with(repository(), data.path(), &["--log", &id], &[]);
+
+    let other = host.submit(&order("L-2"));
+    host.ended(&other);
+    let again = host.submit(&order("L-1"));
+    host.program.line("OrderIngress answered");
+
+    assert_eq!(again, id);
+    let lines = log_lines(&host);
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(&id)), "{lines:?}");
+}
+
+#[test]
+fn lines_about_an_id_of_another_language_are_those_of_invocations_that_had_it() {
+    let Some(app) = App::new() else { return };
+    let mut host = app.start(&["--log", "A-7"], &[]);
+    let answer = |line: &str| {
+        let body = serde_json::json!({ "Outputs": {}, "Logs": [line] }).to_string();
+        serde_json::json!({ "status": 200, "contentType": "application/json", "body": body })
+    };
+
+    tell(&host, &serde_json::json!({ "id": "A-70", "answer": answer("said of another") }));
+    tell(&host, &serde_json::json!({ "id": "A-7", "answer": answer("said of it") }));
+    host.program.line("said of it");
+
+    assert!(!log_lines(&host).iter().any(|line| line.contains("another")));
+}
+
+/// What stands below the start.
+fn log_lines(host: &Host) -> Vec<String> {
+    let lines = host.program.lines();
+    lines.into_iter().skip_while(|line| !line.contains("Press Ctrl-C to stop")).skip(1).collect()
 }

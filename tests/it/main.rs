@@ -62,4 +62,5 @@ mod sweeper;
 mod terminal;
 mod traces;
 mod walk;
+mod watch;
 mod your_own;

@@ -51,6 +51,11 @@ pub fn settings_of(root: &Path) -> Result<BTreeMap<String, String>, Vec<String>>
     if notes.problems.is_empty() { Ok(values) } else { Err(notes.problems) }
 }
 
+/// The port that `Host.LocalHttpPort` of an app's `local.settings.json` names.
+pub fn local_port_of(root: &Path) -> Option<u16> {
+    LocalSettings::load(root, &BTreeMap::new(), &mut Notes::default()).local_host.http_port
+}
+
 /// An app as its files describe it, for a program that packs or judges the app.
 #[derive(Clone, Debug)]
 pub struct Summary {

@@ -36,6 +36,15 @@ pub struct Arguments {
     /// Time for running invocations to end after Ctrl-C.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub drain_timeout: Duration,
+    /// Show only log lines about this function, or about this id of an invocation, an order or anything else.
+    #[arg(long, value_name = "FUNCTION|ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub log: Option<String>,
+    /// Replace the handler when a file of the app changes that git does not ignore.
+    #[arg(long)]
+    pub watch: bool,
+    /// Command that builds the handler, for a shell: run at the start and after each change, before the handler is replaced.
+    #[arg(long, value_name = "COMMAND", requires = "watch")]
+    pub build: Option<String>,
 }
 
 /// A positive time such as 30s, in one or more units.

@@ -206,7 +206,7 @@ impl Console {
                     Value::String(input) => input,
                     _ => return Err(Refused::Wrong("send {\"input\": \"text\"}".into())),
                 };
-                let id = manual::run(&self.dispatcher, function, input).map_err(|refused| match refused {
+                let id = manual::run(&self.dispatcher, function, input, false).map_err(|refused| match refused {
                     manual::Refused::Http(_) => Refused::Wrong("the function has an HTTP trigger: call its URL".into()),
                     manual::Refused::NoEnvelope => Refused::Unavailable("the host cannot make an invocation of it".into()),
                 })?;

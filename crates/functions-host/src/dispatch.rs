@@ -12,6 +12,8 @@ use uuid::Uuid;
 use crate::activity::{self, Activity, Begun, Running};
 use crate::app::function::{self, Output, Trigger};
 use crate::handler::client::{CallError, Handler, RawAnswer};
+use crate::log_filter::LogFilter;
+use crate::report::{Asked, Reports};
 use crate::service_bus::broker::{Broker, Outgoing, Properties};
 use crate::wire::answer::{self, Outcome, Outputs, Reply};
 use crate::wire::invocation::Sys;
@@ -63,6 +65,10 @@ pub(crate) struct Dispatcher {
     pub(crate) function_timeout: Option<Duration>,
     /// What runs and what ran lately.
     pub(crate) activity: Arc<Activity>,
+    /// Reports of invocations whose client asked for one.
+    pub(crate) reports: Arc<Reports>,
+    /// What log lines are shown.
+    pub(crate) filter: Option<Arc<LogFilter>>,
     /// Sender of which every running invocation holds a clone: once all are dropped, no invocation runs.
     pub(crate) running: mpsc::Sender<()>,
 }
@@ -76,6 +82,8 @@ pub(crate) struct Failed(pub(crate) Option<Box<answer::Response>>);
 pub(crate) struct Invocation {
     /// Id of the invocation, in the header and in the log.
     pub(crate) id: Uuid,
+    /// Report that the client asked for.
+    pub(crate) report: Option<Asked>,
     now: Timestamp,
     guid: Uuid,
     deliveries: Option<u32>,
@@ -85,7 +93,7 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// A new invocation.
     pub(crate) fn new() -> Self {
-        Self { id: Uuid::new_v4(), now: Timestamp::now(), guid: Uuid::new_v4(), deliveries: None, by_hand: false }
+        Self { id: Uuid::new_v4(), report: None, now: Timestamp::now(), guid: Uuid::new_v4(), deliveries: None, by_hand: false }
     }
 
     /// A new invocation for a message that was delivered this number of times.
@@ -116,9 +124,14 @@ impl Dispatcher {
         let running = self.running.clone();
         let id = invocation.id.to_string();
         let noted = self.begin(function, invocation);
+        self.saw(function, invocation, &envelope);
         let generation = self.handler.generation();
         let call = self.handler.invoke(&function.name, &id, envelope);
-        let answered = self.within_timeout(function, &noted, &id, generation, self.complete(function, &noted, &id, call)).await;
+        let completing = self.complete(function, invocation, &noted, call);
+        let answered = self.within_timeout(function, invocation, &noted, generation, completing).await;
+        if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
+            report.ended(None);
+        }
         noted.end(match &answered {
             Ok(Reply::Response(response)) => activity::Outcome::Completed(Some(response.status)),
             Ok(Reply::None) => activity::Outcome::Completed(None),
@@ -134,12 +147,22 @@ impl Dispatcher {
         self.activity.begin(&Begun { id, function: &function.name, trigger: function.trigger.kind(), deliveries, by_hand })
     }
 
+    /// Has the ids in an invocation, or in its answer, known to those who look for lines about it.
+    pub(crate) fn saw(&self, function: &Callable, invocation: &Invocation, text: &[u8]) {
+        if let Some(report) = &invocation.report {
+            report.saw(text);
+        }
+        if let Some(filter) = &self.filter {
+            filter.saw(invocation.id, &function.name, text);
+        }
+    }
+
     /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls.
     pub(crate) async fn within_timeout<T>(
         &self,
         function: &Callable,
+        invocation: &Invocation,
         noted: &Running,
-        id: &str,
         generation: Option<u64>,
         call: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
@@ -147,32 +170,26 @@ impl Dispatcher {
         if let Ok(answered) = tokio::time::timeout(timeout + TIMEOUT_GRACE, call).await {
             return answered;
         }
-        error!(
-            function.name = function.name,
-            invocation.id = id,
-            "{} ran into functionTimeout ({timeout:?}): the handler is ended and started again",
-            function.name
-        );
         noted.fails(&format!("functionTimeout: no answer within {timeout:?}"));
+        let failed = failed(function, invocation, None, &format_args!("it ran into functionTimeout ({timeout:?})"));
+        warn!("the handler is ended and started again");
         if let Some(generation) = generation.or(self.handler.generation()) {
             self.handler.kill(generation).await;
         }
-        Err(Failed(None))
+        Err(failed)
     }
 
     async fn complete(
         &self,
         function: &Callable,
+        invocation: &Invocation,
         noted: &Running,
-        id: &str,
         call: impl Future<Output = Result<RawAnswer, CallError>>,
     ) -> Result<Reply, Failed> {
-        let failed = |reason: &dyn std::fmt::Display| {
-            noted.fails(&reason.to_string());
-            error!(function.name = function.name, invocation.id = id, "{} failed: {reason}", function.name);
-            Failed(None)
-        };
+        let id = &invocation.id.to_string();
+        let failed = |reason: &dyn std::fmt::Display| failed(function, invocation, Some(noted), reason);
         let answer = call.await.map_err(|error| failed(&error))?;
+        self.saw(function, invocation, &answer.body);
         let content_type = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let outcome = match answer::decide(answer.status.as_u16(), content_type, &answer.body, &function.outputs) {
             Ok(answer::Answer::Completed(outcome)) => outcome,
@@ -193,15 +210,22 @@ impl Dispatcher {
             noted.line(line);
             info!(function.name = function.name, invocation.id = id, "{line}");
         }
+        if let Some(report) = &invocation.report {
+            report.logged(logs.iter().flat_map(|entry| entry.lines()));
+        }
         for (output, bodies) in messages {
             failpoint!("before-send");
             let properties = sent_by(id);
+            let shown = invocation.report.is_some().then(|| bodies.clone());
             let messages =
                 bodies.into_iter().map(|body| Outgoing { body: body.into_bytes(), properties: properties.clone(), ..Outgoing::default() });
             let queue = &function.queues[output];
             let count = messages.len();
             self.broker.send(queue, messages.collect()).await.map_err(|error| failed(&error))?;
             noted.sent(queue, count);
+            if let (Some(report), Some(shown)) = (&invocation.report, &shown) {
+                report.sent(&function.outputs.messages[output].name, queue, shown);
+            }
             failpoint!("after-send");
         }
         match reply {
@@ -213,6 +237,18 @@ impl Dispatcher {
             reply => Ok(reply),
         }
     }
+}
+
+/// Tells the log, and the client if it asked, why an invocation failed.
+pub(crate) fn failed(function: &Callable, invocation: &Invocation, noted: Option<&Running>, reason: &dyn std::fmt::Display) -> Failed {
+    if let Some(noted) = noted {
+        noted.fails(&reason.to_string());
+    }
+    error!(function.name = function.name, invocation.id = %invocation.id, "{} failed: {reason}", function.name);
+    if let Some(report) = &invocation.report {
+        report.ended(Some(reason.to_string()));
+    }
+    Failed(None)
 }
 
 /// Properties that the host's output binding sends beside a body (host §4.4).

@@ -1,7 +1,9 @@
 //! The handler: a program that the host starts, calls over HTTP, and ends.
 
 pub(crate) mod client;
+mod lines;
 mod orphan;
+pub(crate) mod replacing;
 pub(crate) mod supervisor;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

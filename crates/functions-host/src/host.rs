@@ -33,13 +33,17 @@ use crate::console::panel::{self, Panel};
 use crate::console::{Console, Facts};
 use crate::dispatch::{Callable, Dispatcher};
 use crate::handler;
-use crate::handler::supervisor::{self, Plan, Supervisor};
+use crate::handler::replacing;
+use crate::handler::supervisor::{self, Launch, Plan, Supervisor};
+use crate::log_filter::LogFilter;
+use crate::report::Reports;
 use crate::service_bus::broker::{Broker, Rules};
 use crate::service_bus::rest::Rest;
 use crate::trigger::http::Front;
 use crate::trigger::http::head::{Head, Heads};
 use crate::trigger::queue::Listener;
 use crate::trigger::timer;
+use crate::watch::Watch;
 
 /// Time for a request's headers, longer than clients keep idle connections: about a minute.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -154,7 +158,7 @@ pub async fn run(
     let warnings = match options.check {
         Some(check) if is_named(&plan.executable, options.own_handler) => {
             let mut handlers = environment.clone();
-            handlers.extend(plan.environment.clone());
+            handlers.extend((plan.launch)(plan.port).environment);
             check(&app.root, &app.settings, &handlers)?
         }
         _ => Vec::new(),
@@ -176,14 +180,22 @@ pub async fn run(
     let (stay, leaving) = watch::channel(());
     let panel = options.panel.filter(|_| address.ip().is_loopback()).map(|make| {
         let mut handlers = environment.clone();
-        handlers.extend(plan.environment.clone());
+        handlers.extend((plan.launch)(plan.port).environment);
         make(&data, &broker, &handlers)
     });
-    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, leaving);
+    let filter = arguments.log.as_ref().map(|about| {
+        let names: Vec<&str> = app.functions.iter().map(|function| function.name.as_str()).collect();
+        Arc::new(LogFilter::new(about, &names))
+    });
+    if let Some(filter) = filter.clone() {
+        output::only(move |line| filter.shows(line));
+    }
+    let reports = Arc::new(Reports::default());
+    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, Arc::clone(&reports), leaving);
     let (running, ended) = mpsc::channel(1);
     let queues = broker.clone();
-    let dispatcher =
-        Arc::new(Dispatcher { handler, broker, function_timeout: app.host.function_timeout, activity: Activity::new(), running });
+    let (function_timeout, activity) = (app.host.function_timeout, Activity::new());
+    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout, activity, reports, filter, running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command, address.ip().is_loopback()));
 
@@ -191,9 +203,21 @@ pub async fn run(
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
+    let watch = arguments.watch.then(|| Watch::new(&app.root, &data, arguments.build.clone()));
     let shown = panel.clone();
-    let host =
-        Host { data, dispatcher, functions, front, name: options.command, panel, rest: (rest, rest_listener), drain_timeout, ended, stay };
+    let host = Host {
+        data,
+        watch,
+        dispatcher,
+        functions,
+        front,
+        name: options.command,
+        panel,
+        rest: (rest, rest_listener),
+        drain_timeout,
+        ended,
+        stay,
+    };
     tokio::select! {
         ended = host.run(&app, listener, address, supervisor, up, stop) => ended?,
         () = queues.broke_down() => return Err(one("a thread of the queue broke down".into())),
@@ -209,6 +233,8 @@ pub async fn run(
 struct Host {
     /// Directory of the messages.
     data: PathBuf,
+    /// The app's folder, if the handler is replaced after a change in it.
+    watch: Option<Watch>,
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
     front: Arc<Front>,
@@ -232,7 +258,7 @@ impl Host {
         up: oneshot::Sender<Up>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), Vec<String>> {
-        let Self { data, dispatcher, functions, front, name, panel, rest, drain_timeout, mut ended, stay } = self;
+        let Self { data, watch, dispatcher, functions, front, name, panel, rest, drain_timeout, mut ended, stay } = self;
         let is_forwarding = functions.iter().any(|function| function.forwards);
         let (stop_sender, stopping) = watch::channel(false);
         // For a browser on this machine; whatever else can reach the port must not have it.
@@ -254,7 +280,7 @@ impl Host {
         tasks.spawn(async move {
             let is_ready = tokio::select! {
                 _ = leaving.wait_for(|stop| *stop) => false,
-                is_ready = ready.handler.wait_until_ready() => is_ready,
+                is_ready = ready.handler.wait_for_first() => is_ready,
             };
             if is_ready {
                 // The receiver may be dropped, which is fine.
@@ -308,7 +334,15 @@ impl Host {
             Ok(is_idle)
         };
         // The handler is started from this task, which lives as long as the process: on Linux it dies with the thread that started it.
-        let mut supervising = pin!(supervisor.run());
+        let supervising = async {
+            let Some(watch) = watch else { return supervisor.run().await };
+            let (sender, built) = mpsc::channel(1);
+            tokio::select! {
+                why = replacing::run(supervisor, built, drain_timeout) => why,
+                () = watch.run(sender) => "the folder is not watched any more".into(),
+            }
+        };
+        let mut supervising = pin!(supervising);
         let is_idle = tokio::select! {
             problem = &mut supervising => return Err(vec![problem]),
             ended = serving => ended?,
@@ -350,7 +384,7 @@ fn plan(
     rest_address: SocketAddr,
     environment: &BTreeMap<String, String>,
 ) -> Result<(Plan, Option<String>), Vec<String>> {
-    let custom = &app.host.custom_handler;
+    let custom = app.host.custom_handler.clone();
     let mut notice = None;
     let executable = match (&options.arguments.handler, &custom.executable) {
         (Some(handler), _) => std::path::absolute(handler).unwrap_or_else(|_| handler.clone()),
@@ -365,7 +399,6 @@ fn plan(
     let mut settings = app.settings.clone();
     settings.extend(options.variables.clone());
     let port = handler::free_port().map_err(|error| vec![format!("no port is free for the handler: {error}")])?;
-    settings.extend(supervisor::variables(&app.root, &Uuid::new_v4().to_string(), port));
     let played = [
         ("AZURE_FUNCTIONS_ENVIRONMENT", "Development".to_owned()),
         ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True".to_owned()),
@@ -375,15 +408,21 @@ fn plan(
     let rest_endpoint = options.rest_endpoint_setting.map(|name| (name, format!("http://{rest_address}")));
     let data_directory = options.data_setting.map(|name| (name, data.display().to_string()));
     settings.extend(played.into_iter().chain(rest_endpoint).chain(data_directory).map(|(name, value)| (name.to_owned(), value)));
-    let lookup = |name: &str| settings.get(name).or_else(|| environment.get(name)).cloned();
+    let (root, environment) = (app.root.clone(), environment.clone());
+    let (working_directory, initialization_timeout) = (custom.working_directory.clone(), custom.initialization_timeout);
+    let launch = move |port| {
+        let mut settings = settings.clone();
+        settings.extend(supervisor::variables(&root, &Uuid::new_v4().to_string(), port));
+        let lookup = |name: &str| settings.get(name).or_else(|| environment.get(name)).cloned();
+        Launch { arguments: custom.arguments(lookup), environment: settings }
+    };
     let plan = Plan {
         port,
         executable,
-        arguments: custom.arguments(lookup),
-        working_directory: custom.working_directory.clone(),
-        initialization_timeout: custom.initialization_timeout,
+        launch: Box::new(launch),
+        working_directory,
+        initialization_timeout,
         record: data.join("handler.json"),
-        environment: settings,
         inherited: options.inherited,
     };
     Ok((plan, notice))

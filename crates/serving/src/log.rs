@@ -51,7 +51,9 @@ pub fn start(levels: &str, form: Form, more: Option<More>) -> Output {
     let writer = (|| Plain(&STDERR)).with_max_level(Level::ERROR).or_else(|| Plain(&STDOUT));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     let levels = levels.with_target(PEOPLE, people).with_target(SPANS, LevelFilter::OFF);
-    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // The stand-in passes the lines of its handler on to a terminal (https://bixense.com/clicolors).
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let colours = (io::stdout().is_terminal() || is_set("CLICOLOR_FORCE")) && !is_set("NO_COLOR");
     let registry = tracing_subscriber::registry().with(more);
     match form {
         Form::Json => registry.with(lines.json().flatten_event(true).with_filter(levels)).init(),
@@ -82,6 +84,9 @@ struct Plain(&'static Stream);
 impl Write for Plain {
     /// A line comes in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !output::is_wanted(line) {
+            return Ok(line.len());
+        }
         if line.is_ascii() {
             self.0.take(line);
         } else {

@@ -1,6 +1,7 @@
 //! Output of this process for which no request waits: a thread for each stream writes it, however slow its reader is.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -133,6 +134,35 @@ pub fn say(line: &str) {
 /// Writes a line to stderr, after the log lines before it.
 pub fn complain(line: &str) {
     STDERR.take(format!("{line}\n").as_bytes());
+}
+
+/// Tells whether a line is written.
+type Filter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+/// Writes from now on only those lines of logs that this filter wants, until the end of the process. Only the first filter counts.
+pub fn only(filter: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
+    drop(FILTER.set(Box::new(filter)));
+}
+
+/// Whether a line of a log is written.
+pub(crate) fn is_wanted(line: &[u8]) -> bool {
+    FILTER.get().is_none_or(|filter| filter(line))
+}
+
+/// Writes a log line of another program to stdout as it is, line feed included.
+pub fn pass(line: &[u8]) {
+    if is_wanted(line) {
+        STDOUT.take(line);
+    }
+}
+
+/// Writes a log line of another program to stderr as it is, line feed included.
+pub fn pass_error(line: &[u8]) {
+    if is_wanted(line) {
+        STDERR.take(line);
+    }
 }
 
 /// Waits until everything is written, as long as that may take at the end of a process.

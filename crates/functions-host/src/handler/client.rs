@@ -23,12 +23,23 @@ const READY_WAIT: Duration = Duration::from_mins(2);
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
 
 /// Whether the handler can be called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Phase {
     Starting,
-    Ready(u64),
+    Ready(Running),
     /// The handler ended with exit code 0: the host does not restart it, and every call fails at once.
     Gone,
+}
+
+/// A start of the handler.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    /// Number of the start.
+    pub(super) generation: u64,
+    /// Port on which it listens.
+    pub(super) port: u16,
+    /// Sender of which every call holds a clone: once all are dropped, no call runs.
+    pub(super) busy: mpsc::Sender<()>,
 }
 
 /// Client of the handler; cheap to clone.
@@ -91,46 +102,49 @@ impl std::fmt::Display for CallError {
 }
 
 impl Handler {
-    /// Port on which the handler listens.
+    /// Port on which the handler listens, or will.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        match &*self.phase.borrow() {
+            Phase::Ready(running) => running.port,
+            Phase::Starting | Phase::Gone => self.port,
+        }
     }
 
     /// Posts an invocation.
     pub(crate) async fn invoke(&self, function: &str, invocation: &str, envelope: Vec<u8>) -> Result<RawAnswer, CallError> {
-        let request = Request::post(self.uri(function)?)
+        let running = self.ready().await?;
+        let request = Request::post(uri(running.port, function)?)
             .header("X-Azure-Functions-HostVersion", HOST_VERSION)
             .header("X-Azure-Functions-InvocationId", invocation)
             .header(USER_AGENT, "Azure-Functions-Host/4.1037.0.0")
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))
             .body(FramedBody { data: Some(envelope.into()), sized: !self.chunked });
-        self.call(request.map_err(|error| CallError::Broken(error.to_string()))?).await
+        self.call(running, request.map_err(|error| CallError::Broken(error.to_string()))?).await
     }
 
     /// Passes a request on as it is (`enableForwardingHttpRequest`).
     pub(crate) async fn forward(&self, mut request: Request<Bytes>, path_and_query: &str) -> Result<RawAnswer, CallError> {
-        *request.uri_mut() = self.uri(path_and_query.trim_start_matches('/'))?;
-        self.call(request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true })).await
+        let running = self.ready().await?;
+        *request.uri_mut() = uri(running.port, path_and_query.trim_start_matches('/'))?;
+        self.call(running, request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true })).await
     }
 
-    fn uri(&self, path: &str) -> Result<Uri, CallError> {
-        format!("http://127.0.0.1:{}/{path}", self.port).parse().map_err(|_| CallError::Broken(format!("{path:?} is no path")))
-    }
-
-    async fn call(&self, request: Request<FramedBody>) -> Result<RawAnswer, CallError> {
-        self.ready().await?;
+    /// Calls a start of the handler, which is not ended meanwhile because of a newer one.
+    async fn call(&self, running: Running, request: Request<FramedBody>) -> Result<RawAnswer, CallError> {
         let broken = |error: &dyn std::error::Error| CallError::Broken(source_text(error));
         let response = self.client.request(request).await.map_err(|error| broken(&error))?;
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| broken(error.as_ref()))?.to_bytes();
+        // Until here it counts as busy.
+        drop(running.busy);
         Ok(RawAnswer { status: parts.status, headers: parts.headers, extensions: parts.extensions, body })
     }
 
-    async fn ready(&self) -> Result<u64, CallError> {
+    async fn ready(&self) -> Result<Running, CallError> {
         let mut phase = self.phase.clone();
-        let settled = async { phase.wait_for(|phase| *phase != Phase::Starting).await.map(|phase| *phase) };
+        let settled = async { phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await.map(|phase| phase.clone()) };
         match tokio::time::timeout(READY_WAIT, settled).await {
-            Ok(Ok(Phase::Ready(generation))) => Ok(generation),
+            Ok(Ok(Phase::Ready(running))) => Ok(running),
             Ok(_) => Err(CallError::Gone),
             Err(_) => Err(CallError::NotReady),
         }
@@ -138,7 +152,7 @@ impl Handler {
 
     /// State of the host, as its admin endpoint reports it.
     pub(crate) fn state(&self) -> &'static str {
-        match *self.phase.borrow() {
+        match &*self.phase.borrow() {
             Phase::Starting => "Starting",
             Phase::Ready(_) => "Running",
             Phase::Gone => "Error",
@@ -147,8 +161,8 @@ impl Handler {
 
     /// Number of the current start of the handler, if it is ready.
     pub(crate) fn generation(&self) -> Option<u64> {
-        match *self.phase.borrow() {
-            Phase::Ready(generation) => Some(generation),
+        match &*self.phase.borrow() {
+            Phase::Ready(running) => Some(running.generation),
             Phase::Starting | Phase::Gone => None,
         }
     }
@@ -157,7 +171,7 @@ impl Handler {
     /// Does not count as an error of the handler. Does nothing if another start has replaced this one. When this returns, the old process
     /// gets no further call: a message whose call failed with it may be delivered again at once.
     pub(crate) async fn kill(&self, generation: u64) {
-        let ended = |phase: &Phase| !matches!(phase, Phase::Ready(ready) if *ready == generation);
+        let ended = |phase: &Phase| !matches!(phase, Phase::Ready(running) if running.generation == generation);
         if self.kills.send(generation).await.is_err() || self.phase.clone().wait_for(ended).await.is_err() {
             debug!("the host is stopping; it ends the handler itself");
         }
@@ -167,6 +181,15 @@ impl Handler {
     pub(crate) async fn wait_until_ready(&self) -> bool {
         self.ready().await.is_ok()
     }
+
+    /// Waits for the first handler that answers, however long its build takes. `false`: there will be none.
+    pub(crate) async fn wait_for_first(&self) -> bool {
+        self.phase.clone().wait_for(|phase| matches!(phase, Phase::Ready(_))).await.is_ok()
+    }
+}
+
+fn uri(port: u16, path: &str) -> Result<Uri, CallError> {
+    format!("http://127.0.0.1:{port}/{path}").parse().map_err(|_| CallError::Broken(format!("{path:?} is no path")))
 }
 
 fn source_text(error: &dyn std::error::Error) -> String {

@@ -1,6 +1,7 @@
 //! Orphans: a handler that a killed host leaves behind, and that the next host ends.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,25 @@ impl Directory {
         #[cfg(not(unix))]
         Some(Self::Named(directory.canonicalize().ok()?.display().to_string()))
     }
+}
+
+/// The record of a handler that replaces another one, beside the record of the first.
+pub(super) fn numbered(record: &Path, number: u64) -> PathBuf {
+    let mut name = record.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}.json"));
+    record.with_file_name(name)
+}
+
+/// Every record that an earlier host may have left.
+pub(super) fn records(record: &Path) -> Vec<PathBuf> {
+    let stem = record.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    let is_record = |path: &PathBuf| {
+        let number = path.file_stem().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(stem)?.strip_prefix('-'));
+        path.extension().is_some_and(|kind| kind == "json") && number.is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let entries = record.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let others = entries.into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_record);
+    std::iter::once(record.to_owned()).chain(others).collect()
 }
 
 /// Records a started handler, on systems that tell the start time of a process.

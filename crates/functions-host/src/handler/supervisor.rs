@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::{Method, Request};
@@ -10,30 +11,38 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::handler::client::{self, FramedBody, Handler, HandlerClient, Phase};
+use crate::handler::client::{self, FramedBody, Handler, HandlerClient, Phase, Running};
+use crate::handler::lines::Lines;
 use crate::handler::orphan::{self, kill_group};
+use crate::report::Reports;
 
 /// Time for the answer to the first probe.
 const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Pause between two probes of a handler that does not answer yet.
 const PROBE_PERIOD: Duration = Duration::from_millis(25);
 /// Most errors within [`ERROR_WINDOW`]; one more stops the host.
-const MAX_RESTARTS: usize = 2;
+pub(super) const MAX_RESTARTS: usize = 2;
 /// Time for which an error counts.
-const ERROR_WINDOW: Duration = Duration::from_mins(30);
+pub(super) const ERROR_WINDOW: Duration = Duration::from_mins(30);
+/// Arguments and environment of a handler.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// Arguments of the program.
+    pub(crate) arguments: Vec<String>,
+    /// Variables added to the inherited environment.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
 /// Launch options of a handler.
-#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Port for the handler, from [`free_port`].
     pub(crate) port: u16,
     /// Program to run.
     pub(crate) executable: PathBuf,
-    /// Arguments of the program.
-    pub(crate) arguments: Vec<String>,
+    /// Arguments and environment for a port.
+    pub(crate) launch: Box<dyn Fn(u16) -> Launch + Send + Sync>,
     /// Working directory.
     pub(crate) working_directory: PathBuf,
-    /// Variables added to the inherited environment.
-    pub(crate) environment: BTreeMap<String, String>,
     /// Names of the inherited variables; `None` is every variable of this process.
     pub(crate) inherited: Option<&'static [&'static str]>,
     /// Time until the first answer.
@@ -43,73 +52,75 @@ pub(crate) struct Plan {
 }
 
 /// Why a supervisor ends with its host.
-const LEFT: &str = "the host stops";
+pub(super) const LEFT: &str = "the host stops";
 
 /// Keeps the handler running.
 pub(crate) struct Supervisor {
-    plan: Plan,
-    port: u16,
-    client: HandlerClient,
-    phase: watch::Sender<Phase>,
-    kills: mpsc::Receiver<u64>,
+    pub(super) plan: Plan,
+    /// Reports that take the handler's lines.
+    reports: Arc<Reports>,
+    pub(super) client: HandlerClient,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) kills: mpsc::Receiver<u64>,
     /// Closed when the host stops.
-    leaving: watch::Receiver<()>,
+    pub(super) leaving: watch::Receiver<()>,
 }
 
 /// Prepares a supervisor without starting the handler. `chunked`: bodies are framed as in Azure, otherwise as under `func start`.
-pub(crate) fn prepare(plan: Plan, chunked: bool, leaving: watch::Receiver<()>) -> (Handler, Supervisor) {
+pub(crate) fn prepare(plan: Plan, chunked: bool, reports: Arc<Reports>, leaving: watch::Receiver<()>) -> (Handler, Supervisor) {
     let port = plan.port;
     let client = client::http_client();
     let (phase_sender, phase) = watch::channel(Phase::Starting);
     let (kill_sender, kills) = mpsc::channel(16);
     let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
-    (handler, Supervisor { plan, port, client, phase: phase_sender, kills, leaving })
+    (handler, Supervisor { plan, reports, client, phase: phase_sender, kills, leaving })
 }
 
 impl Supervisor {
     /// Runs until the host must stop; returns the reason. A ready handler gets SIGTERM when the host leaves. Dropping the future kills
     /// the handler.
     pub(crate) async fn run(mut self) -> String {
-        if let Err(problem) = orphan::end(&self.plan.record).await {
-            return problem;
+        for record in orphan::records(&self.plan.record) {
+            if let Err(problem) = orphan::end(&record).await {
+                return problem;
+            }
         }
+        let (port, busy) = (self.plan.port, mpsc::channel(1).0);
         let mut errors = VecDeque::new();
         for generation in 1.. {
             let first = generation == 1;
-            let mut child = match self.spawn() {
-                Ok(child) => child,
+            let mut process = match self.spawn(port, self.plan.record.clone()) {
+                Ok(process) => process,
                 Err(error) => return self.cannot_start(&error),
             };
-            // Ends the whole process group: a wrapper script may leave the real handler behind on the port.
-            let group = Group(child.id());
             let mut was_ready = false;
             let mut leaving = self.leaving.clone();
             let exit = tokio::select! {
-                exit = child.wait() => exit,
-                _ = leaving.changed() => return LEFT.into(),
-                ready = self.probe() => {
+                exit = process.child.wait() => exit,
+                _ = leaving.changed() => {
+                    process.end().await;
+                    return LEFT.into();
+                }
+                ready = probe(&self.client, port, self.plan.initialization_timeout) => {
                     if ready {
                         was_ready = true;
-                        info!(process.id = child.id(), handler.port = self.port, "the handler is ready");
-                        self.phase.send_replace(Phase::Ready(generation));
-                        self.watch(&mut child, generation).await
+                        info!(process.id = process.child.id(), handler.port = port, "the handler is ready");
+                        self.phase.send_replace(Phase::Ready(Running { generation, port, busy: busy.clone() }));
+                        self.watch(&mut process, generation).await
                     } else {
-                        let line = format!(
-                            "the handler {} did not listen on 127.0.0.1:{} (FUNCTIONS_CUSTOMHANDLER_PORT) within {:?}",
-                            self.plan.executable.display(), self.port, self.plan.initialization_timeout
-                        );
-                        end(&mut child).await;
+                        let line = did_not_listen(&self.plan.executable.display().to_string(), port, self.plan.initialization_timeout);
+                        end(&mut process.child).await;
                         if first {
+                            process.end().await;
                             return line;
                         }
                         warn!("{line}");
-                        child.wait().await
+                        process.child.wait().await
                     }
                 }
             };
             self.phase.send_replace(Phase::Starting);
-            drop(group);
-            drop(std::fs::remove_file(&self.plan.record));
+            process.end().await;
             if self.leaving.has_changed().is_err() {
                 return LEFT.into();
             }
@@ -118,12 +129,7 @@ impl Supervisor {
                 Err(error) => return format!("cannot wait for the handler: {error}"),
             };
             if first && !was_ready {
-                return format!(
-                    "the handler {} ended ({}) before it listened on 127.0.0.1:{}; what it printed stands above",
-                    self.plan.executable.display(),
-                    describe(exit),
-                    self.port
-                );
+                return ended_early(&self.plan.executable.display().to_string(), port, exit);
             }
             match Self::decide(exit, &mut errors) {
                 Next::Restart => {}
@@ -146,20 +152,20 @@ impl Supervisor {
     }
 
     /// Waits for the end of a ready handler; kills the handler on request.
-    async fn watch(&mut self, child: &mut Child, generation: u64) -> std::io::Result<ExitStatus> {
+    async fn watch(&mut self, process: &mut Process, generation: u64) -> std::io::Result<ExitStatus> {
         loop {
             tokio::select! {
-                exit = child.wait() => return exit,
+                exit = process.child.wait() => return exit,
                 _ = self.leaving.changed() => {
-                    ask_to_end(child);
-                    return child.wait().await;
+                    process.ask_to_end();
+                    return process.child.wait().await;
                 }
                 Some(asked) = self.kills.recv() => {
                     if asked == generation {
                         self.phase.send_replace(Phase::Starting);
-                        end(child).await;
+                        end(&mut process.child).await;
                         // The host itself ended the handler: like exit code 200, this restarts it without counting an error.
-                        return child.wait().await.map(|_| restart_status());
+                        return process.child.wait().await.map(|_| restart_status());
                     }
                 }
             }
@@ -187,26 +193,29 @@ impl Supervisor {
         Next::Restart
     }
 
-    fn spawn(&self) -> std::io::Result<Child> {
+    /// Starts a handler on this port.
+    pub(super) fn spawn(&self, port: u16, record: PathBuf) -> std::io::Result<Process> {
+        let Launch { arguments, environment } = (self.plan.launch)(port);
         let mut command = Command::new(&self.plan.executable);
-        command.args(&self.plan.arguments).current_dir(&self.plan.working_directory);
+        command.args(arguments).current_dir(&self.plan.working_directory);
         if let Some(names) = self.plan.inherited {
             command.env_clear().envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         }
-        command.envs(&self.plan.environment);
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        command.envs(environment);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0); // Ctrl-C is for the host, which lets invocations end first.
         #[cfg(target_os = "linux")]
         die_with_parent(&mut command);
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
+        let (group, lines) = (Group(child.id()), Lines::of(&mut child, &self.reports));
         if let Some(process) = child.id() {
-            orphan::write_down(process, &self.plan.record)?;
+            orphan::write_down(process, &record)?;
         }
-        Ok(child)
+        Ok(Process { child, port, group, lines, record })
     }
 
-    fn cannot_start(&self, error: &std::io::Error) -> String {
+    pub(super) fn cannot_start(&self, error: &std::io::Error) -> String {
         let executable = self.plan.executable.display();
         let directory = &self.plan.working_directory;
         match error.kind() {
@@ -229,28 +238,71 @@ impl Supervisor {
             _ => format!("the handler {executable} cannot be started: {error}"),
         }
     }
+}
 
-    /// Whether the handler answered in time. Any answer counts, even 404.
-    async fn probe(&self) -> bool {
-        let asking = async {
-            // A probe may be lost with a handler that has just ended; the wait doubles with each probe.
-            let mut patience = FIRST_PROBE;
-            loop {
-                let request = Request::builder()
-                    .method(Method::GET)
-                    .uri(format!("http://127.0.0.1:{}/", self.port))
-                    .body(FramedBody { data: None, sized: true });
-                let Ok(request) = request else { return false };
-                match tokio::time::timeout(patience, self.client.request(request)).await {
-                    Ok(Ok(_)) => return true,
-                    Ok(Err(_)) => {}
-                    Err(_) => patience *= 2,
-                }
-                tokio::time::sleep(PROBE_PERIOD).await;
-            }
-        };
-        tokio::time::timeout(self.plan.initialization_timeout, asking).await.unwrap_or(false)
+/// A handler's process, with the processes that it starts. Dropping it ends all of them.
+pub(super) struct Process {
+    /// The process.
+    pub(super) child: Child,
+    /// Port on which it listens.
+    pub(super) port: u16,
+    /// Ends the whole process group: a wrapper script may leave the real handler behind on the port.
+    group: Group,
+    lines: Lines,
+    record: PathBuf,
+}
+
+impl Process {
+    /// Waits until the handler answers. `Err`: why it does not.
+    pub(super) async fn come_up(&mut self, client: &HandlerClient, executable: &str, timeout: Duration) -> Result<(), String> {
+        tokio::select! {
+            exit = self.child.wait() => match exit {
+                Ok(exit) => Err(ended_early(executable, self.port, exit)),
+                Err(error) => Err(format!("cannot wait for the handler: {error}")),
+            },
+            ready = probe(client, self.port, timeout) => if ready { Ok(()) } else { Err(did_not_listen(executable, self.port, timeout)) },
+        }
     }
+
+    /// SIGTERM for the handler, which may leave its files in order.
+    pub(super) fn ask_to_end(&mut self) {
+        ask_to_end(&mut self.child);
+    }
+
+    /// Ends what the handler left behind, and passes on its last lines.
+    pub(super) async fn end(&mut self) {
+        drop(std::mem::replace(&mut self.group, Group(None)));
+        self.lines.end().await;
+        drop(std::fs::remove_file(&self.record));
+    }
+}
+
+fn did_not_listen(executable: &str, port: u16, timeout: Duration) -> String {
+    format!("the handler {executable} did not listen on 127.0.0.1:{port} (FUNCTIONS_CUSTOMHANDLER_PORT) within {timeout:?}")
+}
+
+fn ended_early(executable: &str, port: u16, exit: ExitStatus) -> String {
+    let exit = describe(exit);
+    format!("the handler {executable} ended ({exit}) before it listened on 127.0.0.1:{port}; what it printed stands above")
+}
+
+/// Whether a handler answered in time. Any answer counts, even 404.
+async fn probe(client: &HandlerClient, port: u16, timeout: Duration) -> bool {
+    let asking = async {
+        // A probe may be lost with a handler that has just ended; the wait doubles with each probe.
+        let mut patience = FIRST_PROBE;
+        loop {
+            let request = Request::builder().method(Method::GET).uri(format!("http://127.0.0.1:{port}/"));
+            let Ok(request) = request.body(FramedBody { data: None, sized: true }) else { return false };
+            match tokio::time::timeout(patience, client.request(request)).await {
+                Ok(Ok(_)) => return true,
+                Ok(Err(_)) => {}
+                Err(_) => patience *= 2,
+            }
+            tokio::time::sleep(PROBE_PERIOD).await;
+        }
+    };
+    tokio::time::timeout(timeout, asking).await.unwrap_or(false)
 }
 
 enum Next {
@@ -260,7 +312,7 @@ enum Next {
 }
 
 /// A process and its child processes; ended when dropped, such as when the host stops.
-struct Group(Option<u32>);
+pub(crate) struct Group(pub(crate) Option<u32>);
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -283,7 +335,7 @@ fn ask_to_end(child: &mut Child) {
 }
 
 /// Ends a process group with SIGKILL, without SIGTERM, as the host does.
-async fn end(child: &mut Child) {
+pub(super) async fn end(child: &mut Child) {
     if let Err(error) = child.kill().await {
         warn!(%error, "the handler cannot be ended");
     }
@@ -313,7 +365,7 @@ fn restart_status() -> ExitStatus {
     std::os::windows::process::ExitStatusExt::from_raw(200)
 }
 
-fn describe(exit: ExitStatus) -> String {
+pub(super) fn describe(exit: ExitStatus) -> String {
     // "exit status: 1", "signal: 9 (SIGKILL)"
     exit.to_string()
 }

@@ -1,5 +1,6 @@
 //! HTTP answers of the host: functions below `/api`, a part of `/admin`, and a welcome page.
 
+mod admin;
 pub(crate) mod head;
 pub mod route;
 mod target;
@@ -13,7 +14,6 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use serde_json::json;
 use serving::host_names;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
@@ -21,20 +21,17 @@ use tracing::{error, warn};
 use crate::activity::Outcome;
 use crate::app::App;
 use crate::app::function::Trigger;
-use crate::dispatch::{Callable, Dispatcher, Failed, Invocation};
+use crate::dispatch::{self, Callable, Dispatcher, Failed, Invocation};
 use crate::handler::client::HOST_VERSION;
 use crate::trigger::http::head::Head;
 use crate::trigger::http::route::{Params, Route};
 use crate::trigger::http::target::Path;
-use crate::trigger::manual;
 use crate::wire::answer::{self, Reply};
 use crate::wire::forwarding;
 use crate::wire::invocation::{self, Identity};
 
 /// Largest body, the limit of Kestrel and the host. There a larger body breaks the connection; here it gets an answer.
 const MAX_BODY: u32 = 100 * 1024 * 1024;
-/// Largest body of a run by hand, which becomes one message: the largest message of a Service Bus queue.
-const MAX_INPUT: u32 = 256 * 1024;
 /// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(100);
 
@@ -49,6 +46,8 @@ type HttpResponse = Response<Full<Bytes>>;
 pub(crate) struct Front {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
+    /// The functions as their files describe them, for those who ask.
+    listed: Vec<admin::Listed>,
     routes: Vec<Entry>,
     prefix: String,
     custom_headers: Vec<(HeaderName, HeaderValue)>,
@@ -119,6 +118,7 @@ impl Front {
         let header = |(name, value): &(String, String)| Some((name.parse().ok()?, value.parse().ok()?));
         Self {
             dispatcher,
+            listed: admin::listed(app),
             functions,
             routes,
             prefix: app.host.http.route_prefix.clone(),
@@ -178,7 +178,7 @@ impl Front {
         if path.as_str() == "*" && request.method() != Method::OPTIONS {
             return empty(StatusCode::METHOD_NOT_ALLOWED);
         }
-        let is_own = ["/admin/host/", "/admin/functions/"].iter().any(|own| path.as_str().starts_with(own));
+        let is_own = admin::is_own(path.as_str());
         if !is_own && let Some((target, params)) = self.find(path.as_str(), request.method()) {
             return match (target, host_mistake) {
                 (None, _) => empty(StatusCode::NOT_FOUND),
@@ -210,11 +210,25 @@ impl Front {
         self.routes.iter().find_map(|Entry { route, target }| Some((target.clone(), route.matches(path, method.as_str())?)))
     }
 
-    async fn call(self: &Arc<Self>, target: Target, params: Params, path: &Path, request: Request<Incoming>) -> HttpResponse {
+    async fn call(self: &Arc<Self>, target: Target, params: Params, path: &Path, mut request: Request<Incoming>) -> HttpResponse {
+        let invocation = self.invocation(&target.function, request.headers_mut());
+        let id = invocation.report.is_some().then_some(invocation.id);
+        let mut answer = self.answered(target, params, path, request, invocation).await;
+        admin::name_report(&mut answer, id);
+        answer
+    }
+
+    async fn answered(
+        self: &Arc<Self>,
+        target: Target,
+        params: Params,
+        path: &Path,
+        request: Request<Incoming>,
+        invocation: Invocation,
+    ) -> HttpResponse {
         let (parts, body) = request.into_parts();
         let Target { binding, function } = target;
         let target = |query: &str| format!("{}{query}", path.escaped());
-        let invocation = Invocation::new();
         // The host passes on a body only with a Content-Length (azure-functions-host #4926); a chunked body is read and lost.
         let chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
         let place = match self.place_for(&body) {
@@ -231,7 +245,7 @@ impl Front {
             let headers = match forwarding::request(&parts.method, &parts.headers, !body.is_empty()) {
                 Ok(headers) => headers,
                 Err(reason) => {
-                    error!(function.name = function.name, invocation.id = %invocation.id, "{} failed: {reason}", function.name);
+                    dispatch::failed(&function, &invocation, None, &reason);
                     return empty(StatusCode::INTERNAL_SERVER_ERROR);
                 }
             };
@@ -313,64 +327,6 @@ impl Front {
                 response
             }
             Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{error}\n")),
-        }
-    }
-
-    /// Admin endpoints of the host, without keys, as under `func start`.
-    async fn admin(self: &Arc<Self>, request: Request<Incoming>) -> HttpResponse {
-        let (parts, body) = request.into_parts();
-        match (&parts.method, parts.uri.path().trim_end_matches('/')) {
-            (&Method::GET | &Method::POST, "/admin/host/ping") => empty(StatusCode::OK),
-            (&Method::GET, "/admin/host/status") => {
-                let queue = self.dispatcher.broker.figures().await.unwrap_or_default();
-                let status = json!({
-                    "id": "functions-host",
-                    "state": self.dispatcher.handler.state(),
-                    "version": HOST_VERSION,
-                    "processUptime": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    "handlerPort": self.dispatcher.handler.port(),
-                    "serviceBus": queue,
-                });
-                json_answer(StatusCode::OK, &status)
-            }
-            (&Method::POST, path) => match path.strip_prefix("/admin/functions/") {
-                Some(_) if is_from_web_page(&parts.headers) && !is_json(&parts.headers) => {
-                    text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a web page must send Content-Type: application/json\n")
-                }
-                Some(name) => {
-                    let name = name.to_owned();
-                    match collected(body, MAX_INPUT).await {
-                        Ok(body) => self.run_by_hand(&name, &body),
-                        Err(answer) => answer,
-                    }
-                }
-                None => empty(StatusCode::NOT_FOUND),
-            },
-            _ => empty(StatusCode::NOT_FOUND),
-        }
-    }
-
-    /// `POST /admin/functions/{name}` with `{"input": "text"}`: 202, and the function runs.
-    fn run_by_hand(self: &Arc<Self>, name: &str, body: &[u8]) -> HttpResponse {
-        #[derive(serde::Deserialize)]
-        struct Input {
-            #[serde(default)]
-            input: Option<String>,
-        }
-        let Some(function) = self.functions.iter().find(|function| function.name.eq_ignore_ascii_case(name)) else {
-            return empty(StatusCode::NOT_FOUND);
-        };
-        let input = if body.trim_ascii().is_empty() { Ok(Input { input: None }) } else { serde_json::from_slice::<Input>(body) };
-        let Ok(Input { input }) = input else {
-            return text(StatusCode::BAD_REQUEST, "send {\"input\": \"text\"}\n");
-        };
-        match manual::run(&self.dispatcher, function, input.as_deref().unwrap_or_default()) {
-            Ok(_) => empty(StatusCode::ACCEPTED),
-            Err(manual::Refused::Http(route)) => {
-                let prefix = if self.prefix.is_empty() { String::new() } else { format!("/{}", self.prefix) };
-                text(StatusCode::BAD_REQUEST, &format!("{} has an HTTP trigger: call {prefix}/{route}\n", function.name))
-            }
-            Err(manual::Refused::NoEnvelope) => empty(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 
@@ -478,15 +434,16 @@ async fn forward(
     }
     let running = dispatcher.running.clone();
     let noted = dispatcher.begin(function, invocation);
+    dispatcher.saw(function, invocation, request.body());
     let generation = dispatcher.handler.generation();
     let call = async {
-        dispatcher.handler.forward(request, target).await.map_err(|error| {
-            noted.fails(&error.to_string());
-            error!(function.name = function.name, invocation.id = id, "{} failed: {error}", function.name);
-            Failed(None)
-        })
+        let forwarded = dispatcher.handler.forward(request, target).await;
+        forwarded.map_err(|error| dispatch::failed(function, invocation, Some(&noted), &error))
     };
-    let answered = dispatcher.within_timeout(function, &noted, &id, generation, call).await;
+    let answered = dispatcher.within_timeout(function, invocation, &noted, generation, call).await;
+    if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
+        report.ended(None);
+    }
     noted.end(match &answered {
         Ok(answer) => Outcome::Completed(Some(answer.status.as_u16())),
         Err(_) => Outcome::Failed,

@@ -19,9 +19,10 @@ pub(crate) enum Refused {
     NoEnvelope,
 }
 
-/// Starts a function with this text as its message; a timer gets none. Returns the id of the invocation, which runs by itself.
-pub(crate) fn run(dispatcher: &Arc<Dispatcher>, function: &Arc<Callable>, input: &str) -> Result<Uuid, Refused> {
-    let invocation = Invocation::by_hand();
+/// Starts a function with this text as its message; a timer gets none. Returns the id of the invocation, which runs by itself; its
+/// report is there if it is asked for.
+pub(crate) fn run(dispatcher: &Arc<Dispatcher>, function: &Arc<Callable>, input: &str, is_reported: bool) -> Result<Uuid, Refused> {
+    let mut invocation = Invocation::by_hand();
     let envelope = match &function.trigger {
         Trigger::Http { route, .. } => return Err(Refused::Http(route.clone())),
         Trigger::Queue { .. } => queue::manual_envelope(function, input, &invocation),
@@ -29,6 +30,7 @@ pub(crate) fn run(dispatcher: &Arc<Dispatcher>, function: &Arc<Callable>, input:
     };
     let envelope = envelope.ok_or(Refused::NoEnvelope)?;
     let id = invocation.id;
+    invocation.report = is_reported.then(|| dispatcher.reports.ask(id, &function.name));
     info!(function.name = function.name, invocation.id = %id, "run by hand");
     let (dispatcher, function) = (Arc::clone(dispatcher), Arc::clone(function));
     tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });
