@@ -10,6 +10,8 @@ pub mod demo;
 #[cfg(feature = "local")]
 mod doctor;
 #[cfg(feature = "local")]
+mod invoke;
+#[cfg(feature = "local")]
 mod new;
 #[cfg(feature = "local")]
 mod misfit;
@@ -63,6 +65,9 @@ enum Command {
     /// Play the Functions host on this machine: HTTP, queue and timers, for the app in this folder.
     #[cfg(feature = "local")]
     Local(local::Options),
+    /// Run one function of a running app, and show its answer, its outputs and its log lines.
+    #[cfg(feature = "local")]
+    Invoke(invoke::Options),
     /// Make a folder with an app of your own: its order, its work, and what Azure needs.
     #[cfg(feature = "local")]
     New(new::Options),
@@ -332,6 +337,8 @@ fn answer(command: Command, environment: &BTreeMap<String, String>) -> Result<Ex
         }),
         #[cfg(feature = "local")]
         Command::Local(options) => local::run(options, environment).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "local")]
+        Command::Invoke(options) => invoke::run(&options, environment).map(|well| exit_code(well.into())),
         #[cfg(feature = "local")]
         Command::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]

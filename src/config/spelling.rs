@@ -70,12 +70,16 @@ fn doubt(name: &str) -> Option<String> {
     if is_known(name) || is_platform(name) {
         return None;
     }
-    let names = ALL.iter().flat_map(Setting::names);
+    let names: Vec<_> = ALL.iter().flat_map(Setting::names).collect();
+    nearest(name, names.iter().map(AsRef::as_ref)).map(|known| format!("is no setting: did you mean {known}?"))
+}
+
+/// The name that differs from this one by a mistake or two, in any case.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
-    let near = names.map(|known| (distance(&known.to_ascii_uppercase(), &upper), known)).min()?;
-    let (mistakes, known) = near;
+    let (mistakes, known) = names.map(|known| (distance(&known.to_ascii_uppercase(), &upper), known)).min()?;
     let allowed = if known.len() < LONG { 1 } else { 2 };
-    (mistakes <= allowed).then(|| format!("is no setting: did you mean {known}?"))
+    (mistakes <= allowed).then_some(known)
 }
 
 fn is_platform(name: &str) -> bool {

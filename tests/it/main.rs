@@ -35,6 +35,7 @@ mod hostile;
 mod identity;
 mod independent;
 mod ingress;
+mod invoke;
 mod issuer;
 mod limits;
 mod list;
