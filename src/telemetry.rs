@@ -1,8 +1,10 @@
-//! Traces and log records for a collector, by OTLP over HTTP (`OTEL_EXPORTER_OTLP_ENDPOINT` and the other variables of the standard),
-//! and traces for Application Insights (`APPLICATIONINSIGHTS_CONNECTION_STRING`), to which the host sends the log lines.
+//! Traces, log records and metrics for a collector, by OTLP over HTTP (`OTEL_EXPORTER_OTLP_ENDPOINT` and the other variables of the
+//! standard), and traces for Application Insights (`APPLICATIONINSIGHTS_CONNECTION_STRING`), to which the host sends the log lines.
 //!
 //! Off, and free of cost, unless one of these is set. Records leave a while after they were made, from threads of their own, so no
 //! answer waits for a collector; one that hangs or is away costs a bounded queue and one log line.
+
+mod push;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Formatter};
@@ -36,6 +38,7 @@ use crate::config::identity::Identity;
 use crate::config::{self, LogConfig};
 use crate::outbound;
 use crate::outbound::identity::Tokens;
+use crate::telemetry::push::{Push, Target};
 
 /// Longest time that a record waits for others: an instance may be frozen soon after its answer.
 const DELAY: Duration = Duration::from_millis(200);
@@ -53,6 +56,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
+    metrics: Option<Push>,
     /// Mistakes that do not stop the start.
     remarks: Vec<String>,
 }
@@ -61,17 +65,19 @@ impl Telemetry {
     /// The exporters that the environment asks for, and what feeds them. `Err`: the variables are not good.
     pub fn start(environment: &BTreeMap<String, String>, log: &LogConfig) -> Result<(Self, Option<More>), String> {
         let variables = Variables(environment);
-        let mut telemetry = Self { traces: None, logs: None, remarks: Vec::new() };
+        let mut telemetry = Self { traces: None, logs: None, metrics: None, remarks: Vec::new() };
         let (wants_traces, wants_logs) = (variables.wants("TRACES")?, variables.wants("LOGS")?);
+        let metrics = if variables.wants("METRICS")? { Some(variables.target()?) } else { None };
         let insights = insights(&variables).unwrap_or_else(|remark| {
             telemetry.remarks.push(remark);
             None
         });
-        if !wants_traces && !wants_logs && insights.is_none() {
+        if !wants_traces && !wants_logs && metrics.is_none() && insights.is_none() {
             return Ok((telemetry, None));
         }
         let client: Arc<dyn HttpClient> = Arc::new(Sender::new(&variables, "the collector of OTEL_EXPORTER_OTLP_ENDPOINT", None)?);
         let resource = resource(environment);
+        telemetry.metrics = metrics.map(|target| Push::start(Arc::clone(&client), target, &resource));
         let not_good = |error| format!("the variables OTEL_EXPORTER_OTLP_ are not good: {error}");
 
         let mut layers: Vec<More> = Vec::new();
@@ -114,7 +120,9 @@ impl Telemetry {
             layers.push(OpenTelemetryTracingBridge::new(&provider).with_filter(filter).boxed());
             telemetry.logs = Some(provider);
         }
-        Ok((telemetry, Some(layers.boxed())))
+        // An empty list of layers would turn off every log line.
+        let more = if layers.is_empty() { None } else { Some(layers.boxed()) };
+        Ok((telemetry, more))
     }
 
     /// Logs what is wrong and stops nothing.
@@ -126,10 +134,14 @@ impl Telemetry {
 
     /// Sends the last records. A collector that does not answer costs [`LAST`], and so does Application Insights.
     pub async fn end(self) {
-        // What a receiver did not take is told once already. Both wait at the same time.
+        // What a receiver did not take is told once already. All wait at the same time.
+        let metrics = self.metrics.map(|push| tokio::spawn(push.end(LAST)));
         let traces = self.traces.map(|provider| tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)));
         let logs = self.logs.map(|provider| tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(LAST)));
         for task in [traces, logs].into_iter().flatten() {
+            drop(task.await);
+        }
+        if let Some(task) = metrics {
             drop(task.await);
         }
     }
@@ -150,12 +162,37 @@ impl Variables<'_> {
         self.text("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
+    /// The variable of this kind, else that of all kinds: its value and its name.
+    fn both(&self, kind: &str, name: &str) -> Option<(&str, String)> {
+        let names = [format!("OTEL_EXPORTER_OTLP_{kind}_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+        names.into_iter().find_map(|name| Some((self.text(&name)?, name)))
+    }
+
+    /// Where metrics are to be sent, and how often.
+    fn target(&self) -> Result<Target, String> {
+        let (endpoint, name) = self.both("METRICS", "ENDPOINT").ok_or("no endpoint is set")?;
+        // The endpoint of all kinds is a base.
+        let url =
+            if name == "OTEL_EXPORTER_OTLP_ENDPOINT" { format!("{}/v1/metrics", endpoint.trim_end_matches('/')) } else { endpoint.into() };
+        let url = url.parse().map_err(|_| format!("{name} is {endpoint:?}: set a URL"))?;
+        let temporality = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        if let Some(other) = self.text(temporality).filter(|text| !text.eq_ignore_ascii_case("cumulative")) {
+            return Err(format!("{temporality} is {other:?}: set cumulative, the only one that is spoken here"));
+        }
+        if let Some((other, name)) = self.both("METRICS", "COMPRESSION").filter(|(text, _)| *text != "none") {
+            return Err(format!("{name} is {other:?}: set none, since nothing is compressed here"));
+        }
+        let interval = self.text("OTEL_METRIC_EXPORT_INTERVAL").map(|text| {
+            let interval = text.parse().ok().filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis);
+            interval.ok_or_else(|| format!("OTEL_METRIC_EXPORT_INTERVAL is {text:?}: set milliseconds"))
+        });
+        let headers = self.both("METRICS", "HEADERS").map(|(text, _)| push::headers(text)).unwrap_or_default();
+        Ok(Target { url, headers, interval: interval.transpose()? })
+    }
+
     /// Whether records of this kind are to be sent by OTLP.
     fn wants(&self, kind: &str) -> Result<bool, String> {
-        let both = |name: &str| {
-            let names = [format!("OTEL_EXPORTER_OTLP_{kind}_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
-            names.into_iter().find_map(|name| Some((self.text(&name)?, name)))
-        };
+        let both = |name: &str| self.both(kind, name);
         if self.is_disabled() || both("ENDPOINT").is_none() {
             return Ok(false);
         }

@@ -4,7 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::metrics::v1::AggregationTemporality;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
+use prost::Message;
 use serde_json::{Value, json};
 use waybill::metrics::instrument::Kind;
 use waybill::metrics::{METRICS, prometheus};
@@ -12,7 +19,10 @@ use waybill::metrics::{METRICS, prometheus};
 use crate::dead_letter::{dead_letter, sent};
 use crate::emulator::Emulator;
 use crate::fake::{Fake, Reply, reply};
-use crate::support::{Directory, Handler, Host, Response, eventually, order, repository, request, submit, try_request, try_submit};
+use crate::support::{
+    Directory, Handler, Host, Program, Response, eventually, free_port, hopeless, order, repository, request, submit, submit_order,
+    try_request, try_submit,
+};
 
 /// Labels, sorted by name.
 type Labels = BTreeMap<String, String>;
@@ -386,5 +396,187 @@ fn the_queries_name_only_what_the_handler_sends_and_the_workbook_has_them_all() 
         for name in quoted(&query).filter(|name| !known.contains(name)) {
             assert!(heard.contains(name), "{name} is in a query, and in nothing that the handler sent");
         }
+    }
+}
+
+/// A collector of metrics, decoded by the official definitions.
+struct Collector(Fake);
+
+impl Collector {
+    fn new() -> Self {
+        Self(Fake::answering(|_, _| reply(200, &[("Content-Type", "application/x-protobuf")], "")))
+    }
+
+    fn exports(&self) -> Vec<ExportMetricsServiceRequest> {
+        let heard = self.0.heard().into_iter().filter(|heard| heard.target() == "/v1/metrics");
+        heard.map(|heard| ExportMetricsServiceRequest::decode(&*heard.bytes).unwrap()).collect()
+    }
+}
+
+/// What an export says, in the words of a scrape: counts, sums and values. Buckets are compared by their bounds.
+fn as_scraped(export: &ExportMetricsServiceRequest) -> BTreeMap<(String, Labels), f64> {
+    let text = |attribute: &KeyValue| match attribute.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => (attribute.key.replace('.', "_"), text.clone()),
+        other => panic!("{other:?}"),
+    };
+    let mut series = BTreeMap::new();
+    for metric in export.resource_metrics.iter().flat_map(|of| &of.scope_metrics).flat_map(|of| &of.metrics) {
+        let family = METRICS.read().into_iter().find(|family| family.name == metric.name).unwrap();
+        assert_eq!((metric.unit.as_str(), metric.description.as_str()), (family.unit, family.description));
+        let name = prometheus::name(&family);
+        let mut add = |part: &str, labels: Labels, value| assert!(series.insert((format!("{name}{part}"), labels), value).is_none());
+        let points = match metric.data.as_ref().unwrap() {
+            Data::Sum(sum) => {
+                assert!(sum.is_monotonic && sum.aggregation_temporality() == AggregationTemporality::Cumulative);
+                &sum.data_points
+            }
+            Data::Gauge(gauge) => &gauge.data_points,
+            Data::Histogram(histogram) => {
+                assert_eq!(histogram.aggregation_temporality(), AggregationTemporality::Cumulative);
+                for point in &histogram.data_points {
+                    let labels: Labels = point.attributes.iter().map(text).collect();
+                    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                    let mut below = 0;
+                    let bounds = point.explicit_bounds.iter().map(f64::to_string).chain(["+Inf".into()]);
+                    for (bound, count) in bounds.zip(&point.bucket_counts) {
+                        below += count;
+                        add(
+                            "_bucket",
+                            labels.iter().map(|(name, value)| (name.clone(), value.clone())).chain([("le".into(), bound)]).collect(),
+                            float(below),
+                        );
+                    }
+                    assert!(point.time_unix_nano > point.start_time_unix_nano && point.count == below);
+                    add("_count", labels.clone(), float(point.count));
+                    add("_sum", labels, point.sum.unwrap());
+                }
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        for point in points {
+            let value = match point.value.unwrap() {
+                Number::AsInt(number) => float(u64::try_from(number).unwrap()),
+                Number::AsDouble(number) => number,
+            };
+            add("", point.attributes.iter().map(text).collect(), value);
+        }
+    }
+    series
+}
+
+fn float(number: u64) -> f64 {
+    u32::try_from(number).unwrap().into()
+}
+
+#[test]
+fn a_collector_gets_the_numbers_of_a_scrape() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=of%20the,x-other=1"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+        ("OTEL_LOGS_EXPORTER", "none"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "50"),
+        ("OTEL_SERVICE_NAME", "shop"),
+    ];
+    let handler = Handler::start(data.path(), &settings);
+    let (_, message) = submit(&handler, "M-12");
+    assert_eq!(handler.process(&message).status, 200);
+    let (_, message) = submit_order(&handler, &hopeless("M-13"));
+    assert_eq!(handler.process(&message).status, 200);
+
+    let scraped = scrape(&handler).series;
+    let export = eventually("an export has all", || collector.exports().into_iter().rfind(|export| as_scraped(export) == scraped));
+
+    let attributes = &export.resource_metrics[0].resource.as_ref().unwrap().attributes;
+    assert!(
+        attributes.iter().any(|attribute| attribute.key == "service.name" && format!("{attribute:?}").contains("shop")),
+        "{attributes:?}"
+    );
+    for heard in collector.0.heard() {
+        assert_eq!((heard.headers["content-type"].as_str(), heard.headers["api-key"].as_str()), ("application/x-protobuf", "of the"));
+        assert_eq!((heard.target(), heard.headers["x-other"].as_str()), ("/v1/metrics", "1"));
+    }
+}
+
+#[test]
+fn the_last_numbers_are_exported_when_the_handler_stops_and_none_if_they_are_not_wanted() {
+    for (name, value, expected) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "", 1),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "/v1/metrics", 1),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "/v1/traces", 0),
+        ("OTEL_METRICS_EXPORTER", "none", 0),
+        ("OTEL_SDK_DISABLED", "true", 0),
+    ] {
+        let data = Directory::new();
+        let collector = Collector::new();
+        let url = if name.ends_with("ENDPOINT") { format!("{}{value}", collector.0.url) } else { value.into() };
+        let mut settings = vec![(name, url.as_str())];
+        if !name.ends_with("ENDPOINT") {
+            settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.0.url));
+        }
+        let handler = Handler::start(data.path(), &settings);
+        submit(&handler, "M-14");
+        handler.program.signal("TERM");
+        assert!(handler.program.end().0.success());
+
+        let exports = collector.exports();
+        assert_eq!(exports.len(), expected, "{name}");
+        for export in &exports {
+            assert_eq!(as_scraped(export)[&("waybill_orders_accepted_total".to_owned(), Labels::new())], 1.0);
+        }
+    }
+}
+
+#[test]
+fn a_collector_of_metrics_that_is_away_or_hangs_costs_no_order_and_one_line() {
+    let hanging = Fake::replying([Reply::Silence]);
+    for endpoint in ["http://127.0.0.1:9/v1/metrics", &hanging.url] {
+        let data = Directory::new();
+        let settings = [
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
+        ];
+        let mut handler = Handler::start(data.path(), &settings);
+        for number in 0..10 {
+            let (id, message) = submit(&handler, &format!("M-15-{number}"));
+            assert_eq!(handler.process(&message).status, 200);
+            assert_eq!(handler.status(&id).body["status"], "completed");
+        }
+        handler.program.line("did not accept records");
+
+        let stopped = Instant::now();
+        handler.program.signal("TERM");
+        let (status, lines) = handler.program.end();
+
+        assert!(status.success() && stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
+        assert_eq!(lines.iter().filter(|line| line.contains("did not accept records")).count(), 1, "{lines:?}");
+    }
+}
+
+#[test]
+fn variables_of_metrics_that_cannot_be_followed_stop_the_start() {
+    for (name, value) in [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "soon"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://[nowhere"),
+    ] {
+        let data = Directory::new();
+        let port = free_port().to_string();
+        let settings = [
+            ("FUNCTIONS_CUSTOMHANDLER_PORT", port.as_str()),
+            ("WAYBILL_DATA", data.path().to_str().unwrap()),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
+            (name, value),
+        ];
+        let (status, lines) = Program::waybill(&["serve"], &settings).end();
+        assert!(!status.success() && lines.iter().any(|line| line.contains(name) && line.contains("set ")), "{lines:?}");
     }
 }
