@@ -9,7 +9,8 @@ import puppeteer from "puppeteer-core";
 
 const [url, walk] = process.argv.slice(2);
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
+// Through a pipe, so that the browser ends with this process however that ends.
+const browser = await puppeteer.launch({ pipe: true, executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
 const page = await browser.newPage();
 let complaints = [];
 const asked = new Set();
@@ -21,7 +22,8 @@ page.on("dialog", (dialog) => dialog.accept(answerDialog));
 
 /** Asks the page until it says yes. */
 async function until(what, ask, ...rest) {
-  const deadline = Date.now() + 60_000;
+  // Shorter than the patience of the test, which would not tell what the page shows.
+  const deadline = Date.now() + 25_000;
   while (!(await page.evaluate(ask, ...rest))) {
     if (Date.now() > deadline) throw new Error(`never: ${what}: ${await page.evaluate(() => document.body.innerText)}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
