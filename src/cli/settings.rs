@@ -84,7 +84,7 @@ pub(super) fn values(app: &Path) -> Result<BTreeMap<String, String>, Vec<String>
 
 #[cfg(not(feature = "local"))]
 #[expect(clippy::unnecessary_wraps, reason = "the other build reads a file")]
-fn values(_: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
+pub(super) fn values(_: &Path) -> Result<BTreeMap<String, String>, Vec<String>> {
     Ok(BTreeMap::new())
 }
 
