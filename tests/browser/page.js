@@ -8,9 +8,10 @@ import { createRequire } from "node:module";
 import puppeteer from "puppeteer-core";
 
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
+// Through a pipe, so that the browser ends with this process however that ends.
+const browser = await puppeteer.launch({ pipe: true, executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
 try {
-  for (const { url, scripts = true, width = 800, dark = false, click, until, screenshot } of JSON.parse(process.argv[2])) {
+  for (const [number, { url, scripts = true, width = 800, dark = false, click, until, screenshot }] of JSON.parse(process.argv[2]).entries()) {
     const page = await browser.newPage();
     const complaints = [];
     const asked = [];
@@ -51,7 +52,7 @@ try {
       }));
     }
     if (screenshot) await page.screenshot({ path: screenshot });
-    console.log(JSON.stringify({ status: answer.status(), bytes: (await answer.text().catch(() => "")).length, origins: [...new Set(asked)], complaints, findings, html, ...seen }));
+    console.log(JSON.stringify({ page: number, status: answer.status(), bytes: (await answer.text().catch(() => "")).length, origins: [...new Set(asked)], complaints, findings, html, ...seen }));
     await page.close();
   }
 } finally {

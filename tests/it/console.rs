@@ -2,13 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::foreign::{App, send, tell};
-use crate::page::chromium;
-use crate::support::{Directory, Host, PATIENCE, Program, Response, eventually, hopeless, order, request};
+use crate::page::driven;
+use crate::support::{Directory, Host, PATIENCE, Response, eventually, hopeless, order, request};
 
 const API: &str = "/admin/console/api";
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
@@ -373,17 +372,7 @@ fn a_timer_tells_its_runs_and_runs_by_hand() {
 
 /// What a person sees and does in Chromium: `tests/browser/console.js` walks through, and prints what each step showed.
 fn walked(url: &str, walk: &str, steps: &[&str]) -> Option<Vec<Value>> {
-    let (chromium, script) = chromium("console.js")?;
-    let mut command = Command::new("node");
-    command.arg(script).args([url, walk]).env("CHROMIUM", chromium);
-    let mut program = Program::start(&mut command);
-    // Each step has its own time.
-    for step in steps {
-        program.line(&format!("\"step\":\"{step}\""));
-    }
-    let (status, lines) = program.end();
-    assert!(status.success() && lines.len() == steps.len(), "{}", lines.join("\n"));
-    Some(lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect())
+    driven("console.js", &[url, walk], steps.iter().map(|step| format!("\"step\":\"{step}\"")))
 }
 
 fn is_clean(steps: &[Value]) {

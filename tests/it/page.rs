@@ -1,6 +1,5 @@
 //! The page of an order: what a browser is answered, and what a person sees in Chromium.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -103,33 +102,35 @@ fn a_problem_is_a_page_too() {
     assert!(answer["headers"]["WWW-Authenticate"].is_string(), "{answer}");
 }
 
-/// Chromium and this script for it, unless one is missing, which `REQUIRE_ALL=1` makes a failure.
-pub fn chromium(script: &str) -> Option<(PathBuf, PathBuf)> {
+/// What a script of `tests/browser` prints, one JSON object a step, where the line of each step has its mark. `None`, unless `REQUIRE_ALL=1`
+/// makes that a failure: Chromium or its driver is missing.
+pub fn driven(script: &str, arguments: &[&str], marks: impl IntoIterator<Item = String>) -> Option<Vec<Value>> {
     let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(|name| {
         let paths = std::env::var_os("PATH")?;
         std::env::split_paths(&paths).map(|path| path.join(name)).find(|path| path.exists())
     });
     let directory = repository().join("tests/browser");
-    let missing = match chromium {
-        None => "chromium not found",
-        Some(_) if !directory.join("node_modules/axe-core/axe.min.js").exists() => {
-            "the browser's driver is not installed: npm ci --prefix tests/browser"
-        }
-        Some(chromium) => return Some((chromium, directory.join(script))),
+    let is_installed = directory.join("node_modules/axe-core/axe.min.js").exists();
+    let Some(chromium) = chromium.filter(|_| is_installed) else {
+        let missing = "chromium or its driver is not installed: npm ci --prefix tests/browser";
+        assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{missing}");
+        skipped(missing);
+        return None;
     };
-    assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "{missing}");
-    skipped(missing);
-    None
+    let mut command = Command::new("node");
+    command.arg(directory.join(script)).args(arguments).env("CHROMIUM", chromium);
+    let mut program = Program::start(&mut command);
+    // Each step has its own time.
+    let steps = marks.into_iter().map(|mark| program.line(&mark)).count();
+    let (status, lines) = program.end();
+    assert!(status.success() && lines.len() == steps, "{}", lines.join("\n"));
+    Some(lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect())
 }
 
 /// What a person sees of these pages.
 fn seen(pages: &Value) -> Option<Vec<Value>> {
-    let (chromium, script) = chromium("page.js")?;
-    let mut command = Command::new("node");
-    command.arg(script).arg(pages.to_string()).env("CHROMIUM", chromium);
-    let (status, lines) = Program::start(&mut command).end();
-    assert!(status.success(), "{}", lines.join("\n"));
-    Some(lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect())
+    let marks = (0..pages.as_array().unwrap().len()).map(|page| format!("{{\"page\":{page},"));
+    driven("page.js", &[&pages.to_string()], marks)
 }
 
 #[test]
