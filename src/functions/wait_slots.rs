@@ -33,7 +33,7 @@ impl WaitSlots {
         Some(WaitSlot { slots: self, caller })
     }
 
-    /// Has the metrics tell how many wait. Called under the lock, so that the last number is told last.
+    /// Counts those that wait for the metrics. Called under the lock, so that the last number is written last.
     fn tell(&self, taken: &HashMap<[u8; 16], usize>) {
         METRICS.waiters.set(self.wait_for, u32::try_from(taken.values().sum::<usize>()).unwrap_or(u32::MAX).into());
     }

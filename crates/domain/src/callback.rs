@@ -41,7 +41,7 @@ const MAX_ASKED: Duration = Duration::from_hours(24);
 /// Time before the record expires that the last try keeps free, since the sweeper looks once a minute; less of a short retention.
 const SPARE: Duration = Duration::from_mins(10);
 /// Pause before the next look at a callback whose receiver has no place for it, a tenth less or more.
-const BUSY: Duration = Duration::from_mins(5);
+const BUSY: Duration = Duration::from_mins(1);
 /// Time by which a try may begin early: the store's clock may be set back between the end and the first try.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
@@ -101,11 +101,13 @@ pub fn is_due(found: &Record, now: Timestamp) -> bool {
 }
 
 /// The record of a callback that is due while its receiver has as many tries as one receiver may have. It costs the callback no try; after
-/// the time for tries it is given up. `None`: no try may begin. `jitter` is from 0 to 1.
+/// the time for tries, or all of them, it is given up. `None`: no try may begin. `jitter` is from 0 to 1.
 pub fn put_off(found: &Record, jitter: f64, now: Timestamp) -> Option<Record> {
     let notice = due(found, now)?;
-    let (code, until) = ("receiver_busy".to_owned(), until(found, notice));
-    if now >= until {
+    // A failed try says more.
+    let code = notice.code.clone().unwrap_or_else(|| "receiver_busy".into());
+    let until = until(found, notice);
+    if now >= until || tries(notice) >= MAX_TRIES {
         return Some(settled(found, NoticeState::GivenUp, Some(code), now));
     }
     let mut record = found.clone();
