@@ -75,9 +75,10 @@ impl Telemetry {
         if !wants_traces && !wants_logs && metrics.is_none() && insights.is_none() {
             return Ok((telemetry, None));
         }
-        let client: Arc<dyn HttpClient> = Arc::new(Sender::new(&variables, "the collector of OTEL_EXPORTER_OTLP_ENDPOINT", None)?);
+        let sender = Sender::new(&variables, "the collector of OTEL_EXPORTER_OTLP_ENDPOINT", None)?;
+        let client = |kind| -> Arc<dyn HttpClient> { Arc::new(sender.for_kind(kind)) };
         let resource = resource(environment);
-        telemetry.metrics = metrics.map(|target| Push::start(Arc::clone(&client), target, &resource));
+        telemetry.metrics = metrics.map(|target| Push::start(client("metrics"), target, &resource));
         let not_good = |error| format!("the variables OTEL_EXPORTER_OTLP_ are not good: {error}");
 
         let mut layers: Vec<More> = Vec::new();
@@ -88,8 +89,7 @@ impl Telemetry {
             };
             let mut provider = SdkTracerProvider::builder().with_resource(resource.clone());
             if wants_traces {
-                let exporter =
-                    SpanExporter::builder().with_http().with_shared_http_client(Arc::clone(&client)).build().map_err(not_good)?;
+                let exporter = SpanExporter::builder().with_http().with_shared_http_client(client("traces")).build().map_err(not_good)?;
                 provider = provider.with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batch()).build());
             }
             if let Some(exporter) = insights {
@@ -108,7 +108,7 @@ impl Telemetry {
             trace::turn_on();
         }
         if wants_logs {
-            let exporter = LogExporter::builder().with_http().with_shared_http_client(client).build().map_err(not_good)?;
+            let exporter = LogExporter::builder().with_http().with_shared_http_client(client("logs")).build().map_err(not_good)?;
             let batch = match variables.text("OTEL_BLRP_SCHEDULE_DELAY") {
                 Some(_) => LogBatch::default(),
                 None => LogBatch::default().with_scheduled_delay(DELAY),
@@ -261,12 +261,16 @@ struct Sender {
     runtime: Handle,
     /// The receiver, in words.
     to: &'static str,
+    /// What is sent, in words.
+    kind: &'static str,
     /// Tokens that the receiver asks for.
     tokens: Option<Arc<Tokens>>,
     /// Whether https is left out.
     is_plain: bool,
-    /// Whether the last request was answered well.
-    is_well: Arc<AtomicBool>,
+    /// Whether the last request of any kind was answered.
+    answers: Arc<AtomicBool>,
+    /// Whether the last answer was a good one. A collector may take records of one kind and not those of another.
+    accepts: Arc<AtomicBool>,
 }
 
 impl Sender {
@@ -278,7 +282,23 @@ impl Sender {
             }
         };
         let client = outbound::http::client().timeout(timeout).build().map_err(|error| error.to_string())?;
-        Ok(Self { client, runtime: Handle::current(), to, tokens, is_plain: false, is_well: Arc::new(AtomicBool::new(true)) })
+        let well = || Arc::new(AtomicBool::new(true));
+        Ok(Self { client, runtime: Handle::current(), to, kind: "traces", tokens, is_plain: false, answers: well(), accepts: well() })
+    }
+
+    /// The same receiver, for records of this kind.
+    fn for_kind(&self, kind: &'static str) -> Self {
+        let Self { client, runtime, to, tokens, is_plain, answers, .. } = self;
+        Self {
+            kind,
+            client: client.clone(),
+            runtime: runtime.clone(),
+            to,
+            tokens: tokens.clone(),
+            is_plain: *is_plain,
+            answers: Arc::clone(answers),
+            accepts: Arc::new(AtomicBool::new(true)),
+        }
     }
 }
 
@@ -291,20 +311,27 @@ impl Debug for Sender {
 #[async_trait]
 impl HttpClient for Sender {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let (client, is_well, to, tokens) = (self.client.clone(), Arc::clone(&self.is_well), self.to, self.tokens.clone());
-        let is_plain = self.is_plain;
+        let (client, to, kind, tokens) = (self.client.clone(), self.to, self.kind, self.tokens.clone());
+        let (answers, accepts, is_plain) = (Arc::clone(&self.answers), Arc::clone(&self.accepts), self.is_plain);
         let task = self.runtime.spawn(async move {
             let answer = send(&client, tokens.as_deref(), is_plain, request).await;
-            let trouble = match &answer {
-                Ok(answer) if answer.status().is_success() => None,
-                Ok(answer) => Some(answer.status().to_string()),
-                Err(reason) => Some(reason.clone()),
+            let (answered, refused) = match &answer {
+                Ok(answer) if answer.status().is_success() => (Ok(()), None),
+                Ok(answer) => (Ok(()), Some(answer.status())),
+                Err(reason) => (Err(reason), None),
             };
             // One line when the receiver fails, and one when the receiver answers again.
-            match (is_well.swap(trouble.is_none(), Ordering::Relaxed), trouble) {
-                (true, Some(reason)) => warn!(reason, "{to} did not accept records; they are lost while this lasts"),
-                (false, None) => info!("{to} accepts records again"),
-                (true, None) | (false, Some(_)) => {}
+            match (answers.swap(answered.is_ok(), Ordering::Relaxed), answered) {
+                (true, Err(reason)) => warn!(reason, "{to} did not accept records; they are lost while this lasts"),
+                (false, Ok(())) => info!("{to} answers again"),
+                (true, Ok(())) | (false, Err(_)) => {}
+            }
+            if answered.is_ok() {
+                match (accepts.swap(refused.is_none(), Ordering::Relaxed), refused) {
+                    (true, Some(status)) => warn!(%status, "{to} did not accept records ({kind}); they are lost while this lasts"),
+                    (false, None) => info!("{to} accepts records ({kind}) again"),
+                    (true, None) | (false, Some(_)) => {}
+                }
             }
             answer
         });
