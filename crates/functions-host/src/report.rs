@@ -17,8 +17,8 @@ pub(crate) const ASK: &str = "x-functions-host-report";
 pub(crate) const ID: &str = "x-functions-host-invocation";
 /// Reports that are kept at the same time; the oldest make room.
 const MOST: usize = 64;
-/// Lines of the handler that are kept for one report; the oldest make room.
-const MOST_LINES: usize = 2000;
+/// Bytes of the handler's lines that are kept for one report; the oldest lines make room.
+const MOST_BYTES: usize = 512 * 1024;
 /// Longest wait for the handler's line that names an invocation which has ended: the line and the answer go different ways.
 const LAST_LINE: Duration = Duration::from_millis(300);
 
@@ -39,6 +39,7 @@ struct Told {
     ids: BTreeSet<Uuid>,
     /// Lines that the handler wrote meanwhile, about any invocation.
     lines: VecDeque<String>,
+    bytes: usize,
     has_own_line: bool,
     logs: Vec<String>,
     outputs: Vec<Value>,
@@ -58,6 +59,7 @@ impl Reports {
             started: Instant::now(),
             ids: BTreeSet::from([id]),
             lines: VecDeque::new(),
+            bytes: 0,
             has_own_line: false,
             logs: Vec::new(),
             outputs: Vec::new(),
@@ -100,10 +102,15 @@ impl Reports {
 impl Report {
     fn line(&self, id: Uuid, line: &str) {
         let mut told = self.told.lock();
-        if told.lines.len() == MOST_LINES {
-            told.lines.pop_front();
+        // A report that no client fetches takes no more.
+        if told.end.as_ref().is_some_and(|end| told.started.elapsed() > end.duration + LAST_LINE) {
+            return;
         }
+        told.bytes += line.len();
         told.lines.push_back(line.to_owned());
+        while told.bytes > MOST_BYTES {
+            told.bytes -= told.lines.pop_front().map_or(told.bytes, |oldest| oldest.len());
+        }
         told.has_own_line |= words::has_id(line, |word| word == id);
         drop(told);
         self.changed.send_replace(());
