@@ -100,7 +100,7 @@ impl Breaker {
         self.state.lock().told().as_str()
     }
 
-    /// Has the metrics tell a new state. Called under its lock, so that the last state is told last.
+    /// Writes a new state to the metrics. Called under the lock of the state, so that the last one is written last.
     fn tell(&self, state: &State) {
         METRICS.breaker(self.dependency, state.told());
     }

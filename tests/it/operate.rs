@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
-use crate::support::{Directory, Handler, Host, Program, events, eventually, hopeless, order, request, submit, submit_with};
+use crate::support::{Directory, Handler, Host, PATIENCE, Program, events, eventually, hopeless, order, request, submit, submit_with};
 
 /// Runs a command to its end: status, and its lines.
 fn waybill(arguments: &[&str], settings: &[(&str, &str)]) -> (ExitStatus, Vec<String>) {
@@ -501,7 +501,8 @@ fn many_large_orders_are_listed_and_verified_in_little_memory() {
         let script = format!("ulimit -d 98304; exec \"$1\" {command} --data \"$2\"");
         let mut command = std::process::Command::new("sh");
         command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_waybill"), data.path().to_str().unwrap()]);
-        Program::start(&mut command).end()
+        // A build without optimisation reads 100 MB.
+        Program::start(&mut command).end_within(PATIENCE * 4)
     };
 
     let (listed, lines) = limited("orders list --limit 1000");

@@ -121,8 +121,13 @@ impl Program {
     }
 
     /// Waits for its end by itself.
-    pub fn end(mut self) -> (ExitStatus, Vec<String>) {
-        let status = eventually("the program ends", || self.child.try_wait().unwrap());
+    pub fn end(self) -> (ExitStatus, Vec<String>) {
+        self.end_within(PATIENCE)
+    }
+
+    /// The same for a program with much to do.
+    pub fn end_within(mut self, patience: Duration) -> (ExitStatus, Vec<String>) {
+        let status = eventually_within(patience, "the program ends", || self.child.try_wait().unwrap());
         // The pipes end once no process holds them any more.
         let lines = eventually("its output is read", || (Arc::strong_count(&self.output) == 1).then(|| self.lines()));
         (status, lines)
@@ -168,8 +173,12 @@ pub fn stop_between_writes(program: &Program, data: &Path) {
 }
 
 /// Asks until there is an answer.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, ask)
+}
+
+fn eventually_within<T>(patience: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + patience;
     loop {
         if let Some(answer) = ask() {
             return answer;
