@@ -21,9 +21,9 @@ use crate::metrics::{CallbackResult, METRICS};
 use crate::outbound::backoff;
 use crate::store::{Due, Replaced, StatusStore, StoreError, Versioned};
 
-/// Tries at the same time, of orders that have just ended and of orders that were due: a receiver that is away holds up neither kind with
-/// the other.
-const AT_ONCE: usize = 16;
+/// Callbacks that are tried or wait for a place at their receiver, of orders that have just ended and of orders that were due: a receiver
+/// that is away holds up neither kind with the other.
+const AT_ONCE: usize = 128;
 /// Orders due found at once.
 const PAGE: u32 = 100;
 /// Longest time from the decision to try until the try begins. A try that begins later could meet the next one.
@@ -104,9 +104,13 @@ async fn tell(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
     }
     let target = app.callbacks.target(&found.record);
     let _place = match &target {
-        Ok((_, url)) => match app.callbacks.receivers.place(url.host_str().unwrap_or_default()).await {
-            Some(place) => Some(place),
-            None => return put_off(store, &found).await,
+        Ok((_, url)) => tokio::select! {
+            place = app.callbacks.receivers.place(url.host_str().unwrap_or_default()) => match place {
+                Some(place) => Some(place),
+                None => return put_off(store, &found).await,
+            },
+            // The callback stays pending, and the next process sends it.
+            () = app.stopping.wait() => return Ok(()),
         },
         Err(_) => None,
     };
