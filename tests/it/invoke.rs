@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fake::{Fake, reply};
 use crate::foreign::App;
-use crate::support::{Directory, Host, Program, free_port, order};
+use crate::support::{Directory, Host, Program, free_port, order, repository, request};
 
 /// The list of functions of an app in Azure.
 const IN_AZURE: &str = r#"[
@@ -140,6 +140,23 @@ fn an_app_in_azure_gets_the_key_and_tells_no_more_than_its_answer() {
     let sent: Value = serde_json::from_str(&azure.heard()[1].body).unwrap();
     assert_eq!(sent, json!({ "input": "{}" }));
     assert!(![text, greeting, why, which, off].concat().contains("secret"));
+}
+
+#[test]
+fn a_host_that_other_machines_reach_gives_no_report() {
+    let data = Directory::new();
+    let host = Host::with(repository(), data.path(), &["--host", "0.0.0.0"], &[("SweepSchedule", "0 0 0 1 1 *")]);
+    let asked = [("X-Functions-Host-Report", "1")];
+
+    let health = request("GET", &host.url("/api/health"), &asked, None);
+    let swept = request("POST", &host.url("/admin/functions/OrderSweeper"), &asked, None);
+    let (order, give) = invoke(&["OrderProcessor", "--url", &host.url("")], &[]);
+
+    for answer in [health, swept] {
+        assert!(!answer.headers.contains_key("x-functions-host-invocation"), "{answer:?}");
+    }
+    assert!(order == Some(1) && give.contains("pass one with --data FILE"), "{order:?}: {give}");
+    assert_eq!(host.figures()["reports"], json!(false));
 }
 
 #[test]

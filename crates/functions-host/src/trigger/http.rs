@@ -61,8 +61,8 @@ pub(crate) struct Front {
     concurrent: Option<Semaphore>,
     started: Instant,
     name: &'static str,
-    /// Whether a browser gets the console at `/`.
-    has_console: bool,
+    /// Whether only this machine reaches the host: a browser gets the console at `/`, and a client the reports that it asks for.
+    is_for_this_machine: bool,
 }
 
 /// Place of one outstanding request; freed when the request ends or its client leaves.
@@ -102,7 +102,7 @@ impl Front {
         dispatcher: Arc<Dispatcher>,
         functions: Vec<Arc<Callable>>,
         name: &'static str,
-        has_console: bool,
+        is_for_this_machine: bool,
     ) -> Self {
         let target = |route: &Route| {
             let function = functions.iter().find(|function| function.name == route.function && !route.disabled)?;
@@ -132,7 +132,7 @@ impl Front {
             concurrent: app.host.http.max_concurrent_requests.map(Semaphore::new),
             started: Instant::now(),
             name,
-            has_console,
+            is_for_this_machine,
         }
     }
 
@@ -188,8 +188,11 @@ impl Front {
         }
         match path.as_str() {
             "/" if request.method() == Method::GET => {
-                let more =
-                    if self.has_console { "open this address in a browser" } else { "its functions are listed where it was started" };
+                let more = if self.is_for_this_machine {
+                    "open this address in a browser"
+                } else {
+                    "its functions are listed where it was started"
+                };
                 text(StatusCode::OK, &format!("{} is up; {more}\n", self.name))
             }
             "/metrics" if request.method() == Method::GET => self.metrics().await,

@@ -56,10 +56,11 @@ pub(super) fn name_report(answer: &mut HttpResponse, id: Option<Uuid>) {
 }
 
 impl Front {
-    /// A new invocation of a function, with a report if the request asks for one. The handler is told nothing of that.
+    /// A new invocation of a function, with a report if the request asks for one. The handler is told nothing of that. A client
+    /// elsewhere gets no report: one has the lines about every id in its request, such as that of an order of another client.
     pub(super) fn invocation(&self, function: &Callable, headers: &mut HeaderMap) -> Invocation {
         let mut invocation = Invocation::new();
-        if headers.remove(report::ASK).is_some() {
+        if headers.remove(report::ASK).is_some() && self.is_for_this_machine {
             invocation.report = Some(self.dispatcher.reports.ask(invocation.id, &function.name));
         }
         invocation
@@ -78,6 +79,7 @@ impl Front {
                     "version": HOST_VERSION,
                     "processUptime": u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
                     "handlerPort": self.dispatcher.handler.port(),
+                    "reports": self.is_for_this_machine,
                     "serviceBus": queue,
                 });
                 json_answer(StatusCode::OK, &status)
@@ -121,7 +123,7 @@ impl Front {
         let Ok(Input { input }) = input else {
             return text(StatusCode::BAD_REQUEST, "send {\"input\": \"text\"}\n");
         };
-        let is_reported = headers.contains_key(report::ASK);
+        let is_reported = self.is_for_this_machine && headers.contains_key(report::ASK);
         match manual::run(&self.dispatcher, function, input.as_deref().unwrap_or_default(), is_reported) {
             Ok(id) => {
                 let mut answer = empty(StatusCode::ACCEPTED);
