@@ -133,10 +133,15 @@ async fn input(options: &Options, remote: &Remote, functions: &[Function], funct
     Ok(Input { text, is_given: options.data.is_some() || options.stdin.is_some(), settings: options.set.clone() })
 }
 
-/// The message of a new order, as the function that takes orders sends it.
+/// The message of a new order, as the function that takes orders sends it. A host without reports is sent no order.
 async fn message(options: &Options, remote: &Remote, functions: &[Function]) -> Result<String, String> {
-    let needs =
-        || "a message of an order is made by OrderIngress of an app that `waybill local` runs: pass one with --data FILE".to_owned();
+    let needs = || {
+        "a message of an order is made by OrderIngress of an app that `waybill local` runs for this machine: pass one with --data FILE"
+            .to_owned()
+    };
+    if !remote.gives_reports().await? {
+        return Err(needs());
+    }
     let ingress = functions.iter().find(|function| function.name == input::INGRESS).ok_or_else(needs)?;
     let Trigger::Http(route) = &ingress.trigger else { return Err(needs()) };
     let input = Input { text: Some(input::order(&options.app)?), is_given: true, settings: Vec::new() };

@@ -12,6 +12,10 @@ const IN_AZURE: &str = r#"[
         "invoke_url_template": "https://app.azurewebsites.net/api/hello/{name}", "isDisabled": false},
     {"name": "Work", "config": {"bindings": [{"type": "serviceBusTrigger", "name": "m", "queueName": "q"}]},
         "invoke_url_template": null, "isDisabled": false},
+    {"name": "OrderIngress", "config": {"bindings": [{"type": "httpTrigger", "name": "req", "methods": ["post"]}]},
+        "invoke_url_template": "https://app.azurewebsites.net/api/orders", "isDisabled": false},
+    {"name": "OrderProcessor", "config": {"bindings": [{"type": "serviceBusTrigger", "name": "m", "queueName": "orders"}]},
+        "invoke_url_template": null, "isDisabled": false},
     {"name": "Idle", "config": {"bindings": [{"type": "timerTrigger", "name": "t"}]}, "invoke_url_template": null, "isDisabled": true}]"#;
 
 fn invoke(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -118,6 +122,7 @@ fn an_app_in_azure_gets_the_key_and_tells_no_more_than_its_answer() {
     let azure = Fake::answering(|_, heard| match (heard.line.split(' ').next().unwrap(), heard.target()) {
         _ if heard.headers.get("x-functions-key").is_none_or(|key| key != "master+secret==") => reply(401, &[], ""),
         (_, "/admin/functions") => reply(200, &[("Content-Type", "application/json")], IN_AZURE),
+        (_, "/admin/host/status") => reply(200, &[("Content-Type", "application/json")], r#"{"id": "app", "state": "Running"}"#),
         ("POST", "/admin/functions/Work") => reply(202, &[], ""),
         ("GET", "/api/hello/Z%C3%BC%20rich") => reply(200, &[], "hello"),
         _ => reply(404, &[], ""),
@@ -132,6 +137,11 @@ fn an_app_in_azure_gets_the_key_and_tells_no_more_than_its_answer() {
     let (keyless, which) = invoke(&["Work", "--url", url], &[]);
     let (idle, off) = invoke(&["Idle", "--url", url, "--key-file", key.to_str().unwrap()], &[]);
 
+    let (order, give) = invoke(&["OrderProcessor", "--url", url, "--key-file", key.to_str().unwrap()], &[]);
+
+    assert!(order == Some(1) && give.contains("pass one with --data FILE"), "{order:?}: {give}");
+    let posted: Vec<_> = azure.heard().into_iter().filter(|heard| heard.line.starts_with("POST")).map(|heard| heard.line).collect();
+    assert!(posted.len() == 1 && posted[0].contains("/admin/functions/Work"), "{posted:?}");
     assert!(work == Some(0) && text.contains("202: the function runs. This host tells nothing of its end"), "{work:?}: {text}");
     assert!(hello == Some(0) && greeting.ends_with("\nhello"), "{hello:?}: {greeting}");
     assert!(refused == Some(1) && why.contains("does not take the key"), "{refused:?}: {why}");

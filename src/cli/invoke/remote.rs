@@ -132,6 +132,13 @@ impl Remote {
         }
     }
 
+    /// Whether the host gives reports of invocations, as `waybill local` does and Azure does not.
+    pub(super) async fn gives_reports(&self) -> Result<bool, String> {
+        let answer = self.send(Method::GET, "/admin/host/status", None, &[]).await?;
+        let status: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        Ok(answer.status == 200 && status["reports"] == true)
+    }
+
     /// Requests a function with an HTTP trigger.
     pub(super) async fn call(&self, request: Request, headers: &[(String, String)]) -> Result<Answer, String> {
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|error| error.to_string())?;
