@@ -96,6 +96,28 @@ fn a_handler_that_dies_at_once_does_not_take_over() {
 }
 
 #[test]
+fn a_call_that_runs_into_function_timeout_ends_the_handler_that_it_runs_on() {
+    let Some(app) = App::new() else { return };
+    app.change("host.json", |host| host["extensions"]["serviceBus"]["maxConcurrentCalls"] = 8.into());
+    let good = source(&app);
+    app.write("handler.py", &format!("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{good}"));
+    let host = app.start(&["--watch"], &[("AzureFunctionsJobHost__functionTimeout", "00:00:10")]);
+    let before = handler_process(&host);
+    send(&host, &[&json!({ "sleep": [1000, 0] }).to_string()]);
+    app.recorded("begin", "Sink", 1);
+
+    app.write("handler.py", &good);
+    until_replaced(&host, 1);
+    let after = handler_process(&host);
+    let again = app.recorded("begin", "Sink", 2).remove(1);
+    let was_kept = runs(before);
+
+    assert!(!was_kept, "{again}");
+    assert_eq!((&again["process"], &again["delivery"]), (&json!(after), &json!(2)), "{again}");
+    assert_eq!(handler_process(&host), after);
+}
+
+#[test]
 fn a_first_build_that_fails_waits_for_a_change() {
     let Some(app) = App::new() else { return };
     let mut program = app.begin(&["--watch", "--build", "test -e good"], &[]);

@@ -1,6 +1,6 @@
 //! Dispatch of an invocation: call the handler, read its answer, send its messages, then reply.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -125,10 +125,10 @@ impl Dispatcher {
         let id = invocation.id.to_string();
         let noted = self.begin(function, invocation);
         self.saw(function, invocation, &envelope);
-        let generation = self.handler.generation();
-        let call = self.handler.invoke(&function.name, &id, envelope);
+        let generation = OnceLock::new();
+        let call = self.handler.invoke(&function.name, &id, envelope, &generation);
         let completing = self.complete(function, invocation, &noted, call);
-        let answered = self.within_timeout(function, invocation, &noted, generation, completing).await;
+        let answered = self.within_timeout(function, invocation, &noted, &generation, completing).await;
         if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
             report.ended(None);
         }
@@ -157,13 +157,14 @@ impl Dispatcher {
         }
     }
 
-    /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls.
+    /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls: the start of the handler that
+    /// the call has written down, which may have been replaced meanwhile.
     pub(crate) async fn within_timeout<T>(
         &self,
         function: &Callable,
         invocation: &Invocation,
         noted: &Running,
-        generation: Option<u64>,
+        generation: &OnceLock<u64>,
         call: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
         let Some(timeout) = self.function_timeout else { return call.await };
@@ -172,9 +173,10 @@ impl Dispatcher {
         }
         noted.fails(&format!("functionTimeout: no answer within {timeout:?}"));
         let failed = failed(function, invocation, None, &format_args!("it ran into functionTimeout ({timeout:?})"));
-        warn!("the handler is ended and started again");
-        if let Some(generation) = generation.or(self.handler.generation()) {
-            self.handler.kill(generation).await;
+        // Without one the call was still waiting for a handler.
+        if let Some(generation) = generation.get() {
+            warn!("the handler that ran it is ended, and started again unless a newer one answers");
+            self.handler.kill(*generation).await;
         }
         Err(failed)
     }

@@ -1,6 +1,8 @@
 //! Client of the handler: invocations, forwarded requests, and whether the handler can be called.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -49,6 +51,8 @@ pub(crate) struct Handler {
     pub(super) port: u16,
     pub(super) chunked: bool,
     pub(super) phase: watch::Receiver<Phase>,
+    /// Starts that were replaced and still end their calls.
+    pub(super) draining: watch::Receiver<BTreeSet<u64>>,
     pub(super) kills: mpsc::Sender<u64>,
 }
 
@@ -110,9 +114,16 @@ impl Handler {
         }
     }
 
-    /// Posts an invocation.
-    pub(crate) async fn invoke(&self, function: &str, invocation: &str, envelope: Vec<u8>) -> Result<RawAnswer, CallError> {
+    /// Posts an invocation. `generation` gets the number of the start that takes it.
+    pub(crate) async fn invoke(
+        &self,
+        function: &str,
+        invocation: &str,
+        envelope: Vec<u8>,
+        generation: &OnceLock<u64>,
+    ) -> Result<RawAnswer, CallError> {
         let running = self.ready().await?;
+        generation.get_or_init(|| running.generation);
         let request = Request::post(uri(running.port, function)?)
             .header("X-Azure-Functions-HostVersion", HOST_VERSION)
             .header("X-Azure-Functions-InvocationId", invocation)
@@ -122,9 +133,15 @@ impl Handler {
         self.call(running, request.map_err(|error| CallError::Broken(error.to_string()))?).await
     }
 
-    /// Passes a request on as it is (`enableForwardingHttpRequest`).
-    pub(crate) async fn forward(&self, mut request: Request<Bytes>, path_and_query: &str) -> Result<RawAnswer, CallError> {
+    /// Passes a request on as it is (`enableForwardingHttpRequest`). `generation` gets the number of the start that takes it.
+    pub(crate) async fn forward(
+        &self,
+        mut request: Request<Bytes>,
+        path_and_query: &str,
+        generation: &OnceLock<u64>,
+    ) -> Result<RawAnswer, CallError> {
         let running = self.ready().await?;
+        generation.get_or_init(|| running.generation);
         *request.uri_mut() = uri(running.port, path_and_query.trim_start_matches('/'))?;
         self.call(running, request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true })).await
     }
@@ -168,11 +185,15 @@ impl Handler {
     }
 
     /// Ends this start of the handler, with every call in it, and starts the handler again, as the host does after a `functionTimeout`.
-    /// Does not count as an error of the handler. Does nothing if another start has replaced this one. When this returns, the old process
-    /// gets no further call: a message whose call failed with it may be delivered again at once.
+    /// Does not count as an error of the handler. A start that was replaced and still ends its calls is ended too, without a new start.
+    /// When this returns, the old process gets no further call: a message whose call failed with it may be delivered again at once.
     pub(crate) async fn kill(&self, generation: u64) {
         let ended = |phase: &Phase| !matches!(phase, Phase::Ready(running) if running.generation == generation);
-        if self.kills.send(generation).await.is_err() || self.phase.clone().wait_for(ended).await.is_err() {
+        let drained = |draining: &BTreeSet<u64>| !draining.contains(&generation);
+        if self.kills.send(generation).await.is_err()
+            || self.phase.clone().wait_for(ended).await.is_err()
+            || self.draining.clone().wait_for(drained).await.is_err()
+        {
             debug!("the host is stopping; it ends the handler itself");
         }
     }

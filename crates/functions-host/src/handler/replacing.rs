@@ -1,11 +1,11 @@
 //! A handler that is replaced by newer builds of itself: the old one answers until the new one does, and then ends its invocations.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -43,6 +43,7 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
     let mut next: Option<Starting> = None;
     let mut current: Option<Current> = None;
     let mut old = JoinSet::new();
+    let mut kills_of_old = BTreeMap::new();
     let mut errors = VecDeque::new();
     let mut leaving = supervisor.leaving.clone();
     loop {
@@ -72,11 +73,15 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
                 }
                 let (busy_sender, busy) = mpsc::channel(1);
                 let generation = starts;
+                // Before calls go elsewhere: from then on a kill of the old one waits until that has ended.
+                supervisor.draining.send_modify(|draining| draining.extend(current.as_ref().map(|before| before.generation)));
                 info!(process.id = process.child.id(), handler.port = process.port, "the handler is ready");
                 supervisor.phase.send_replace(Phase::Ready(Running { generation, port: process.port, busy: busy_sender }));
                 if let Some(before) = current.replace(Current { process, generation, busy }) {
                     tell("the new handler answers");
-                    old.spawn(drain(before, drain_timeout));
+                    let (kill, killed) = oneshot::channel();
+                    kills_of_old.insert(before.generation, kill);
+                    old.spawn(drain(before, drain_timeout, killed));
                 }
             }
             exit = ended(&mut current) => {
@@ -103,9 +108,15 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
                         starts += 1;
                         next = start(&supervisor, starts);
                     }
+                } else if let Some(kill) = kills_of_old.remove(&generation) {
+                    // The handler may have ended just now.
+                    let _ = kill.send(());
                 }
             }
-            Some(_) = old.join_next() => {}
+            Some(Ok(generation)) = old.join_next() => {
+                kills_of_old.remove(&generation);
+                supervisor.draining.send_if_modified(|draining| draining.remove(&generation));
+            }
         }
     }
 }
@@ -145,18 +156,30 @@ async fn ended(current: &mut Option<Current>) -> std::io::Result<ExitStatus> {
     }
 }
 
-/// Lets the calls of a replaced handler end, and then the handler. A message whose call is cut off is delivered again.
-async fn drain(current: Current, timeout: Duration) {
-    let Current { mut process, mut busy, .. } = current;
-    if tokio::time::timeout(timeout, busy.recv()).await.is_err() {
-        warn!("invocations of the handler before did not end within {timeout:?}; it is asked to end, and their messages come back");
-    }
-    process.ask_to_end();
-    if tokio::time::timeout(GRACE, process.child.wait()).await.is_err() {
-        warn!("the handler before did not end within {GRACE:?}; it is killed");
+/// Lets the calls of a replaced handler end, and then the handler. A message whose call is cut off is delivered again. A handler with a
+/// call that ran into `functionTimeout` is killed at once. Returns its generation.
+async fn drain(current: Current, timeout: Duration, killed: oneshot::Receiver<()>) -> u64 {
+    let Current { mut process, generation, mut busy } = current;
+    let ending = async {
+        if tokio::time::timeout(timeout, busy.recv()).await.is_err() {
+            warn!("invocations of the handler before did not end within {timeout:?}; it is asked to end, and their messages come back");
+        }
+        process.ask_to_end();
+        let has_ended = tokio::time::timeout(GRACE, process.child.wait()).await.is_ok();
+        if !has_ended {
+            warn!("the handler before did not end within {GRACE:?}; it is killed");
+        }
+        has_ended
+    };
+    let has_ended = tokio::select! {
+        has_ended = ending => has_ended,
+        Ok(()) = killed => false,
+    };
+    if !has_ended {
         supervisor::end(&mut process.child).await;
     }
     process.end().await;
+    generation
 }
 
 /// Whether a handler that ended is started again, by the rule of the host.

@@ -1,6 +1,6 @@
 //! Supervisor of the handler's process: starts, probes, restarts and ends it by the host's rules (functions-host, process life cycle).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -61,6 +61,7 @@ pub(crate) struct Supervisor {
     reports: Arc<Reports>,
     pub(super) client: HandlerClient,
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) draining: watch::Sender<BTreeSet<u64>>,
     pub(super) kills: mpsc::Receiver<u64>,
     /// Closed when the host stops.
     pub(super) leaving: watch::Receiver<()>,
@@ -71,9 +72,10 @@ pub(crate) fn prepare(plan: Plan, chunked: bool, reports: Arc<Reports>, leaving:
     let port = plan.port;
     let client = client::http_client();
     let (phase_sender, phase) = watch::channel(Phase::Starting);
+    let (draining_sender, draining) = watch::channel(BTreeSet::new());
     let (kill_sender, kills) = mpsc::channel(16);
-    let handler = Handler { client: client.clone(), port, chunked, phase, kills: kill_sender };
-    (handler, Supervisor { plan, reports, client, phase: phase_sender, kills, leaving })
+    let handler = Handler { client: client.clone(), port, chunked, phase, draining, kills: kill_sender };
+    (handler, Supervisor { plan, reports, client, phase: phase_sender, draining: draining_sender, kills, leaving })
 }
 
 impl Supervisor {

@@ -5,8 +5,8 @@ pub(crate) mod head;
 pub mod route;
 mod target;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -321,7 +321,7 @@ impl Front {
     /// The handler's own `/metrics`, if it has any: its port is chosen anew at each start, and a scraper needs one that stays. The real
     /// host has no such path.
     async fn metrics(&self) -> HttpResponse {
-        match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics").await {
+        match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics", &OnceLock::new()).await {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.body));
                 *response.status_mut() = answer.status;
@@ -438,12 +438,12 @@ async fn forward(
     let running = dispatcher.running.clone();
     let noted = dispatcher.begin(function, invocation);
     dispatcher.saw(function, invocation, request.body());
-    let generation = dispatcher.handler.generation();
+    let generation = OnceLock::new();
     let call = async {
-        let forwarded = dispatcher.handler.forward(request, target).await;
+        let forwarded = dispatcher.handler.forward(request, target, &generation).await;
         forwarded.map_err(|error| dispatch::failed(function, invocation, Some(&noted), &error))
     };
-    let answered = dispatcher.within_timeout(function, invocation, &noted, generation, call).await;
+    let answered = dispatcher.within_timeout(function, invocation, &noted, &generation, call).await;
     if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
         report.ended(None);
     }
