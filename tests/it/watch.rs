@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::foreign::{App, handler_process, logged, send};
+use crate::foreign::{App, handler_process, logged, send, tell};
 use crate::support::{Directory, Host, Program, eventually, order, repository};
 
 /// Line of a handler that took the place of another.
@@ -115,6 +115,24 @@ fn a_call_that_runs_into_function_timeout_ends_the_handler_that_it_runs_on() {
     assert!(!was_kept, "{again}");
     assert_eq!((&again["process"], &again["delivery"]), (&json!(after), &json!(2)), "{again}");
     assert_eq!(handler_process(&host), after);
+}
+
+#[test]
+fn a_handler_that_does_not_come_up_after_a_crash_is_tried_again() {
+    let Some(app) = App::new() else { return };
+    app.write("handler.py", &format!("import os, sys\nif os.path.exists('../down'): sys.exit('no luck')\n{}", source(&app)));
+    let mut host = app.start(&["--watch"], &[]);
+    let down = app.root().join("../down");
+    std::fs::write(&down, "").unwrap();
+
+    tell(&host, &json!({ "exit": 3 }));
+    host.program.line("more than 2 times within 30 minutes; a change of a file starts it again");
+    let tries = host.program.lines().iter().filter(|line| *line == "no luck").count();
+    std::fs::remove_file(down).unwrap();
+    app.write("note.txt", "text");
+
+    assert_eq!(tries, 2, "{:?}", host.program.lines());
+    assert_eq!(host.get("/api/hello").status, 200);
 }
 
 #[test]

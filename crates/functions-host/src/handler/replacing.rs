@@ -67,8 +67,15 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
                 next = None;
                 if let Err(why) = came_up {
                     process.end().await;
-                    let rest = if current.is_some() { "; the handler before goes on" } else { "; a change of a file starts it again" };
-                    warn!("{why}{rest}");
+                    if current.is_some() {
+                        warn!("{why}; the handler before goes on");
+                    } else if is_restarted(&mut errors) {
+                        warn!("{why}; it is restarted");
+                        starts += 1;
+                        next = start(&supervisor, starts);
+                    } else {
+                        warn!("{why}, more than {MAX_RESTARTS} times within 30 minutes; a change of a file starts it again");
+                    }
                     continue;
                 }
                 let (busy_sender, busy) = mpsc::channel(1);
