@@ -136,6 +136,14 @@ fn a_handler_that_does_not_come_up_after_a_crash_is_tried_again() {
 }
 
 #[test]
+fn a_build_that_fails_is_told_beside_the_lines_that_are_wanted() {
+    let Some(app) = App::new() else { return };
+    let mut program = app.begin(&["--watch", "--build", "false", "--log", "Sink"], &[]);
+
+    program.line("the build failed (exit status: 1)");
+}
+
+#[test]
 fn a_first_build_that_fails_waits_for_a_change() {
     let Some(app) = App::new() else { return };
     let mut program = app.begin(&["--watch", "--build", "test -e good"], &[]);

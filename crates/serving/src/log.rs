@@ -48,7 +48,10 @@ pub fn start(levels: &str, form: Form, more: Option<More>) -> Output {
         Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     };
     let people = if form == Form::Short { LevelFilter::INFO } else { LevelFilter::OFF };
-    let writer = (|| Plain(&STDERR)).with_max_level(Level::ERROR).or_else(|| Plain(&STDOUT));
+    // What goes wrong here is told whatever else is wanted.
+    let errors = (|| Plain { stream: &STDERR, is_filtered: false }).with_max_level(Level::ERROR);
+    let warnings = (|| Plain { stream: &STDOUT, is_filtered: false }).with_max_level(Level::WARN);
+    let writer = errors.or_else(warnings.or_else(|| Plain { stream: &STDOUT, is_filtered: true }));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false);
     let levels = levels.with_target(PEOPLE, people).with_target(SPANS, LevelFilter::OFF);
     // The stand-in passes the lines of its handler on to a terminal (https://bixense.com/clicolors).
@@ -79,18 +82,21 @@ fn now() -> i64 {
 }
 
 /// Writes lines whose text cannot change the direction of what follows.
-struct Plain(&'static Stream);
+struct Plain {
+    stream: &'static Stream,
+    is_filtered: bool,
+}
 
 impl Write for Plain {
     /// A line comes in one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !output::is_wanted(line) {
+        if self.is_filtered && !output::is_wanted(line) {
             return Ok(line.len());
         }
         if line.is_ascii() {
-            self.0.take(line);
+            self.stream.take(line);
         } else {
-            self.0.take(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes());
+            self.stream.take(terminal::left_to_right(&String::from_utf8_lossy(line)).as_bytes());
         }
         Ok(line.len())
     }

@@ -141,7 +141,8 @@ type Filter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
-/// Writes from now on only those lines of logs that this filter wants, until the end of the process. Only the first filter counts.
+/// Writes from now on only those lines of logs that this filter wants, until the end of the process, and this process's own warnings
+/// and errors. Only the first filter counts.
 pub fn only(filter: impl Fn(&[u8]) -> bool + Send + Sync + 'static) {
     drop(FILTER.set(Box::new(filter)));
 }
