@@ -194,6 +194,15 @@ fn a_build_that_changes_its_own_folder_runs_twice_at_most() {
 }
 
 #[test]
+fn a_build_whose_products_have_new_names_runs_three_times_at_most() {
+    let Some(app) = App::new() else { return };
+    let host = app.start(&["--watch", "--build", "touch product-$(date +%s%N); echo one build done >&2"], &[]);
+
+    assert_eq!(logged(&host, "changed during the last of 3 builds in a row: name it in .gitignore"), 1, "{:?}", host.program.lines());
+    assert_eq!(builds(&host), 3, "{:?}", host.program.lines());
+}
+
+#[test]
 fn what_git_ignores_is_no_change_and_files_of_the_host_need_a_start() {
     let Some(app) = App::new() else { return };
     app.write(".gitignore", "*.log\n");

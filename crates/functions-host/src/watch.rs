@@ -20,6 +20,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const SHARE: u32 = 20;
 /// Changed files that are named.
 const NAMED: usize = 3;
+/// Runs of a build in a row, each because files changed during the one before.
+const MOST_RUNS: usize = 3;
 /// Looks after which files that still change are held for ones that always do, such as a log.
 const MOST_LOOKS: usize = 50;
 
@@ -65,15 +67,17 @@ impl Watch {
         others
     }
 
-    /// Builds until no file changes meanwhile: what was seen last. A file that the build itself makes is a reason once.
+    /// Builds until no file changes meanwhile: what was seen last. A file that the build itself makes is a reason once; files with a new
+    /// name in each run are no reason after [`MOST_RUNS`].
     async fn build(&mut self, mut seen: Files, ready: &mpsc::Sender<()>) -> Files {
-        let mut before = Vec::new();
+        let (mut before, mut runs) = (Vec::new(), 0);
         loop {
             let Some(command) = self.build.clone() else {
                 ready.send(()).await.unwrap_or_default();
                 return seen;
             };
             let started = Instant::now();
+            runs += 1;
             let built = build::run(&command, &self.root).await;
             let now = self.look().await;
             let meanwhile = self.others(&seen, &now);
@@ -85,8 +89,15 @@ impl Watch {
                     self.named(&twice)
                 );
             }
+            let is_last = runs == MOST_RUNS;
+            if is_last && !once.is_empty() {
+                warn!(
+                    "{} changed during the last of {MOST_RUNS} builds in a row: name it in .gitignore if the build makes it, else save it again",
+                    self.named(&once)
+                );
+            }
             match built {
-                _ if !once.is_empty() => tell(&format!("{} changed meanwhile: running it again", self.named(&once))),
+                _ if !is_last && !once.is_empty() => tell(&format!("{} changed meanwhile: running it again", self.named(&once))),
                 Ok(()) => {
                     tell(&format!("built in {:.1} s", started.elapsed().as_secs_f64()));
                     ready.send(()).await.unwrap_or_default();
