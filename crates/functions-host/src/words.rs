@@ -51,7 +51,8 @@ pub(crate) fn has_id(text: &str, is: impl Fn(Uuid) -> bool) -> bool {
 
 /// Whether the text has one of these ids, whole or by its first eight digits, as lines for people have it.
 pub(crate) fn has_any(text: &str, ids: &BTreeSet<Uuid>) -> bool {
-    let is_short = |word: &str| word.len() == SHORT && ids.iter().any(|id| id.to_string().starts_with(word));
+    let is_first = |digits: u32| ids.iter().any(|id| id.as_fields().0 == digits);
+    let is_short = |word: &str| word.len() == SHORT && u32::from_str_radix(word, 16).is_ok_and(is_first);
     words(text).any(|word| is_short(word) || word.len() == LENGTH && word.parse().is_ok_and(|id| ids.contains(&id)))
 }
 

@@ -40,7 +40,7 @@ impl Lines {
 
 /// Passes on whole lines, until the stream ends.
 async fn pass(mut stream: impl AsyncRead + Unpin, reports: Arc<Reports>, pass_on: fn(&[u8])) {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(LONGEST);
     loop {
         let is_over = !matches!(stream.read_buf(&mut text).await, Ok(read) if read > 0);
         let whole = match text.iter().rposition(|byte| *byte == b'\n') {
