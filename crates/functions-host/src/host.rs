@@ -218,13 +218,14 @@ pub async fn run(
         ended,
         stay,
     };
-    tokio::select! {
-        ended = host.run(&app, listener, address, supervisor, up, stop) => ended?,
+    let ended = tokio::select! {
+        ended = host.run(&app, listener, address, supervisor, up, stop) => ended,
         () = queues.broke_down() => return Err(one("a thread of the queue broke down".into())),
-    }
+    };
     if let Some(panel) = shown {
         panel.close().await;
     }
+    ended?;
     queues.close().await;
     info!("stopped");
     Ok(())
