@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 /// Digits of an id that a short line has of it.
 const SHORT: usize = 8;
+/// Most ids of one text.
+const MOST: usize = 32;
 /// Length of an id with its hyphens.
 const LENGTH: usize = 36;
 
@@ -39,9 +41,9 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|letter| !is_of_word(letter)).filter(|word| !word.is_empty())
 }
 
-/// Every id in a text.
+/// The first ids in a text, up to [`MOST`]: each line of the handler is looked at for all of them.
 pub(crate) fn ids(text: &str) -> BTreeSet<Uuid> {
-    words(text).filter(|word| word.len() == LENGTH).filter_map(|word| word.parse().ok()).collect()
+    words(text).filter(|word| word.len() == LENGTH).filter_map(|word| word.parse().ok()).take(MOST).collect()
 }
 
 /// Whether an id in the text is one of these.
