@@ -327,6 +327,21 @@ fn orders_are_counted_found_shown_retried_and_cancelled_by_the_rules_of_the_comm
 }
 
 #[test]
+fn invocations_name_the_start_that_counts_them() {
+    let data = Directory::new();
+    let start = || {
+        let mut host = Host::start(data.path(), &[]);
+        let told = read(&host, "invocations?since=500");
+        assert_eq!(told["startedAt"], read(&host, "app")["startedAt"]);
+        host.program.signal("INT");
+        host.program.end();
+        told["startedAt"].as_str().unwrap().to_owned()
+    };
+
+    assert!(start() < start(), "another start, other numbers");
+}
+
+#[test]
 fn messages_in_quarantine_are_sent_again_or_discarded() {
     let data = Directory::new();
     let host = Host::start(data.path(), &[]);

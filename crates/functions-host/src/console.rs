@@ -185,7 +185,12 @@ impl Console {
         match path {
             ["app"] => Ok(self.app()),
             ["functions"] => Ok(self.functions()),
-            ["invocations"] => Ok(self.activity().since(query.get("since").and_then(|number| number.parse().ok()).unwrap_or(0))),
+            ["invocations"] => {
+                let mut told = self.activity().since(query.get("since").and_then(|number| number.parse().ok()).unwrap_or(0));
+                // Revisions and numbers are those of one start of the host.
+                told["startedAt"] = self.started.to_string().into();
+                Ok(told)
+            }
             ["queues"] => self.queues().await,
             ["messages"] => self.messages(query).await,
             ["panel", source @ ..] => match &self.panel {

@@ -226,11 +226,17 @@ function messageTable(messages) {
 
 // ---- Invocations
 
-const known = { revision: 0, byNumber: new Map() };
+const known = { startedAt: null, revision: 0, byNumber: new Map() };
 
 async function invocations(name) {
-  const { revision, oldest, invocations: changed } = await read("invocations", { since: known.revision });
-  if (revision < known.revision) known.byNumber.clear();
+  let told = await read("invocations", { since: known.revision });
+  if (told.startedAt !== known.startedAt) {
+    // Another start of the host counts from the beginning again.
+    known.byNumber.clear();
+    if (known.revision > 0) told = await read("invocations", { since: 0 });
+    known.startedAt = told.startedAt;
+  }
+  const { revision, oldest, invocations: changed } = told;
   known.revision = revision;
   for (const one of changed) known.byNumber.set(one.number, one);
   for (const number of known.byNumber.keys()) if (number < oldest) known.byNumber.delete(number);
