@@ -132,6 +132,11 @@ const walks = {
     await step("narrow");
   },
 
+  async crowded() {
+    await shows("not live: too many pages are open");
+    await step("crowded");
+  },
+
   async cancel() {
     await shows("Order C-1");
     await until("it is worked on", () => document.querySelector("dd .processing") !== null);

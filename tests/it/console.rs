@@ -409,6 +409,27 @@ fn a_person_sees_orders_live_and_helps_them_in_chromium() {
 }
 
 #[test]
+fn a_page_without_a_place_says_that_it_does_not_follow_in_chromium() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let _others: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(stream, "GET {API}/events HTTP/1.1\r\nHost: localhost:{}\r\n\r\n", host.port).unwrap();
+            let mut begin = [0; 12];
+            stream.read_exact(&mut begin).unwrap();
+            assert_eq!(&begin, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+
+    let Some(steps) = walked(&host.url("/"), "crowded", &["crowded"]) else { return };
+
+    assert_eq!((&steps[0]["findings"], &steps[0]["overflows"]), (&json!([]), &json!(false)), "{steps:?}");
+}
+
+#[test]
 fn a_person_cancels_an_order_in_chromium() {
     let data = Directory::new();
     let host = Host::start(data.path(), &[("WORK_DELAY", "20s")]);

@@ -345,20 +345,31 @@ function refresh() {
 }
 
 function link(problem) {
-  const text = problem || (document.hidden ? "" : "live");
+  const text = problem || (document.hidden ? "" : follows ? "live" : `not live: too many pages are open; read again every ${AGAIN / 1000} s`);
   const place = document.getElementById("link");
   if (place.textContent !== text) place.textContent = text;
 }
 
+const AGAIN = 10_000;
 let events = null;
+let follows = true;
+let later;
 /** A hidden page holds no connection: a browser has six for this host, over all its pages. */
 function follow() {
   events?.close();
   events = null;
+  clearTimeout(later);
   if (document.hidden) return;
-  events = new EventSource(ROOT + "events");
-  events.onmessage = () => refresh();
-  events.onerror = () => link("the host does not answer");
+  const source = new EventSource(ROOT + "events");
+  events = source;
+  source.onmessage = () => { follows = true; refresh(); };
+  source.onerror = () => {
+    if (source.readyState !== EventSource.CLOSED) { link("the host does not answer"); return; }
+    // The host has no place for this page. The browser does not try again.
+    follows = false;
+    refresh();
+    later = setTimeout(follow, AGAIN);
+  };
 }
 
 // The handler's own script comes next, and adds its views before this runs.
