@@ -327,6 +327,25 @@ fn orders_are_counted_found_shown_retried_and_cancelled_by_the_rules_of_the_comm
 }
 
 #[test]
+fn the_record_of_an_order_tells_the_host_of_its_callback_only() {
+    let data = Directory::new();
+    let settings = [
+        ("CALLBACK_SECRET", "whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"),
+        ("CALLBACK_ALLOWED_HOSTS", "hooks.example.com"),
+        ("WORK_DELAY", "60s"),
+    ];
+    let host = Host::start(data.path(), &settings);
+    let headers = [("Content-Type", "application/json"), ("X-Callback-Url", "https://hooks.example.com/t0ken?sig=s3cret")];
+    let answer = request("POST", &host.url("/api/orders"), &headers, Some(order("S-1").to_string().as_bytes()));
+    assert_eq!(answer.status, 202, "{answer:?}");
+
+    let told = read(&host, &format!("panel/orders/{}", answer.json()["trackingId"].as_str().unwrap()));
+
+    assert!(told["record"].as_str().unwrap().contains("\"url\": \"hooks.example.com\""), "{told}");
+    assert!(!told.to_string().contains("t0ken") && !told.to_string().contains("s3cret"), "{told}");
+}
+
+#[test]
 fn invocations_name_the_start_that_counts_them() {
     let data = Directory::new();
     let start = || {

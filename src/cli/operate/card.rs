@@ -65,11 +65,10 @@ pub(super) fn tries(record: &Record) -> String {
     format!("{}{interruptions}", record.attempt)
 }
 
-/// The receiver of the callback, by its host only since a URL may have a secret in it, and the state of the callback.
+/// The receiver of the callback, and the state of the callback.
 pub(super) fn callback(record: &Record) -> String {
     let Some(callback) = &record.callback else { return String::new() };
-    let host = callback.url.as_deref().map(|url| url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default());
-    let host = host.unwrap_or_else(|| "CALLBACK_URL".into());
+    let host = callback.url.as_deref().map_or_else(|| "CALLBACK_URL".into(), receiver);
     let Some(notice) = record.notice() else { return format!("to {host}, once it has ended") };
     let tries = if notice.attempts == 1 { "1 try".into() } else { format!("{} tries", notice.attempts) };
     let code = notice.code.as_ref().map_or_else(String::new, |code| format!(", {code}"));
@@ -79,6 +78,11 @@ pub(super) fn callback(record: &Record) -> String {
         (NoticeState::Pending, Some(due_at)) => format!("to {host}: pending, {tries}{code}; next at {due_at}"),
         (NoticeState::Pending, None) => format!("to {host}: pending, and it has no due time: see waybill verify"),
     }
+}
+
+/// The receiver at a URL, by its host only since a URL may have a secret in it.
+pub(super) fn receiver(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default()
 }
 
 /// What comes next, and what an operator can do.

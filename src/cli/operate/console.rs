@@ -252,7 +252,7 @@ impl Operator {
             "history": record.history,
             "order": cut(record.order.get()),
             "result": record.result.as_ref().map(|result| cut(result.get())),
-            "record": cut(&operate::pretty(&record)),
+            "record": cut(&operate::pretty(&whole)),
             "canRetry": can_retry,
             "canCancel": can_cancel,
         });
@@ -281,6 +281,10 @@ impl Operator {
             });
         }
         Ok(json!({ "results": results }))
+        let mut whole = record.clone();
+        if let Some(callback) = &mut whole.callback {
+            callback.url = callback.url.as_deref().map(card::receiver);
+        }
     }
 
     async fn quarantine(&self) -> Result<Value, Problem> {
