@@ -352,7 +352,7 @@ fn quarantined_id(body: &Value) -> Result<Uuid, Problem> {
     id.ok_or_else(|| Problem::Wrong("send {\"id\": \"…\"} with the id of a message in quarantine".into()))
 }
 
-/// The begin of a text.
+/// The start of a text.
 fn cut(text: &str) -> String {
     let begin = &text[..text.floor_char_boundary(TEXT)];
     if begin.len() < text.len() { format!("{begin}…") } else { begin.to_owned() }

@@ -218,7 +218,7 @@ function messageTable(messages) {
     return [m.number, status(m.state, STATE_NAMES[m.state]), moment(m.sentAt), m.state === "active" || m.state === "dead" ? "now" : moment(m.readyAt), m.deliveries, [
       why && h("div", { class: "failed" }, why),
       h("details", { "data-key": `message-${m.number}` }, h("summary", { "data-key": `open-${m.number}` }, `${m.size} bytes, id ${properties.messageId}`),
-        h("pre", { tabIndex: 0 }, (m.isWhole ? pretty(m.text) : m.text + "\n… (the begin of it)")),
+        h("pre", { tabIndex: 0 }, (m.isWhole ? pretty(m.text) : m.text + "\n… (the start of it)")),
         pairs(...Object.entries({ ...properties, ...own }).map(([name, value]) => [name, String(value)]))),
     ]];
   })), messages.length >= 100 && h("p", { class: "soft" }, "Only the first 100 are shown.")];

@@ -56,7 +56,7 @@
       return [
         isEmpty && h("div", { class: "empty" }, h("p", null, "There is no order yet."), ingress && [
           h("p", null, "Send one:"), h("pre", { tabIndex: 0 }, curl(ingress)), h("p", null, "or ", h("a", { href: "#functions/OrderIngress" }, "run OrderIngress"), " here.")]),
-        !isEmpty && told.orders.length === 0 && h("p", { class: "empty" }, "No order is so. Records of ended orders are kept for a limited time."),
+        !isEmpty && told.orders.length === 0 && h("p", { class: "empty" }, "No order matches. Records of ended orders are kept for a limited time."),
         told.orders.length > 0 && table("Orders", ["Order", "Customer", "Status", ["Try", "number"], "Submitted", "Changed", "Error or stage", "Tracking id"], told.orders.map((order) => [
           orderLink(order), order.customerId,
           [status(order.status), order.cancelRequested && order.status === "processing" ? " cancel requested" : null],
