@@ -34,10 +34,10 @@
     place.append(h("form", { role: "search", submit: does(async () => { asked.q = q.value; }) },
       h("label", null, "Order, customer or tracking id", q), h("label", null, "Status", filter), h("button", { type: "submit" }, "Search"),
       button("Retry the failed ones shown", "retry-all", async () => {
-        const ids = list.failed;
+        const ids = list.failed.slice(0, 100);
         if (ids.length === 0) return "No failed order is shown.";
         if (!confirm(`Send ${ids.length} failed ${ids.length === 1 ? "order" : "orders"} again?`)) return null;
-        return change("retry", ids.slice(0, 100));
+        return change("retry", ids);
       })));
     const list = { failed: [] };
     const draw = part(place, async () => {
