@@ -161,10 +161,20 @@ const walks = {
 
   async many() {
     await shows("Only 200 orders are shown");
+    const isSearch = (request) => request.url().includes("q=N-207");
+    let searches = 0;
+    page.on("request", (request) => { searches += isSearch(request); });
     await page.type("[data-key=q]", "N-207");
     await page.keyboard.press("Enter");
     await until("one is found", () => document.querySelectorAll("tbody tr").length === 1);
     await until("the keyboard stays where it was", () => document.activeElement.dataset.key === "q");
+    // Events do not read it again; its button does.
+    for (let event = 0; event < 2; event++) await page.waitForRequest((request) => request.url().endsWith("/api/app"));
+    if (searches !== 1) throw new Error(`${searches} searches instead of one`);
+    await shows("Read at");
+    const again = page.waitForRequest(isSearch);
+    await press("Read again");
+    await again;
     await step("found");
   },
 };

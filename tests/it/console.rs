@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -281,8 +282,9 @@ fn orders_are_counted_found_shown_retried_and_cancelled_by_the_rules_of_the_comm
     let good = host.submit(&order("A-1"));
     host.ended(&good);
 
-    let told = read(&host, "panel/orders");
-    assert_eq!((&told["counts"], &told["isAll"]), (&json!({ "completed": 1, "failed": 1 }), &json!(true)));
+    let counts = json!({ "completed": 1, "failed": 1 });
+    let told = eventually("both are counted", || Some(read(&host, "panel/orders")).filter(|told| told["counts"] == counts));
+    assert_eq!(told["isAll"], json!(true));
     assert_eq!((&told["orders"][0]["orderId"], &told["orders"][0]["status"]), (&json!(hostile), &json!("failed")), "failed ones first");
     for (query, id) in [
         ("status=completed", &good),
@@ -324,6 +326,33 @@ fn orders_are_counted_found_shown_retried_and_cancelled_by_the_rules_of_the_comm
     host.program.signal("INT");
     let (status, lines) = host.program.end();
     assert!(status.success() && !data.path().join("records.db-wal").exists(), "nothing is left in the log: {lines:?}");
+}
+
+#[test]
+fn a_list_is_kept_for_every_page_until_a_pause_or_an_action() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    let read_at = |query: &str| read(&host, &format!("panel/orders{query}"))["readAt"].as_str().expect("it says when").to_owned();
+    let change = || assert_eq!(act(&host, "panel/orders/retry", &json!({ "ids": ["nonsense"] })).status, 200);
+
+    // On a busy machine the shortest pause can pass meanwhile.
+    eventually("all is asked within one pause", || {
+        change();
+        let begun = Instant::now();
+        let first = (read_at(""), read_at("?status=failed"), read_at("?q=A-1"));
+        let again = (read_at(""), read_at("?status=failed"), read_at("?q=A-1"));
+        change();
+        let changed = (read_at(""), read_at("?status=failed"));
+        if begun.elapsed() > Duration::from_millis(1500) {
+            return None;
+        }
+        assert_eq!((&first.0, &first.1), (&again.0, &again.1), "kept");
+        assert!(first.2 < again.2, "a search is read when it is asked for");
+        assert!(again.0 < changed.0 && again.1 < changed.1, "fresh after an action");
+        Some(())
+    });
+    let before = read_at("");
+    eventually("it is read again by itself", || (read_at("") > before).then_some(()));
 }
 
 #[test]

@@ -2,10 +2,13 @@
 //!
 //! Every rule is that of the commands. The store is opened beside the handler, as the commands open it, when a page first asks.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use functions_host::console::panel::{self, Answer, Panel, Query, Refused as Problem};
 use functions_host::service_bus::broker::Broker;
@@ -13,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::cli::operate::console::kept::Kept;
 use crate::cli::operate::id_prefix::IdPrefix;
 use crate::cli::operate::local_queue::LocalQueue;
 use crate::cli::operate::outcome::{Refused, describe};
@@ -37,6 +41,10 @@ const CHANGED: usize = 100;
 const QUARANTINED: usize = 100;
 /// Characters of a message in quarantine, or of an order and its result, that are shown.
 const TEXT: usize = 100_000;
+/// Shortest pause between two readings of a list on this machine.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Shortest pause between two readings of a list in Cosmos DB, where each record that is read costs request units.
+const COSMOS_PAUSE: Duration = Duration::from_mins(1);
 
 /// The function that takes orders.
 const INGRESS: &str = "OrderIngress";
@@ -54,6 +62,7 @@ struct Orders {
     sample: Option<String>,
     /// Opened at the first question: a host without a page opens nothing.
     operator: Mutex<Option<Arc<Operator>>>,
+    kept: Kept,
 }
 
 impl Panel for Orders {
@@ -62,8 +71,7 @@ impl Panel for Orders {
     }
 
     fn is_there(&self) -> bool {
-        let has_cosmos = self.environment.keys().any(|name| name.to_ascii_lowercase().starts_with("cosmosconnection"));
-        has_cosmos || self.data.join("records.db").exists()
+        self.has_cosmos() || self.data.join("records.db").exists()
     }
 
     fn sample(&self, function: &str) -> Option<String> {
@@ -74,8 +82,8 @@ impl Panel for Orders {
         Box::pin(async move {
             let operator = self.operator().await?;
             match source.split_once('/') {
-                None if source == "orders" => operator.orders(query).await,
-                None if source == "quarantine" => operator.quarantine().await,
+                None if source == "orders" => operator.orders(query, &self.kept, self.pause()).await,
+                None if source == "quarantine" => self.kept.get("quarantine", self.pause(), operator.quarantine()).await,
                 Some(("orders", id)) => operator.order(id).await,
                 _ => Err(Problem::Unknown("there is no such source".into())),
             }
@@ -85,12 +93,14 @@ impl Panel for Orders {
     fn act<'a>(&'a self, action: &'a str, body: Value) -> Answer<'a> {
         Box::pin(async move {
             let operator = self.operator().await?;
-            match action {
+            let done = match action {
                 "orders/retry" | "orders/cancel" => operator.change_orders(action == "orders/retry", &body).await,
                 "quarantine/release" => operator.release_again(&body).await,
                 "quarantine/discard" => operator.discard_for(&body).await,
                 _ => Err(Problem::Unknown("there is no such action".into())),
-            }
+            };
+            self.kept.forget();
+            done
         })
     }
 
@@ -110,7 +120,22 @@ impl Orders {
         let own = ["order.json", "samples/order.json"].iter().find_map(|path| std::fs::read_to_string(app.join(path)).ok());
         let has_own_orders = environment.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
         let sample = own.or_else(|| (!has_own_orders).then(|| ORDER.to_owned()));
-        Self { data: data.to_owned(), broker: broker.clone(), environment: environment.clone(), sample, operator: Mutex::default() }
+        Self {
+            data: data.to_owned(),
+            broker: broker.clone(),
+            environment: environment.clone(),
+            sample,
+            operator: Mutex::default(),
+            kept: Kept::default(),
+        }
+    }
+
+    fn has_cosmos(&self) -> bool {
+        self.environment.keys().any(|name| name.to_ascii_lowercase().starts_with("cosmosconnection"))
+    }
+
+    fn pause(&self) -> Duration {
+        if self.has_cosmos() { COSMOS_PAUSE } else { PAUSE }
     }
 
     async fn operator(&self) -> Result<Arc<Operator>, Problem> {
@@ -165,11 +190,34 @@ impl Overview {
 }
 
 impl Operator {
-    /// The numbers of orders, and a list of them: failed ones first, then the newest; or those that are asked for.
-    async fn orders(&self, query: &Query) -> Result<Value, Problem> {
+    /// The numbers of orders, and a list of them: failed ones first, then the newest; or those that are asked for. Only a search is
+    /// read at each question: the page asks for it when a person does.
+    async fn orders(&self, query: &Query, kept: &Kept, pause: Duration) -> Result<Value, Problem> {
         let asked = |name: &str| query.get(name).map(|text| text.trim()).filter(|text| !text.is_empty());
         let status = asked("status").map(str::parse).transpose();
         let status: Option<Status> = status.map_err(|()| Problem::Wrong("status is no status of an order".into()))?;
+        let mut told = kept.get("orders", pause, self.overview()).await?;
+        let mut listed = match (asked("q"), status) {
+            (None, None) => return Ok(told),
+            (Some(text), status) => self.listed(self.search(text, status)).await?,
+            (None, Some(status)) => {
+                let filter = Filter { status: Some(status), ..Filter::default() };
+                kept.get(status.as_str(), pause, self.listed(self.found(&filter))).await?
+            }
+        };
+        for name in ["orders", "readAt"] {
+            told[name] = listed[name].take();
+        }
+        Ok(told)
+    }
+
+    async fn listed(&self, orders: impl Future<Output = Result<Vec<Value>, Problem>>) -> Result<Value, Problem> {
+        let read_at = self.store.now();
+        Ok(json!({ "orders": orders.await?, "readAt": read_at }))
+    }
+
+    async fn overview(&self) -> Result<Value, Problem> {
+        let read_at = self.store.now();
         let mut seen = Overview::default();
         self.store.each(&Filter::default(), LOOKED_AT, |listed| seen.at(listed)).await.map_err(|error| unavailable(&error))?;
         let is_all = seen.looked_at < LOOKED_AT;
@@ -184,19 +232,12 @@ impl Operator {
                 self.store.each(&filter, LOOKED_AT, open).await.map_err(|error| unavailable(&error))?;
             }
         }
-        let rows = match (asked("q"), status) {
-            (None, None) => {
-                let mut rows = seen.failed;
-                rows.extend(seen.rows);
-                rows.truncate(LISTED);
-                rows
-            }
-            (Some(text), status) => self.search(text, status).await?,
-            (None, status) => self.found(&Filter { status, ..Filter::default() }).await?,
-        };
+        let mut rows = seen.failed;
+        rows.extend(seen.rows);
+        rows.truncate(LISTED);
         Ok(json!({
             "counts": seen.counts, "isAll": is_all, "lookedAt": seen.looked_at, "unreadable": seen.unreadable,
-            "oldestOpen": seen.oldest_open, "orders": rows, "most": LISTED,
+            "oldestOpen": seen.oldest_open, "orders": rows, "most": LISTED, "readAt": read_at,
         }))
     }
 
@@ -240,6 +281,10 @@ impl Operator {
         let can_retry = lifecycle::redrive(&record, Uuid::nil(), now, &self.budgets).is_some();
         let can_cancel = matches!(lifecycle::cancel(&record, now, &self.budgets), Cancel::End(_) | Cancel::Request(_));
         let mut shown = row(&record);
+        let mut whole = record.clone();
+        if let Some(callback) = &mut whole.callback {
+            callback.url = callback.url.as_deref().map(card::receiver);
+        }
         let more = json!({
             "owner": record.owner,
             "tries": card::tries(&record),
@@ -281,10 +326,6 @@ impl Operator {
             });
         }
         Ok(json!({ "results": results }))
-        let mut whole = record.clone();
-        if let Some(callback) = &mut whole.callback {
-            callback.url = callback.url.as_deref().map(card::receiver);
-        }
     }
 
     async fn quarantine(&self) -> Result<Value, Problem> {

@@ -29,7 +29,8 @@ pub trait Panel: Send + Sync {
     /// Sample of an event for this function, as text: the body of a request, or a message.
     fn sample(&self, function: &str) -> Option<String>;
 
-    /// Reads a source. Delays neither the handler nor the host.
+    /// Reads a source. Each visible page asks for its source at each event, four times a second: a panel keeps an answer that costs the
+    /// handler's store much, and gives it again.
     fn read<'a>(&'a self, source: &'a str, query: &'a Query) -> Answer<'a>;
 
     /// Carries out an action.

@@ -13,12 +13,20 @@
 
   async function change(action, ids) {
     const { results } = await act(`panel/orders/${action}`, { ids });
+    search = {};
     const texts = [...new Set(results.map((result) => result.text))];
     return results.length === 1 ? texts[0] : `${results.filter((result) => result.done).length} of ${results.length}: ${texts.join("; ")}`;
   }
 
-  // What was asked for outlives a look at one order.
+  // What was asked for outlives a look at one order. A search is read when a person asks, and not again at an event: it costs the store much.
   const asked = { status: "", q: "" };
+  let search = {};
+  async function found() {
+    if (!asked.q) return read("panel/orders", asked);
+    const mine = search;
+    if (!mine.told) mine.told = await read("panel/orders", asked).catch((error) => ({ problem: error.message }));
+    return mine.told;
+  }
 
   async function openOrders(place) {
     const { functions } = await read("functions");
@@ -27,11 +35,12 @@
     const counts = h("div");
     place.append(counts);
     const q = h("input", { type: "search", value: asked.q, size: 38, "data-key": "q", placeholder: "A-1001" });
-    const filter = h("select", { "data-key": "status", change: () => { asked.status = filter.value; refresh(); } },
+    const filter = h("select", { "data-key": "status", change: () => { asked.status = filter.value; search = {}; refresh(); } },
       ["", ...STATUSES].map((word) => h("option", { value: word, selected: word === asked.status }, word || "any status")));
-    const search = () => { asked.q = q.value; return refresh(); };
-    q.addEventListener("search", search);
-    place.append(h("form", { role: "search", submit: does(async () => { asked.q = q.value; }) },
+    const ask = () => { asked.q = q.value.trim(); search = {}; };
+    // The browser's button empties the field; the Enter key submits the form.
+    q.addEventListener("search", () => { if (q.value === "" && asked.q) { ask(); refresh(); } });
+    place.append(h("form", { role: "search", submit: does(async () => { ask(); }) },
       h("label", null, "Order, customer or tracking id", q), h("label", null, "Status", filter), h("button", { type: "submit" }, "Search"),
       button("Retry the failed ones shown", "retry-all", async () => {
         const ids = list.failed.slice(0, 100);
@@ -41,10 +50,17 @@
       })));
     const list = { failed: [] };
     const draw = part(place, async () => {
-      const told = await read("panel/orders", asked);
+      const { readAt, ...told } = await found();
+      // The moment of a reading matters once it is not now.
+      const isOld = asked.q || Date.now() - Date.parse(readAt) > 10_000;
       // The age of the oldest order grows without a change.
-      return { ...told, tick: told.oldestOpen && Math.floor(Date.now() / 5000) };
+      return { ...told, readAt: isOld && readAt, isSearch: asked.q !== "", tick: !asked.q && told.oldestOpen && Math.floor(Date.now() / 5000) };
     }, (told) => {
+      const again = told.isSearch && button("Read again", "read-again", async () => { search = {}; });
+      if (told.problem) {
+        list.failed = [];
+        return h("div", { class: "bar" }, h("span", { class: "failed" }, told.problem), again);
+      }
       list.failed = told.orders.filter((order) => order.status === "failed").map((order) => order.trackingId);
       redraw(counts, h("ul", { class: "counts" }, STATUSES.map((word) => h("li", null, h("b", { class: told.counts[word] ? word : "soft" }, String(told.counts[word] ?? 0)), word)),
         h("li", null, h("b", null, told.oldestOpen ? age(told.oldestOpen) : "–"), "oldest open order")));
@@ -54,6 +70,7 @@
       if (told.orders.length >= told.most) notes.push(`Only ${told.most} orders are shown: search, or choose a status.`);
       const isEmpty = told.lookedAt === 0 && told.unreadable === 0;
       return [
+        told.readAt && h("div", { class: "bar soft" }, h("span", null, "Read at ", moment(told.readAt)), again),
         isEmpty && h("div", { class: "empty" }, h("p", null, "There is no order yet."), ingress && [
           h("p", null, "Send one:"), h("pre", { tabIndex: 0 }, curl(ingress)), h("p", null, "or ", h("a", { href: "#functions/OrderIngress" }, "run OrderIngress"), " here.")]),
         !isEmpty && told.orders.length === 0 && h("p", { class: "empty" }, "No order matches. Records of ended orders are kept for a limited time."),
