@@ -378,7 +378,7 @@ fn the_record_of_an_order_tells_the_host_of_its_callback_only() {
 fn invocations_name_the_start_that_counts_them() {
     let data = Directory::new();
     let start = || {
-        let mut host = Host::start(data.path(), &[]);
+        let host = Host::start(data.path(), &[]);
         let told = read(&host, "invocations?since=500");
         assert_eq!(told["startedAt"], read(&host, "app")["startedAt"]);
         host.program.signal("INT");
