@@ -131,7 +131,9 @@ impl Orders {
     }
 
     fn has_cosmos(&self) -> bool {
-        self.environment.keys().any(|name| name.to_ascii_lowercase().starts_with("cosmosconnection"))
+        let is_set =
+            |(name, value): (&String, &String)| name.to_ascii_lowercase().starts_with("cosmosconnection") && !value.trim().is_empty();
+        self.environment.iter().any(is_set)
     }
 
     fn pause(&self) -> Duration {
