@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::report::Asked;
+
 /// Invocations that are kept, the latest ones.
 const KEPT: usize = 500;
 /// Log lines that are kept of one invocation, the first ones.
@@ -67,6 +69,8 @@ pub(crate) struct Begun<'a> {
     pub(crate) deliveries: Option<u32>,
     /// Whether a person started it.
     pub(crate) by_hand: bool,
+    /// Report that the client asked for, which is told all the same.
+    pub(crate) report: Option<&'a Asked>,
 }
 
 #[derive(Debug)]
@@ -105,8 +109,8 @@ impl Activity {
     }
 
     /// Notes the begin of an invocation.
-    pub(crate) fn begin(self: &Arc<Self>, begun: &Begun<'_>) -> Running {
-        let Begun { id, function, trigger, deliveries, by_hand } = *begun;
+    pub(crate) fn begin<'a>(self: &Arc<Self>, begun: &Begun<'a>) -> Running<'a> {
+        let Begun { id, function, trigger, deliveries, by_hand, report } = *begun;
         let number = {
             let mut state = self.state.lock();
             let number = state.next;
@@ -133,7 +137,7 @@ impl Activity {
             state.tallies.entry(function.to_owned()).or_default().running += 1;
             number
         };
-        Running { activity: Arc::clone(self), function: function.to_owned(), number, started: Instant::now(), is_over: false }
+        Running { activity: Arc::clone(self), function: function.to_owned(), number, started: Instant::now(), is_over: false, report }
     }
 
     /// Notes the runs of a timer.
@@ -190,17 +194,21 @@ impl Activity {
 
 /// An invocation that runs. One that is dropped without an end has failed: the host stops.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct Running<'a> {
     activity: Arc<Activity>,
     function: String,
     number: u64,
     started: Instant,
     is_over: bool,
+    report: Option<&'a Asked>,
 }
 
-impl Running {
+impl Running<'_> {
     /// Notes a log line that the handler told.
     pub(crate) fn line(&self, line: &str) {
+        if let Some(report) = self.report {
+            report.logged(line);
+        }
         self.activity.change(self.number, |entry| {
             if entry.lines.len() < LINES {
                 entry.lines.push(cut(line));
@@ -210,8 +218,11 @@ impl Running {
         });
     }
 
-    /// Notes that messages were sent.
-    pub(crate) fn sent(&self, queue: &str, messages: usize) {
+    /// Notes that messages of an output were sent; `bodies` are theirs, which only a report has.
+    pub(crate) fn sent(&self, output: &str, queue: &str, messages: usize, bodies: Option<&[String]>) {
+        if let (Some(report), Some(bodies)) = (self.report, bodies) {
+            report.sent(output, queue, bodies);
+        }
         self.activity.change(self.number, |entry| {
             let before = entry.sent.get(queue).and_then(Value::as_u64).unwrap_or_default();
             entry.sent.insert(queue.to_owned(), (before + messages as u64).into());
@@ -220,6 +231,9 @@ impl Running {
 
     /// Notes why the invocation fails.
     pub(crate) fn fails(&self, reason: &str) {
+        if let Some(report) = self.report {
+            report.ended(Some(reason.to_owned()));
+        }
         self.activity.change(self.number, |entry| entry.reason = Some(cut(reason)));
     }
 
@@ -230,6 +244,9 @@ impl Running {
 
     fn over(&mut self, outcome: Outcome) {
         self.is_over = true;
+        if let (Some(report), Outcome::Completed(_)) = (self.report, outcome) {
+            report.ended(None);
+        }
         let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if let Some(tally) = self.activity.state.lock().tallies.get_mut(&self.function) {
             tally.running -= 1;
@@ -245,7 +262,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             self.over(Outcome::Failed);
@@ -285,8 +302,8 @@ fn cut(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn begin(activity: &Arc<Activity>) -> Running {
-        activity.begin(&Begun { id: Uuid::new_v4(), function: "Work", trigger: "queue", deliveries: Some(1), by_hand: false })
+    fn begin(activity: &Arc<Activity>) -> Running<'static> {
+        activity.begin(&Begun { id: Uuid::new_v4(), function: "Work", trigger: "queue", deliveries: Some(1), by_hand: false, report: None })
     }
 
     #[test]

@@ -129,9 +129,6 @@ impl Dispatcher {
         let call = self.handler.invoke(&function.name, &id, envelope, &generation);
         let completing = self.complete(function, invocation, &noted, call);
         let answered = self.within_timeout(function, invocation, &noted, &generation, completing).await;
-        if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
-            report.ended(None);
-        }
         noted.end(match &answered {
             Ok(Reply::Response(response)) => activity::Outcome::Completed(Some(response.status)),
             Ok(Reply::None) => activity::Outcome::Completed(None),
@@ -141,13 +138,14 @@ impl Dispatcher {
         answered
     }
 
-    /// Notes the begin of an invocation for whatever shows what the host does.
-    pub(crate) fn begin(&self, function: &Callable, invocation: &Invocation) -> Running {
+    /// Notes the begin of an invocation, for the console and for its report.
+    pub(crate) fn begin<'a>(&self, function: &'a Callable, invocation: &'a Invocation) -> Running<'a> {
         let Invocation { id, deliveries, by_hand, .. } = *invocation;
-        self.activity.begin(&Begun { id, function: &function.name, trigger: function.trigger.kind(), deliveries, by_hand })
+        let (trigger, report) = (function.trigger.kind(), invocation.report.as_ref());
+        self.activity.begin(&Begun { id, function: &function.name, trigger, deliveries, by_hand, report })
     }
 
-    /// Has the ids in an invocation, or in its answer, known to those who look for lines about it.
+    /// Takes the ids in the text of an invocation, or of its answer: lines with them are lines about it, for its report and for `--log`.
     pub(crate) fn saw(&self, function: &Callable, invocation: &Invocation, text: &[u8]) {
         if let Some(report) = &invocation.report {
             report.saw(text);
@@ -163,7 +161,7 @@ impl Dispatcher {
         &self,
         function: &Callable,
         invocation: &Invocation,
-        noted: &Running,
+        noted: &Running<'_>,
         generation: &OnceLock<u64>,
         call: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
@@ -171,8 +169,7 @@ impl Dispatcher {
         if let Ok(answered) = tokio::time::timeout(timeout + TIMEOUT_GRACE, call).await {
             return answered;
         }
-        noted.fails(&format!("functionTimeout: no answer within {timeout:?}"));
-        let failed = failed(function, invocation, None, &format_args!("it ran into functionTimeout ({timeout:?})"));
+        let failed = failed(function, invocation, Some(noted), &format_args!("it ran into functionTimeout ({timeout:?})"));
         // Without one the call was still waiting for a handler.
         if let Some(generation) = generation.get() {
             warn!("the handler that ran it is ended, and started again unless a newer one answers");
@@ -185,7 +182,7 @@ impl Dispatcher {
         &self,
         function: &Callable,
         invocation: &Invocation,
-        noted: &Running,
+        noted: &Running<'_>,
         call: impl Future<Output = Result<RawAnswer, CallError>>,
     ) -> Result<Reply, Failed> {
         let id = &invocation.id.to_string();
@@ -212,9 +209,6 @@ impl Dispatcher {
             noted.line(line);
             info!(function.name = function.name, invocation.id = id, "{line}");
         }
-        if let Some(report) = &invocation.report {
-            report.logged(logs.iter().flat_map(|entry| entry.lines()));
-        }
         for (output, bodies) in messages {
             failpoint!("before-send");
             let properties = sent_by(id);
@@ -224,10 +218,7 @@ impl Dispatcher {
             let queue = &function.queues[output];
             let count = messages.len();
             self.broker.send(queue, messages.collect()).await.map_err(|error| failed(&error))?;
-            noted.sent(queue, count);
-            if let (Some(report), Some(shown)) = (&invocation.report, &shown) {
-                report.sent(&function.outputs.messages[output].name, queue, shown);
-            }
+            noted.sent(&function.outputs.messages[output].name, queue, count, shown.as_deref());
             failpoint!("after-send");
         }
         match reply {
@@ -241,15 +232,14 @@ impl Dispatcher {
     }
 }
 
-/// Tells the log, and the client if it asked, why an invocation failed.
-pub(crate) fn failed(function: &Callable, invocation: &Invocation, noted: Option<&Running>, reason: &dyn std::fmt::Display) -> Failed {
-    if let Some(noted) = noted {
-        noted.fails(&reason.to_string());
+/// Tells why an invocation failed: in the log, and where it was noted. One that did not begin is told in its report.
+pub(crate) fn failed(function: &Callable, invocation: &Invocation, noted: Option<&Running<'_>>, reason: &dyn std::fmt::Display) -> Failed {
+    match (noted, &invocation.report) {
+        (Some(noted), _) => noted.fails(&reason.to_string()),
+        (None, Some(report)) => report.ended(Some(reason.to_string())),
+        (None, None) => {}
     }
     error!(function.name = function.name, invocation.id = %invocation.id, "{} failed: {reason}", function.name);
-    if let Some(report) = &invocation.report {
-        report.ended(Some(reason.to_string()));
-    }
     Failed(None)
 }
 

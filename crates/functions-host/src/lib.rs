@@ -11,7 +11,7 @@ mod activity;
 mod dispatch;
 pub mod handler;
 mod log_filter;
-mod report;
+pub mod report;
 pub mod service_bus;
 pub mod trigger;
 mod watch;

@@ -1,4 +1,4 @@
-//! Reports: what became of an invocation, for the client that asked for a report with its request.
+//! Reports: outputs, log lines and end of an invocation, for the client that asked for a report with its request.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use uuid::Uuid;
 use crate::words;
 
 /// Request header that asks for a report. The handler does not see it.
-pub(crate) const ASK: &str = "x-functions-host-report";
+pub const ASK: &str = "x-functions-host-report";
 /// Response header with the id of the invocation, under which its report is.
-pub(crate) const ID: &str = "x-functions-host-invocation";
+pub const ID: &str = "x-functions-host-invocation";
 /// Reports that are kept at the same time; the oldest make room.
 const MOST: usize = 64;
 /// Bytes of the handler's lines that are kept for one report; the oldest lines make room.
@@ -156,9 +156,9 @@ impl Asked {
         self.0.told.lock().ids.extend(ids);
     }
 
-    /// Takes lines that the answer has for the host's log.
-    pub(crate) fn logged<'a>(&self, lines: impl Iterator<Item = &'a str>) {
-        self.0.told.lock().logs.extend(lines.map(str::to_owned));
+    /// Takes a line that the answer has for the host's log.
+    pub(crate) fn logged(&self, line: &str) {
+        self.0.told.lock().logs.push(line.to_owned());
     }
 
     /// Takes the messages of an output that were sent.
@@ -185,5 +185,32 @@ impl Drop for Asked {
 impl std::fmt::Debug for Asked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Asked").field(&self.0.function).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_report_keeps_is_bounded_and_ends_with_its_invocation() {
+        let reports = Reports::default();
+        let id = Uuid::new_v4();
+        let asked = reports.ask(id, "Work");
+        let bytes = |report: &Report| report.told.lock().lines.iter().map(String::len).sum::<usize>();
+        let line = "x".repeat(64 * 1024);
+        for _ in 0..20 {
+            reports.line(line.as_bytes());
+        }
+        reports.line(b"the latest line");
+        assert!(bytes(&asked.0) <= MOST_BYTES);
+        assert_eq!(asked.0.told.lock().lines.back().map(String::as_str), Some("the latest line"));
+
+        asked.ended(None);
+        asked.0.told.lock().started -= LAST_LINE * 2;
+        let before = bytes(&asked.0);
+        reports.line(b"a line of another invocation");
+
+        assert_eq!(bytes(&asked.0), before);
     }
 }

@@ -65,6 +65,14 @@ mod tests {
     const ID: &str = "0b0f2f3c-8a54-8d0e-9c53-6a1f5e0c7d11";
 
     #[test]
+    fn the_first_ids_of_a_text_are_taken_and_no_more() {
+        let all: Vec<Uuid> = (0..2 * MOST).map(|_| Uuid::new_v4()).collect();
+        let text = all.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",");
+
+        assert_eq!(ids(&text), all[..MOST].iter().copied().collect());
+    }
+
+    #[test]
     fn an_id_is_found_in_lines_of_every_form() {
         let all = BTreeSet::from([ID.parse().unwrap()]);
         for (line, has) in [

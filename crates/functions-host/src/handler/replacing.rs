@@ -1,9 +1,9 @@
 //! A handler that is replaced by newer builds of itself: the old one answers until the new one does, and then ends its invocations.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::handler;
 use crate::handler::client::{Phase, Running};
 use crate::handler::orphan;
-use crate::handler::supervisor::{self, ERROR_WINDOW, LEFT, MAX_RESTARTS, Process, Supervisor, describe};
+use crate::handler::supervisor::{self, Errors, LEFT, MAX_RESTARTS, Process, Supervisor, describe};
 use crate::watch::tell;
 
 /// Time for an idle handler that is replaced to end after SIGTERM, before it is killed.
@@ -44,7 +44,7 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
     let mut current: Option<Current> = None;
     let mut old = JoinSet::new();
     let mut kills_of_old = BTreeMap::new();
-    let mut errors = VecDeque::new();
+    let mut errors = Errors::default();
     let mut leaving = supervisor.leaving.clone();
     loop {
         tokio::select! {
@@ -59,7 +59,7 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
             }
             Some(()) = built.recv() => {
                 starts += 1;
-                errors.clear();
+                errors = Errors::default();
                 // A handler that is still being started is of an older build: it ends here.
                 next = start(&supervisor, starts);
             }
@@ -69,12 +69,8 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
                     process.end().await;
                     if current.is_some() {
                         warn!("{why}; the handler before goes on");
-                    } else if is_restarted(&mut errors) {
-                        warn!("{why}; it is restarted");
-                        starts += 1;
-                        next = start(&supervisor, starts);
                     } else {
-                        warn!("{why}, more than {MAX_RESTARTS} times within 30 minutes; a change of a file starts it again");
+                        next = start_again(&supervisor, &mut starts, &mut errors, &why);
                     }
                     continue;
                 }
@@ -95,15 +91,11 @@ pub(crate) async fn run(mut supervisor: Supervisor, mut built: mpsc::Receiver<()
                 let Some(Current { mut process, .. }) = current.take() else { continue };
                 supervisor.phase.send_replace(Phase::Starting);
                 process.end().await;
-                let how = exit.map_or_else(|error| error.to_string(), describe);
+                let how = format!("the handler ended ({})", exit.map_or_else(|error| error.to_string(), describe));
                 if next.is_some() {
-                    warn!("the handler ended ({how}); its next build is being started");
-                } else if is_restarted(&mut errors) {
-                    warn!("the handler ended ({how}); it is restarted");
-                    starts += 1;
-                    next = start(&supervisor, starts);
+                    warn!("{how}; its next build is being started");
                 } else {
-                    warn!("the handler ended ({how}), more than {MAX_RESTARTS} times within 30 minutes; a change of a file starts it again");
+                    next = start_again(&supervisor, &mut starts, &mut errors, &how);
                 }
             }
             Some(generation) = supervisor.kills.recv() => {
@@ -189,12 +181,13 @@ async fn drain(current: Current, timeout: Duration, killed: oneshot::Receiver<()
     generation
 }
 
-/// Whether a handler that ended is started again, by the rule of the host.
-fn is_restarted(errors: &mut VecDeque<Instant>) -> bool {
-    let now = Instant::now();
-    while errors.front().is_some_and(|error| now.duration_since(*error) > ERROR_WINDOW) {
-        errors.pop_front();
+/// Starts a handler again that ended in this way, as often as the host would.
+fn start_again(supervisor: &Supervisor, starts: &mut u64, errors: &mut Errors, how: &str) -> Option<Starting> {
+    if errors.one_more().is_none() {
+        warn!("{how}, more than {MAX_RESTARTS} times within 30 minutes; a change of a file starts it again");
+        return None;
     }
-    errors.push_back(now);
-    errors.len() <= MAX_RESTARTS
+    warn!("{how}; it is restarted");
+    *starts += 1;
+    start(supervisor, *starts)
 }

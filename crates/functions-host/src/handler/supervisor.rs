@@ -20,10 +20,25 @@ use crate::report::Reports;
 const FIRST_PROBE: Duration = Duration::from_secs(1);
 /// Pause between two probes of a handler that does not answer yet.
 const PROBE_PERIOD: Duration = Duration::from_millis(25);
-/// Most errors within [`ERROR_WINDOW`]; one more stops the host.
+/// Most errors within [`ERROR_WINDOW`] after which the handler is restarted.
 pub(super) const MAX_RESTARTS: usize = 2;
 /// Time for which an error counts.
-pub(super) const ERROR_WINDOW: Duration = Duration::from_mins(30);
+const ERROR_WINDOW: Duration = Duration::from_mins(30);
+
+/// Errors of a handler that still count.
+#[derive(Default)]
+pub(super) struct Errors(VecDeque<Instant>);
+
+impl Errors {
+    /// Counts one more error: how many there are, or `None` if they are too many for a restart.
+    pub(super) fn one_more(&mut self) -> Option<usize> {
+        let now = Instant::now();
+        self.0.retain(|error| now.duration_since(*error) <= ERROR_WINDOW);
+        self.0.push_back(now);
+        Some(self.0.len()).filter(|number| *number <= MAX_RESTARTS)
+    }
+}
+
 /// Arguments and environment of a handler.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -88,7 +103,7 @@ impl Supervisor {
             }
         }
         let (port, busy) = (self.plan.port, mpsc::channel(1).0);
-        let mut errors = VecDeque::new();
+        let mut errors = Errors::default();
         for generation in 1.. {
             let first = generation == 1;
             let mut process = match self.spawn(port, self.plan.record.clone()) {
@@ -174,7 +189,7 @@ impl Supervisor {
         }
     }
 
-    fn decide(exit: ExitStatus, errors: &mut VecDeque<Instant>) -> Next {
+    fn decide(exit: ExitStatus, errors: &mut Errors) -> Next {
         match exit.code() {
             Some(0) => return Next::StayGone,
             Some(200) => {
@@ -183,15 +198,8 @@ impl Supervisor {
             }
             _ => {}
         }
-        let now = Instant::now();
-        while errors.front().is_some_and(|error| now.duration_since(*error) > ERROR_WINDOW) {
-            errors.pop_front();
-        }
-        errors.push_back(now);
-        if errors.len() > MAX_RESTARTS {
-            return Next::Stop;
-        }
-        warn!(handler.exit = describe(exit), handler.errors = errors.len(), "the handler ended; it is restarted");
+        let Some(number) = errors.one_more() else { return Next::Stop };
+        warn!(handler.exit = describe(exit), handler.errors = number, "the handler ended; it is restarted");
         Next::Restart
     }
 

@@ -444,9 +444,6 @@ async fn forward(
         forwarded.map_err(|error| dispatch::failed(function, invocation, Some(&noted), &error))
     };
     let answered = dispatcher.within_timeout(function, invocation, &noted, &generation, call).await;
-    if let (Some(report), Ok(_)) = (&invocation.report, &answered) {
-        report.ended(None);
-    }
     noted.end(match &answered {
         Ok(answer) => Outcome::Completed(Some(answer.status.as_u16())),
         Err(_) => Outcome::Failed,
