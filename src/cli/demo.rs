@@ -21,14 +21,13 @@ use serving::output::Output;
 use serving::stop::StopSignals;
 use tokio::sync::oneshot;
 
-use crate::cli::app_files::{APP, SETTINGS};
+use crate::cli::app_files::{APP, ORDER, SETTINGS};
 use crate::cli::{self, local};
 use crate::config::{LogConfig, LogForm};
 
 /// The name of the settings of this machine in an app's folder.
 const SETTINGS_NAME: &str = "local.settings.json";
 /// The built-in order that is sent.
-pub(super) const ORDER: &str = include_str!("../../samples/order.json");
 /// The key of an order that an app is tried with: one without a number needs a key.
 const KEY: &str = "waybill-check";
 /// The pause before each of the four stages, so that there is progress to see.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use serving::terminal::printable;
 
 use crate::cli::Arguments;
+use crate::cli::app_files::INGRESS;
 use crate::cli::invoke::input::{Input, Sample, Setting};
 use crate::cli::invoke::remote::{Answer, Function, Remote, Trigger};
 use crate::config::spelling;
@@ -95,7 +96,7 @@ async fn ask(options: &Options, remote: &Remote) -> Result<Value, String> {
         Trigger::Http(route) => {
             let request = input.request(route).unwrap_or_else(|why| misused(ErrorKind::MissingRequiredArgument, &why));
             let mut headers = options.header.clone();
-            if function.name == input::INGRESS && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(input::ORDER_KEY)) {
+            if function.name == INGRESS && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(input::ORDER_KEY)) {
                 headers.extend(input::key(&options.app));
             }
             remote.call(request, &headers).await?
@@ -142,7 +143,7 @@ async fn message(options: &Options, remote: &Remote, functions: &[Function]) -> 
     if !remote.gives_reports().await? {
         return Err(needs());
     }
-    let ingress = functions.iter().find(|function| function.name == input::INGRESS).ok_or_else(needs)?;
+    let ingress = functions.iter().find(|function| function.name == INGRESS).ok_or_else(needs)?;
     let Trigger::Http(route) = &ingress.trigger else { return Err(needs()) };
     let input = Input { text: Some(input::order(&options.app)?), is_given: true, settings: Vec::new() };
     let answer = remote.call(input.request(route)?, &[input::fresh_key()]).await?;

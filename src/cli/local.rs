@@ -9,12 +9,11 @@ use functions_host::arguments::Arguments;
 use functions_host::host::{self, Up};
 
 use crate::cli;
+use crate::cli::app_files::{INGRESS, has_own_orders};
 use crate::cli::operate;
 use crate::config::service_bus::REST_ENDPOINT;
 use crate::config::{self, LogConfig, LogForm, Records, Storage};
 
-/// The function that takes orders.
-const INGRESS: &str = "OrderIngress";
 /// An order to paste.
 const ORDER: &str =
     r#"{"orderId":"A-1001","customerId":"C-42","currency":"EUR","items":[{"sku":"SKU-1","quantity":2,"unitPrice":"19.90"}]}"#;
@@ -76,8 +75,7 @@ fn welcome(up: &Up, settings: &BTreeMap<String, String>) -> String {
     if up.address.ip().is_loopback() {
         let _ = writeln!(box_, "│ {:<9}http://localhost:{}/ in a browser", "console", up.address.port());
     }
-    let has_own_orders = settings.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
-    let order = if has_own_orders { "@order.json" } else { ORDER };
+    let order = if has_own_orders(settings) { "@order.json" } else { ORDER };
     // Orders without a number are told apart by this header alone.
     let has_no_number = settings.get("ORDER_ID").is_some_and(|place| place == "none");
     let key = if has_no_number { " -H 'Idempotency-Key: FIRST'" } else { "" };

@@ -12,7 +12,8 @@ use packaging::{elf, sbom};
 use serde_json::Value;
 
 use crate::cli::app_files::SETTINGS;
-use crate::cli::demo::{self, ORDER, Trial};
+use crate::cli::app_files::{ORDER, own_sample};
+use crate::cli::demo::{self, Trial};
 use crate::cli::misfit::{self, Misfit};
 use crate::cli::settings::has_own_work;
 
@@ -215,7 +216,6 @@ fn settings(app: &Path) -> Result<Value, String> {
 
 /// What an app with these settings can be tried with alone, and what is known once it did that.
 fn trial(app: &Path, settings: &Value) -> Result<(Trial, String), String> {
-    const SAMPLES: [&str; 2] = ["order.json", "samples/order.json"];
     let is_set = |name: &str| settings["Values"][name].as_str().is_some_and(|value| !value.trim().is_empty());
     let ready = |why: &str| Ok((Trial::Health, format!("the handler starts and answers /api/health; no order was sent, since {why}")));
     if is_set("FULFILLMENT_URL") {
@@ -224,9 +224,8 @@ fn trial(app: &Path, settings: &Value) -> Result<(Trial, String), String> {
     if is_set("AUTH_ISSUER") {
         return ready("callers need a token of AUTH_ISSUER");
     }
-    if let Some(name) = SAMPLES.into_iter().find(|name| app.join(name).is_file()) {
-        let order = std::fs::read(app.join(name)).map_err(|error| format!("cannot read {}: {error}", app.join(name).display()))?;
-        return Ok((Trial::Order(order), format!("the order of {name} went to its end")));
+    if let Some((name, order)) = own_sample(app)? {
+        return Ok((Trial::Order(order.into()), format!("the order of {name} went to its end")));
     }
     if has_own_work(app) {
         return ready("the app has work of its own, and neither order.json nor samples/order.json");

@@ -8,13 +8,9 @@ use functions_host::app;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::cli::demo::ORDER;
+use crate::cli::app_files::{ORDER, has_own_orders, own_sample};
 use crate::cli::invoke::route::{Route, encoded};
 
-/// The function that takes orders.
-pub(super) const INGRESS: &str = "OrderIngress";
-/// The sample order of an app with its own orders, as `waybill new` names it.
-const OWN_ORDER: &str = "order.json";
 /// The header that tells orders apart.
 pub(super) const ORDER_KEY: &str = "Idempotency-Key";
 /// Highest place in an array that may be set.
@@ -23,7 +19,7 @@ const MOST: usize = 1000;
 /// Input that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Sample {
-    /// A valid order: order.json of an app with its own orders, else a built-in one.
+    /// A valid order: order.json or samples/order.json of the app, else a built-in one.
     Order,
     /// The message of a new order, which the app is sent for that.
     Message,
@@ -155,14 +151,13 @@ pub(super) fn read(file: &Path) -> Result<String, String> {
 
 /// A valid order of the app in this folder.
 pub(super) fn order(folder: &Path) -> Result<String, String> {
-    let settings = app::settings_of(folder).unwrap_or_default();
-    if settings.get("ORDER_SCHEMA").is_none_or(String::is_empty) {
-        return Ok(ORDER.into());
+    match own_sample(folder)? {
+        Some((_, order)) => Ok(order),
+        None if has_own_orders(&app::settings_of(folder).unwrap_or_default()) => {
+            Err(format!("the app has orders of its own, and {} has no order.json: pass an order with --data FILE", folder.display()))
+        }
+        None => Ok(ORDER.into()),
     }
-    let path = folder.join(OWN_ORDER);
-    std::fs::read_to_string(&path).map_err(|error| {
-        format!("the app has orders of its own, and its sample {} cannot be read ({error}): pass an order with --data FILE", path.display())
-    })
 }
 
 /// A key that no order has.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use functions_host::report;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
-use crate::cli::invoke::input::{INGRESS, Request, Sample};
+use crate::cli::app_files::INGRESS;
+use crate::cli::invoke::input::{Request, Sample};
 use crate::cli::invoke::route::Route;
 use crate::outbound;
 
@@ -16,8 +18,6 @@ const TIMEOUT: Duration = Duration::from_mins(31);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
-/// Header that asks the stand-in for a report, and the one that names it.
-const REPORT: (&str, &str) = ("x-functions-host-report", "x-functions-host-invocation");
 
 /// What starts a function.
 #[derive(Debug)]
@@ -153,9 +153,9 @@ impl Remote {
 
     async fn reported(&self, method: Method, target: &str, body: Option<String>, headers: &[(String, String)]) -> Result<Answer, String> {
         let mut all = headers.to_vec();
-        all.push((REPORT.0.into(), "1".into()));
+        all.push((report::ASK.into(), "1".into()));
         let mut answer = self.send(method, target, body, &all).await?;
-        if let Some(place) = answer.headers.iter().position(|(name, _)| name == REPORT.1) {
+        if let Some(place) = answer.headers.iter().position(|(name, _)| name == report::ID) {
             let (_, id) = answer.headers.remove(place);
             let report = self.send(Method::GET, &format!("/admin/invocations/{id}"), None, &[]).await?;
             answer.report = serde_json::from_str(&report.body).ok();

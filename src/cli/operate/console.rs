@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::cli::app_files::{INGRESS, ORDER, has_own_orders, own_sample};
 use crate::cli::operate::console::kept::Kept;
 use crate::cli::operate::id_prefix::IdPrefix;
 use crate::cli::operate::local_queue::LocalQueue;
@@ -46,11 +47,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Shortest pause between two readings of a list in Cosmos DB, where each record that is read costs request units.
 const COSMOS_PAUSE: Duration = Duration::from_mins(1);
 
-/// The function that takes orders.
-const INGRESS: &str = "OrderIngress";
-/// An order of the built-in kind.
-const ORDER: &str = include_str!("../../../samples/order.json");
-
 /// Makes the panel of a host.
 pub(in crate::cli) const MAKE: panel::Make = |data, broker, environment| Arc::new(Orders::new(data, broker, environment));
 
@@ -59,6 +55,8 @@ struct Orders {
     data: PathBuf,
     broker: Broker,
     environment: BTreeMap<String, String>,
+    /// Whether the records are in Cosmos DB, as far as the settings are good.
+    in_cosmos: bool,
     sample: Option<String>,
     /// Opened at the first question: a host without a page opens nothing.
     operator: Mutex<Option<Arc<Operator>>>,
@@ -71,7 +69,7 @@ impl Panel for Orders {
     }
 
     fn is_there(&self) -> bool {
-        self.has_cosmos() || self.data.join("records.db").exists()
+        self.in_cosmos || self.data.join("records.db").exists()
     }
 
     fn sample(&self, function: &str) -> Option<String> {
@@ -117,27 +115,20 @@ impl Panel for Orders {
 impl Orders {
     fn new(data: &Path, broker: &Broker, environment: &BTreeMap<String, String>) -> Self {
         let app = environment.get("FUNCTIONS_APP_ROOT_PATH").map(PathBuf::from).unwrap_or_default();
-        let own = ["order.json", "samples/order.json"].iter().find_map(|path| std::fs::read_to_string(app.join(path)).ok());
-        let has_own_orders = environment.get("ORDER_SCHEMA").is_some_and(|schema| !schema.is_empty());
-        let sample = own.or_else(|| (!has_own_orders).then(|| ORDER.to_owned()));
+        let own = own_sample(&app).ok().flatten().map(|(_, order)| order);
         Self {
             data: data.to_owned(),
             broker: broker.clone(),
             environment: environment.clone(),
-            sample,
+            in_cosmos: matches!(Storage::read(environment), Ok((Storage { records: Records::Cosmos(..), .. }, _))),
+            sample: own.or_else(|| (!has_own_orders(environment)).then(|| ORDER.to_owned())),
             operator: Mutex::default(),
             kept: Kept::default(),
         }
     }
 
-    fn has_cosmos(&self) -> bool {
-        let is_set =
-            |(name, value): (&String, &String)| name.to_ascii_lowercase().starts_with("cosmosconnection") && !value.trim().is_empty();
-        self.environment.iter().any(is_set)
-    }
-
     fn pause(&self) -> Duration {
-        if self.has_cosmos() { COSMOS_PAUSE } else { PAUSE }
+        if self.in_cosmos { COSMOS_PAUSE } else { PAUSE }
     }
 
     async fn operator(&self) -> Result<Arc<Operator>, Problem> {
