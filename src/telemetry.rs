@@ -256,6 +256,7 @@ fn resource(environment: &BTreeMap<String, String>) -> Resource {
 }
 
 /// The HTTP client of exporters. Their threads wait for requests that run with all others of this process.
+#[derive(Clone)]
 struct Sender {
     client: reqwest::Client,
     runtime: Handle,
@@ -288,17 +289,7 @@ impl Sender {
 
     /// The same receiver, for records of this kind.
     fn for_kind(&self, kind: &'static str) -> Self {
-        let Self { client, runtime, to, tokens, is_plain, answers, .. } = self;
-        Self {
-            kind,
-            client: client.clone(),
-            runtime: runtime.clone(),
-            to,
-            tokens: tokens.clone(),
-            is_plain: *is_plain,
-            answers: Arc::clone(answers),
-            accepts: Arc::new(AtomicBool::new(true)),
-        }
+        Self { kind, accepts: Arc::new(AtomicBool::new(true)), ..self.clone() }
     }
 }
 

@@ -1,10 +1,9 @@
-//! Metrics: what a scraper reads of a handler says what became of its orders, in a number of series that no client can raise.
+//! Metrics: how the orders of a handler ended, as a scraper reads it, in a number of series that no client can raise.
 
 #![expect(clippy::float_cmp, reason = "counts are whole, and so are their floats")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
@@ -23,6 +22,7 @@ use crate::support::{
     Directory, Handler, Host, Program, Response, eventually, free_port, hopeless, order, repository, request, submit, submit_order,
     try_request, try_submit,
 };
+use crate::traces::{Collector, does_not_need};
 
 /// Labels, sorted by name.
 type Labels = BTreeMap<String, String>;
@@ -119,10 +119,6 @@ fn sample(line: &str) -> (String, Labels, f64) {
 
 fn scrape(handler: &Handler) -> Scrape {
     Scrape::of(&request("GET", &handler.url("/metrics"), &[], None))
-}
-
-fn sweep(handler: &Handler) {
-    assert_eq!(handler.invoke("OrderSweeper", &json!({ "Data": {}, "Metadata": {} })).status, 200);
 }
 
 #[test]
@@ -246,13 +242,13 @@ fn the_sweeper_tells_what_it_found_and_a_callback_what_followed() {
     let settings =
         [("OVERDUE_AFTER", "100ms"), ("CALLBACK_URL", url.as_str()), ("CALLBACK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")];
     let handler = Handler::start(data.path(), &settings);
-    sweep(&handler);
+    handler.sweep();
     let before = scrape(&handler);
     assert_eq!(before.value("waybill_sweeper_orders_total", &[("waybill_decision", "sent_again")]), 0.0);
     let (_, message) = submit(&handler, "M-7");
 
     let after = eventually("it is sent again", || {
-        sweep(&handler);
+        handler.sweep();
         Some(scrape(&handler)).filter(|now| now.value("waybill_sweeper_orders_total", &[("waybill_decision", "sent_again")]) > 0.0)
     });
 
@@ -263,7 +259,7 @@ fn the_sweeper_tells_what_it_found_and_a_callback_what_followed() {
         Some(scrape(&handler)).filter(|now| now.value("waybill_callback_attempts_total", &[("waybill_result", "failed")]) > 0.0)
     });
     assert_eq!(told.value("waybill_callback_attempts_total", &[("waybill_result", "delivered")]), 0.0);
-    sweep(&handler);
+    handler.sweep();
     assert_eq!(scrape(&handler).value("waybill_sweeper_oldest_overdue_seconds", &[]), 0.0, "nothing is overdue");
 }
 
@@ -400,17 +396,8 @@ fn the_queries_name_only_what_the_handler_sends_and_the_workbook_has_them_all() 
 }
 
 /// A collector of metrics, decoded by the official definitions.
-struct Collector(Fake);
-
-impl Collector {
-    fn new() -> Self {
-        Self(Fake::answering(|_, _| reply(200, &[("Content-Type", "application/x-protobuf")], "")))
-    }
-
-    fn exports(&self) -> Vec<ExportMetricsServiceRequest> {
-        let heard = self.0.heard().into_iter().filter(|heard| heard.target() == "/v1/metrics");
-        heard.map(|heard| ExportMetricsServiceRequest::decode(&*heard.bytes).unwrap()).collect()
-    }
+fn exports(collector: &Collector) -> Vec<ExportMetricsServiceRequest> {
+    collector.bodies("/v1/metrics").iter().map(|body| ExportMetricsServiceRequest::decode(&**body).unwrap()).collect()
 }
 
 /// What an export says, in the words of a scrape: counts, sums and values. Buckets are compared by their bounds.
@@ -488,7 +475,7 @@ fn a_collector_gets_the_numbers_of_a_scrape() {
     assert_eq!(handler.process(&message).status, 200);
 
     let scraped = scrape(&handler).series;
-    let export = eventually("an export has all", || collector.exports().into_iter().rfind(|export| as_scraped(export) == scraped));
+    let export = eventually("an export has all", || exports(&collector).into_iter().rfind(|export| as_scraped(export) == scraped));
 
     let attributes = &export.resource_metrics[0].resource.as_ref().unwrap().attributes;
     assert!(
@@ -522,7 +509,7 @@ fn the_last_numbers_are_exported_when_the_handler_stops_and_none_if_they_are_not
         handler.program.signal("TERM");
         assert!(handler.program.end().0.success());
 
-        let exports = collector.exports();
+        let exports = exports(&collector);
         assert_eq!(exports.len(), expected, "{name}");
         for export in &exports {
             assert_eq!(as_scraped(export)[&("waybill_orders_accepted_total".to_owned(), Labels::new())], 1.0);
@@ -533,27 +520,9 @@ fn the_last_numbers_are_exported_when_the_handler_stops_and_none_if_they_are_not
 #[test]
 fn a_collector_of_metrics_that_is_away_or_hangs_costs_no_order_and_one_line() {
     let hanging = Fake::replying([Reply::Silence]);
-    for endpoint in ["http://127.0.0.1:9/v1/metrics", &hanging.url] {
-        let data = Directory::new();
-        let settings = [
-            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", endpoint),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
-            ("OTEL_METRIC_EXPORT_INTERVAL", "20"),
-        ];
-        let mut handler = Handler::start(data.path(), &settings);
-        for number in 0..10 {
-            let (id, message) = submit(&handler, &format!("M-15-{number}"));
-            assert_eq!(handler.process(&message).status, 200);
-            assert_eq!(handler.status(&id).body["status"], "completed");
-        }
-        handler.program.line("did not accept records");
-
-        let stopped = Instant::now();
-        handler.program.signal("TERM");
-        let (status, lines) = handler.program.end();
-
-        assert!(status.success() && stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
-        assert_eq!(lines.iter().filter(|line| line.contains("did not accept records")).count(), 1, "{lines:?}");
+    for url in ["http://127.0.0.1:9/v1/metrics", &hanging.url] {
+        let others = [("OTEL_EXPORTER_OTLP_TIMEOUT", "100"), ("OTEL_METRIC_EXPORT_INTERVAL", "20")];
+        does_not_need("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", url, &others);
     }
 }
 

@@ -36,14 +36,14 @@ fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
     all.iter().map(|entry| (entry.key.clone(), value(entry))).collect()
 }
 
-struct Collector(Fake);
+pub struct Collector(pub Fake);
 
 impl Collector {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Fake::answering(|_, _| reply(200, &[("Content-Type", "application/x-protobuf")], "")))
     }
 
-    fn bodies(&self, path: &str) -> Vec<Vec<u8>> {
+    pub fn bodies(&self, path: &str) -> Vec<Vec<u8>> {
         self.0.heard().into_iter().filter(|heard| heard.target() == path).map(|heard| heard.bytes).collect()
     }
 
@@ -218,27 +218,52 @@ fn a_connection_to_application_insights_that_cannot_be_read_is_told_and_stops_no
     handler.ingress(Some(&order("T-7").to_string()), &[]).accepted();
 }
 
+/// Orders are done beside a collector that does not answer at this variable: one line, and a stop in little time.
+pub fn does_not_need(endpoint: &str, url: &str, others: &[(&str, &str)]) {
+    let data = Directory::new();
+    let mut handler = Handler::start(data.path(), &[&[(endpoint, url)], others].concat());
+    for number in 0..20 {
+        let (id, message) = handler.ingress(Some(&order(&format!("T-{number}")).to_string()), &[]).accepted();
+        assert_eq!(handler.process(&message).status, 200);
+        assert_eq!(handler.status(&id).body["status"], "completed");
+    }
+    handler.program.line("did not accept records");
+
+    let stopped = Instant::now();
+    handler.program.signal("TERM");
+    let (status, lines) = handler.program.end();
+
+    assert!(status.success() && stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
+    assert_eq!(lines.iter().filter(|line| line.contains("did not accept records")).count(), 1, "{lines:?}");
+}
+
 #[test]
 fn a_collector_that_is_away_or_hangs_costs_no_order_one_line_and_little_time() {
     let hanging = Fake::replying([Reply::Silence]);
-    for endpoint in ["http://127.0.0.1:9", &hanging.url] {
-        let data = Directory::new();
-        let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_TIMEOUT", "300")];
-        let mut handler = Handler::start(data.path(), &settings);
-        for number in 0..20 {
-            let (id, message) = handler.ingress(Some(&order(&format!("T-{number}")).to_string()), &[]).accepted();
-            assert_eq!(handler.process(&message).status, 200);
-            assert_eq!(handler.status(&id).body["status"], "completed");
-        }
-        handler.program.line("did not accept records");
-
-        let stopped = Instant::now();
-        handler.program.signal("TERM");
-        let (status, lines) = handler.program.end();
-
-        assert!(status.success() && stopped.elapsed() < Duration::from_secs(8), "{:?}", stopped.elapsed());
-        assert_eq!(lines.iter().filter(|line| line.contains("did not accept records")).count(), 1, "{lines:?}");
+    for url in ["http://127.0.0.1:9", &hanging.url] {
+        does_not_need("OTEL_EXPORTER_OTLP_ENDPOINT", url, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "300")]);
     }
+}
+
+#[test]
+fn a_collector_that_takes_traces_alone_is_told_of_once_and_loses_no_trace() {
+    let data = Directory::new();
+    let collector = Collector(Fake::answering(|_, heard| {
+        let status = if heard.target() == "/v1/traces" { 200 } else { 404 };
+        reply(status, &[("Content-Type", "application/x-protobuf")], "")
+    }));
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "20")];
+    let mut handler = Handler::start(data.path(), &settings);
+    for number in 0..5 {
+        handler.ingress(Some(&order(&format!("T-10-{number}")).to_string()), &[]).accepted();
+        collector.spans_with(&vec!["OrderIngress"; number + 1]);
+    }
+    handler.program.line("did not accept records (metrics)");
+    handler.program.signal("TERM");
+    let (_, lines) = handler.program.end();
+
+    let told = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((told("did not accept records (metrics)"), told("(traces)"), told("again")), (1, 0, 0), "{lines:?}");
 }
 
 #[test]
