@@ -97,7 +97,7 @@ instruments! {
     swept: Counter<Swept> = Counter::new(), "waybill.sweeper.orders", "{order}";
     /// Age of the oldest order that the last run of the sweeper found overdue, zero if it found none.
     oldest_overdue: Gauge<()> = Gauge::new(), "waybill.sweeper.oldest_overdue", "s";
-    /// Dead letters, by what became of them.
+    /// Dead letters, by the decision about each.
     dead_letters: Counter<DeadLetter> = Counter::new(), "waybill.dead_letters", "{message}";
     /// Whether the circuit breaker of a dependency is in a state: 1 for its state, 0 for the others.
     breaker_state: Gauge<(Dependency, BreakerState)> = Gauge::new(), "waybill.breaker.state", "{state}";
@@ -213,7 +213,7 @@ label! {
 }
 
 label! {
-    /// What became of a dead letter.
+    /// The decision about a dead letter.
     DeadLetter, "waybill.decision": SentAgain = "sent_again", Ended = "ended", Nothing = "nothing", Quarantined = "quarantined"
 }
 
