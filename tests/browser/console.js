@@ -3,14 +3,10 @@
 //     CHROMIUM=/usr/bin/chromium node console.js URL WALK
 //
 // SCREENSHOTS: a directory for pictures of the steps.
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import puppeteer from "puppeteer-core";
+import { findings, launch } from "./browser.js";
 
 const [url, walk] = process.argv.slice(2);
-const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-// Through a pipe, so that the browser ends with this process however that ends.
-const browser = await puppeteer.launch({ pipe: true, executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
+const browser = await launch();
 const page = await browser.newPage();
 let complaints = [];
 const asked = new Set();
@@ -38,17 +34,9 @@ async function press(text) {
 }
 
 async function step(name) {
-  const session = await page.createCDPSession();
-  await session.send("Runtime.evaluate", { expression: axe });
-  const { result } = await session.send("Runtime.evaluate", {
-    expression: "axe.run().then((r) => JSON.stringify(r.violations.map((v) => `${v.id}: ${v.nodes[0].html}`)))",
-    awaitPromise: true,
-    returnByValue: true,
-  });
-  await session.detach();
   const overflows = await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);
   if (process.env.SCREENSHOTS) await page.screenshot({ path: `${process.env.SCREENSHOTS}/console-${name}.png` });
-  console.log(JSON.stringify({ step: name, findings: JSON.parse(result.value), overflows, complaints, origins: [...asked] }));
+  console.log(JSON.stringify({ step: name, findings: await findings(page), overflows, complaints, origins: [...asked] }));
   complaints = [];
 }
 

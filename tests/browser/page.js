@@ -3,13 +3,9 @@
 //     CHROMIUM=/usr/bin/chromium node page.js PAGES
 //
 // PAGES is JSON: [{ url, scripts, width, dark, click, until, screenshot }]. `until`: text to wait for. `click`: a button to press.
-import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-import puppeteer from "puppeteer-core";
+import { findings, launch } from "./browser.js";
 
-const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-// Through a pipe, so that the browser ends with this process however that ends.
-const browser = await puppeteer.launch({ pipe: true, executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--no-proxy-server"] });
+const browser = await launch();
 try {
   for (const [number, { url, scripts = true, width = 800, dark = false, click, until, screenshot }] of JSON.parse(process.argv[2]).entries()) {
     const page = await browser.newPage();
@@ -33,18 +29,10 @@ try {
       }
     }
     const html = await page.content();
-    let findings = [];
+    let broken = [];
     let seen = {};
     if (scripts) {
-      // As a tool of the browser, beside the page's own policy.
-      const session = await page.createCDPSession();
-      await session.send("Runtime.evaluate", { expression: axe });
-      const { result } = await session.send("Runtime.evaluate", {
-        expression: "axe.run().then((r) => JSON.stringify(r.violations.map((v) => `${v.id}: ${v.nodes[0].html}`)))",
-        awaitPromise: true,
-        returnByValue: true,
-      });
-      findings = JSON.parse(result.value);
+      broken = await findings(page);
       seen = await page.evaluate(() => ({
         text: document.body.innerText,
         overflows: document.documentElement.scrollWidth > document.documentElement.clientWidth,
@@ -52,7 +40,7 @@ try {
       }));
     }
     if (screenshot) await page.screenshot({ path: screenshot });
-    console.log(JSON.stringify({ page: number, status: answer.status(), bytes: (await answer.text().catch(() => "")).length, origins: [...new Set(asked)], complaints, findings, html, ...seen }));
+    console.log(JSON.stringify({ page: number, status: answer.status(), bytes: (await answer.text().catch(() => "")).length, origins: [...new Set(asked)], complaints, findings: broken, html, ...seen }));
     await page.close();
   }
 } finally {

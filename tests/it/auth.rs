@@ -748,13 +748,19 @@ fn an_issuer_that_is_not_the_one_or_makes_no_sense_gives_no_keys() {
     assert_eq!(elsewhere.paths(), [""; 0], "redirects are not followed");
 }
 
-#[test]
-fn an_issuer_that_does_not_answer_delays_a_request_briefly() {
+/// A handler whose issuer was asked and has not answered.
+fn with_a_silent_issuer(data: &Directory) -> (Issuer, Handler) {
     let issuer = Issuer::start();
     issuer.feels(Mood::Silent);
-    let data = Directory::new();
-    let mut handler = Handler::start(data.path(), &settings(&issuer.url));
+    let handler = Handler::start(data.path(), &settings(&issuer.url));
     issuer.wait_until_asked(DISCOVERY, 1);
+    (issuer, handler)
+}
+
+#[test]
+fn an_issuer_that_does_not_answer_delays_a_request_briefly() {
+    let data = Directory::new();
+    let (issuer, mut handler) = with_a_silent_issuer(&data);
     let started = Instant::now();
 
     assert_eq!(submit(&handler, "SLOW-1", &issuer.token("alice", BOTH)).status, 503);
@@ -765,11 +771,8 @@ fn an_issuer_that_does_not_answer_delays_a_request_briefly() {
 
 #[test]
 fn a_slow_issuer_is_read_in_the_background() {
-    let issuer = Issuer::start();
-    issuer.feels(Mood::Silent);
     let data = Directory::new();
-    let mut handler = Handler::start(data.path(), &settings(&issuer.url));
-    issuer.wait_until_asked(DISCOVERY, 1);
+    let (issuer, mut handler) = with_a_silent_issuer(&data);
     let started = Instant::now();
 
     // Each waits for a while, and together longer than a request may.

@@ -26,15 +26,10 @@ fn telling(data: &Path, receiver: &Fake, settings: &[(&str, &str)]) -> Handler {
     Handler::start(data, &[&[("CALLBACK_URL", url.as_str()), ("CALLBACK_SECRET", SECRET)], settings].concat())
 }
 
-fn sweep(handler: &Handler) {
-    let swept = handler.invoke("OrderSweeper", &json!({ "Data": {}, "Metadata": {} }));
-    assert_eq!(swept.status, 200, "{swept:?}");
-}
-
 /// Sweeps until the receiver has heard this number of requests.
 fn sweep_until_heard(handler: &Handler, receiver: &Fake, requests: usize) -> Vec<Heard> {
     eventually("the receiver is told", || {
-        sweep(handler);
+        handler.sweep();
         Some(receiver.heard()).filter(|heard| heard.len() >= requests)
     })
 }
@@ -164,7 +159,7 @@ fn a_callback_is_tried_again_under_its_id_and_a_redirect_is_not_followed() {
     assert!(heard.iter().all(|one| one.headers["webhook-id"] == heard[0].headers["webhook-id"]), "{heard:?}");
     assert!(elsewhere.heard().is_empty());
     assert_eq!((told.get("dueAt"), &told["schemaVersion"]), (None, &json!(3)));
-    sweep(&handler);
+    handler.sweep();
     let (next, message) = submit(&handler, "CB-4-next");
     assert_eq!(handler.process(&message).status, 200);
     until(data.path(), &next, "delivered", 1);
@@ -236,7 +231,7 @@ fn a_handler_that_is_killed_while_it_tells_is_followed_by_one_that_tells_under_t
     receiver.until_heard(1);
     handler.program.kill();
     let handler = telling(data.path(), &receiver, &[]);
-    sweep(&handler);
+    handler.sweep();
     make_due(data.path());
 
     let heard = sweep_until_heard(&handler, &receiver, 2);

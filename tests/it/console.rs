@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::foreign::{App, send, tell};
 use crate::page::driven;
-use crate::support::{Directory, Host, PATIENCE, Response, eventually, hopeless, order, request};
+use crate::support::{Directory, Host, PATIENCE, Response, eventually, hopeless, order, raw, request};
 
 const API: &str = "/admin/console/api";
 const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
@@ -29,16 +29,6 @@ fn act(host: &Host, path: &str, body: &Value) -> Response {
 fn invocations_of(host: &Host, function: &str) -> Vec<Value> {
     let all = read(host, "invocations")["invocations"].take();
     serde_json::from_value::<Vec<Value>>(all).unwrap().into_iter().filter(|one| one["function"] == function).collect()
-}
-
-/// An answer to a request that is written as it is: a client library would correct its `Host`.
-fn raw(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 #[test]

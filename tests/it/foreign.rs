@@ -126,7 +126,7 @@ pub fn handler_process(host: &Host) -> u32 {
 
 /// How many lines of the host contain this.
 pub fn logged(host: &Host, text: &str) -> usize {
-    host.program.lines().iter().filter(|line| line.contains(text)).count()
+    host.program.lines_with(text).len()
 }
 
 fn cases() -> Vec<Value> {

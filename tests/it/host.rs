@@ -7,16 +7,11 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 
 use crate::foreign::{App, handler_process, send, tell};
-use crate::support::{Directory, Host, PATIENCE, Program, eventually, order, request};
+use crate::support::{self, Directory, Host, PATIENCE, Program, eventually, order, request};
 
 /// Sends these lines and this body, and reads until the host closes.
 fn raw(host: &Host, head: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", host.port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{}\r\nHost: localhost:7071\r\nConnection: close\r\n\r\n{body}", head.replace('\n', "\r\n")).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8(answer).unwrap()
+    support::raw(host.port, &format!("{}\r\nHost: localhost:7071\r\nConnection: close\r\n\r\n{body}", head.replace('\n', "\r\n")))
 }
 
 fn status(answer: &str) -> u16 {

@@ -118,7 +118,7 @@ fn is_refused(answer: &Answer) {
 }
 
 fn logged(handler: &Handler, text: &str) -> Vec<String> {
-    handler.program.lines().into_iter().filter(|line| line.contains(text)).collect()
+    handler.program.lines_with(text)
 }
 
 fn is_silent_about(handler: &Handler, secrets: &[&str]) {

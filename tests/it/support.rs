@@ -1,7 +1,8 @@
 //! Starts the real programs, talks to them, and ends them.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,6 +90,11 @@ impl Program {
     /// Everything it has printed so far, both streams.
     pub fn lines(&self) -> Vec<String> {
         self.output.0.lock().unwrap().clone()
+    }
+
+    /// The lines so far that contain `text`.
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
+        self.lines().into_iter().filter(|line| line.contains(text)).collect()
     }
 
     /// Waits for a line that contains `text`.
@@ -361,10 +367,28 @@ impl Handler {
         Answer::of(&self.invoke("OrderList", &http_envelope("GET", &url, &json!({}), None, &[])))
     }
 
+    /// Runs `OrderSweeper` as its timer does.
+    pub fn sweep(&self) -> Response {
+        let timer = json!({ "Data": { "timer": { "Schedule": { "AdjustForDST": true }, "ScheduleStatus": null, "IsPastDue": false } }, "Metadata": {} });
+        let swept = self.invoke("OrderSweeper", &timer);
+        assert_eq!(swept.status, 200, "{swept:?}");
+        swept
+    }
+
     /// Invokes `OrderProcessor` with a message text; the status that decides between complete and abandon.
     pub fn process(&self, message: &str) -> Response {
         self.invoke("OrderProcessor", &queue_envelope(message))
     }
+}
+
+/// Everything that the program on this port answers to the bytes of a request, which asks for the end of the connection.
+pub fn raw(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 pub fn http_envelope(method: &str, url: &str, params: &Value, body: Option<&str>, headers: &[(&str, &str)]) -> Value {

@@ -14,10 +14,7 @@ use crate::support::{Directory, Handler, Host, events, eventually, http_envelope
 const SOON: (&str, &str) = ("OVERDUE_AFTER", "100ms");
 
 fn sweep(handler: &Handler) -> Vec<String> {
-    let timer = json!({ "Data": { "timer": { "Schedule": { "AdjustForDST": true }, "ScheduleStatus": null, "IsPastDue": false } }, "Metadata": {} });
-    let response = handler.invoke("OrderSweeper", &timer);
-    assert_eq!(response.status, 200, "{response:?}");
-    let messages = response.json()["Outputs"]["orderMessage"].clone();
+    let messages = handler.sweep().json()["Outputs"]["orderMessage"].clone();
     messages.as_array().map(|messages| messages.iter().map(|text| text.as_str().unwrap().to_owned()).collect()).unwrap_or_default()
 }
 
