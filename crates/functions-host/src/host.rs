@@ -155,12 +155,10 @@ pub async fn run(
 
     let (plan, notice) = plan(&options, &app, &data, address, rest_address, environment)?;
     tell(notice.as_slice());
+    let mut handlers = environment.clone();
+    handlers.extend((plan.launch)(plan.port).environment);
     let warnings = match options.check {
-        Some(check) if is_named(&plan.executable, options.own_handler) => {
-            let mut handlers = environment.clone();
-            handlers.extend((plan.launch)(plan.port).environment);
-            check(&app.root, &app.settings, &handlers)?
-        }
+        Some(check) if is_named(&plan.executable, options.own_handler) => check(&app.root, &app.settings, &handlers)?,
         _ => Vec::new(),
     };
     let open = data.clone();
@@ -178,11 +176,7 @@ pub async fn run(
     let rest = Arc::new(Rest::new(&app, environment, broker.clone(), rest_address));
     info!("the queue also answers the REST protocol of Service Bus, at http://{rest_address}");
     let (stay, leaving) = watch::channel(());
-    let panel = options.panel.filter(|_| address.ip().is_loopback()).map(|make| {
-        let mut handlers = environment.clone();
-        handlers.extend((plan.launch)(plan.port).environment);
-        make(&data, &broker, &handlers)
-    });
+    let panel = options.panel.filter(|_| address.ip().is_loopback()).map(|make| make(&data, &broker, &handlers));
     let filter = arguments.log.as_ref().map(|about| {
         let names: Vec<&str> = app.functions.iter().map(|function| function.name.as_str()).collect();
         Arc::new(LogFilter::new(about, &names))
@@ -262,7 +256,7 @@ impl Host {
         let Self { data, watch, dispatcher, functions, front, name, panel, rest, drain_timeout, mut ended, stay } = self;
         let is_forwarding = functions.iter().any(|function| function.forwards);
         let (stop_sender, stopping) = watch::channel(false);
-        // For a browser on this machine; whatever else can reach the port must not have it.
+        // For a browser on this machine; another machine that reaches the port must not have it.
         let console = address.ip().is_loopback().then(|| {
             let facts = Facts { port: address.port(), name, data: data.display().to_string() };
             Arc::new(Console::new(app, Arc::clone(&dispatcher), functions.clone(), panel, facts, stopping.clone()))

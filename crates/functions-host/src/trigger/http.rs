@@ -46,7 +46,7 @@ type HttpResponse = Response<Full<Bytes>>;
 pub(crate) struct Front {
     dispatcher: Arc<Dispatcher>,
     functions: Vec<Arc<Callable>>,
-    /// The functions as their files describe them, for those who ask.
+    /// The functions as their files describe them, for `GET /admin/functions`.
     listed: Vec<admin::Listed>,
     routes: Vec<Entry>,
     prefix: String,
