@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::app_files::{APP, HOST};
 use crate::domain::form::Rules;
+use crate::domain::json::Json;
 
 /// The schema without `--schema`.
 const SCHEMA: &str = include_str!("../../examples/report.schema.json");
@@ -183,7 +184,8 @@ impl Order {
                 )
             })
             .collect();
-        let mistakes = schema.rules.iter().flat_map(|rules| rules.mistakes(&self.sample, MAX_MISTAKES));
+        let sample = Json::parse(&self.sample).unwrap_or(Json::Null);
+        let mistakes = schema.rules.iter().flat_map(|rules| rules.mistakes(&sample, MAX_MISTAKES));
         let mistakes: Vec<_> = mistakes.map(|mistake| format!("{} {}", mistake.pointer, mistake.detail)).collect();
         if !mistakes.is_empty() {
             notes.push(format!(

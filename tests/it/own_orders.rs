@@ -191,14 +191,18 @@ fn an_order_is_what_the_schema_says_and_every_mistake_is_told_at_once() {
 #[test]
 fn no_key_shows_the_schema_another_order_than_is_recorded() {
     let app = with_schema(&json!({
-        "type": "object", "required": ["id", "from", "pages"], "properties": { "pages": { "type": "integer" } },
+        "type": "object", "required": ["id", "from", "pages"],
+        "properties": { "pages": { "type": "integer" }, "x": { "items": { "additionalProperties": false } } },
     }));
     let data = Directory::new();
     let handler = Handler::start(data.path(), &schema_settings(&app));
 
-    for pages in [r#""pages":{"$serde_json::private::RawValue":"3"}"#, r#""x":[{"\u0024serde_json::private::RawValue":"]["}]"#] {
-        let answer = handler.ingress(Some(&format!(r#"{{"id":"1","from":"c",{pages}}}"#)), &[]);
-        assert_eq!(places(&answer), [""], "{pages}");
+    for (members, place) in [
+        (r#""pages":{"$serde_json::private::RawValue":"3"}"#, "/pages"),
+        (r#""pages":3,"x":[{"\u0024serde_json::private::RawValue":"]["}]"#, "/x/0/$serde_json::private::RawValue"),
+    ] {
+        let answer = handler.ingress(Some(&format!(r#"{{"id":"1","from":"c",{members}}}"#)), &[]);
+        assert_eq!(places(&answer), [place], "{members}");
     }
     assert_eq!(listed(&handler).len(), 0);
 }

@@ -1,6 +1,7 @@
 //! The JSON Schema (2020-12) of an order: compiled once, then checked without network and without backtracking.
 
 mod cost;
+mod instance;
 mod reference;
 mod words;
 
@@ -12,8 +13,10 @@ use jsonschema::{Draft, PatternOptions, Retrieve, Uri, ValidationError, Validato
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use waybill_domain::form::Rules;
+use waybill_domain::json::Json;
 use waybill_domain::order::Violation;
 
+use crate::instance::Instance;
 pub use crate::reference::resolve;
 
 /// Largest file of a schema, in bytes: a larger one is not a schema written by people.
@@ -44,7 +47,7 @@ const NOT_IN_PATHS: &AsciiSet = &NOT_IN_FRAGMENTS.add(b'?');
 /// A schema that is ready to check orders.
 #[derive(Debug)]
 pub struct Schema {
-    validator: Validator,
+    validator: Validator<Instance>,
     /// Most looks at one value and at the values on one way down from it.
     looks: u64,
     documents: Vec<(String, Value)>,
@@ -62,7 +65,7 @@ impl Schema {
             ));
         }
         let read_files = Arc::new(Mutex::new(vec![(name.clone(), root.clone())]));
-        let validator = jsonschema::options()
+        let validator = jsonschema::options_for::<Instance>()
             .with_draft(Draft::Draft202012)
             .with_base_uri(format!("{SCHEME}:/{}", utf8_percent_encode(&name, NOT_IN_PATHS)))
             .with_retriever(Beside { directory, read_files: Arc::clone(&read_files) })
@@ -77,18 +80,14 @@ impl Schema {
 }
 
 impl Rules for Schema {
-    fn mistakes(&self, order: &str, most: usize) -> Vec<Violation> {
-        // The text is JSON, as its reader has found, so this does not happen; an order that cannot be checked must not pass.
-        let Ok(order) = serde_json::from_str::<Value>(order) else {
-            return vec![Violation { pointer: String::new(), detail: "cannot be checked against the schema".into() }];
-        };
-        if self.validator.is_valid(&order) {
+    fn mistakes(&self, order: &Json<'_>, most: usize) -> Vec<Violation> {
+        if self.validator.is_valid(order) {
             return Vec::new();
         }
-        if values(&order).saturating_mul(self.looks) > MAX_WORK {
-            return self.validator.validate(&order).err().iter().flat_map(words::violations).take(most).collect();
+        if values(order).saturating_mul(self.looks) > MAX_WORK {
+            return self.validator.validate(order).err().iter().flat_map(words::violations).take(most).collect();
         }
-        self.validator.iter_errors(&order).flat_map(|error| words::violations(&error)).take(most).collect()
+        self.validator.iter_errors(order).flat_map(|error| words::violations(&error)).take(most).collect()
     }
 
     fn documents(&self) -> &[(String, Value)] {
@@ -97,10 +96,10 @@ impl Rules for Schema {
 }
 
 /// The number of values in an order.
-fn values(order: &Value) -> u64 {
+fn values(order: &Json<'_>) -> u64 {
     1 + match order {
-        Value::Array(elements) => elements.iter().map(values).sum(),
-        Value::Object(members) => members.values().map(values).sum(),
+        Json::Array(elements) => elements.iter().map(values).sum(),
+        Json::Object(members) => members.iter().map(|(_, value)| values(value)).sum(),
         _ => 0,
     }
 }
