@@ -101,8 +101,9 @@ impl Telemetry {
                 .with_location(false)
                 .with_threads(false)
                 .with_tracked_inactivity(false);
-            // What becomes of an order is an event of the span in which it happens.
-            let filter = Targets::new().with_target(SPANS, LevelFilter::INFO).with_target("waybill::order", LevelFilter::INFO);
+            // What becomes of an order, and of its callback, is an event of the span in which it happens.
+            let told = [SPANS, "waybill::order", "waybill::functions::callbacks"];
+            let filter = Targets::new().with_targets(told.map(|target| (target, LevelFilter::INFO)));
             layers.push(spans.with_filter(filter).boxed());
             telemetry.traces = Some(provider);
             trace::turn_on();

@@ -17,7 +17,10 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url};
+use serving::trace::{self, SPANS};
 use sha2::Sha256;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 
 use crate::config::callback::{self, Secret};
 use crate::config::public_address::is_public;
@@ -48,6 +51,17 @@ impl Sender {
     pub async fn send(&self, url: &Url, id: &str, now: Timestamp, body: String) -> Told {
         let client = if callback::is_loopback(url) { &self.loopback } else { &self.internet };
         let seconds = now.as_milliseconds() / 1000;
+        // The receiver is told nothing of our trace, and the span nothing of the URL, which may have a secret in it.
+        let span = info_span!(
+            target: SPANS,
+            "call",
+            otel.name = "POST",
+            otel.kind = "client",
+            http.request.method = "POST",
+            server.address = url.host_str(),
+            http.response.status_code = Empty,
+            error.type = Empty
+        );
         let request = client
             .post(url.clone())
             .header(CONTENT_TYPE, "application/json")
@@ -55,18 +69,25 @@ impl Sender {
             .header("webhook-timestamp", seconds)
             .header("webhook-signature", signatures(&self.secrets, id, seconds, &body))
             .body(body);
-        match tokio::time::timeout(TRY, request.send()).await {
-            Err(_) => Told::Failed("timeout".into(), None),
-            Ok(Err(error)) => Told::Failed(code(&error).into(), None),
-            Ok(Ok(response)) => match response.status() {
-                status if status.is_success() => Told::Delivered,
-                StatusCode::GONE => Told::Gone,
-                status => {
-                    let may_ask = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-                    let asked = outbound::http::retry_after(response.headers()).filter(|_| may_ask);
-                    Told::Failed(format!("http_{}", status.as_u16()), asked)
-                }
-            },
+        let failed = |code: &str, asked| {
+            span.record("error.type", code);
+            trace::fail(&span, "the callback was not delivered");
+            Told::Failed(code.into(), asked)
+        };
+        let response = match tokio::time::timeout(TRY, request.send()).instrument(span.clone()).await {
+            Err(_) => return failed("timeout", None),
+            Ok(Err(error)) => return failed(code(&error), None),
+            Ok(Ok(response)) => response,
+        };
+        span.record("http.response.status_code", response.status().as_u16());
+        match response.status() {
+            status if status.is_success() => Told::Delivered,
+            StatusCode::GONE => Told::Gone,
+            status => {
+                let may_ask = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+                let asked = outbound::http::retry_after(response.headers()).filter(|_| may_ask);
+                failed(&format!("http_{}", status.as_u16()), asked)
+            }
         }
     }
 }

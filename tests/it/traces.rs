@@ -143,6 +143,29 @@ fn a_sweep_is_linked_to_the_order_that_it_sends_again() {
 }
 
 #[test]
+fn a_callback_is_linked_to_the_order_whose_end_it_tells() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let receiver = Fake::answering(|_, _| reply(500, &[], ""));
+    let url = format!("{}/hooks?token=t0p-secret", receiver.url);
+    let secret = ("CALLBACK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+    let handler = Handler::start(data.path(), &[("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("CALLBACK_URL", &url), secret]);
+    let (id, message) = handler.ingress(Some(&order("T-4").to_string()), &[("traceparent", CLIENT)]).accepted();
+    assert_eq!(handler.process(&message).status, 200);
+
+    let spans = collector.spans_with(&["OrderIngress", "callback", "POST"]);
+    let (ingress, callback, call) = (named(&spans, "OrderIngress"), named(&spans, "callback"), named(&spans, "POST"));
+    assert_eq!(callback.links.iter().map(|link| &link.span_id).collect::<Vec<_>>(), [&ingress.span_id]);
+    assert_eq!(attributes(&callback.attributes)["waybill.order.tracking_id"], id);
+    assert_eq!(callback.events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), ["callback not delivered; it is tried again"]);
+    assert_eq!((&call.trace_id, &call.parent_span_id), (&callback.trace_id, &callback.span_id));
+    let told = attributes(&call.attributes);
+    assert_eq!((told["server.address"].as_str(), told["http.response.status_code"].as_str()), ("127.0.0.1", "500"));
+    assert!(!format!("{spans:?}").contains("t0p"), "the URL may have a secret in it");
+    assert!(receiver.heard().iter().all(|heard| !heard.headers.contains_key("traceparent")), "it is another's trace");
+}
+
+#[test]
 fn log_records_name_their_trace_and_nothing_holds_what_a_customer_sent_or_a_secret() {
     let data = Directory::new();
     let collector = Collector::new();

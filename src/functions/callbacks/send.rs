@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serving::failpoint;
+use serving::trace::{self, SPANS};
 use tokio::sync::Semaphore;
-use tracing::{info, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use crate::domain::callback::{self, Next, Told};
 use crate::domain::record::{NoticeState, Record};
@@ -85,14 +86,17 @@ async fn begin(app: &Arc<App>, slots: &Arc<Semaphore>, tracking_id: TrackingId, 
         return;
     }
     let (app, running, stuck) = (Arc::clone(app), app.running.enter(), Arc::clone(stuck));
-    tokio::spawn(async move {
+    let span = info_span!(target: SPANS, "callback", waybill.order.tracking_id = %tracking_id);
+    let told = async move {
         let _held = (slot, running);
         let Some(store) = app.store.get() else { return };
         if let Err(error) = tell(&app, store, tracking_id).await {
             stuck.fetch_add(1, Ordering::Relaxed);
+            trace::fail(&Span::current(), "a callback could not be recorded");
             warn!(order.tracking_id = %tracking_id, %error, "a callback could not be recorded; the sweeper looks again");
         }
-    });
+    };
+    tokio::spawn(told.instrument(span));
 }
 
 /// One try: read, decide, write, send, write. The write before it sends is refused if another process tries, or if the order is put back on
@@ -101,6 +105,9 @@ async fn tell(app: &App, store: &StatusStore, tracking_id: TrackingId) -> Result
     let Some(found) = store.read_latest(tracking_id).await? else { return Ok(()) };
     if !callback::is_due(&found.record, store.now()) {
         return Ok(());
+    }
+    if let Some(origin) = &found.record.metadata.traceparent {
+        trace::link(&Span::current(), origin);
     }
     let target = app.callbacks.target(&found.record);
     let _place = match &target {
