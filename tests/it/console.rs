@@ -365,6 +365,25 @@ fn the_record_of_an_order_tells_the_host_of_its_callback_only() {
 }
 
 #[test]
+fn an_invocation_shows_what_the_handler_printed_about_it() {
+    let data = Directory::new();
+    for form in ["short", "text"] {
+        let host = Host::start(data.path(), &[("LOG_FORMAT", form)]);
+        let id = host.submit(&order(form));
+        host.ended(&id);
+
+        for (function, text) in [("OrderIngress", "accepted"), ("OrderProcessor", "completed")] {
+            eventually("the line is shown", || {
+                let invocations = invocations_of(&host, function);
+                let lines = invocations[0]["lines"].as_array().unwrap();
+                let is_it = |line: &Value| line.as_str().is_some_and(|line| line.contains(text) && line.contains(&id[..8]));
+                lines.iter().any(is_it).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
 fn invocations_name_the_start_that_counts_them() {
     let data = Directory::new();
     let start = || {

@@ -1,8 +1,8 @@
-//! Recent activity of the host: its latest invocations and the runs of its timers, in bounded memory.
+//! Recent activity of the host: its latest invocations with the lines about them, and the runs of its timers, in bounded memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -10,10 +10,17 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::report::Asked;
+use crate::report::{Asked, Reports};
+use crate::words;
 
 /// Invocations that are kept, the latest ones.
 const KEPT: usize = 500;
+/// Latest lines of the handler that are kept for invocations whose answer says which order a line is about.
+const HEARD: usize = 512;
+/// Longest time after the end of an invocation in which a line is taken for it: the line and the answer go different ways.
+pub(crate) const LAST_LINE: Duration = Duration::from_millis(300);
+/// Bytes of an invocation, or of its answer, that are searched for ids.
+const SEARCHED: usize = 64 * 1024;
 /// Log lines that are kept of one invocation, the first ones.
 const LINES: usize = 40;
 /// Bytes that are kept of one log line, or of the reason of a failure.
@@ -22,6 +29,8 @@ const LINE: usize = 400;
 /// What the host did lately.
 #[derive(Debug)]
 pub(crate) struct Activity {
+    /// Reports that clients asked for.
+    pub(crate) reports: Reports,
     state: Mutex<State>,
     /// Number of changes so far. Watchers that miss some see the latest.
     revision: watch::Sender<u64>,
@@ -32,8 +41,20 @@ struct State {
     /// Number of the next invocation.
     next: u64,
     invocations: VecDeque<Entry>,
+    /// Number of the latest line.
+    latest_line: u64,
+    /// Latest lines of the handler.
+    heard: VecDeque<Line>,
     tallies: BTreeMap<String, Tally>,
     timers: BTreeMap<String, TimerRuns>,
+}
+
+/// A line of the handler.
+#[derive(Debug)]
+struct Line {
+    number: u64,
+    at: Instant,
+    text: String,
 }
 
 /// Invocations of one function since the start.
@@ -84,13 +105,43 @@ struct Entry {
     deliveries: Option<u32>,
     by_hand: bool,
     at: Timestamp,
-    milliseconds: Option<u64>,
+    started: Instant,
+    duration: Option<Duration>,
     /// Outcome; `None` while the invocation runs.
     outcome: Option<Outcome>,
     reason: Option<String>,
     sent: Map<String, Value>,
-    lines: Vec<String>,
+    /// Its id, and those in its request and its answer: a line with one of them is about it.
+    ids: BTreeSet<Uuid>,
+    /// Lines about it, by their number.
+    lines: BTreeMap<u64, String>,
+    latest_line: u64,
     lines_left_out: u64,
+}
+
+impl Entry {
+    /// Whether a line of this moment may be about it.
+    fn is_open(&self, at: Instant) -> bool {
+        self.started <= at && self.duration.is_none_or(|duration| at <= self.started + duration + LAST_LINE)
+    }
+
+    /// Takes a line of the handler, if it is about this invocation.
+    fn hear(&mut self, line: &Line) -> bool {
+        let is_new = self.is_open(line.at) && !self.lines.contains_key(&line.number) && words::has_any(&line.text, &self.ids);
+        if is_new {
+            self.line(line.number, &line.text);
+        }
+        is_new
+    }
+
+    fn line(&mut self, number: u64, text: &str) {
+        if self.lines.len() < LINES {
+            self.lines.insert(number, cut(text));
+        } else if self.latest_line < number {
+            self.lines_left_out += 1;
+        }
+        self.latest_line = self.latest_line.max(number);
+    }
 }
 
 /// How an invocation ended.
@@ -105,7 +156,7 @@ pub(crate) enum Outcome {
 impl Activity {
     /// No activity yet.
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), revision: watch::channel(0).0 })
+        Arc::new(Self { reports: Reports::default(), state: Mutex::default(), revision: watch::channel(0).0 })
     }
 
     /// Notes the begin of an invocation.
@@ -127,17 +178,40 @@ impl Activity {
                 deliveries,
                 by_hand,
                 at: Timestamp::now(),
-                milliseconds: None,
+                started: Instant::now(),
+                duration: None,
                 outcome: None,
                 reason: None,
                 sent: Map::new(),
-                lines: Vec::new(),
+                ids: BTreeSet::from([id]),
+                lines: BTreeMap::new(),
+                latest_line: 0,
                 lines_left_out: 0,
             });
             state.tallies.entry(function.to_owned()).or_default().running += 1;
             number
         };
-        Running { activity: Arc::clone(self), function: function.to_owned(), number, started: Instant::now(), is_over: false, report }
+        Running { activity: Arc::clone(self), function: function.to_owned(), number, is_over: false, report }
+    }
+
+    /// Takes a line that the handler printed: it belongs to every invocation that runs and has an id in common with it.
+    pub(crate) fn heard(&self, line: &[u8]) {
+        self.reports.line(line);
+        let text = String::from_utf8_lossy(line);
+        let text = words::without_colours(text.trim_end());
+        let mut state = self.state.lock();
+        let State { latest_line, heard, invocations, .. } = &mut *state;
+        *latest_line += 1;
+        let line = Line { number: *latest_line, at: Instant::now(), text: text.into_owned() };
+        for entry in invocations.iter_mut().rev() {
+            if entry.hear(&line) {
+                entry.changed = self.changed();
+            }
+        }
+        if heard.len() == HEARD {
+            heard.pop_front();
+        }
+        heard.push_back(line);
     }
 
     /// Notes the runs of a timer.
@@ -181,15 +255,17 @@ impl Activity {
     }
 
     fn change(&self, number: u64, change: impl FnOnce(&mut Entry)) {
-        let mut state = self.state.lock();
-        let first = state.invocations.front().map_or(0, |entry| entry.number);
-        let place = number.checked_sub(first).and_then(|place| usize::try_from(place).ok());
-        // Later invocations may have taken the place of this one.
-        if let Some(entry) = place.and_then(|place| state.invocations.get_mut(place)) {
+        if let Some(entry) = entry(&mut self.state.lock().invocations, number) {
             change(entry);
             entry.changed = self.changed();
         }
     }
+}
+
+/// The entry of this number, unless later ones have taken its place.
+fn entry(invocations: &mut VecDeque<Entry>, number: u64) -> Option<&mut Entry> {
+    let place = number.checked_sub(invocations.front()?.number)?;
+    invocations.get_mut(usize::try_from(place).ok()?)
 }
 
 /// An invocation that runs. One that is dropped without an end has failed: the host stops.
@@ -198,24 +274,42 @@ pub(crate) struct Running<'a> {
     activity: Arc<Activity>,
     function: String,
     number: u64,
-    started: Instant,
     is_over: bool,
     report: Option<&'a Asked>,
 }
 
 impl Running<'_> {
+    /// Takes the bytes of the invocation, or of its answer, for the ids in them.
+    pub(crate) fn saw(&self, text: &[u8]) {
+        if let Some(report) = self.report {
+            report.saw(text);
+        }
+        let ids = words::ids(&String::from_utf8_lossy(&text[..text.len().min(SEARCHED)]));
+        let mut state = self.activity.state.lock();
+        let State { heard, invocations, .. } = &mut *state;
+        if let Some(entry) = entry(invocations, self.number) {
+            entry.ids.extend(ids);
+            // Lines that came before the answer told what they are about.
+            let before = heard.iter().rev().take_while(|line| line.at >= entry.started).count();
+            let mut own = heard.iter().skip(heard.len() - before).filter(|line| entry.hear(line));
+            if own.by_ref().count() > 0 {
+                entry.changed = self.activity.changed();
+            }
+        }
+    }
+
     /// Notes a log line that the handler told.
     pub(crate) fn line(&self, line: &str) {
         if let Some(report) = self.report {
             report.logged(line);
         }
-        self.activity.change(self.number, |entry| {
-            if entry.lines.len() < LINES {
-                entry.lines.push(cut(line));
-            } else {
-                entry.lines_left_out += 1;
-            }
-        });
+        let mut state = self.activity.state.lock();
+        state.latest_line += 1;
+        let number = state.latest_line;
+        if let Some(entry) = entry(&mut state.invocations, self.number) {
+            entry.line(number, line);
+            entry.changed = self.activity.changed();
+        }
     }
 
     /// Notes that messages of an output were sent; `bodies` are theirs, which only a report has.
@@ -247,7 +341,6 @@ impl Running<'_> {
         if let (Some(report), Outcome::Completed(_)) = (self.report, outcome) {
             report.ended(None);
         }
-        let milliseconds = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if let Some(tally) = self.activity.state.lock().tallies.get_mut(&self.function) {
             tally.running -= 1;
             match outcome {
@@ -257,7 +350,7 @@ impl Running<'_> {
         }
         self.activity.change(self.number, |entry| {
             entry.outcome = Some(outcome);
-            entry.milliseconds = Some(milliseconds);
+            entry.duration = Some(entry.started.elapsed());
         });
     }
 }
@@ -284,12 +377,12 @@ fn shown(entry: &Entry) -> Value {
         "deliveries": entry.deliveries,
         "byHand": entry.by_hand,
         "at": entry.at.to_string(),
-        "milliseconds": entry.milliseconds,
+        "milliseconds": entry.duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
         "outcome": outcome,
         "status": status,
         "reason": entry.reason,
         "sent": entry.sent,
-        "lines": entry.lines,
+        "lines": entry.lines.values().collect::<Vec<_>>(),
         "linesLeftOut": entry.lines_left_out,
     })
 }
@@ -328,6 +421,44 @@ mod tests {
         assert!(invocations[0]["lines"][0].as_str().unwrap().len() <= LINE);
         let Tally { completed, failed, running } = activity.tally_of("Work");
         assert_eq!((completed, failed, running), (KEPT as u64, 1, 0));
+    }
+
+    #[test]
+    fn lines_of_the_handler_go_to_the_invocations_that_they_are_about() {
+        let activity = Activity::new();
+        let lines = |place: usize| activity.since(0)["invocations"][place]["lines"].clone();
+        let (order, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let earlier = format!("before anything {order}");
+        activity.heard(earlier.as_bytes());
+        let ingress = begin(&activity);
+        let id = activity.since(0)["invocations"][0]["id"].as_str().unwrap().to_owned();
+        ingress.saw(b"an order without an id");
+        // The order's id is known from the answer alone, and the lines come first.
+        let (accepted, answered) =
+            (format!("\x1b[32morder accepted\x1b[0m {}\n", &order.to_string()[..8]), format!("answered {id} {order}\n"));
+        activity.heard(accepted.as_bytes());
+        activity.heard(answered.as_bytes());
+        activity.heard(format!("order claimed {other}\n").as_bytes());
+        assert_eq!(lines(0), json!([answered.trim_end()]));
+        ingress.line("told in the answer");
+        ingress.saw(format!(r#"{{"trackingId":"{order}"}}"#).as_bytes());
+        ingress.saw(format!(r#"{{"trackingId":"{order}"}}"#).as_bytes());
+        let all = json!([format!("order accepted {}", &order.to_string()[..8]), answered.trim_end(), "told in the answer"]);
+        assert_eq!(lines(0), all);
+        ingress.end(Outcome::Completed(Some(202)));
+
+        let processor = begin(&activity);
+        processor.saw(order.to_string().as_bytes());
+        let revision = activity.since(0)["revision"].as_u64().unwrap();
+        let completed = format!("order completed {order}");
+        activity.heard(completed.as_bytes());
+        assert_eq!(lines(0), json!([completed]));
+        assert_eq!(activity.since(revision)["invocations"].as_array().unwrap().len(), 2, "the first has ended only just now");
+        drop(processor);
+        activity.state.lock().invocations.iter_mut().for_each(|entry| entry.started -= LAST_LINE * 2);
+        activity.heard(b"late");
+        activity.heard(completed.as_bytes());
+        assert_eq!(lines(0), json!([completed]));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::activity::{self, Activity, Begun, Running};
 use crate::app::function::{self, Output, Trigger};
 use crate::handler::client::{CallError, Handler, RawAnswer};
 use crate::log_filter::LogFilter;
-use crate::report::{Asked, Reports};
+use crate::report::Asked;
 use crate::service_bus::broker::{Broker, Outgoing, Properties};
 use crate::wire::answer::{self, Outcome, Outputs, Reply};
 use crate::wire::invocation::Sys;
@@ -65,8 +65,6 @@ pub(crate) struct Dispatcher {
     pub(crate) function_timeout: Option<Duration>,
     /// What runs and what ran lately.
     pub(crate) activity: Arc<Activity>,
-    /// Reports of invocations whose client asked for one.
-    pub(crate) reports: Arc<Reports>,
     /// What log lines are shown.
     pub(crate) filter: Option<Arc<LogFilter>>,
     /// Sender of which every running invocation holds a clone: once all are dropped, no invocation runs.
@@ -124,7 +122,7 @@ impl Dispatcher {
         let running = self.running.clone();
         let id = invocation.id.to_string();
         let noted = self.begin(function, invocation);
-        self.saw(function, invocation, &envelope);
+        self.saw(function, invocation, &noted, &envelope);
         let generation = OnceLock::new();
         let call = self.handler.invoke(&function.name, &id, envelope, &generation);
         let completing = self.complete(function, invocation, &noted, call);
@@ -145,11 +143,10 @@ impl Dispatcher {
         self.activity.begin(&Begun { id, function: &function.name, trigger, deliveries, by_hand, report })
     }
 
-    /// Takes the ids in the text of an invocation, or of its answer: lines with them are lines about it, for its report and for `--log`.
-    pub(crate) fn saw(&self, function: &Callable, invocation: &Invocation, text: &[u8]) {
-        if let Some(report) = &invocation.report {
-            report.saw(text);
-        }
+    /// Takes the ids in the text of an invocation, or of its answer: lines with them are lines about it, for the console, for its report
+    /// and for `--log`.
+    pub(crate) fn saw(&self, function: &Callable, invocation: &Invocation, noted: &Running<'_>, text: &[u8]) {
+        noted.saw(text);
         if let Some(filter) = &self.filter {
             filter.saw(invocation.id, &function.name, text);
         }
@@ -188,7 +185,7 @@ impl Dispatcher {
         let id = &invocation.id.to_string();
         let failed = |reason: &dyn std::fmt::Display| failed(function, invocation, Some(noted), reason);
         let answer = call.await.map_err(|error| failed(&error))?;
-        self.saw(function, invocation, &answer.body);
+        self.saw(function, invocation, noted, &answer.body);
         let content_type = answer.headers.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let outcome = match answer::decide(answer.status.as_u16(), content_type, &answer.body, &function.outputs) {
             Ok(answer::Answer::Completed(outcome)) => outcome,

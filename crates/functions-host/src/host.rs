@@ -36,7 +36,6 @@ use crate::handler;
 use crate::handler::replacing;
 use crate::handler::supervisor::{self, Launch, Plan, Supervisor};
 use crate::log_filter::LogFilter;
-use crate::report::Reports;
 use crate::service_bus::broker::{Broker, Rules};
 use crate::service_bus::rest::Rest;
 use crate::trigger::http::Front;
@@ -184,12 +183,12 @@ pub async fn run(
     if let Some(filter) = filter.clone() {
         output::only(move |line| filter.shows(line));
     }
-    let reports = Arc::new(Reports::default());
-    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, Arc::clone(&reports), leaving);
+    let activity = Activity::new();
+    let (handler, supervisor) = supervisor::prepare(plan, !arguments.content_length, Arc::clone(&activity), leaving);
     let (running, ended) = mpsc::channel(1);
     let queues = broker.clone();
-    let (function_timeout, activity) = (app.host.function_timeout, Activity::new());
-    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout, activity, reports, filter, running });
+    let function_timeout = app.host.function_timeout;
+    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout, activity, filter, running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command, address.ip().is_loopback()));
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::activity::LAST_LINE;
 use crate::words;
 
 /// Request header that asks for a report. The handler does not see it.
@@ -19,20 +20,20 @@ pub const ID: &str = "x-functions-host-invocation";
 const MOST: usize = 64;
 /// Bytes of the handler's lines that are kept for one report; the oldest lines make room.
 const MOST_BYTES: usize = 512 * 1024;
-/// Longest wait for the handler's line that names an invocation which has ended: the line and the answer go different ways.
-const LAST_LINE: Duration = Duration::from_millis(300);
 
 /// Reports that were asked for and not yet fetched. Only the client that asked knows the id of one.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Reports(Mutex<VecDeque<(Uuid, Arc<Report>)>>);
 
 /// Report of one invocation.
+#[derive(Debug)]
 pub(crate) struct Report {
     function: String,
     told: Mutex<Told>,
     changed: watch::Sender<()>,
 }
 
+#[derive(Debug)]
 struct Told {
     started: Instant,
     /// Ids that occur in the invocation or in its answer, and the id of the invocation: a line with one of them is about it.
@@ -47,6 +48,7 @@ struct Told {
 }
 
 /// End of an invocation: the reason of a failure.
+#[derive(Debug)]
 struct End {
     failure: Option<String>,
     duration: Duration,
@@ -147,6 +149,7 @@ impl Report {
 }
 
 /// The right to write a report; an invocation that ends without a word has broken down.
+#[derive(Debug)]
 pub(crate) struct Asked(Arc<Report>);
 
 impl Asked {
@@ -179,12 +182,6 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.ended(Some("the host broke off the invocation".into()));
-    }
-}
-
-impl std::fmt::Debug for Asked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Asked").field(&self.0.function).finish()
     }
 }
 

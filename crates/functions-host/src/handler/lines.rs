@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
-use crate::report::Reports;
+use crate::activity::Activity;
 
 /// Longest line that is kept together, in bytes.
 const LONGEST: usize = 64 * 1024;
@@ -20,13 +20,13 @@ pub(super) struct Lines(JoinSet<()>);
 
 impl Lines {
     /// Begins to read.
-    pub(super) fn of(child: &mut Child, reports: &Arc<Reports>) -> Self {
+    pub(super) fn of(child: &mut Child, activity: &Arc<Activity>) -> Self {
         let mut readers = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.spawn(pass(stdout, Arc::clone(reports), output::pass));
+            readers.spawn(pass(stdout, Arc::clone(activity), output::pass));
         }
         if let Some(stderr) = child.stderr.take() {
-            readers.spawn(pass(stderr, Arc::clone(reports), output::pass_error));
+            readers.spawn(pass(stderr, Arc::clone(activity), output::pass_error));
         }
         Self(readers)
     }
@@ -39,7 +39,7 @@ impl Lines {
 }
 
 /// Passes on whole lines, until the stream ends.
-async fn pass(mut stream: impl AsyncRead + Unpin, reports: Arc<Reports>, pass_on: fn(&[u8])) {
+async fn pass(mut stream: impl AsyncRead + Unpin, activity: Arc<Activity>, pass_on: fn(&[u8])) {
     let mut text = Vec::with_capacity(LONGEST);
     loop {
         let is_over = !matches!(stream.read_buf(&mut text).await, Ok(read) if read > 0);
@@ -49,14 +49,14 @@ async fn pass(mut stream: impl AsyncRead + Unpin, reports: Arc<Reports>, pass_on
             None => 0,
         };
         for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
-            reports.line(line);
+            activity.heard(line);
             pass_on(line);
         }
         text.drain(..whole);
         if is_over {
             if !text.is_empty() {
                 text.push(b'\n');
-                reports.line(&text);
+                activity.heard(&text);
                 pass_on(&text);
             }
             return;

@@ -11,10 +11,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+use crate::activity::Activity;
 use crate::handler::client::{self, FramedBody, Handler, HandlerClient, Phase, Running};
 use crate::handler::lines::Lines;
 use crate::handler::orphan::{self, kill_group};
-use crate::report::Reports;
 
 /// Time for the answer to the first probe.
 const FIRST_PROBE: Duration = Duration::from_secs(1);
@@ -72,8 +72,8 @@ pub(super) const LEFT: &str = "the host stops";
 /// Keeps the handler running.
 pub(crate) struct Supervisor {
     pub(super) plan: Plan,
-    /// Reports that take the handler's lines.
-    reports: Arc<Reports>,
+    /// Takes the handler's lines.
+    activity: Arc<Activity>,
     pub(super) client: HandlerClient,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) draining: watch::Sender<BTreeSet<u64>>,
@@ -83,14 +83,14 @@ pub(crate) struct Supervisor {
 }
 
 /// Prepares a supervisor without starting the handler. `chunked`: bodies are framed as in Azure, otherwise as under `func start`.
-pub(crate) fn prepare(plan: Plan, chunked: bool, reports: Arc<Reports>, leaving: watch::Receiver<()>) -> (Handler, Supervisor) {
+pub(crate) fn prepare(plan: Plan, chunked: bool, activity: Arc<Activity>, leaving: watch::Receiver<()>) -> (Handler, Supervisor) {
     let port = plan.port;
     let client = client::http_client();
     let (phase_sender, phase) = watch::channel(Phase::Starting);
     let (draining_sender, draining) = watch::channel(BTreeSet::new());
     let (kill_sender, kills) = mpsc::channel(16);
     let handler = Handler { client: client.clone(), port, chunked, phase, draining, kills: kill_sender };
-    (handler, Supervisor { plan, reports, client, phase: phase_sender, draining: draining_sender, kills, leaving })
+    (handler, Supervisor { plan, activity, client, phase: phase_sender, draining: draining_sender, kills, leaving })
 }
 
 impl Supervisor {
@@ -218,7 +218,7 @@ impl Supervisor {
         #[cfg(target_os = "linux")]
         die_with_parent(&mut command);
         let mut child = command.spawn()?;
-        let (group, lines) = (Group(child.id()), Lines::of(&mut child, &self.reports));
+        let (group, lines) = (Group(child.id()), Lines::of(&mut child, &self.activity));
         if let Some(process) = child.id() {
             orphan::write_down(process, &record)?;
         }

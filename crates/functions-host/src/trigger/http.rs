@@ -437,7 +437,7 @@ async fn forward(
     }
     let running = dispatcher.running.clone();
     let noted = dispatcher.begin(function, invocation);
-    dispatcher.saw(function, invocation, request.body());
+    dispatcher.saw(function, invocation, &noted, request.body());
     let generation = OnceLock::new();
     let call = async {
         let forwarded = dispatcher.handler.forward(request, target, &generation).await;

@@ -30,7 +30,7 @@ pub(crate) fn run(dispatcher: &Arc<Dispatcher>, function: &Arc<Callable>, input:
     };
     let envelope = envelope.ok_or(Refused::NoEnvelope)?;
     let id = invocation.id;
-    invocation.report = is_reported.then(|| dispatcher.reports.ask(id, &function.name));
+    invocation.report = is_reported.then(|| dispatcher.activity.reports.ask(id, &function.name));
     info!(function.name = function.name, invocation.id = %id, "run by hand");
     let (dispatcher, function) = (Arc::clone(dispatcher), Arc::clone(function));
     tokio::spawn(async move { dispatcher.invoke(&function, &invocation, envelope).await });

@@ -61,7 +61,7 @@ impl Front {
     pub(super) fn invocation(&self, function: &Callable, headers: &mut HeaderMap) -> Invocation {
         let mut invocation = Invocation::new();
         if headers.remove(report::ASK).is_some() && self.is_for_this_machine {
-            invocation.report = Some(self.dispatcher.reports.ask(invocation.id, &function.name));
+            invocation.report = Some(self.dispatcher.activity.reports.ask(invocation.id, &function.name));
         }
         invocation
     }
@@ -90,7 +90,7 @@ impl Front {
             }
             (&Method::GET, path) if path.starts_with(REPORTS) => {
                 let Ok(id) = path[REPORTS.len()..].parse() else { return empty(StatusCode::NOT_FOUND) };
-                match self.dispatcher.reports.take(id).await {
+                match self.dispatcher.activity.reports.take(id).await {
                     Some(report) => json_answer(StatusCode::OK, &report),
                     None => empty(StatusCode::NOT_FOUND),
                 }
