@@ -211,8 +211,10 @@ impl Call<'_> {
             http.request.method = request.method().as_str(),
             server.address = request.url().host_str(),
             server.port = request.url().port_or_known_default(),
-            http.response.status_code = Empty
+            http.response.status_code = Empty,
+            error.type = Empty
         );
+        let noted = trace::Request::of(&span);
         let traceparent = span.in_scope(trace::traceparent).and_then(|text| HeaderValue::try_from(text).ok());
         if let Some(traceparent) = traceparent {
             request.headers_mut().insert(TRACEPARENT, traceparent);
@@ -222,9 +224,9 @@ impl Call<'_> {
         let answer = self.client.execute(request).instrument(span.clone()).await;
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         METRICS.backend_duration.time((method, StatusClass::of_status(status)), started.elapsed());
-        match &answer {
-            Ok(answer) => drop(span.record("http.response.status_code", answer.status().as_u16())),
-            Err(_) => trace::fail(&span, "the backend could not be reached, or its answer broke off"),
+        match status {
+            Some(status) => noted.answered(status),
+            None => noted.unanswered("broken_off", "the backend could not be reached, or its answer broke off"),
         }
         answer
     }

@@ -22,6 +22,8 @@ pub(super) fn accepted(record: &Record) {
 
 /// An order's record changed, by a claim, a failed try, a request to cancel, or its end. Failures are warnings.
 pub(super) fn transition(record: &Record, text: &'static str) {
+    // While a worker has the order, the record has the failure of the try before.
+    let failure = record.error.as_ref().filter(|_| record.lease.is_none());
     macro_rules! line {
         ($level:ident) => {
             $level!(
@@ -33,8 +35,8 @@ pub(super) fn transition(record: &Record, text: &'static str) {
                     order.attempt = record.attempt,
                     order.interruptions = record.interruptions,
                     order.retry_at = record.retry_at.map(tracing::field::display),
-                    error.code = record.error.as_ref().map(|failure| failure.code.as_str()),
-                    error.message = record.error.as_ref().map(|failure| failure.message.as_str())
+                    error.code = failure.map(|failure| failure.code.as_str()),
+                    error.message = failure.map(|failure| failure.message.as_str())
                 },
                 "{text}"
             )
@@ -50,7 +52,7 @@ pub(super) fn transition(record: &Record, text: &'static str) {
         line!(info);
     }
 
-    let error = || record.error.as_ref().map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
+    let error = || failure.map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
     let time = || duration(record.submitted_at.until(record.completed_at.unwrap_or(record.updated_at)));
     match (record.status, record.retry_at) {
         (Status::Completed, _) => short(record, "good", || format!("✓ completed  {}", time())),

@@ -62,6 +62,7 @@ impl Sender {
             http.response.status_code = Empty,
             error.type = Empty
         );
+        let noted = trace::Request::of(&span);
         let request = client
             .post(url.clone())
             .header(CONTENT_TYPE, "application/json")
@@ -69,24 +70,22 @@ impl Sender {
             .header("webhook-timestamp", seconds)
             .header("webhook-signature", signatures(&self.secrets, id, seconds, &body))
             .body(body);
-        let failed = |code: &str, asked| {
-            span.record("error.type", code);
-            trace::fail(&span, "the callback was not delivered");
-            Told::Failed(code.into(), asked)
+        let sent = tokio::time::timeout(TRY, request.send()).instrument(span).await;
+        let response = match sent.map_err(|_| "timeout").and_then(|answer| answer.map_err(|error| code(&error))) {
+            Ok(response) => response,
+            Err(code) => {
+                noted.unanswered(code, "the callback was not delivered");
+                return Told::Failed(code.into(), None);
+            }
         };
-        let response = match tokio::time::timeout(TRY, request.send()).instrument(span.clone()).await {
-            Err(_) => return failed("timeout", None),
-            Ok(Err(error)) => return failed(code(&error), None),
-            Ok(Ok(response)) => response,
-        };
-        span.record("http.response.status_code", response.status().as_u16());
+        noted.answered(response.status().as_u16());
         match response.status() {
             status if status.is_success() => Told::Delivered,
             StatusCode::GONE => Told::Gone,
             status => {
                 let may_ask = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
                 let asked = outbound::http::retry_after(response.headers()).filter(|_| may_ask);
-                failed(&format!("http_{}", status.as_u16()), asked)
+                Told::Failed(format!("http_{}", status.as_u16()), asked)
             }
         }
     }

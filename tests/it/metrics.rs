@@ -373,9 +373,9 @@ fn the_queries_name_only_what_the_handler_sends_and_the_workbook_has_them_all() 
 
     let collector = Fake::answering(|_, _| reply(200, &[("Content-Type", "application/x-protobuf")], ""));
     let emulator = Emulator::start(&[]);
-    let backend = Fake::replying([reply(200, &[], "{}"), reply(422, &[], "")]);
-    let handler =
-        Handler::begin(&emulator.with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url), ("FULFILLMENT_URL", &backend.url)])).ready();
+    let backend = Fake::replying([reply(503, &[], ""), reply(200, &[], "{}"), reply(422, &[], "")]);
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()), ("FULFILLMENT_URL", &backend.url), ("RETRY_BASE", "10ms")];
+    let handler = Handler::begin(&emulator.with(&settings)).ready();
     let (ids, messages): (Vec<_>, Vec<_>) = (0..3).map(|number| submit(&handler, &format!("Q-{number}"))).unzip();
     assert_eq!(sent(&dead_letter(&handler, &messages[0])).len(), 1);
     assert!(messages[..2].iter().all(|message| handler.process(message).status == 200));

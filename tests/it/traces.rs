@@ -101,10 +101,34 @@ fn one_trace_has_the_whole_life_of_an_order_with_a_retry() {
     let calls: Vec<_> = spans.iter().filter(|span| span.name == "POST").map(|span| hex(&span.span_id)).collect();
     let heard: Vec<_> = backend.heard().iter().map(|heard| heard.headers["traceparent"][36..52].to_owned()).collect();
     assert_eq!(calls, heard);
+    let failures: Vec<_> =
+        spans.iter().filter(|span| span.name == "POST").map(|span| attributes(&span.attributes).remove("error.type")).collect();
+    assert_eq!(failures, [Some("503".into()), None]);
+    let claims: Vec<_> = life.iter().flat_map(|span| &span.events).filter(|event| event.name == "order claimed").collect();
+    let codes: Vec<_> = claims.iter().map(|event| attributes(&event.attributes).contains_key("error.code")).collect();
+    assert_eq!(codes, [false, false], "a claim has not failed");
     let events: Vec<_> = life.iter().flat_map(|span| &span.events).map(|event| event.name.as_str()).collect();
     for event in ["order accepted", "order waits for its next try", "order completed"] {
         assert!(events.contains(&event), "{event} is not in {events:?}");
     }
+}
+
+#[test]
+fn a_call_that_is_given_up_is_an_error() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let backend = Fake::replying([Reply::Silence, reply(200, &[], "{}")]);
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("FULFILLMENT_URL", &backend.url)];
+    let handler = Handler::start(data.path(), &[&settings[..], &[("FULFILLMENT_TIMEOUT", "500ms"), ("RETRY_BASE", "10ms")]].concat());
+    let (_, message) = handler.ingress(Some(&order("T-5").to_string()), &[]).accepted();
+    assert_eq!(handler.process(&message).status, 200);
+
+    let spans = collector.spans_with(&["POST", "POST", "end"]);
+    let mut calls: Vec<_> = spans.iter().filter(|span| span.name == "POST").collect();
+    calls.sort_by_key(|span| span.start_time_unix_nano);
+    let failures: Vec<_> = calls.iter().map(|span| attributes(&span.attributes).remove("error.type")).collect();
+    assert_eq!(failures, [Some("given_up".into()), None]);
+    assert_eq!(calls.iter().map(|span| span.status.as_ref().map_or(0, |status| status.code)).collect::<Vec<_>>(), [2, 0]);
 }
 
 #[test]

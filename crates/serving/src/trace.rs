@@ -53,6 +53,48 @@ pub fn traceparent() -> Option<String> {
     carrier.remove(TRACEPARENT)
 }
 
+/// A request of ours, from its sending to the head of its answer. One that is given up before, or that is never answered, has failed.
+#[derive(Debug)]
+pub struct Request {
+    span: Span,
+    is_over: bool,
+}
+
+impl Request {
+    /// A request that has the span to itself, with the empty fields `http.response.status_code` and `error.type`.
+    pub fn of(span: &Span) -> Self {
+        Self { span: span.clone(), is_over: false }
+    }
+
+    /// Notes the status of the answer; 400 and above is a failure (OpenTelemetry semantic conventions, "HTTP client span").
+    pub fn answered(mut self, status: u16) {
+        self.is_over = true;
+        self.span.record("http.response.status_code", status);
+        if status >= 400 {
+            self.failed(status.to_string().as_str(), "the answer is an error");
+        }
+    }
+
+    /// Notes that there is no answer. Code and reason must be such that may leave this process.
+    pub fn unanswered(mut self, code: &str, reason: &'static str) {
+        self.is_over = true;
+        self.failed(code, reason);
+    }
+
+    fn failed(&self, code: &str, reason: &'static str) {
+        self.span.record("error.type", code);
+        fail(&self.span, reason);
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.failed("given_up", "no answer came in the time that there was");
+        }
+    }
+}
+
 /// Marks a span as failed. The reason must be one that may leave this process.
 pub fn fail(span: &Span, reason: &'static str) {
     span.set_status(Status::error(reason));
