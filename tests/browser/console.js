@@ -83,6 +83,7 @@ const walks = {
     await press("Retry");
     await shows("redriven");
     await until("it fails again", () => [...document.querySelectorAll("td .failed")].filter((one) => one.textContent === "failed").length === 2);
+    await until("its invocations are there with their lines", () => [...document.querySelectorAll("td")].some((cell) => cell.textContent === "OrderProcessor") && document.body.innerText.includes("log line"));
     await step("retried");
 
     await send("OrderDeadLetter", "Run now", "junk <script>window.hacked=2</script>");

@@ -372,6 +372,7 @@ fn shown(entry: &Entry) -> Value {
     json!({
         "number": entry.number,
         "id": entry.id,
+        "ids": entry.ids,
         "function": entry.function,
         "trigger": entry.trigger,
         "deliveries": entry.deliveries,

@@ -94,7 +94,10 @@ pub(super) fn next(record: &Record) -> String {
         _ if record.cancel_requested => "its worker ends it as cancelled".into(),
         _ => match (record.retry_at, &record.lease, record.due_at) {
             (Some(retry_at), _, _) => format!("its next try begins at {retry_at}"),
-            (None, Some(lease), _) => format!("a worker has it; its lease runs until {}", lease.expires_at),
+            (None, Some(lease), _) => {
+                let since = record.claimed_at().map_or_else(String::new, |at| format!("since {at}, "));
+                format!("try {} runs, {since}and its worker renews its lease, now until {}", record.attempt, lease.expires_at)
+            }
             (None, None, Some(due_at)) => format!("its message is to arrive; OrderSweeper looks at it at {due_at}"),
             (None, None, None) => "it has no due time: see waybill verify".into(),
         },

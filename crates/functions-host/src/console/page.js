@@ -212,7 +212,7 @@ views.set("queues", {
 
 function messageTable(messages) {
   if (messages.length === 0) return h("p", { class: "empty" }, "No such message now.");
-  return [table("Messages", [["Number", "number"], "State", "Sent", "Ready", ["Deliveries", "number"], "Message"], messages.map((m) => {
+  return [table("Messages", [["Number", "number"], "State", "Sent", "Ready or locked until", ["Deliveries", "number"], "Message"], messages.map((m) => {
     const { applicationProperties: own = {}, ...properties } = m.properties;
     const why = own.DeadLetterReason ? `${own.DeadLetterReason}: ${own.DeadLetterErrorDescription ?? ""}` : null;
     return [m.number, status(m.state, STATE_NAMES[m.state]), moment(m.sentAt), m.state === "active" || m.state === "dead" ? "now" : moment(m.readyAt), m.deliveries, [
@@ -244,7 +244,7 @@ async function invocations(name) {
 }
 
 function invocationTable(list) {
-  if (list.length === 0) return h("p", { class: "empty" }, "Nothing was invoked since the start. Run a function, or send a request.");
+  if (list.length === 0) return h("p", { class: "empty" }, known.byNumber.size === 0 ? "Nothing was invoked since the start. Run a function, or send a request." : "None of the latest 500 invocations is such a one.");
   return table("Invocations", ["Time", "Function", "Outcome", ["Duration", "number"], ["Delivery", "number"], "What it told"], list.map((one) => [
     moment(one.at),
     [one.function, one.byHand ? h("span", { class: "soft" }, " by hand") : null],
@@ -254,7 +254,7 @@ function invocationTable(list) {
     [
       one.reason && h("div", { class: "failed" }, one.reason),
       Object.entries(one.sent).map(([queue, count]) => h("div", null, `${count} ${count === 1 ? "message" : "messages"} → ${queue}`)),
-      one.lines.length > 0 && h("details", { "data-key": `lines-${one.number}` }, h("summary", { "data-key": `summary-${one.number}` }, `${one.lines.length + one.linesLeftOut} log lines`),
+      one.lines.length > 0 && h("details", { "data-key": `lines-${one.number}` }, h("summary", { "data-key": `summary-${one.number}` }, one.lines.length + one.linesLeftOut === 1 ? "1 log line" : `${one.lines.length + one.linesLeftOut} log lines`),
         h("pre", { tabIndex: 0 }, one.lines.join("\n") + (one.linesLeftOut > 0 ? `\n… and ${one.linesLeftOut} more` : ""))),
       h("div", { class: "id soft" }, one.id),
     ],
@@ -268,7 +268,8 @@ views.set("invocations", {
     const filter = h("select", { "data-key": "function", change: () => refresh() }, h("option", { value: "" }, "all functions"));
     const outcome = h("select", { "data-key": "outcome", change: () => refresh() }, ["", "running", "failed", "completed"].map((word) => h("option", { value: word }, word || "any outcome")));
     place.append(h("div", { class: "bar" }, h("label", null, "Function", filter), h("label", null, "Outcome", outcome)));
-    const list = part(place, async () => (await invocations(filter.value)).filter((one) => !outcome.value || one.outcome === outcome.value).slice(0, 200), invocationTable);
+    const list = part(place, async () => (await invocations(filter.value)).filter((one) => !outcome.value || one.outcome === outcome.value), (all) => [
+      invocationTable(all.slice(0, 200)), all.length > 200 && h("p", { class: "soft" }, `Only the latest 200 of ${all.length} are shown: choose a function or an outcome.`)]);
     let filled = false;
     return async () => {
       if (!filled) {

@@ -73,7 +73,7 @@
         told.readAt && h("div", { class: "bar soft" }, h("span", null, "Read at ", moment(told.readAt)), again),
         isEmpty && h("div", { class: "empty" }, h("p", null, "There is no order yet."), ingress && [
           h("p", null, "Send one:"), h("pre", { tabIndex: 0 }, curl(ingress)), h("p", null, "or ", h("a", { href: "#functions/OrderIngress" }, "run OrderIngress"), " here.")]),
-        !isEmpty && told.orders.length === 0 && h("p", { class: "empty" }, "No order matches. Records of ended orders are kept for a limited time."),
+        !isEmpty && told.orders.length === 0 && h("p", { class: "empty" }, told.isSearch ? "No order matches. A number or a customer is found by its whole text, with the same capitals, a tracking id by its beginning; records of ended orders are kept for a limited time." : "No order has this status."),
         told.orders.length > 0 && table("Orders", ["Order", "Customer", "Status", ["Try", "number"], "Submitted", "Changed", "Error or stage", "Tracking id"], told.orders.map((order) => [
           orderLink(order), order.customerId,
           [status(order.status), order.cancelRequested && order.status === "processing" ? " cancel requested" : null],
@@ -92,16 +92,17 @@
     place.append(h("p", null, h("a", { href: "#orders" }, "All orders")), title);
     const load = async () => {
       const order = await read(`panel/orders/${encodeURIComponent(id)}`);
-      return { order, ...await read("messages", { contains: order.trackingId }) };
+      const about = (await invocations()).filter((one) => one.ids.includes(order.trackingId));
+      return { order, about, ...await read("messages", { contains: order.trackingId }) };
     };
-    return part(place, load, ({ order, messages }) => {
+    return part(place, load, ({ order, about, messages }) => {
       title.textContent = `Order ${order.orderId || order.trackingId}`;
       let before = order.submittedAt;
       return [
         h("div", { class: "bar" },
           order.canRetry && button("Retry", "retry", () => change("retry", [order.trackingId])),
           order.canCancel && button("Cancel the order", "cancel", async () => confirm("Cancel this order?") ? change("cancel", [order.trackingId]) : null, "bad")),
-        order.message && order.status !== "completed" && h("div", { class: "error" }, h("p", null, h("strong", { class: "failed" }, order.error), " ", order.message)),
+        order.message && order.status !== "completed" && h("div", { class: "error" }, h("p", null, order.status === "processing" && "The last try that failed: ", h("strong", { class: "failed" }, order.error), " ", order.message)),
         pairs(["Status", [status(order.status), order.status === "processing" ? ` ${order.progress} % ${order.stage ?? ""}` : ""]],
           ["Next", order.next], ["Customer", order.customerId], ["Tracking id", h("span", { class: "id" }, order.trackingId)], ["Owner", order.owner],
           ["Tries", order.tries], ["Callback", order.callback], ["Submitted", moment(order.submittedAt)], ["Ended", order.completedAt && moment(order.completedAt)],
@@ -113,7 +114,8 @@
           return [moment(event.at), `+${after}`, status(event.event), event.attempt, event.code ?? ""];
         })),
         h("h2", null, "Its messages in the queues"),
-        messages.length === 0 ? h("p", { class: "soft" }, "None: every message of it was completed.") : messageTable(messages),
+        messages.length === 0 ? h("p", { class: "soft" }, "None is left.") : messageTable(messages),
+        about.length > 0 && [h("h2", null, "Its latest invocations"), invocationTable(about.slice(0, 20))],
         order.result && [h("h2", null, "Result"), h("pre", { tabIndex: 0 }, order.result)],
         h("h2", null, "The order as it was sent"), h("pre", { tabIndex: 0 }, order.order),
         h("details", { "data-key": "record" }, h("summary", { "data-key": "record-summary" }, "The whole record"), h("pre", { tabIndex: 0 }, order.record)),
