@@ -18,7 +18,7 @@ use serving::terminal::printable;
 
 use crate::cli::Arguments;
 use crate::cli::app_files::INGRESS;
-use crate::cli::invoke::input::{Input, Sample, Setting};
+use crate::cli::invoke::input::{Header, Input, Sample, Setting};
 use crate::cli::invoke::remote::{Answer, Function, Remote, Trigger};
 use crate::config::spelling;
 
@@ -64,7 +64,7 @@ pub(super) struct Options {
     set: Vec<Setting>,
     /// A header of the request, for a function with an HTTP trigger. May be given again.
     #[arg(long, value_name = "NAME:VALUE", value_parser = input::header)]
-    header: Vec<(String, String)>,
+    header: Vec<Header>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -96,7 +96,7 @@ async fn ask(options: &Options, remote: &Remote) -> Result<Value, String> {
         Trigger::Http(route) => {
             let request = input.request(route).unwrap_or_else(|why| misused(ErrorKind::MissingRequiredArgument, &why));
             let mut headers = options.header.clone();
-            if function.name == INGRESS && !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(input::ORDER_KEY)) {
+            if function.name == INGRESS && !headers.iter().any(|(name, _)| name == input::ORDER_KEY) {
                 headers.extend(input::key(&options.app));
             }
             remote.call(request, &headers).await?

@@ -177,6 +177,7 @@ fn wrong_use_is_told_with_what_would_be_right() {
 
     let (misspelt, names) = invoke(&["OrderIngres", "--url", &url], &[]);
     let (routed, needs) = invoke(&["OrderStatus", "--url", &url], &[]);
+    let (moved, elsewhere) = invoke(&["OrderStatus", "--url", &url, "--set", "trackingId=.."], &[]);
     let (misset, no_json) = invoke(&["OrderProcessor", "--sample", "text", "--set", "a=1", "--url", &url], &[]);
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let (alone, start) = invoke(&["OrderIngress", "--url", &nobody], &[]);
@@ -184,6 +185,11 @@ fn wrong_use_is_told_with_what_would_be_right() {
 
     assert!(misspelt == Some(2) && names.contains("did you mean OrderIngress?") && names.contains("OrderSweeper"), "{misspelt:?}: {names}");
     assert!(routed == Some(2) && needs.contains("--set trackingId=VALUE"), "{routed:?}: {needs}");
+    assert!(moved == Some(2) && elsewhere.contains("trackingId cannot be \"..\""), "{moved:?}: {elsewhere}");
+    for header in ["a b: c", "a: \u{7}", "a"] {
+        let (code, why) = invoke(&["OrderIngress", "--url", &url, "--header", header], &[]);
+        assert!(code == Some(2) && why.contains("--header <NAME:VALUE>"), "{code:?}: {why}");
+    }
     assert!(misset == Some(2) && no_json.contains("--set needs an input that is JSON"), "{misset:?}: {no_json}");
     assert!(alone == Some(1) && start.contains(&nobody) && start.contains("start `waybill local`"), "{alone:?}: {start}");
     assert!(open == Some(1) && clear.contains("is not encrypted") && !clear.contains("secret"), "{open:?}: {clear}");

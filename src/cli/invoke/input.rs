@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use functions_host::app;
+use reqwest::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -12,9 +13,12 @@ use crate::cli::app_files::{ORDER, has_own_orders, own_sample};
 use crate::cli::invoke::route::{Route, encoded};
 
 /// The header that tells orders apart.
-pub(super) const ORDER_KEY: &str = "Idempotency-Key";
+pub(super) const ORDER_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Highest place in an array that may be set.
 const MOST: usize = 1000;
+
+/// A header of a request.
+pub(super) type Header = (HeaderName, HeaderValue);
 
 /// Input that is built in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,9 +53,10 @@ pub(super) fn setting(text: &str) -> Result<Setting, String> {
 }
 
 /// Reads `NAME:VALUE`.
-pub(super) fn header(text: &str) -> Result<(String, String), String> {
+pub(super) fn header(text: &str) -> Result<Header, String> {
     let (name, value) = text.split_once(':').ok_or("use NAME:VALUE")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
+    let name = name.trim().parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
+    Ok((name, value.trim().parse().map_err(|_| "the value has a character that no header may have")?))
 }
 
 /// What goes to a function, before its values are set.
@@ -161,12 +166,13 @@ pub(super) fn order(folder: &Path) -> Result<String, String> {
 }
 
 /// A key that no order has.
-pub(super) fn fresh_key() -> (String, String) {
-    (ORDER_KEY.into(), format!("invoke-{}", Uuid::new_v4()))
+pub(super) fn fresh_key() -> Header {
+    let key = format!("invoke-{}", Uuid::new_v4());
+    (ORDER_KEY, HeaderValue::try_from(key).expect("hexadecimal digits and hyphens are a value"))
 }
 
 /// The key of an order of the app in this folder, where orders have no number by which they are told apart.
-pub(super) fn key(folder: &Path) -> Option<(String, String)> {
+pub(super) fn key(folder: &Path) -> Option<Header> {
     let settings = app::settings_of(folder).unwrap_or_default();
     settings.get("ORDER_ID").is_some_and(|place| place == "none").then(fresh_key)
 }

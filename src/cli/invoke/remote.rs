@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use functions_host::report;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, RequestBuilder, Url};
+use reqwest::{Client, Method, Url};
 use serde_json::{Value, json};
 
 use crate::cli::app_files::INGRESS;
-use crate::cli::invoke::input::{Request, Sample};
+use crate::cli::invoke::input::{Header, Request, Sample};
 use crate::cli::invoke::route::Route;
 use crate::outbound;
 
@@ -140,7 +140,7 @@ impl Remote {
     }
 
     /// Requests a function with an HTTP trigger.
-    pub(super) async fn call(&self, request: Request, headers: &[(String, String)]) -> Result<Answer, String> {
+    pub(super) async fn call(&self, request: Request, headers: &[Header]) -> Result<Answer, String> {
         let method = Method::from_bytes(request.method.as_bytes()).map_err(|error| error.to_string())?;
         self.reported(method, &request.target, request.body, headers).await
     }
@@ -151,9 +151,9 @@ impl Remote {
         self.reported(Method::POST, &format!("/admin/functions/{name}"), Some(body), &[]).await
     }
 
-    async fn reported(&self, method: Method, target: &str, body: Option<String>, headers: &[(String, String)]) -> Result<Answer, String> {
+    async fn reported(&self, method: Method, target: &str, body: Option<String>, headers: &[Header]) -> Result<Answer, String> {
         let mut all = headers.to_vec();
-        all.push((report::ASK.into(), "1".into()));
+        all.push((HeaderName::from_static(report::ASK), HeaderValue::from_static("1")));
         let mut answer = self.send(method, target, body, &all).await?;
         if let Some(place) = answer.headers.iter().position(|(name, _)| name == report::ID) {
             let (_, id) = answer.headers.remove(place);
@@ -163,11 +163,14 @@ impl Remote {
         Ok(answer)
     }
 
-    async fn send(&self, method: Method, target: &str, body: Option<String>, headers: &[(String, String)]) -> Result<Answer, String> {
+    async fn send(&self, method: Method, target: &str, body: Option<String>, headers: &[Header]) -> Result<Answer, String> {
         let url = self.base.join(target).map_err(|error| format!("{target}: {error}"))?;
-        let mut request = with_headers(self.client.request(method.clone(), url.clone()), headers)?;
+        let mut request = self.client.request(method.clone(), url.clone());
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
         if let Some(body) = body {
-            if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            if !headers.iter().any(|(name, _)| name == CONTENT_TYPE) {
                 request = request.header(CONTENT_TYPE, "application/json");
             }
             request = request.body(body);
@@ -190,13 +193,4 @@ impl Remote {
         }
         format!("{base} did not answer: {}", outbound::http::reason(error))
     }
-}
-
-fn with_headers(mut request: RequestBuilder, headers: &[(String, String)]) -> Result<RequestBuilder, String> {
-    for (name, value) in headers {
-        let wrong = || format!("{name:?} is no header with a value that a request may have");
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
-        request = request.header(name, HeaderValue::from_str(value).map_err(|_| wrong())?);
-    }
-    Ok(request)
 }

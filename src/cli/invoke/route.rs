@@ -41,13 +41,17 @@ impl Route {
         })
     }
 
-    /// The path with values. `Err`: a value is missing.
+    /// The path with values. `Err`: a value is missing, or would lead to another path.
     pub(super) fn filled<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Result<String, String> {
         let mut path = String::new();
         for (before, parameter) in self.parameters() {
             path += before;
             let name = parameter_name(parameter);
             match value(name) {
+                // However it is escaped, such a part is no part of a URL's path (WHATWG URL, "dot path segments").
+                Some(value) if value.split('/').any(|part| matches!(part, "." | "..")) => {
+                    return Err(format!("{name} cannot be {value:?}: it would lead to another path"));
+                }
                 // A catch-all takes slashes.
                 Some(value) if parameter.starts_with('*') => path += &value.split('/').map(encoded).collect::<Vec<_>>().join("/"),
                 Some(value) => path += &encoded(value),
