@@ -165,12 +165,14 @@ enum OrdersCommand {
     },
     /// Show one order: status, attempts, what comes next, result, history. An id may be given by its first digits.
     Show {
+        /// Tracking id, or its first digits, at least 4.
         id: IdPrefix,
         #[command(flatten)]
         place: Where,
     },
     /// Follow an order to its end; exit code 1 unless it completes.
     Watch {
+        /// Tracking id, or its first digits, at least 4.
         id: IdPrefix,
         #[command(flatten)]
         place: Where,
@@ -183,6 +185,7 @@ enum OrdersCommand {
 
 #[derive(Debug, Args)]
 struct Chosen {
+    /// Tracking ids, or their first digits, at least 4.
     #[arg(required = true)]
     ids: Vec<IdPrefix>,
     /// Confirm a change of more than one.
@@ -195,6 +198,7 @@ struct Chosen {
 #[derive(Debug, Args)]
 struct Retried {
     #[arg(required_unless_present = "status", conflicts_with_all = ["status", "error", "since", "dry_run"])]
+    /// Tracking ids, or their first digits, at least 4.
     ids: Vec<IdPrefix>,
     /// All failed orders, or those that `--error` and `--since` choose; nothing but `failed` is possible.
     #[arg(long, value_parser = ["failed"])]

@@ -270,7 +270,9 @@ impl Operator {
 
     async fn list(&self, filter: &Filter, limit: u32) -> Result<(), String> {
         let mut rows: Vec<[String; 6]> = Vec::new();
+        let mut count = 0_u32;
         let listed = self.each(filter, limit, |record| {
+            count += 1;
             if self.json {
                 return say(&json_text(&record));
             }
@@ -287,6 +289,11 @@ impl Operator {
         if !self.json {
             let titles = ["tracking id", "status", "try", "submitted", "order", "error"];
             say_all(&table::table(titles, &rows, columns()));
+        }
+        if count == 0 {
+            eprintln!("waybill: no order matches; numbers, customers and codes are compared whole, capitals too");
+        } else if count == limit {
+            eprintln!("waybill: these are the newest {count}; --limit lists more");
         }
         Ok(())
     }
@@ -353,7 +360,7 @@ async fn open_store(storage: &Storage) -> Result<StatusStore, String> {
             Err("records in a directory of this machine take a build with the feature `local`; set CosmosConnection".into())
         }
         Records::Embedded(data, _) if !data.join("records.db").exists() => {
-            Err(format!("there are no records in {}: pass --data, or set CosmosConnection", data.display()))
+            Err(format!("there are no records in {}: pass --data, or set WAYBILL_DATA or CosmosConnection", data.display()))
         }
         Records::Embedded(data, key) => {
             let (data, key) = (data.clone(), key.clone());

@@ -33,6 +33,13 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
     assert_eq!((&failed[0]["trackingId"], &failed[0]["error"]["code"]), (&json!(bad), &json!("total_too_large")));
     let (_, shown) = on(&data, &["orders", "show", &bad]);
     assert_eq!(events(&shown[0]), ["accepted", "claimed", "failed"]);
+    let directory = data.path().to_str().unwrap();
+    let words = |arguments: &[&str]| waybill(&[arguments, &["--data", directory]].concat(), &[]).1.concat();
+    let card = words(&["orders", "show", &bad[..8]]);
+    assert!(card.contains(&format!("content   {}", hopeless("O-2"))), "{card}");
+    assert!(words(&["orders", "list", "--order", "o-2"]).contains("no order matches"));
+    assert!(words(&["orders", "list", "--limit", "1"]).contains("these are the newest 1; --limit lists more"));
+    assert!(words(&["orders", "show", "abcd-"]).contains("waybill orders list --order finds an order by its number"));
     let (retried, told) = on(&data, &["orders", "retry", &bad]);
     assert!(retried && told[0]["done"] == "sent", "{told:?}");
 

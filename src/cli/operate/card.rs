@@ -9,7 +9,7 @@ use crate::domain::record::{NoticeState, Record, Status};
 /// Columns of the names.
 const WIDTH: usize = 10;
 
-/// Lines of the card. They hold foreign text. On a terminal with this number of columns the result is cut to its row, with `…`.
+/// Lines of the card. They hold foreign text. On a terminal with this number of columns the order and the result are cut to their rows, with `…`.
 pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
     let names = record.names();
     let mut lines = Vec::new();
@@ -29,9 +29,14 @@ pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
     }
     row("next", &next(record));
     row("callback", &callback(record));
+    let mut json = |name: &str, text: &str| {
+        // Between its values JSON may have line feeds.
+        let text = printable(&text.replace(['\n', '\r', '\t'], " ")).into_owned();
+        row(name, &columns.map_or_else(|| text.clone(), |columns| table::cut(&text, columns.saturating_sub(WIDTH))));
+    };
+    json("content", record.order.get());
     if let Some(result) = &record.result {
-        let result = printable(result.get());
-        row("result", &columns.map_or_else(|| result.clone().into_owned(), |columns| table::cut(&result, columns.saturating_sub(WIDTH))));
+        json("result", result.get());
     }
     lines.push("timeline".into());
     let mut before = record.submitted_at;

@@ -95,7 +95,11 @@ impl Display for Refused {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(id) => {
-                write!(f, "no order has the tracking id {id}; records of ended orders are kept for a limited time")
+                write!(
+                    f,
+                    "no order has the tracking id {id}; waybill orders list --order finds an order by its number, and records of ended \
+                     orders are kept for a limited time"
+                )
             }
             Self::Ambiguous(prefix, ids) => {
                 let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
