@@ -10,15 +10,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::report::{Asked, Reports};
+use crate::report::{Asked, LAST_LINE, Reports};
 use crate::words;
 
 /// Invocations that are kept, the latest ones.
 const KEPT: usize = 500;
 /// Latest lines of the handler that are kept for invocations whose answer says which order a line is about.
 const HEARD: usize = 512;
-/// Longest time after the end of an invocation in which a line is taken for it: the line and the answer go different ways.
-pub(crate) const LAST_LINE: Duration = Duration::from_millis(300);
 /// Bytes of an invocation, or of its answer, that are searched for ids.
 const SEARCHED: usize = 64 * 1024;
 /// Log lines that are kept of one invocation, the first ones.

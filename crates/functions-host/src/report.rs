@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::activity::LAST_LINE;
 use crate::words;
 
 /// Request header that asks for a report. The handler does not see it.
@@ -20,6 +19,8 @@ pub const ID: &str = "x-functions-host-invocation";
 const MOST: usize = 64;
 /// Bytes of the handler's lines that are kept for one report; the oldest lines make room.
 const MOST_BYTES: usize = 512 * 1024;
+/// Longest time after the end of an invocation in which a line is taken for it: the line and the answer go different ways.
+pub(crate) const LAST_LINE: Duration = Duration::from_millis(300);
 
 /// Reports that were asked for and not yet fetched. Only the client that asked knows the id of one.
 #[derive(Debug, Default)]
