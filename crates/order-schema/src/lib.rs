@@ -21,8 +21,12 @@ pub use crate::reference::resolve;
 
 /// Largest file of a schema, in bytes: a larger one is not a schema written by people.
 const MAX_FILE: u64 = 1024 * 1024;
-/// Most looks at an order for which all of its mistakes are listed: each may cost memory. Of a larger order the first is.
-const MAX_WORK: u64 = 200_000;
+/// Most work on an order for which all of its mistakes are listed: looks at the order, times its size.
+const ALL_MISTAKES: u64 = 200_000;
+/// Most work on an order for which the first mistake is looked for. The validator may write out a part of the order at each look.
+const FIRST_MISTAKE: u64 = 4_000_000;
+/// Bytes of a text that count as one value.
+const BYTES: u64 = 16;
 /// Scheme of the URIs under which the files are known to each other.
 const SCHEME: &str = "beside";
 /// What a fragment of a URI cannot contain (RFC 3986 section 3.5).
@@ -84,10 +88,13 @@ impl Rules for Schema {
         if self.validator.is_valid(order) {
             return Vec::new();
         }
-        if values(order).saturating_mul(self.looks) > MAX_WORK {
-            return self.validator.validate(order).err().iter().flat_map(words::violations).take(most).collect();
+        match size(order).saturating_mul(self.looks) {
+            work if work <= ALL_MISTAKES => {
+                self.validator.iter_errors(order).flat_map(|error| words::violations(&error)).take(most).collect()
+            }
+            work if work <= FIRST_MISTAKE => self.validator.validate(order).err().iter().flat_map(words::violations).take(most).collect(),
+            _ => vec![Violation { pointer: String::new(), detail: "does not match the schema, and is too large to say where".into() }],
         }
-        self.validator.iter_errors(order).flat_map(|error| words::violations(&error)).take(most).collect()
     }
 
     fn documents(&self) -> &[(String, Value)] {
@@ -95,12 +102,14 @@ impl Rules for Schema {
     }
 }
 
-/// The number of values in an order.
-fn values(order: &Json<'_>) -> u64 {
+/// The number of values in an order; a long text counts as several.
+fn size(order: &Json<'_>) -> u64 {
+    let text = |text: &str| text.len() as u64 / BYTES;
     1 + match order {
-        Json::Array(elements) => elements.iter().map(values).sum(),
-        Json::Object(members) => members.iter().map(|(_, value)| values(value)).sum(),
-        _ => 0,
+        Json::String(value) => text(value),
+        Json::Array(elements) => elements.iter().map(size).sum(),
+        Json::Object(members) => members.iter().map(|(name, value)| text(name) + size(value)).sum(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
     }
 }
 

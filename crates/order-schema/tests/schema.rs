@@ -63,11 +63,16 @@ fn every_mistake_has_its_place_and_what_to_do() {
             "price": { "type": "number", "multipleOf": 0.01, "exclusiveMaximum": 10 },
             "when": { "type": "string", "format": "date-time" },
             "to": { "oneOf": [{ "required": ["mail"] }, { "required": ["post", "country"] }] },
+            "tags": { "contains": { "const": 1 }, "minContains": 2 },
+            "rest": { "prefixItems": [true], "unevaluatedItems": false },
+            "never": { "not": { "type": "number" } },
         },
     });
 
-    let found =
-        mistakes(&schema, r#"{"title":"A","format":"doc","pages":[1,0,1,"2"],"price":10.001,"when":"soon","to":{"post":"x"},"other":1}"#);
+    let found = mistakes(
+        &schema,
+        r#"{"title":"A","format":"doc","pages":[1,0,1,"2"],"price":10.001,"when":"soon","to":{"post":"x"},"other":1,"tags":[1],"rest":[1,2],"never":1}"#,
+    );
 
     for expected in [
         "/a~1b is missing",
@@ -82,11 +87,14 @@ fn every_mistake_has_its_place_and_what_to_do() {
         "/price must be a multiple of 0.01",
         "/price must be less than 10",
         "/when must have the format date-time",
+        "/tags must have items that match `contains` of the schema, as many as it asks for",
+        "/rest has items that are not part of an order here; leave them out",
+        "/never is what the schema excludes by `not`",
         "/to fits none of 2 alternatives; for the nearest: /to/mail is missing",
     ] {
         assert!(found.iter().any(|mistake| mistake == expected), "{expected}: {found:#?}");
     }
-    assert_eq!(found.len(), 13, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
 }
 
 #[test]
@@ -225,8 +233,14 @@ fn no_schema_makes_an_order_slow_to_check() {
     let branches: Vec<_> = (0..100).map(|number| json!({ "required": [number.to_string()] })).collect();
     let wide = json!({ "properties": { "a": { "items": { "anyOf": branches }, "uniqueItems": true } } });
     let tree = json!({ "additionalProperties": { "$ref": "#" }, "properties": { "left": { "$ref": "#" }, "right": { "$ref": "#" }, "leaf": false } });
+    let leftover: Vec<_> = (0..400).map(|_| json!({ "unevaluatedItems": false })).collect();
+    let copying = json!({ "properties": { "a": { "anyOf": leftover } } });
     let started = std::time::Instant::now();
 
+    assert_eq!(
+        mistakes(&copying, &format!(r#"{{"a":["{}"]}}"#, "x".repeat(240_000))),
+        [" does not match the schema, and is too large to say where"]
+    );
     let long = "a".repeat(200_000);
     assert_eq!(mistakes(&evil, &format!(r#"{{"a":"{long}","b":"{long}"}}"#)).len(), 2);
     assert_eq!(mistakes(&wide, &format!(r#"{{"a":[{}1]}}"#, "0,".repeat(100_000))).len(), 1);
