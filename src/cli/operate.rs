@@ -385,8 +385,16 @@ fn left_out(id: &str, reason: &str) -> String {
     format!("order {id} is left out, because its record cannot be read: {reason}")
 }
 
+/// A value in one line.
 fn json_text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("records have only string keys")
+    one_line(serde_json::to_string(value).expect("records have only string keys"))
+}
+
+/// JSON in one line: as it was sent it may have line feeds and tabs, which stand only between its values.
+fn one_line(json: String) -> String {
+    const BREAKS: [char; 3] = ['\n', '\r', '\t'];
+    // A search for one character is quick, and most orders have none of them.
+    if BREAKS.iter().any(|letter| json.contains(*letter)) { json.replace(BREAKS, " ") } else { json }
 }
 
 /// Order and result stand in it as they were sent: a `serde_json::Value` would give some names of members a meaning.

@@ -24,7 +24,10 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
     let data = Directory::new();
     let host = Host::start(data.path(), &[]);
     let good = host.submit(&order("O-1"));
-    let bad = host.submit(&hopeless("O-2"));
+    // With line feeds between its values.
+    let text = serde_json::to_string_pretty(&hopeless("O-2")).unwrap().replace("  ", "\t");
+    let sent = request("POST", &host.url("/api/orders"), &[("Content-Type", "application/json")], Some(text.as_bytes()));
+    let bad = sent.json()["trackingId"].as_str().unwrap().to_owned();
     host.ended(&good);
     host.ended(&bad);
 
@@ -36,7 +39,7 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
     let directory = data.path().to_str().unwrap();
     let words = |arguments: &[&str]| waybill(&[arguments, &["--data", directory]].concat(), &[]).1.concat();
     let card = words(&["orders", "show", &bad[..8]]);
-    assert!(card.contains(&format!("content   {}", hopeless("O-2"))), "{card}");
+    assert!(card.contains("content   {") && card.contains("\"orderId\": \"O-2\""), "{card}");
     assert!(words(&["orders", "list", "--order", "o-2"]).contains("no order matches"));
     assert!(words(&["orders", "list", "--limit", "1"]).contains("these are the newest 1; --limit lists more"));
     assert!(words(&["orders", "show", "abcd-"]).contains("waybill orders list --order finds an order by its number"));

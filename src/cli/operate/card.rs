@@ -3,7 +3,7 @@
 use http::Uri;
 use serving::terminal::{duration, printable};
 
-use crate::cli::operate::table;
+use crate::cli::operate::{self, table};
 use crate::domain::record::{NoticeState, Record, Status};
 
 /// Columns of the names.
@@ -30,8 +30,7 @@ pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
     row("next", &next(record));
     row("callback", &callback(record));
     let mut json = |name: &str, text: &str| {
-        // Between its values JSON may have line feeds.
-        let text = printable(&text.replace(['\n', '\r', '\t'], " ")).into_owned();
+        let text = printable(&operate::one_line(text.to_owned())).into_owned();
         row(name, &columns.map_or_else(|| text.clone(), |columns| table::cut(&text, columns.saturating_sub(WIDTH))));
     };
     json("content", record.order.get());
