@@ -12,6 +12,9 @@ use waybill_domain::json::Json;
 #[derive(Debug)]
 pub(crate) struct Instance;
 
+/// Longest text that a mistake keeps, in bytes.
+const MAX_NAME: usize = 64;
+
 /// Members of an object, sorted by name.
 type Members<'a> = &'a [(Cow<'a, str>, Json<'a>)];
 
@@ -93,9 +96,11 @@ impl<'a> Node<'a, Instance> for &'a Json<'a> {
         Cow::Owned(value(self))
     }
 
-    /// The kind of the value without what is in it: a mistake never repeats the order, and each of many mistakes keeps its own copy.
+    /// The kind of the value without what is in it: a mistake never repeats the order, and each of many mistakes keeps its own copy. A short
+    /// text stays, since it may be the name of a member.
     fn lazy_value(&self) -> LazyInstance<'a> {
         LazyInstance::Ready(Cow::Owned(match self {
+            Json::String(text) if text.len() <= MAX_NAME => value(self),
             Json::String(_) => Value::String(String::new()),
             Json::Array(_) => Value::Array(Vec::new()),
             Json::Object(_) => Value::Object(serde_json::Map::new()),

@@ -17,6 +17,12 @@ pub(crate) fn violations(error: &ValidationError<'_>) -> Vec<Violation> {
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             unexpected.iter().map(|name| below(name, "is not part of an order here; leave it out")).collect()
         }
+        Kind::PropertyNames { error: why } => match why.instance().as_ref() {
+            Value::String(name) if !name.is_empty() => {
+                vec![below(name, &cut(&format!("has a name that is not allowed: the name {}", detail(why))))]
+            }
+            _ => vec![Violation { pointer: here.to_owned(), detail: detail(error) }],
+        },
         _ => vec![Violation { pointer: here.to_owned(), detail: detail(error) }],
     }
 }
@@ -44,7 +50,7 @@ fn detail(error: &ValidationError<'_>) -> String {
         Kind::UnevaluatedItems { .. } => "has items that are not part of an order here; leave them out".into(),
         Kind::Not { .. } => "is what the schema excludes by `not`".into(),
         Kind::FalseSchema => "is not part of an order here; leave it out".into(),
-        Kind::PropertyNames { error } => format!("has a name that is not allowed: it {}", detail(error)),
+        Kind::PropertyNames { error } => format!("has a name that is not allowed: the name {}", detail(error)),
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => alternatives(context),
         Kind::OneOfMultipleValid { .. } => "fits more than one of the alternatives; it must fit exactly one".into(),
         _ => error.masked_with("this value").to_string(),

@@ -66,12 +66,13 @@ fn every_mistake_has_its_place_and_what_to_do() {
             "tags": { "contains": { "const": 1 }, "minContains": 2 },
             "rest": { "prefixItems": [true], "unevaluatedItems": false },
             "never": { "not": { "type": "number" } },
+            "named": { "propertyNames": { "maxLength": 3 } },
         },
     });
 
     let found = mistakes(
         &schema,
-        r#"{"title":"A","format":"doc","pages":[1,0,1,"2"],"price":10.001,"when":"soon","to":{"post":"x"},"other":1,"tags":[1],"rest":[1,2],"never":1}"#,
+        r#"{"title":"A","format":"doc","pages":[1,0,1,"2"],"price":10.001,"when":"soon","to":{"post":"x"},"other":1,"tags":[1],"rest":[1,2],"never":1,"named":{"long/er":1,"ok":2}}"#,
     );
 
     for expected in [
@@ -89,12 +90,13 @@ fn every_mistake_has_its_place_and_what_to_do() {
         "/when must have the format date-time",
         "/tags must have items that match `contains` of the schema, as many as it asks for",
         "/rest has items that are not part of an order here; leave them out",
+        "/named/long~1er has a name that is not allowed: the name must have at most 3 characters",
         "/never is what the schema excludes by `not`",
         "/to fits none of 2 alternatives; for the nearest: /to/mail is missing",
     ] {
         assert!(found.iter().any(|mistake| mistake == expected), "{expected}: {found:#?}");
     }
-    assert_eq!(found.len(), 16, "{found:#?}");
+    assert_eq!(found.len(), 17, "{found:#?}");
 }
 
 #[test]
