@@ -201,7 +201,7 @@ impl Activity {
         let State { latest_line, heard, invocations, .. } = &mut *state;
         *latest_line += 1;
         let line = Line { number: *latest_line, at: Instant::now(), text: text.into_owned() };
-        for entry in invocations.iter_mut().rev() {
+        for entry in invocations {
             if entry.hear(&line) {
                 entry.changed = self.changed();
             }
@@ -289,8 +289,8 @@ impl Running<'_> {
             entry.ids.extend(ids);
             // Lines that came before the answer told what they are about.
             let before = heard.iter().rev().take_while(|line| line.at >= entry.started).count();
-            let mut own = heard.iter().skip(heard.len() - before).filter(|line| entry.hear(line));
-            if own.by_ref().count() > 0 {
+            let own = heard.iter().skip(heard.len() - before).filter(|line| entry.hear(line)).count();
+            if own > 0 {
                 entry.changed = self.activity.changed();
             }
         }
