@@ -14,10 +14,9 @@ use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serving::trace::{self, SPANS};
+use serving::trace;
 use tokio::sync::watch;
-use tracing::field::Empty;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info, warn};
 use uuid::Uuid;
 
 use crate::config;
@@ -203,25 +202,15 @@ impl Call<'_> {
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
         let mut request = request.headers(self.headers.clone()).build()?;
-        let span = info_span!(
-            target: SPANS,
-            "call",
-            otel.name = request.method().as_str(),
-            otel.kind = "client",
-            http.request.method = request.method().as_str(),
-            server.address = request.url().host_str(),
-            server.port = request.url().port_or_known_default(),
-            http.response.status_code = Empty,
-            error.type = Empty
-        );
-        let noted = trace::Request::of(&span);
-        let traceparent = span.in_scope(trace::traceparent).and_then(|text| HeaderValue::try_from(text).ok());
+        let url = request.url();
+        let noted = trace::Request::begin(request.method().as_str(), url.host_str(), url.port_or_known_default());
+        let traceparent = noted.span().in_scope(trace::traceparent).and_then(|text| HeaderValue::try_from(text).ok());
         if let Some(traceparent) = traceparent {
             request.headers_mut().insert(TRACEPARENT, traceparent);
         }
         let method = if request.method() == reqwest::Method::POST { Method::Post } else { Method::Get };
         let started = Instant::now();
-        let answer = self.client.execute(request).instrument(span.clone()).await;
+        let answer = self.client.execute(request).instrument(noted.span().clone()).await;
         let status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
         METRICS.backend_duration.time((method, StatusClass::of_status(status)), started.elapsed());
         match status {

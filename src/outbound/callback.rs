@@ -17,10 +17,9 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Url};
-use serving::trace::{self, SPANS};
+use serving::trace;
 use sha2::Sha256;
-use tracing::field::Empty;
-use tracing::{Instrument, info_span};
+use tracing::Instrument;
 
 use crate::config::callback::{self, Secret};
 use crate::config::public_address::is_public;
@@ -51,18 +50,8 @@ impl Sender {
     pub async fn send(&self, url: &Url, id: &str, now: Timestamp, body: String) -> Told {
         let client = if callback::is_loopback(url) { &self.loopback } else { &self.internet };
         let seconds = now.as_milliseconds() / 1000;
-        // The receiver is told nothing of our trace, and the span nothing of the URL, which may have a secret in it.
-        let span = info_span!(
-            target: SPANS,
-            "call",
-            otel.name = "POST",
-            otel.kind = "client",
-            http.request.method = "POST",
-            server.address = url.host_str(),
-            http.response.status_code = Empty,
-            error.type = Empty
-        );
-        let noted = trace::Request::of(&span);
+        // The receiver is told nothing of our trace.
+        let noted = trace::Request::begin("POST", url.host_str(), url.port_or_known_default());
         let request = client
             .post(url.clone())
             .header(CONTENT_TYPE, "application/json")
@@ -70,7 +59,7 @@ impl Sender {
             .header("webhook-timestamp", seconds)
             .header("webhook-signature", signatures(&self.secrets, id, seconds, &body))
             .body(body);
-        let sent = tokio::time::timeout(TRY, request.send()).instrument(span).await;
+        let sent = tokio::time::timeout(TRY, request.send()).instrument(noted.span().clone()).await;
         let response = match sent.map_err(|_| "timeout").and_then(|answer| answer.map_err(|error| code(&error))) {
             Ok(response) => response,
             Err(code) => {

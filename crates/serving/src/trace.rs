@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Status, TraceContextExt};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tracing::Span;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// Target of spans. Log lines do not show them.
@@ -61,9 +62,25 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request that has the span to itself, with the empty fields `http.response.status_code` and `error.type`.
-    pub fn of(span: &Span) -> Self {
-        Self { span: span.clone(), is_over: false }
+    /// Begins the span of a request. The rest of its URL may have a secret in it.
+    pub fn begin(method: &str, host: Option<&str>, port: Option<u16>) -> Self {
+        let span = info_span!(
+            target: SPANS,
+            "call",
+            otel.name = method,
+            otel.kind = "client",
+            http.request.method = method,
+            server.address = host,
+            server.port = port,
+            http.response.status_code = Empty,
+            error.type = Empty
+        );
+        Self { span, is_over: false }
+    }
+
+    /// The span, to be entered while the request is on its way.
+    pub fn span(&self) -> &Span {
+        &self.span
     }
 
     /// Notes the status of the answer; 400 and above is a failure (OpenTelemetry semantic conventions, "HTTP client span").
