@@ -172,7 +172,7 @@ fn a_log_without_its_database_stops_the_start_and_is_not_deleted() {
     assert_eq!(host.ended(&before)["status"], "completed");
 }
 
-const LOST_LOG: &str = "is missing or empty, and no stop emptied it";
+const LOST_LOG: &str = "is missing, empty or overwritten, and no stop emptied it";
 
 /// Kills host and handler, and waits until both are gone.
 fn kill(mut host: Host, data: &Path) {
@@ -290,6 +290,41 @@ fn a_log_that_is_emptied_while_it_is_in_use_ends_the_promises() {
 
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(told.contains("ERROR") && told.contains("records.db-wal"), "{told}");
+}
+
+#[test]
+fn an_older_log_that_overwrites_the_log_in_use_ends_the_promises() {
+    use std::os::unix::fs::FileExt;
+    let data = Directory::new();
+    let mut host = Host::start(data.path(), &[]);
+    host.ended(&host.submit(&order("BEFORE")));
+    let log = data.path().join("records.db-wal");
+    let older = std::fs::read(&log).unwrap();
+    host.ended(&host.submit(&order("BETWEEN")));
+
+    let overwritten = std::fs::File::options().write(true).open(&log).unwrap();
+    overwritten.write_all_at(&older, 0).unwrap();
+    overwritten.set_len(older.len() as u64).unwrap();
+    let refused = host.post("/api/orders", &order("LOST"));
+    let told = host.program.line("was emptied or overwritten while it is in use");
+    let again = host.post("/api/orders", &order("LOST"));
+
+    assert_eq!([refused.status, again.status], [503, 503], "{refused:?} {again:?}");
+    assert!(told.contains("ERROR") && told.contains("records.db-wal"), "{told}");
+}
+
+#[test]
+fn a_log_that_begins_with_garbage_stops_the_start() {
+    use std::os::unix::fs::FileExt;
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+    host.ended(&host.submit(&order("BEFORE")));
+    kill(host, data.path());
+
+    std::fs::File::options().write(true).open(data.path().join("records.db-wal")).unwrap().write_all_at(&[0xff; 4096], 0).unwrap();
+    let mut refused = Host::begin(crate::support::repository(), data.path(), &[], &[]);
+
+    refused.line(LOST_LOG);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::{error, warn};
 
-use crate::files::{Files, is_empty, log_of, mark_of};
+use crate::files::{Files, Tail, is_empty, is_no_log, log_of, mark_of};
 use crate::mark::{Mark, State};
 
 /// Most operations in one commit: the first one waits for the last.
@@ -64,7 +64,7 @@ impl std::fmt::Display for Error {
             Self::Open(path, reason) => write!(f, "cannot open the database {}: {reason}", path.display()),
             Self::LogLost(path, since) => write!(
                 f,
-                "cannot open the database {}: its write-ahead log {} is missing or empty, and no stop emptied it; what was written after {since} may be missing: put the log back, or restore a backup",
+                "cannot open the database {}: its write-ahead log {} is missing, empty or overwritten, and no stop emptied it; what was written after {since} may be missing: put the log back, or restore a backup",
                 path.display(),
                 log_of(path).display()
             ),
@@ -272,6 +272,7 @@ impl Database {
             level: Durability::Synced,
             mark: None,
             is_overwritten: false,
+            tail: None,
             log_pages,
             copied: 0,
             is_copied: true,
@@ -456,6 +457,8 @@ struct Writer {
     mark: Option<Mark>,
     /// Whether the log was last found to belong to another copy of the database file.
     is_overwritten: bool,
+    /// End of the log after the last commit of this thread.
+    tail: Option<Tail>,
     /// Pages in the log after which the log is copied into the database.
     log_pages: i64,
     /// Pages in the log that are in the database, too.
@@ -475,6 +478,7 @@ impl Writer {
         let mut group = Vec::new();
         let mut done = Vec::new();
         let mut closing = None;
+        self.count_pages();
         loop {
             let first = if self.is_copied { jobs.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { jobs.recv_timeout(IDLE) };
             let first = match first {
@@ -536,9 +540,20 @@ impl Writer {
         }
     }
 
+    /// Pages in the log, whose end is remembered.
+    fn count_pages(&mut self) -> Option<i64> {
+        let (pages, _) = checkpoint(&self.connection, "NOOP").ok()?;
+        self.tail = self.files.tail(pages);
+        Some(pages)
+    }
+
     /// Copies the log when it has grown.
     fn observe_log(&mut self) {
-        let Ok((pages, _)) = checkpoint(&self.connection, "NOOP") else { return };
+        // The end of a log that was overwritten proves nothing.
+        if self.told {
+            return;
+        }
+        let Some(pages) = self.count_pages() else { return };
         self.is_copied = pages == self.copied;
         if pages >= self.log_pages && Instant::now() >= self.copy_again {
             self.copy_log();
@@ -556,7 +571,7 @@ impl Writer {
         self.busy_until = begun + COPY_PATIENCE;
         match self.try_copy_log() {
             Ok(true) => {
-                self.copied = checkpoint(&self.connection, "NOOP").map_or(0, |(pages, _)| pages);
+                self.copied = self.count_pages().unwrap_or(0);
                 self.is_copied = true;
             }
             // A reader, or a checkpoint of another process.
@@ -659,7 +674,7 @@ impl Writer {
             return Some(Problem::new(path, OVERWRITTEN));
         }
         // The log takes the mark of the database back, so it cannot be empty.
-        (self.mark.is_some() && !self.files.log_has_a_head()).then(|| Problem::new(&log_of(path), EMPTIED))
+        (self.mark.is_some() && !self.files.log_has(self.tail)).then(|| Problem::new(&log_of(path), EMPTIED))
     }
 
     /// Marks the database, unless it is marked. Until then a lost log would not be noticed.
@@ -800,7 +815,7 @@ impl Visitor {
         let Self { connection, database } = self;
         let state = |transaction: &Connection| -> rusqlite::Result<_> {
             let (visible, in_file) = (Mark::visible(transaction)?, mark_of(database).map_err(not_readable)?);
-            Ok((State::of(visible, in_file, is_empty(&log_of(path))), visible.since(transaction)?))
+            Ok((State::of(visible, in_file, is_no_log(&log_of(path))), visible.since(transaction)?))
         };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         match transaction.and_then(|transaction| state(&transaction)).map_err(|error| failed(&error))? {

@@ -10,6 +10,41 @@ use crate::mark::{self, Mark};
 
 /// First bytes of a log, without the lowest bit of the last byte (`SQLite`, "WAL-mode File Format", section 4.1).
 const LOG_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
+/// Most times that other processes begin the log anew between two looks at it.
+const MOST_NEW_BEGINNINGS: u32 = 0xffff;
+
+/// First bytes of a log: magic, version, page size, checkpoint number, two salts, checksum.
+struct Head([u8; 32]);
+
+impl Head {
+    fn of(log: &File) -> io::Result<Option<Self>> {
+        let mut head = [0; 32];
+        match read_at(log, &mut head, 0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let [first, second, third, fourth, ..] = head;
+        Ok((LOG_MAGIC == [first, second, third, fourth & !1]).then_some(Self(head)))
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        self.0[at..].first_chunk().copied().map_or(0, u32::from_be_bytes)
+    }
+
+    /// `SQLite` adds one to the first salt, and draws the second, whenever it begins the log anew.
+    fn salts(&self) -> (u32, u32) {
+        (self.number(16), self.number(20))
+    }
+}
+
+/// The last frame of a log, by its header: page, size of the database, both salts, checksum over all frames so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    at: u64,
+    salts: (u32, u32),
+    frame: [u8; 24],
+}
 
 /// Files that a connection has open. `SQLite` deletes the log and its index only when the last connection closes, and a checkpoint
 /// keeps both files: while this process has a connection, only a foreign program replaces a file.
@@ -55,17 +90,31 @@ impl Files {
         mark_of(&self.database)
     }
 
-    /// Whether the log begins as a log. Right after a commit it does, unless a foreign program emptied or overwrote the log.
-    pub(crate) fn log_has_a_head(&self) -> bool {
-        let mut head = [0; LOG_MAGIC.len()];
-        // A log that cannot be read is not lost.
-        match read_at(&self.log, &mut head, 0) {
-            Ok(()) => {
-                head[3] &= !1;
-                head == LOG_MAGIC
+    /// The last of so many frames of the log. `None`: the log has none, or was begun anew meanwhile.
+    pub(crate) fn tail(&self, frames: i64) -> Option<Tail> {
+        let before = u64::try_from(frames).ok()?.checked_sub(1)?;
+        let head = Head::of(&self.log).ok()??;
+        let mut frame = [0; 24];
+        let at = 32 + before * (frame.len() as u64 + u64::from(head.number(8)));
+        read_at(&self.log, &mut frame, at).ok()?;
+        (frame[8..16] == head.0[16..24]).then(|| Tail { at, salts: head.salts(), frame })
+    }
+
+    /// Whether the log still has this frame, or was begun anew since, as `SQLite` does once all of it is in the database. Otherwise a
+    /// foreign program emptied or overwrote the log.
+    pub(crate) fn log_has(&self, tail: Option<Tail>) -> bool {
+        let has = || -> io::Result<bool> {
+            let Some(head) = Head::of(&self.log)? else { return Ok(false) };
+            let Some(tail) = tail else { return Ok(true) };
+            if head.salts() != tail.salts {
+                return Ok((1..=MOST_NEW_BEGINNINGS).contains(&head.salts().0.wrapping_sub(tail.salts.0)));
             }
-            Err(error) => error.kind() != io::ErrorKind::UnexpectedEof,
-        }
+            let mut frame = [0; 24];
+            read_at(&self.log, &mut frame, tail.at)?;
+            Ok(frame == tail.frame)
+        };
+        // A log that cannot be read is not lost; one that is too short is.
+        has().unwrap_or_else(|error| error.kind() != io::ErrorKind::UnexpectedEof)
     }
 }
 
@@ -95,6 +144,14 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
 /// The write-ahead log of a database.
 pub(crate) fn log_of(path: &Path) -> PathBuf {
     beside(path, "-wal")
+}
+
+/// Whether there is no log: no file, or one that does not begin as a log does, such as an empty one.
+pub(crate) fn is_no_log(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(log) => Head::of(&log).is_ok_and(|head| head.is_none()),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Whether a file has no bytes, or is not there.
