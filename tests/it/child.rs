@@ -160,6 +160,36 @@ fn the_third_crash_within_half_an_hour_stops_the_host() {
 }
 
 #[test]
+fn a_request_that_waits_for_a_handler_when_the_host_gives_up_is_told_no_other_reason() {
+    let directory = Directory::new();
+    let (waybill, came_up) = (env!("CARGO_BIN_EXE_waybill"), directory.path().join("came-up"));
+    let text = format!("if [ -e {0} ]; then exec sleep 1000; fi; touch {0}; exec {waybill} serve", came_up.display());
+    script(&directory, "handler", &text, true);
+    let (handler, data) = (directory.path().join("app/handler"), directory.path().join("data"));
+    let host = Host::with(repository(), &data, &["--handler", handler.to_str().unwrap()], &[]);
+    let port = host.port;
+    let mut last = 0;
+    let mut kill = || {
+        last = eventually("another handler", || Some(recorded(&data)).filter(|process| *process != last));
+        signal(last, "KILL");
+    };
+
+    kill();
+    eventually("no handler is up", || (host.figures()["state"] == "Starting").then_some(()));
+    let ask = move || try_request("GET", &format!("http://127.0.0.1:{port}/api/health"), &[], None).is_ok();
+    // One of them reports its failure before the process ends.
+    let waiting: Vec<_> = (0..32).map(|_| std::thread::spawn(ask)).collect();
+    kill();
+    kill();
+    let (_, lines) = host.program.end();
+
+    for request in waiting {
+        let _ = request.join();
+    }
+    assert!(!lines.iter().any(|line| line.contains("code 0")), "{lines:?}");
+}
+
+#[test]
 fn a_handler_that_ends_at_once_stops_the_host_with_one_line() {
     let directory = Directory::new();
     script(&directory, "handler", "echo no database here; exit 3", true);
@@ -260,6 +290,49 @@ fn a_handler_that_an_earlier_host_left_behind_is_ended_first() {
     let _ = orphan.kill();
     assert_eq!(ended.map(|status| std::os::unix::process::ExitStatusExt::signal(&status)), Some(Some(9)));
     assert_eq!(logged(&host, "ending a handler that an earlier host left behind"), 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_handler_that_outlives_its_wrapper_script_and_its_host_is_ended_by_the_next_host() {
+    let directory = Directory::new();
+    let waybill = env!("CARGO_BIN_EXE_waybill");
+    script(&directory, "wrapper", &format!("{waybill} serve & echo $! > \"$WAYBILL_DATA/../pid\"; wait"), true);
+    let (wrapper, data) = (directory.path().join("app/wrapper"), directory.path().join("data"));
+    let arguments = ["--handler", wrapper.to_str().unwrap()];
+    let mut host = Host::with(repository(), &data, &arguments, &[]);
+    let handler = number(&directory.path().join("pid"));
+    host.program.kill();
+    ends(recorded(&data));
+    assert!(lives(handler));
+
+    let host = Host::with(repository(), &data, &arguments, &[]);
+
+    assert!(!lives(handler), "{:?}", host.program.lines());
+    assert_eq!(logged(&host, "ending a handler that an earlier host left behind"), 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_process_group_that_only_has_the_number_of_an_earlier_handler_is_left_alone() {
+    use std::os::unix::process::CommandExt;
+    let data = Directory::new();
+    // The leader ends, and what it started stays in its group.
+    let mut leader = Command::new("sh");
+    leader.args(["-c", "sleep 100 & echo $!"]).env("FUNCTIONS_CUSTOMHANDLER_WORKER_ID", "another").process_group(0);
+    let mut leader = leader.stdout(Stdio::piped()).spawn().unwrap();
+    let mut stranger = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(leader.stdout.take().unwrap()), &mut stranger).unwrap();
+    let stranger: u32 = stranger.trim().parse().unwrap();
+    let led = started(leader.id()).unwrap_or_default();
+    leader.wait().unwrap();
+    data.write("handler.json", &json!({ "process": leader.id(), "started": led, "worker": "of the handler" }).to_string());
+
+    let _host = Host::start(data.path(), &[]);
+    let is_left_alone = lives(stranger);
+
+    signal(stranger, "KILL");
+    assert!(is_left_alone);
 }
 
 #[test]

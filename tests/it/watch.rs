@@ -1,11 +1,12 @@
 //! `waybill local --watch`: a handler that is built again and replaced after a change, without losing what it was at.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::foreign::{App, handler_process, logged, send, tell};
-use crate::support::{Directory, Host, Program, eventually, order, repository};
+use crate::support::{Directory, Host, Program, eventually, free_port, order, repository, try_request};
 
 /// Line of a handler that took the place of another.
 const REPLACED: &str = "the new handler answers";
@@ -133,6 +134,32 @@ fn a_handler_that_does_not_come_up_after_a_crash_is_tried_again() {
 
     assert_eq!(tries, 2, "{:?}", host.program.lines());
     assert_eq!(host.get("/api/hello").status, 200);
+}
+
+#[test]
+fn a_host_whose_handler_never_came_up_says_so_to_a_scraper_and_to_a_request_that_waits() {
+    let Some(app) = App::new() else { return };
+    app.write("handler.py", "import sys\nsys.exit('no luck')\n");
+    let port = free_port();
+    let mut program = app.begin(&["--watch", "--drain-timeout", "1s", "--port", &port.to_string()], &[]);
+    program.line("more than 2 times within 30 minutes; a change of a file starts it again");
+
+    let ask = move |path: &str| try_request("GET", &format!("http://127.0.0.1:{port}{path}"), &[], None);
+    let begun = Instant::now();
+    let metrics = ask("/metrics").unwrap();
+    let took = begun.elapsed();
+    let waiting = std::thread::spawn(move || ask("/api/hello").is_ok());
+    eventually("the request waits", || {
+        let status = ask("/admin/host/status").ok()?;
+        (status.body.contains("Starting") && !waiting.is_finished()).then_some(())
+    });
+    program.signal("INT");
+    let (_, lines) = program.end();
+
+    let _ = waiting.join();
+    assert_eq!((metrics.status, metrics.body.as_str()), (503, "no handler is up\n"));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!lines.iter().any(|line| line.contains("code 0")), "{lines:?}");
 }
 
 #[test]

@@ -98,6 +98,32 @@ pub fn started(_process: u32) -> Started {
     Started::Unknown
 }
 
+/// Processes of this group that were started with this variable in their environment. A group keeps its number while any process is
+/// in it, also after the end of its leader.
+#[cfg(target_os = "linux")]
+pub fn in_group(group: u32, variable: &str, value: &str) -> Vec<u32> {
+    let is_in_group = |process: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        // Field 5, as above.
+        stat.rfind(')').and_then(|end| stat[end + 1..].split_ascii_whitespace().nth(2)) == Some(&group.to_string())
+    };
+    let wanted = format!("{variable}={value}");
+    // Empty for a zombie.
+    let has_variable = |process: &u32| {
+        let environment = std::fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(is_in_group).filter(has_variable).collect()
+}
+
+/// Other systems do not show the environment of a process.
+#[cfg(not(target_os = "linux"))]
+pub fn in_group(_group: u32, _variable: &str, _value: &str) -> Vec<u32> {
+    Vec::new()
+}
+
 /// Boot of this machine and process namespace: two containers on one machine cannot see each other's processes.
 #[cfg(target_os = "linux")]
 pub fn boot() -> Option<String> {

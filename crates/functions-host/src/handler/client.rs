@@ -91,6 +91,8 @@ pub(crate) enum CallError {
     Gone,
     /// The handler did not become ready in time.
     NotReady,
+    /// The host stops, and starts no handler any more.
+    Stopping,
     /// The connection broke: the handler crashed, or closed it.
     Broken(String),
 }
@@ -99,6 +101,7 @@ impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Gone => f.write_str("the handler has exited with code 0, and the host does not restart it then"),
+            Self::Stopping => f.write_str("the host stops, and no handler runs"),
             Self::NotReady => f.write_str("the handler did not become ready in time"),
             Self::Broken(reason) => write!(f, "the connection to the handler broke: {reason}"),
         }
@@ -162,7 +165,9 @@ impl Handler {
         let settled = async { phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await.map(|phase| phase.clone()) };
         match tokio::time::timeout(READY_WAIT, settled).await {
             Ok(Ok(Phase::Ready(running))) => Ok(running),
-            Ok(_) => Err(CallError::Gone),
+            Ok(Ok(Phase::Starting | Phase::Gone)) => Err(CallError::Gone),
+            // The supervisor has ended.
+            Ok(Err(_)) => Err(CallError::Stopping),
             Err(_) => Err(CallError::NotReady),
         }
     }

@@ -1,5 +1,6 @@
 //! Orphans: a handler that a killed host leaves behind, and that the next host ends.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +26,23 @@ struct Orphan {
     /// Directory whose host started the handler: a copy of the directory has the record too, and no right to the handler.
     #[serde(default)]
     directory: Option<Directory>,
+    /// Value of [`WORKER`] in the handler's environment, and in that of every process that it starts.
+    #[serde(default)]
+    worker: Option<String>,
+}
+
+/// A variable whose value no two handlers share.
+const WORKER: &str = "FUNCTIONS_CUSTOMHANDLER_WORKER_ID";
+
+impl Orphan {
+    /// Whether the handler runs, or a process that it started: a wrapper script may have died with its host, and its child not.
+    fn lives(&self) -> bool {
+        if process::started(self.process) == Started::At(self.started) {
+            return true;
+        }
+        // Another process may have the number, and lead a group of its own: only a process with the variable is one of the handler's.
+        self.worker.as_ref().is_some_and(|worker| !process::in_group(self.process, WORKER, worker).is_empty())
+    }
 }
 
 /// A directory that keeps its identity when it is moved, and has another one when it is copied.
@@ -71,10 +89,11 @@ pub(super) fn records(record: &Path) -> Vec<PathBuf> {
 }
 
 /// Records a started handler, on systems that tell the start time of a process.
-pub(super) fn write_down(process: u32, record: &Path) -> std::io::Result<()> {
+pub(super) fn write_down(process: u32, environment: &BTreeMap<String, String>, record: &Path) -> std::io::Result<()> {
     match process::started(process) {
         Started::At(started) => {
-            let orphan = Orphan { process, started, boot: process::boot(), directory: Directory::of(record) };
+            let worker = environment.get(WORKER).cloned();
+            let orphan = Orphan { process, started, boot: process::boot(), directory: Directory::of(record), worker };
             std::fs::write(record, serde_json::to_vec(&orphan)?)
         }
         Started::Gone | Started::Unknown => Ok(()),
@@ -90,15 +109,16 @@ pub(super) async fn end(record: &Path) -> Result<(), String> {
         return Ok(());
     }
     let here = orphan.boot.is_none() || orphan.boot == process::boot();
-    let lives = || here && process::started(orphan.process) == Started::At(orphan.started);
-    if !lives() {
+    if !here || !orphan.lives() {
         return Ok(());
     }
     warn!(process.id = orphan.process, "ending a handler that an earlier host left behind");
     kill_group(orphan.process);
-    kill_process(orphan.process);
+    if process::started(orphan.process) == Started::At(orphan.started) {
+        kill_process(orphan.process);
+    }
     let end = Instant::now() + ORPHAN_WAIT;
-    while lives() {
+    while orphan.lives() {
         if Instant::now() > end {
             return Err(format!("the handler of an earlier host still runs and cannot be ended: end process {} yourself", orphan.process));
         }

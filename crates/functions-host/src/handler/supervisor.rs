@@ -211,7 +211,7 @@ impl Supervisor {
         if let Some(names) = self.plan.inherited {
             command.env_clear().envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         }
-        command.envs(environment);
+        command.envs(&environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0); // Ctrl-C is for the host, which lets invocations end first.
@@ -220,7 +220,7 @@ impl Supervisor {
         let mut child = command.spawn()?;
         let (group, lines) = (Group(child.id()), Lines::of(&mut child, &self.activity));
         if let Some(process) = child.id() {
-            orphan::write_down(process, &record)?;
+            orphan::write_down(process, &environment, &record)?;
         }
         Ok(Process { child, port, group, lines, record })
     }

@@ -35,6 +35,8 @@ const MAX_BODY: u32 = 100 * 1024 * 1024;
 /// Time for a client's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(100);
 
+/// Time that a scraper of metrics waits for a handler.
+const METRICS_WAIT: Duration = Duration::from_secs(1);
 /// Body above which a request takes a share of [`LARGE_BODIES`], and its invocation is built apart from other requests.
 const LARGE: u32 = 256 * 1024;
 /// Bytes of large bodies that are held at the same time, so that clients cannot fill the memory. One of the largest fits.
@@ -321,6 +323,11 @@ impl Front {
     /// The handler's own `/metrics`, if it has any: its port is chosen anew at each start, and a scraper needs one that stays. The real
     /// host has no such path.
     async fn metrics(&self) -> HttpResponse {
+        // A scraper asks again; a request for a function waits longer.
+        let is_up = tokio::time::timeout(METRICS_WAIT, self.dispatcher.handler.wait_until_ready()).await;
+        if !is_up.unwrap_or(false) {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "no handler is up\n");
+        }
         match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics", &OnceLock::new()).await {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.body));
