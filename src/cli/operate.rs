@@ -198,7 +198,7 @@ impl Operator {
                 if self.json {
                     say(&json_text(&record));
                 } else {
-                    say_all(&card::lines(&record, columns()));
+                    say_all(&card::lines(&record, &self.budgets, columns()));
                 }
             }
             Request::Watch(id) => return self.watch(&id).await.map(Ended::from),
@@ -300,28 +300,24 @@ impl Operator {
 
     /// Prints the progress of an order until it ends: a bar on a terminal, else a line for each change.
     async fn watch(&self, id: &IdPrefix) -> Result<bool, String> {
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+        let moves = std::io::IsTerminal::is_terminal(&std::io::stdout()) && !self.json;
         let mut last = String::new();
         loop {
             let record = self.record(id).await?;
-            let line = if self.json {
+            let mut line = if self.json {
                 json!({ "status": record.status, "progress": record.progress, "stage": record.stage, "attempt": record.attempt })
                     .to_string()
             } else {
-                let done = usize::from(record.progress) * 20 / 100;
-                let stage = record.stage.as_ref().map_or_else(String::new, |stage| format!("  {stage}"));
-                let error = record.error.as_ref().map_or_else(String::new, |error| format!("  {}: {}", error.code, error.message));
-                format!(
-                    "[{}{}] {:>3} %  {}  try {}{stage}{error}",
-                    "#".repeat(done),
-                    ".".repeat(20 - done),
-                    record.progress,
-                    record.status.as_str(),
-                    record.attempt
-                )
+                watched(&record, &self.budgets)
             };
+            if moves && !record.status.is_terminal() {
+                // What is printed differs with each second: a person sees that the command still looks.
+                let since = card::doing(&record, &self.budgets).1;
+                let seconds = self.store.now().as_milliseconds().saturating_sub(since.as_milliseconds()).max(0) / 1000;
+                line = format!("{seconds:>4} s {line}");
+            }
             if line != last {
-                if terminal && !self.json {
+                if moves {
                     // One row, so that the next line can take its place; the last column stays free, where some terminals wrap.
                     let row = table::cut(&printable(&line), columns().unwrap_or(usize::MAX).saturating_sub(1));
                     print!("\r\x1b[K{row}");
@@ -332,7 +328,7 @@ impl Operator {
                 last = line;
             }
             if record.status.is_terminal() {
-                if terminal && !self.json {
+                if moves {
                     say("");
                 }
                 return Ok(record.status == Status::Completed);
@@ -351,6 +347,21 @@ impl Operator {
             None => Ok(false),
         }
     }
+}
+
+/// A watched order in one line, which stays the same until something happens to the order.
+fn watched(record: &Record, budgets: &Budgets) -> String {
+    let done = usize::from(record.progress) * 20 / 100;
+    let (bar, rest) = ("#".repeat(done), ".".repeat(20 - done));
+    let doing = if record.status.is_terminal() {
+        format!("try {}", card::tries(record, budgets))
+    } else {
+        let (doing, since) = card::doing(record, budgets);
+        format!("{doing}, since {since}")
+    };
+    let stage = record.stage.as_ref().map_or_else(String::new, |stage| format!("  {stage}"));
+    let error = record.error.as_ref().map_or_else(String::new, |error| format!("  {}: {}", error.code, error.message));
+    format!("[{bar}{rest}] {:>3} %  {}  {doing}{stage}{error}", record.progress, record.status.as_str())
 }
 
 /// Opens the store. One of this machine is there already: a handler makes it.

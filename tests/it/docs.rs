@@ -48,6 +48,26 @@ fn every_link_between_pages_leads_somewhere() {
 }
 
 #[test]
+fn the_page_of_problems_says_what_each_code_of_an_order_means() {
+    let list = fs::read_to_string(root().join("crates/domain/src/failure.rs")).unwrap();
+    let entries = list.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.strip_suffix("\"),")?.split_once("\", \""));
+    let rows: Vec<_> = entries.map(|(code, meaning)| format!("| `{code}` | {meaning} |")).collect();
+    let page = fs::read_to_string(root().join("docs/problems.md")).unwrap();
+    let (_, section) = page.split_once("## Codes of a failed order").unwrap();
+    let table: Vec<_> =
+        section.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|')).collect();
+    let sources = sources();
+    let given: BTreeSet<_> =
+        sources.iter().flat_map(|(_, text)| text.split("Failure::new(\"").skip(1)).filter_map(|rest| rest.split('"').next()).collect();
+    let of_tests = ["busy now", "c", "code", "given_up"];
+    let unknown: Vec<_> =
+        given.iter().filter(|code| !of_tests.contains(code) && !rows.iter().any(|row| row.contains(&format!("`{code}`")))).collect();
+
+    assert!(given.len() > 10 && table == rows, "make the table of docs/problems.md: {}", rows.join("\n"));
+    assert!(unknown.is_empty(), "codes without a meaning: {unknown:?}");
+}
+
+#[test]
 fn the_readme_can_be_finished() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
 

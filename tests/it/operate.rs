@@ -51,6 +51,7 @@ fn a_failed_order_is_found_understood_and_put_back_on_its_way_beside_a_running_h
         (status["attempt"] == 2 && status["status"] == "failed").then_some(status)
     });
     assert_eq!(events(&again), ["accepted", "claimed", "failed", "redriven", "claimed", "failed"]);
+    assert!(words(&["orders", "show", &bad]).contains("tries     1 of 5, 2 with those before it was sent again"));
     let (watched, _) = on(&data, &["orders", "watch", &bad]);
     assert!(!watched, "it did not complete");
     assert!(on(&data, &["orders", "watch", &good]).0);

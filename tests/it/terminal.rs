@@ -1,5 +1,6 @@
 //! What a person sees at a terminal.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use functions_host::service_bus::broker::{Broker, Outgoing, Rules};
 use serde_json::{Value, json};
 
 use crate::store::run;
-use crate::support::{Directory, Handler, Host, Program, hopeless, order, repository, request, signal, skipped, submit, submit_order};
+use crate::support::{
+    Directory, Handler, Host, Program, eventually, hopeless, order, repository, request, signal, skipped, submit, submit_order,
+};
 
 /// Runs a program on a terminal of its own, with this number of columns, and passes on what it prints.
 const TERMINAL: &str = "
@@ -179,6 +182,29 @@ fn tables_fit_the_terminal_and_a_cut_is_marked() {
 }
 
 #[test]
+fn a_watched_order_that_hangs_says_what_it_waits_for_and_counts_the_seconds_on_a_terminal() {
+    let data = Directory::new();
+    // Its worker sees the wish to cancel after a third of the lease.
+    let host = Host::start(data.path(), &[("WORK_DELAY", "60s"), ("LEASE", "15s"), ("MAX_ATTEMPTS", "3")]);
+    let id = host.submit(&order("WATCH-1"));
+    let begun = eventually("it is claimed", || host.get(&format!("/api/orders/{id}")).json()["startedAt"].as_str().map(str::to_owned));
+    let arguments = ["orders", "watch", &id, "--data", data.path().to_str().unwrap()];
+    let settings = [("MAX_ATTEMPTS", "3")];
+    let Some(on_terminal) = on_terminal(120, &arguments, &settings) else { return };
+    let mut piped = Program::waybill(&arguments, &settings);
+    piped.line(&format!("processing  try 1 of 3 runs, since {begun}"));
+
+    assert_eq!(request("DELETE", &format!("http://127.0.0.1:{}/api/orders/{id}", host.port), &[], None).status, 202);
+    let (row, piped) = (on_terminal.end().1.concat(), piped.end().1);
+
+    let seconds: BTreeSet<&str> =
+        row.split("\r\u{1b}[K").filter_map(|row| row.trim().split_once(" s [").map(|(seconds, _)| seconds)).collect();
+    assert!(seconds.len() > 1, "{row:?}");
+    assert_eq!(piped.len(), 2, "the changes alone: {piped:?}");
+    assert!(piped[1].contains("cancelled  try 1 of 3"), "{piped:?}");
+}
+
+#[test]
 fn an_order_is_shown_as_a_card() {
     let data = Directory::new();
     let handler = Handler::start(data.path(), &[]);
@@ -190,10 +216,11 @@ fn an_order_is_shown_as_a_card() {
     let value = |name: &str| lines.iter().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
     assert_eq!(
         (value("order "), value("customer "), value("id "), value("tries ")),
-        ("CARD-1".into(), "C-1001".into(), id.clone(), "1".into())
+        ("CARD-1".into(), "C-1001".into(), id.clone(), "1 of 5".into())
     );
     assert!(value("status ").starts_with("failed, after "), "{lines:?}");
     assert!(value("error ").starts_with("total_too_large: "), "{lines:?}");
+    assert!(lines.iter().any(|line| line.trim_start().starts_with("The built-in work prices orders up to")), "{lines:?}");
     assert!(value("next ").ends_with(&format!("waybill orders retry {id}")), "{lines:?}");
     let events: Vec<_> = lines.iter().skip_while(|line| *line != "timeline").skip(1).collect();
     assert!(events.len() == 3 && events[2].contains("failed") && events[2].contains(" s  "), "{lines:?}");

@@ -5,6 +5,7 @@ pub mod json;
 pub mod form;
 pub mod tracking;
 pub mod record;
+pub mod failure;
 pub mod lifecycle;
 pub mod callback;
 pub mod message;

@@ -4,13 +4,16 @@ use http::Uri;
 use serving::terminal::{duration, printable};
 
 use crate::cli::operate::{self, table};
+use crate::domain::failure;
+use crate::domain::lifecycle::Budgets;
 use crate::domain::record::{NoticeState, Record, Status};
+use crate::domain::timestamp::Timestamp;
 
 /// Columns of the names.
 const WIDTH: usize = 10;
 
 /// Lines of the card. They hold foreign text. On a terminal with this number of columns the order and the result are cut to their rows, with `…`.
-pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
+pub(super) fn lines(record: &Record, budgets: &Budgets, columns: Option<usize>) -> Vec<String> {
     let names = record.names();
     let mut lines = Vec::new();
     let mut row = |name: &str, value: &str| {
@@ -23,11 +26,12 @@ pub(super) fn lines(record: &Record, columns: Option<usize>) -> Vec<String> {
     row("id", &record.tracking_id.to_string());
     row("owner", &record.owner);
     row("status", &status(record));
-    row("tries", &tries(record));
+    row("tries", &tries(record, budgets));
     if let Some(error) = &record.error {
         row("error", &format!("{}: {}", error.code, error.message));
+        row("", failure::meaning(&error.code).unwrap_or_default());
     }
-    row("next", &next(record));
+    row("next", &next(record, budgets));
     row("callback", &callback(record));
     let mut json = |name: &str, text: &str| {
         let text = printable(&operate::one_line(text.to_owned())).into_owned();
@@ -64,9 +68,29 @@ fn status(record: &Record) -> String {
     }
 }
 
-pub(super) fn tries(record: &Record) -> String {
+pub(super) fn tries(record: &Record, budgets: &Budgets) -> String {
     let interruptions = if record.interruptions > 0 { format!(", {} interruptions", record.interruptions) } else { String::new() };
-    format!("{}{interruptions}", record.attempt)
+    let all = if record.attempts_before > 0 { format!(", {} with those before it was sent again", record.attempt) } else { String::new() };
+    format!("{}{all}{interruptions}", try_of(record, budgets))
+}
+
+/// The try of this budget, such as `2 of 5`. Without the most where an order has had more, because the setting was lowered.
+fn try_of(record: &Record, budgets: &Budgets) -> String {
+    let (number, most) = (record.attempt.saturating_sub(record.attempts_before), budgets.max_attempts);
+    if number > most { number.to_string() } else { format!("{number} of {most}") }
+}
+
+/// What an order does now that has not ended, and since when.
+pub(super) fn doing(record: &Record, budgets: &Budgets) -> (String, Timestamp) {
+    let number = try_of(record, budgets);
+    match (record.retry_at, &record.lease) {
+        (Some(retry_at), _) => (format!("try {number} failed, the next begins at {retry_at}"), record.updated_at),
+        (None, Some(_)) => (format!("try {number} runs"), record.claimed_at().unwrap_or(record.updated_at)),
+        (None, None) => match record.wake_at {
+            Some(wake_at) if wake_at > record.updated_at => (format!("its message arrives at {wake_at}"), record.updated_at),
+            _ => ("waits for a worker".into(), record.sent_again_at.unwrap_or(record.submitted_at)),
+        },
+    }
 }
 
 /// The receiver of the callback, and the state of the callback.
@@ -90,7 +114,7 @@ pub(super) fn receiver(url: &str) -> String {
 }
 
 /// What comes next, and what an operator can do.
-pub(super) fn next(record: &Record) -> String {
+pub(super) fn next(record: &Record, budgets: &Budgets) -> String {
     let id = record.tracking_id;
     match record.status {
         Status::Failed => format!("repair the cause, then waybill orders retry {id}"),
@@ -100,7 +124,7 @@ pub(super) fn next(record: &Record) -> String {
             (Some(retry_at), _, _) => format!("its next try begins at {retry_at}"),
             (None, Some(lease), _) => {
                 let since = record.claimed_at().map_or_else(String::new, |at| format!("since {at}, "));
-                format!("try {} runs, {since}and its worker renews its lease, now until {}", record.attempt, lease.expires_at)
+                format!("try {} runs, {since}and its worker renews its lease, now until {}", try_of(record, budgets), lease.expires_at)
             }
             (None, None, Some(due_at)) => format!("its message is to arrive; OrderSweeper looks at it at {due_at}"),
             (None, None, None) => "it has no due time: see waybill verify".into(),

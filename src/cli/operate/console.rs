@@ -280,8 +280,8 @@ impl Operator {
         }
         let more = json!({
             "owner": record.owner,
-            "tries": card::tries(&record),
-            "next": card::next(&record),
+            "tries": card::tries(&record, &self.budgets),
+            "next": card::next(&record, &self.budgets),
             "callback": card::callback(&record),
             "message": record.error.as_ref().map(|error| &error.message),
             "completedAt": record.completed_at,
