@@ -7,6 +7,17 @@ use serde_json::{Value, json};
 
 use crate::support::{Directory, Host, Program, eventually, free_port, has, repository, request, try_request};
 
+#[test]
+fn the_examples_without_the_functions_around_them_say_what_they_need() {
+    let elsewhere = Directory::new();
+    let copy = elsewhere.write("examples/start", &std::fs::read_to_string(repository().join("examples/start")).unwrap());
+
+    let (status, lines) = Program::start(Command::new("sh").arg(copy).arg("python")).end();
+
+    assert_eq!(status.code(), Some(2), "{lines:?}");
+    assert!(lines.concat().contains("needs the whole clone") && lines.concat().contains("waybill new DIR"), "{lines:?}");
+}
+
 /// What `examples/start` has started; stopped at the end.
 struct Example {
     host: Host,
