@@ -123,6 +123,17 @@ fn json_that_is_no_object_is_told_so() {
 }
 
 #[test]
+fn a_name_with_half_a_surrogate_pair_is_refused_with_its_place() {
+    let (_data, handler) = start();
+
+    for name in ["a\\ud800b", "\\udc00"] {
+        let answer = handler.ingress(Some(&format!("{{\n\"orderId\": \"S-1\",\n\"{name}\": 1}}")), &[]);
+        let detail = answer.body["detail"].as_str().unwrap_or_default();
+        assert!(answer.body["type"] == "urn:problem-type:waybill:not-json" && detail.contains("line 3 column "), "{answer:?}");
+    }
+}
+
+#[test]
 fn every_mistake_is_named_with_its_pointer() {
     let (_data, handler) = start();
     let text = |field: &str, value: &str| {

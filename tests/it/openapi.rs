@@ -57,11 +57,19 @@ fn generators_find_plain_types_in_the_contract() {
     let contract = contract();
     let (mut choices, mut nulls) = (Vec::new(), Vec::new());
 
+    let takes_null = |schema: &Value| {
+        let (null, one) = ("null".into(), &schema["type"]);
+        *one == null
+            || one.as_array().is_some_and(|types| types.contains(&null))
+            || schema.get("const").is_some_and(Value::is_null)
+            || schema["enum"].as_array().is_some_and(|values| values.contains(&Value::Null))
+    };
+
     walk(&contract, "", &mut |path, object| {
-        for choice in ["oneOf", "anyOf"].into_iter().filter_map(|name| object.get(name)?.as_array()) {
-            choices.extend(choice.iter().filter(|schema| schema["type"] == "null").map(|_| path.to_owned()));
+        for choice in ["oneOf", "anyOf", "allOf"].into_iter().filter_map(|name| object.get(name)?.as_array()) {
+            choices.extend(choice.iter().filter(|schema| takes_null(schema)).map(|_| path.to_owned()));
         }
-        let is_null = object["type"].as_array().is_some_and(|types| types.contains(&"null".into()));
+        let is_null = object["type"].is_array() && takes_null(object);
         if is_null && (path.contains("/parameters") || path.contains("/headers/")) {
             nulls.push(path.to_owned());
         }
