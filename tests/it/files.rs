@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
-use crate::support::{Directory, Host, Program, eventually, hopeless, order, submit_until_accepted};
+use crate::support::{Directory, Host, PATIENCE, Program, eventually, hopeless, order, submit_until_accepted};
 
 /// A host whose file of records is taken away by `lose` and put back by `mend` between two runs.
 fn refuses_and_loses_nothing(file: &str, lose: impl Fn(&Path), mend: impl Fn(&Path)) {
@@ -311,6 +311,27 @@ fn an_older_log_that_overwrites_the_log_in_use_ends_the_promises() {
 
     assert_eq!([refused.status, again.status], [503, 503], "{refused:?} {again:?}");
     assert!(told.contains("ERROR") && told.contains("records.db-wal"), "{told}");
+}
+
+#[test]
+fn a_log_that_another_program_begins_anew_raises_no_alarm() {
+    let data = Directory::new();
+    let host = Host::start(data.path(), &[]);
+
+    for number in 0..10 {
+        let open = || {
+            let database = Connection::open(data.path().join("records.db")).unwrap();
+            database.busy_timeout(PATIENCE).unwrap();
+            database
+        };
+        // The connection that copied the log counts on; the next one draws the numbers of the new log.
+        let (copier, writer) = (open(), open());
+        copier.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        writer.execute_batch("CREATE TABLE IF NOT EXISTS other (n); INSERT INTO other VALUES (1)").unwrap();
+        host.ended(&host.submit(&order(&format!("ANEW-{number}"))));
+    }
+
+    assert!(host.program.lines_with("nothing is written any more").is_empty(), "{:?}", host.program.lines());
 }
 
 #[test]

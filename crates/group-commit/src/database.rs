@@ -598,6 +598,8 @@ impl Writer {
     /// `true`: everything is in the database, which is marked, and the log says that the mark does not hold.
     fn try_copy_log(&mut self) -> rusqlite::Result<bool> {
         set_level(&self.connection, &mut self.level, Durability::Synced)?;
+        // Once all of the log is copied, it begins anew.
+        self.tail = None;
         let transaction = Self::transaction(&mut self.connection, self.busy_until)?;
         let visible = Mark::visible(&transaction)?;
         if !visible.is_set() {
@@ -673,24 +675,37 @@ impl Writer {
         if self.is_overwritten {
             return Some(Problem::new(path, OVERWRITTEN));
         }
-        // The log takes the mark of the database back, so it cannot be empty.
-        (self.mark.is_some() && !self.files.log_has(self.tail)).then(|| Problem::new(&log_of(path), EMPTIED))
+        // The log takes the mark of the database back, so it cannot be empty. A foreign program that has just copied the log into the
+        // database, after which the log begins anew, has taken the mark away.
+        let is_lost = self.mark.is_some() && !self.files.log_has(self.tail) && self.files.mark().ok() == self.mark;
+        is_lost.then(|| Problem::new(&log_of(path), EMPTIED))
     }
 
     /// Marks the database, unless it is marked. Until then a lost log would not be noticed.
     fn keep_marked(&mut self) {
         let filed = self.files.mark().ok();
         if self.mark.is_some() && self.mark == filed {
+            self.is_overwritten = false;
             return;
         }
-        self.mark = None;
+        // Marks only grow. A foreign program that copies the log into the database leaves the one before, taken away.
+        if let (Some(mark), Some(filed)) = (self.mark, filed)
+            && filed.0 < mark.taken_away().0
+        {
+            self.is_overwritten = true;
+            return;
+        }
+        (self.mark, self.tail) = (None, None);
         if Instant::now() < self.copy_again {
             return;
         }
         let begun = Instant::now();
         let kept = self.find_mark().and_then(|is_marked| if is_marked { Ok(true) } else { self.try_copy_log() });
         match kept {
-            Ok(true) => return,
+            Ok(true) => {
+                self.count_pages();
+                return;
+            }
             // A reader, or a checkpoint of another process.
             Ok(false) => {}
             Err(error) => {

@@ -10,8 +10,6 @@ use crate::mark::{self, Mark};
 
 /// First bytes of a log, without the lowest bit of the last byte (`SQLite`, "WAL-mode File Format", section 4.1).
 const LOG_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
-/// Most times that other processes begin the log anew between two looks at it.
-const MOST_NEW_BEGINNINGS: u32 = 0xffff;
 
 /// First bytes of a log: magic, version, page size, checkpoint number, two salts, checksum.
 struct Head([u8; 32]);
@@ -28,13 +26,9 @@ impl Head {
         Ok((LOG_MAGIC == [first, second, third, fourth & !1]).then_some(Self(head)))
     }
 
-    fn number(&self, at: usize) -> u32 {
-        self.0[at..].first_chunk().copied().map_or(0, u32::from_be_bytes)
-    }
-
-    /// `SQLite` adds one to the first salt, and draws the second, whenever it begins the log anew.
-    fn salts(&self) -> (u32, u32) {
-        (self.number(16), self.number(20))
+    fn page_size(&self) -> u64 {
+        let [_, _, _, _, _, _, _, _, a, b, c, d, ..] = self.0;
+        u64::from(u32::from_be_bytes([a, b, c, d]))
     }
 }
 
@@ -42,7 +36,6 @@ impl Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tail {
     at: u64,
-    salts: (u32, u32),
     frame: [u8; 24],
 }
 
@@ -95,20 +88,17 @@ impl Files {
         let before = u64::try_from(frames).ok()?.checked_sub(1)?;
         let head = Head::of(&self.log).ok()??;
         let mut frame = [0; 24];
-        let at = 32 + before * (frame.len() as u64 + u64::from(head.number(8)));
+        let at = 32 + before * (frame.len() as u64 + head.page_size());
         read_at(&self.log, &mut frame, at).ok()?;
-        (frame[8..16] == head.0[16..24]).then(|| Tail { at, salts: head.salts(), frame })
+        (frame[8..16] == head.0[16..24]).then_some(Tail { at, frame })
     }
 
-    /// Whether the log still has this frame, or was begun anew since, as `SQLite` does once all of it is in the database. Otherwise a
-    /// foreign program emptied or overwrote the log.
+    /// Whether the log still has this frame, if one is given. Otherwise a foreign program emptied or overwrote the log, or the log was
+    /// begun anew, as `SQLite` does once all of it is in the database.
     pub(crate) fn log_has(&self, tail: Option<Tail>) -> bool {
         let has = || -> io::Result<bool> {
-            let Some(head) = Head::of(&self.log)? else { return Ok(false) };
-            let Some(tail) = tail else { return Ok(true) };
-            if head.salts() != tail.salts {
-                return Ok((1..=MOST_NEW_BEGINNINGS).contains(&head.salts().0.wrapping_sub(tail.salts.0)));
-            }
+            let has_head = Head::of(&self.log)?.is_some();
+            let Some(tail) = tail.filter(|_| has_head) else { return Ok(has_head) };
             let mut frame = [0; 24];
             read_at(&self.log, &mut frame, tail.at)?;
             Ok(frame == tail.frame)
