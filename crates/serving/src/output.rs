@@ -13,6 +13,11 @@ use tracing::warn;
 const MOST_WAITING: usize = 1024 * 1024;
 /// Longest wait at the end for a reader; the stand-in gives its handler longer to end.
 const LAST_LINES: Duration = Duration::from_secs(2);
+/// Time for which lines gather after a write, so that a busy process wakes its writing thread once for many of them. A line that comes
+/// alone does not wait.
+const GATHER: Duration = Duration::from_millis(2);
+/// Bytes that a pipe keeps together, on Linux (pipe(7), `PIPE_BUF`). Host and handler share a pipe.
+const TOGETHER: usize = 4096;
 /// Name of the threads that write.
 const WRITER: &str = "output";
 
@@ -37,11 +42,15 @@ struct Waiting {
     /// Lines that found no room, and of which nothing is said yet.
     dropped: u64,
     is_writing: bool,
+    /// Whether the thread waits for the next line, which must wake it.
+    is_idle: bool,
+    /// How many wait until everything is written.
+    flushes: usize,
 }
 
 impl Stream {
     const fn new(name: &'static str, out: fn() -> Box<dyn Write>) -> Self {
-        let waiting = Waiting { has_writer: false, text: Vec::new(), dropped: 0, is_writing: false };
+        let waiting = Waiting { has_writer: false, text: Vec::new(), dropped: 0, is_writing: false, is_idle: false, flushes: 0 };
         Self { name, out, waiting: Mutex::new(waiting), changed: Condvar::new() }
     }
 
@@ -60,8 +69,11 @@ impl Stream {
             return;
         }
         waiting.text.extend_from_slice(lines);
+        let is_idle = waiting.is_idle;
         drop(waiting);
-        self.changed.notify_all();
+        if is_idle {
+            self.changed.notify_all();
+        }
     }
 
     fn start(&'static self) {
@@ -75,14 +87,16 @@ impl Stream {
             let mut waiting = self.waiting.lock();
             waiting.is_writing = false;
             self.changed.notify_all();
+            self.changed.wait_while_for(&mut waiting, |waiting| waiting.flushes == 0, GATHER);
+            waiting.is_idle = true;
             self.changed.wait_while(&mut waiting, |waiting| waiting.text.is_empty());
+            waiting.is_idle = false;
             std::mem::swap(&mut waiting.text, &mut text);
             waiting.is_writing = true;
             let dropped = std::mem::take(&mut waiting.dropped);
             drop(waiting);
-            // Each line by itself: host and handler share a pipe, which keeps no more than 4 KiB together.
-            for line in text.split_inclusive(|byte| *byte == b'\n') {
-                drop(out.write_all(line));
+            for lines in pieces(&text) {
+                drop(out.write_all(lines));
             }
             drop(out.flush());
             text.clear();
@@ -94,8 +108,24 @@ impl Stream {
 
     fn flush(&self, end: Instant) {
         let is_busy = |waiting: &mut Waiting| waiting.is_writing || !waiting.text.is_empty();
-        self.changed.wait_while_until(&mut self.waiting.lock(), is_busy, end);
+        let mut waiting = self.waiting.lock();
+        waiting.flushes += 1;
+        self.changed.notify_all();
+        self.changed.wait_while_until(&mut waiting, is_busy, end);
+        waiting.flushes -= 1;
     }
+}
+
+/// Whole lines that a pipe keeps together, as many as fit; a longer line alone.
+fn pieces(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_end = |byte: &u8| *byte == b'\n';
+    std::iter::from_fn(move || {
+        let whole = if text.len() <= TOGETHER { Some(text.len()) } else { text[..TOGETHER].iter().rposition(is_end).map(|end| end + 1) };
+        let length = whole.unwrap_or_else(|| text.iter().position(is_end).map_or(text.len(), |end| end + 1));
+        let (piece, rest) = text.split_at(length);
+        text = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Output that is written. Dropping it, at the end of a command or by a panic, waits for the last lines.
@@ -172,4 +202,23 @@ pub fn flush() {
     // What was dropped from stderr is said on stdout.
     STDERR.flush(end);
     STDOUT.flush(end);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_written_together_as_far_as_a_pipe_keeps_them() {
+        let (short, long) = ([b'a'; 1500], [b'b'; 2 * TOGETHER]);
+        let lines = [&short[..], &short, &short, &long, &short].map(|line| [line, b"\n"].concat());
+        let text = lines.concat();
+
+        let pieces: Vec<_> = pieces(&text).collect();
+
+        assert_eq!(pieces.concat(), text);
+        let lengths: Vec<_> = pieces.iter().map(|piece| piece.len()).collect();
+        assert_eq!(lengths, [3002, 1501, 2 * TOGETHER + 1, 1501]);
+        assert_eq!(super::pieces(b"").count(), 0);
+    }
 }
