@@ -71,6 +71,10 @@ pub(super) fn of(function: &'static str, invocation: &Invocation) -> Span {
 /// `traceparent` of the client's request, or of the span that made the message.
 fn origin(trigger: Trigger, invocation: &Invocation) -> Option<String> {
     let body = invocation.body.whole().ok()?;
+    // Most name none, and would be read twice for nothing. The first letter may be a capital in the name of a header.
+    if !str::from_utf8(body).is_ok_and(|text| text.contains("raceparent")) {
+        return None;
+    }
     match trigger {
         Trigger::Http => envelope::http_request(body).ok()?.header("traceparent").next().map(str::to_owned),
         Trigger::Queue => message::traceparent(&envelope::queue_message(body).ok()?.text),

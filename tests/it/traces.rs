@@ -114,6 +114,28 @@ fn one_trace_has_the_whole_life_of_an_order_with_a_retry() {
 }
 
 #[test]
+fn a_trace_that_is_not_kept_leaves_no_span_and_goes_on_not_kept() {
+    let data = Directory::new();
+    let collector = Collector::new();
+    let backend = Fake::answering(|_, _| reply(200, &[], "{}"));
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("FULFILLMENT_URL", &backend.url)];
+    let handler = Handler::start(data.path(), &settings);
+    let dropped = CLIENT.replace("-01", "-00");
+
+    for (id, traceparent) in [("T-6", dropped.as_str()), ("T-7", HOST)] {
+        let (_, message) = handler.ingress(Some(&order(id).to_string()), &[("traceparent", traceparent)]).accepted();
+        assert_eq!(handler.process(&message).status, 200);
+    }
+
+    // The second order's spans leave after the first one's would have.
+    let spans = collector.spans_with(&["OrderIngress", "process orders", "end"]);
+    assert!(spans.iter().all(|span| hex(&span.trace_id) == HOST[3..35]), "{spans:?}");
+    let called: Vec<_> = backend.heard().iter().map(|heard| heard.headers["traceparent"].clone()).collect();
+    assert_eq!((&called[0][..36], &called[0][52..]), (&CLIENT[..36], "-00"));
+    assert_eq!((&called[1][..36], &called[1][52..]), (&HOST[..36], "-01"));
+}
+
+#[test]
 fn a_call_that_is_given_up_is_an_error() {
     let data = Directory::new();
     let collector = Collector::new();
