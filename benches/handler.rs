@@ -1,5 +1,5 @@
 //! The handler compared with a bare hyper server that does the same parsing, validating, storing and serialising; and with itself, when a
-//! schema checks its orders.
+//! schema checks its orders, or when a collector gets its telemetry.
 //!
 //! `cargo bench --bench handler`; `-- --help` for options. See `benches/README.md`.
 
@@ -11,7 +11,7 @@ mod client;
 mod process;
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use serving::stop::StopSignals;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 use waybill::config::{self, Config, LogConfig, Records};
 use waybill::functions::app::App;
@@ -85,6 +85,9 @@ struct Arguments {
     /// Compare orders that a schema of forty properties checks with the same orders under no schema, in `OrderIngress` alone.
     #[arg(long)]
     schema: bool,
+    /// Compare the handler that sends traces, log records and metrics to a collector, one trace in ten, with one that sends nothing.
+    #[arg(long, conflicts_with = "schema")]
+    telemetry: bool,
     /// Where data directories are made [default: Cargo's target directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -138,21 +141,13 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.schema {
         return with_schema(arguments).await;
     }
-    let mut pairs = Vec::new();
-    for round in 0..arguments.rounds {
-        // A B, B A, A B: neither side is always first.
-        let (waybill, bare) = if round % 2 == 0 {
-            let waybill = play(arguments, Side::Waybill, round).await?;
-            (waybill, play(arguments, Side::Bare, round).await?)
-        } else {
-            let bare = play(arguments, Side::Bare, round).await?;
-            (play(arguments, Side::Waybill, round).await?, bare)
-        };
-        pairs.push((waybill, bare));
+    if arguments.telemetry {
+        return with_telemetry(arguments).await;
     }
+    let pairs = by_turns(arguments, [Side::Waybill, Side::Bare], async |side, round| play(arguments, side, round).await).await?;
     println!("\nwaybill to bare, median of pairs (targets: req/s >= 0.90, p99 <= 1.20)");
-    summary("OrderIngress", &pairs.iter().map(|(waybill, bare)| (&waybill.ingress, &bare.ingress)));
-    summary("OrderStatus", &pairs.iter().map(|(waybill, bare)| (&waybill.status, &bare.status)));
+    summary("OrderIngress", &pairs.iter().map(|[waybill, bare]| (&waybill.ingress, &bare.ingress)));
+    summary("OrderStatus", &pairs.iter().map(|[waybill, bare]| (&waybill.status, &bare.status)));
 
     println!("\nstart to accepting: from the spawn to an answered GET /, median of {STARTS} (target: <= 10 ms)");
     let directory = Directory::new(arguments.dir.as_deref())?;
@@ -175,24 +170,73 @@ async fn report(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Orders under a schema, and the same orders under none.
-async fn with_schema(arguments: &Arguments) -> Result<(), Failure> {
+/// Pairs of rounds of two sides, A B, B A, A B: neither side is always first.
+async fn by_turns<T>(
+    arguments: &Arguments,
+    [first, second]: [Side; 2],
+    play: impl AsyncFn(Side, usize) -> Result<T, Failure>,
+) -> Result<Vec<[T; 2]>, Failure> {
     let mut pairs = Vec::new();
     for round in 0..arguments.rounds {
-        let sides = if round % 2 == 0 { [Side::Schema, Side::NoSchema] } else { [Side::NoSchema, Side::Schema] };
-        let mut figures = Vec::new();
-        for side in sides {
-            let running = Running::start(side, arguments).await?;
-            figures.push(ingress(&running, SHIPMENT, arguments, (side, round)).await?);
-        }
-        if round % 2 == 1 {
-            figures.reverse();
-        }
-        pairs.push(figures);
+        pairs.push(if round % 2 == 0 {
+            let figures = play(first, round).await?;
+            [figures, play(second, round).await?]
+        } else {
+            let figures = play(second, round).await?;
+            [play(first, round).await?, figures]
+        });
     }
+    Ok(pairs)
+}
+
+/// Orders under a schema, and the same orders under none.
+async fn with_schema(arguments: &Arguments) -> Result<(), Failure> {
+    let play = async |side, round| ingress(&Running::start(side, arguments).await?, SHIPMENT, arguments, (side, round)).await;
+    let pairs = by_turns(arguments, [Side::Schema, Side::NoSchema], play).await?;
     println!("\nschema to none, median of pairs (target: req/s >= 0.85)");
-    summary("OrderIngress", &pairs.iter().map(|pair| (&pair[0], &pair[1])));
+    summary("OrderIngress", &pairs.iter().map(|[schema, none]| (schema, none)));
     Ok(())
+}
+
+/// The handler with a collector, and without.
+async fn with_telemetry(arguments: &Arguments) -> Result<(), Failure> {
+    let pairs = by_turns(arguments, [Side::Telemetry, Side::Waybill], async |side, round| play(arguments, side, round).await).await?;
+    println!("\ntelemetry to none, median of pairs (target: req/s >= 0.95)");
+    summary("OrderIngress", &pairs.iter().map(|[telemetry, none]| (&telemetry.ingress, &none.ingress)));
+    summary("OrderStatus", &pairs.iter().map(|[telemetry, none]| (&telemetry.status, &none.status)));
+    Ok(())
+}
+
+/// A collector that takes what it is sent, and reads none of it.
+struct Collector {
+    address: SocketAddr,
+    exports: Arc<AtomicU64>,
+    accepting: JoinHandle<()>,
+}
+
+impl Collector {
+    async fn start() -> Result<Self, Failure> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (address, exports) = (listener.local_addr()?, Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&exports);
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let count = Arc::clone(&count);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    async move { request.into_body().collect().await.map(|_| Response::new(Full::<Bytes>::default())) }
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Ok(Self { address, exports, accepting })
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,6 +247,8 @@ enum Side {
     Schema,
     /// The same without the schema.
     NoSchema,
+    /// The handler, with a collector.
+    Telemetry,
 }
 
 impl Side {
@@ -212,6 +258,7 @@ impl Side {
             Self::Bare => "bare",
             Self::Schema => "schema",
             Self::NoSchema => "none",
+            Self::Telemetry => "telemetry",
         }
     }
 
@@ -222,6 +269,7 @@ impl Side {
             Self::Waybill | Self::Bare => &[],
             Self::Schema => &[WORK, ("ORDER_SCHEMA", SCHEMA)],
             Self::NoSchema => &[WORK],
+            Self::Telemetry => &[("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.1")],
         }
     }
 }
@@ -261,6 +309,9 @@ async fn play(arguments: &Arguments, side: Side, round: usize) -> Result<Round, 
     let envelope = Bytes::from(status_envelope(&tracking_id));
     let status = Load { running: &running, arguments, path: "/OrderStatus", expected: "\"statusCode\":200" };
     let status = status.run(Arc::new(move || envelope.clone()), duration, (side, round)).await?;
+    if running.collector.as_ref().is_some_and(|collector| collector.exports.load(Ordering::Relaxed) == 0) {
+        return Err("the collector got nothing".into());
+    }
     Ok(Round { ingress, status })
 }
 
@@ -279,6 +330,7 @@ struct Running {
     program: Program,
     port: u16,
     _directory: Directory,
+    collector: Option<Collector>,
 }
 
 impl Running {
@@ -286,15 +338,21 @@ impl Running {
         let directory = Directory::new(arguments.dir.as_deref())?;
         let port = free_port()?;
         let (program, mut options) = match side {
-            Side::Waybill | Side::Schema | Side::NoSchema => (PathBuf::from(env!("CARGO_BIN_EXE_waybill")), vec!["serve"]),
+            Side::Waybill | Side::Schema | Side::NoSchema | Side::Telemetry => {
+                (PathBuf::from(env!("CARGO_BIN_EXE_waybill")), vec!["serve"])
+            }
             Side::Bare => (std::env::current_exe()?, vec!["--bare"]),
         };
         if side == Side::Bare && arguments.same_log {
             options.push("--same-log");
         }
-        let mut program = start(&program, &options, port, directory.path(), side.settings())?;
+        let collector = if side == Side::Telemetry { Some(Collector::start().await?) } else { None };
+        let endpoint = collector.as_ref().map(|collector| format!("http://{}", collector.address));
+        let mut settings = side.settings().to_vec();
+        settings.extend(endpoint.as_deref().map(|endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)));
+        let mut program = start(&program, &options, port, directory.path(), &settings)?;
         program.accepts(port).await?;
-        let running = Self { program, port, _directory: directory };
+        let running = Self { program, port, _directory: directory, collector };
         let mut connection = running.connect().await?;
         let ready = async {
             while connection.get("/readyz").await?.0 != StatusCode::OK {
