@@ -44,6 +44,8 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const HOST_SENDS: Duration = Duration::from_millis(10);
 /// Failed reads or writes that end a run: the store has a problem, and the next run tries again.
 const MAX_FAILURES: usize = 10;
+/// Records that cannot be read and that a run names: after a rollback there may be thousands, at every run.
+const NAMED: usize = 10;
 /// Orders of a page that are looked at to see whether the workers keep up.
 const SAMPLE: usize = 8;
 /// Longest wait for the workers after a page.
@@ -89,6 +91,10 @@ async fn sweep(app: &App, store: &StatusStore, started: Instant) -> Result<Vec<S
         }
     }
     run.shared.oldest.tell(store.now());
+    if run.unreadable > NAMED {
+        let number = run.unreadable;
+        warn!(sweeper.unreadable = number, "records of overdue orders cannot be read, and were passed over; waybill verify names them all");
+    }
     failpoint!("mid-sweep-before-answer" if run.sent > 0);
     if run.sent > 0 {
         info!(sweeper.messages = run.sent, sweeper.seconds = started.elapsed().as_secs(), "messages of overdue orders are sent again");
@@ -115,6 +121,8 @@ struct Run<'a> {
     /// Number of those that stay overdue, since they could not be read or written: they come first in every later page.
     stuck: u32,
     failures: usize,
+    /// Number of records that could not be read.
+    unreadable: usize,
     /// Whether no page has been asked for yet.
     is_first: bool,
 }
@@ -154,6 +162,7 @@ impl<'a> Run<'a> {
             looked_at: HashSet::new(),
             stuck: 0,
             failures: 0,
+            unreadable: 0,
             is_first: true,
         }
     }
@@ -202,7 +211,10 @@ impl<'a> Run<'a> {
                 }
                 // An order that could not be written stays due.
                 Err(error) => {
-                    warn!(order.tracking_id = %tracking_id, %error, "an overdue order could not be swept; the next run tries again");
+                    self.unreadable += usize::from(error.is_answer());
+                    if !error.is_answer() || self.unreadable <= NAMED {
+                        warn!(order.tracking_id = %tracking_id, %error, "an overdue order could not be swept; the next run tries again");
+                    }
                     METRICS.swept.count(metrics::Swept::Failed);
                     self.stuck += 1;
                     self.failures += usize::from(!error.is_answer());

@@ -107,6 +107,29 @@ fn messages_of_a_newer_versions_orders_hold_up_nothing_and_the_orders_go_on_afte
     assert!(orders.iter().all(|(id, _)| handler.status(id).body["status"] == "completed"));
 }
 
+#[test]
+fn many_records_that_cannot_be_read_do_not_fill_the_log_at_every_sweep() {
+    let data = Directory::new();
+    let handler = Handler::start(data.path(), &[("OVERDUE_AFTER", "100ms")]);
+    for number in 0..30 {
+        submit(&handler, &format!("N-9-{number}"));
+    }
+    change(data.path(), "json_set(record, '$.status', 'suspended')");
+
+    let mut sweeps = 0;
+    eventually("all are overdue", || {
+        handler.sweep();
+        sweeps += 1;
+        let summaries = handler.program.lines_with("waybill verify names them all");
+        summaries.iter().any(|line| line.contains("sweeper.unreadable=30")).then_some(())
+    });
+    handler.program.signal("TERM");
+    let (_, lines) = handler.program.end();
+
+    let named = lines.iter().filter(|line| line.contains("could not be swept")).count();
+    assert!((1..=10 * sweeps).contains(&named), "{named} of {sweeps} runs");
+}
+
 /// Two orders whose records cannot be read any more, and one that can.
 struct Spoilt {
     newer: String,
