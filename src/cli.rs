@@ -12,6 +12,8 @@ mod doctor;
 #[cfg(feature = "local")]
 mod invoke;
 #[cfg(feature = "local")]
+mod replay;
+#[cfg(feature = "local")]
 mod new;
 #[cfg(feature = "local")]
 mod misfit;
@@ -68,6 +70,9 @@ enum Command {
     /// Run one function of a running app, and show its answer, its outputs and its log lines.
     #[cfg(feature = "local")]
     Invoke(invoke::Options),
+    /// Send recorded invocations to the handler once more, without effects, and compare its answers.
+    #[cfg(feature = "local")]
+    Replay(replay::Options),
     /// Make a folder with an app of your own: its order, its work, and what Azure needs.
     #[cfg(feature = "local")]
     New(new::Options),
@@ -276,6 +281,9 @@ enum QuarantineCommand {
 
 /// Exit code of `verify` where everything that can be compared agrees, and something is left for an operator.
 const LEFT_OVER: u8 = 3;
+/// Exit code of wrong use, as of wrong arguments.
+#[cfg(feature = "local")]
+const MISUSED: u8 = 2;
 /// Exit code of the demo that a person stopped, as of any program that SIGINT ends.
 #[cfg(feature = "local")]
 const STOPPED: u8 = 130;
@@ -343,6 +351,13 @@ fn answer(command: Command, environment: &BTreeMap<String, String>) -> Result<Ex
         Command::Local(options) => local::run(options, environment).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]
         Command::Invoke(options) => invoke::run(&options, environment).map(|well| exit_code(well.into())),
+        #[cfg(feature = "local")]
+        Command::Replay(options) => replay::run(&options, environment).map(|outcome| match outcome {
+            replay::Outcome::Same => ExitCode::SUCCESS,
+            replay::Outcome::Differs => ExitCode::FAILURE,
+            replay::Outcome::Misused => ExitCode::from(MISUSED),
+            replay::Outcome::Stopped => ExitCode::from(STOPPED),
+        }),
         #[cfg(feature = "local")]
         Command::New(options) => new::run(&options).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "local")]

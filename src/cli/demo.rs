@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,10 @@ const TAKEN: [&str; 18] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
+
+fn is_taken(name: &str) -> bool {
+    TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name))
+}
 
 macro_rules! say {
     ($voice:expr, $($text:tt)*) => { $voice.say(format_args!("{}\n", format_args!($($text)*))) };
@@ -138,7 +142,7 @@ impl Stage {
     pub(super) fn set(environment: &BTreeMap<String, String>) -> Result<Self, Vec<String>> {
         local::refuse_in_azure(environment)?;
         let mut taken = environment.clone();
-        taken.retain(|name, _| TAKEN.iter().any(|taken| taken.eq_ignore_ascii_case(name)));
+        taken.retain(|name, _| is_taken(name));
         let mut log = LogConfig::read(&taken);
         if !taken.contains_key("RUST_LOG") {
             log.levels = "error".into();
@@ -191,18 +195,11 @@ fn set(settings: &mut Value, name: &str, value: &str) {
 /// One trial of the app; `handler` instead of the one its host.json names.
 async fn walk(stage: &Stage, handler: Option<PathBuf>, trial: &Trial, voice: Voice) -> Result<Shown, Vec<String>> {
     let arguments = Arguments {
-        app: stage.app(),
         port: Some(0),
-        host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         data: Some(stage.directory.0.join("data")),
         handler,
-        content_length: false,
-        lock_duration: Duration::from_mins(1),
-        max_delivery_count: 10,
         drain_timeout: Duration::from_secs(5),
-        log: None,
-        watch: false,
-        build: None,
+        ..Arguments::of(stage.app())
     };
     let (up_sender, up) = oneshot::channel();
     let (done_sender, done) = oneshot::channel::<()>();
@@ -232,7 +229,7 @@ async fn walk(stage: &Stage, handler: Option<PathBuf>, trial: &Trial, voice: Voi
         shown
     };
     let mut options = local::options(arguments);
-    options.inherited = Some(&TAKEN);
+    options.inherited = Some(is_taken);
     let (ended, shown) = tokio::join!(host::run(options, &stage.taken, up_sender, stop), show);
     if is_stopped.get() {
         // The line of the progress ends here. Whatever broke off is what was asked for.

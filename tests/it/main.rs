@@ -52,6 +52,7 @@ mod page;
 mod panic;
 mod processor;
 mod queue;
+mod replay;
 mod service_bus;
 mod settings;
 mod show;

@@ -39,12 +39,36 @@ pub struct Arguments {
     /// Show only log lines about this function, or about this id of an invocation, an order or anything else.
     #[arg(long, value_name = "FUNCTION|ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub log: Option<String>,
+    /// Record what each invocation sends to the handler, and its answer, as files in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub record: Option<PathBuf>,
     /// Replace the handler when a file of the app changes that git does not ignore.
     #[arg(long)]
     pub watch: bool,
     /// Command that builds the handler, for a shell: run at the start and after each change, before the handler is replaced.
     #[arg(long, value_name = "COMMAND", requires = "watch")]
     pub build: Option<String>,
+}
+
+impl Arguments {
+    /// What counts for the app in this folder without an option.
+    pub fn of(app: PathBuf) -> Self {
+        Self {
+            app,
+            port: None,
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            data: None,
+            handler: None,
+            content_length: false,
+            lock_duration: Duration::from_mins(1),
+            max_delivery_count: 10,
+            drain_timeout: Duration::from_secs(10),
+            log: None,
+            record: None,
+            watch: false,
+            build: None,
+        }
+    }
 }
 
 /// A positive time such as 30s, in one or more units.

@@ -1,6 +1,6 @@
 //! Dispatch of an invocation: call the handler, read its answer, send its messages, then reply.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,6 +13,7 @@ use crate::activity::{self, Activity, Begun, Running};
 use crate::app::function::{self, Output, Trigger};
 use crate::handler::client::{CallError, Handler, RawAnswer};
 use crate::log_filter::LogFilter;
+use crate::recording::recorder::{About, Exchange, Recorder};
 use crate::report::Asked;
 use crate::service_bus::broker::{Broker, Outgoing, Properties};
 use crate::wire::answer::{self, Outcome, Outputs, Reply};
@@ -67,6 +68,8 @@ pub(crate) struct Dispatcher {
     pub(crate) activity: Arc<Activity>,
     /// What log lines are shown.
     pub(crate) filter: Option<Arc<LogFilter>>,
+    /// What keeps each exchange with the handler.
+    pub(crate) recorder: Option<Arc<Recorder>>,
     /// Sender of which every running invocation holds a clone: once all are dropped, no invocation runs.
     pub(crate) running: mpsc::Sender<()>,
 }
@@ -123,10 +126,10 @@ impl Dispatcher {
         let id = invocation.id.to_string();
         let noted = self.begin(function, invocation);
         self.saw(function, invocation, &noted, &envelope);
-        let generation = OnceLock::new();
-        let call = self.handler.invoke(&function.name, &id, envelope, &generation);
+        let exchange = self.exchange(function, invocation);
+        let call = self.handler.invoke(&function.name, &id, envelope, &exchange);
         let completing = self.complete(function, invocation, &noted, call);
-        let answered = self.within_timeout(function, invocation, &noted, &generation, completing).await;
+        let answered = self.within_timeout(function, invocation, &noted, &exchange, completing).await;
         noted.end(match &answered {
             Ok(Reply::Response(response)) => activity::Outcome::Completed(Some(response.status)),
             Ok(Reply::None) => activity::Outcome::Completed(None),
@@ -143,6 +146,16 @@ impl Dispatcher {
         self.activity.begin(&Begun { id, function: &function.name, trigger, deliveries, by_hand, report })
     }
 
+    /// The call of the handler that an invocation makes.
+    pub(crate) fn exchange(&self, function: &Callable, invocation: &Invocation) -> Exchange {
+        Exchange::new(self.recorder.as_ref(), || About {
+            function: function.name.clone(),
+            trigger: function.trigger.kind(),
+            invocation: invocation.id,
+            forwarded: function.forwards,
+        })
+    }
+
     /// Takes the ids in the text of an invocation, or of its answer: lines with them are lines about it, for the console, for its report
     /// and for `--log`.
     pub(crate) fn saw(&self, function: &Callable, invocation: &Invocation, noted: &Running<'_>, text: &[u8]) {
@@ -153,22 +166,24 @@ impl Dispatcher {
     }
 
     /// Runs a call under `functionTimeout`. A handler that exceeds it is ended, with all its other calls: the start of the handler that
-    /// the call has written down, which may have been replaced meanwhile.
+    /// the exchange has written down, which may have been replaced meanwhile.
     pub(crate) async fn within_timeout<T>(
         &self,
         function: &Callable,
         invocation: &Invocation,
         noted: &Running<'_>,
-        generation: &OnceLock<u64>,
+        exchange: &Exchange,
         call: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
         let Some(timeout) = self.function_timeout else { return call.await };
         if let Ok(answered) = tokio::time::timeout(timeout + TIMEOUT_GRACE, call).await {
             return answered;
         }
-        let failed = failed(function, invocation, Some(noted), &format_args!("it ran into functionTimeout ({timeout:?})"));
+        let reason = format!("it ran into functionTimeout ({timeout:?})");
+        exchange.failed(&reason);
+        let failed = failed(function, invocation, Some(noted), &reason);
         // Without one the call was still waiting for a handler.
-        if let Some(generation) = generation.get() {
+        if let Some(generation) = exchange.generation.get() {
             warn!("the handler that ran it is ended, and started again unless a newer one answers");
             self.handler.kill(*generation).await;
         }

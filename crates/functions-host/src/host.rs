@@ -1,5 +1,7 @@
 //! The host: reads the app, starts its handler and the triggers, runs, stops.
 
+pub(crate) mod launch;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,20 +24,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::activity::Activity;
-use crate::app::host_json::Executable;
 use crate::app::{App, Refusal};
 use crate::arguments::Arguments;
 use crate::console::body::Answered;
 use crate::console::panel::{self, Panel};
 use crate::console::{Console, Facts};
 use crate::dispatch::{Callable, Dispatcher};
-use crate::handler;
 use crate::handler::replacing;
-use crate::handler::supervisor::{self, Launch, Plan, Supervisor};
+use crate::handler::supervisor::{self, Supervisor};
+use crate::host::launch::{is_named, plan, shown};
 use crate::log_filter::LogFilter;
+use crate::recording::recorder::Recorder;
 use crate::service_bus::broker::{Broker, Rules};
 use crate::service_bus::rest::Rest;
 use crate::trigger::http::Front;
@@ -80,9 +81,9 @@ pub struct Options {
     pub panel: Option<panel::Make>,
     /// Variables for the handler, which take precedence over its settings.
     pub variables: BTreeMap<String, String>,
-    /// Names of the variables that the handler inherits; `None` is the whole environment of this process. The settings of the app and
-    /// the variables of the host are added in both cases.
-    pub inherited: Option<&'static [&'static str]>,
+    /// Whether the handler inherits the variable of this name; `None` is the whole environment of this process. The settings of the app
+    /// and the variables of the host are added in both cases.
+    pub inherited: Option<fn(&str) -> bool>,
 }
 
 impl Options {
@@ -160,6 +161,8 @@ pub async fn run(
         Some(check) if is_named(&plan.executable, options.own_handler) => check(&app.root, &app.settings, &handlers)?,
         _ => Vec::new(),
     };
+    let name = app.root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let recorder = arguments.record.as_ref().map(|path| Recorder::start(path, &name)).transpose().map_err(one)?;
     let open = data.clone();
     let rules = Rules { lock_duration: arguments.lock_duration, max_delivery_count: arguments.max_delivery_count };
     let broker = tokio::task::spawn_blocking(move || Broker::open(&open, rules)).await.map_err(|error| one(error.to_string()))?;
@@ -188,7 +191,7 @@ pub async fn run(
     let (running, ended) = mpsc::channel(1);
     let queues = broker.clone();
     let function_timeout = app.host.function_timeout;
-    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout, activity, filter, running });
+    let dispatcher = Arc::new(Dispatcher { handler, broker, function_timeout, activity, filter, recorder: recorder.clone(), running });
     let functions: Vec<_> = app.functions.iter().map(|function| Arc::new(Callable::of(function, app.forwards(function)))).collect();
     let front = Arc::new(Front::new(&app, Arc::clone(&dispatcher), functions.clone(), options.command, address.ip().is_loopback()));
 
@@ -196,7 +199,11 @@ pub async fn run(
         warn!("{line}");
     }
     let drain_timeout = arguments.drain_timeout;
-    let watch = arguments.watch.then(|| Watch::new(&app.root, &data, arguments.build.clone()));
+    let watch = arguments.watch.then(|| {
+        // What the host writes is no part of the app.
+        let own = [Some(&data), arguments.record.as_ref()].into_iter().flatten().cloned().collect();
+        Watch::new(&app.root, own, arguments.build.clone())
+    });
     let shown = panel.clone();
     let host = Host {
         data,
@@ -217,6 +224,10 @@ pub async fn run(
     };
     if let Some(panel) = shown {
         panel.close().await;
+    }
+    if let Some(recorder) = recorder {
+        // A thread that broke down has written what it could.
+        drop(tokio::task::spawn_blocking(move || recorder.finish()).await);
     }
     ended?;
     queues.close().await;
@@ -369,69 +380,11 @@ async fn broken_down(tasks: &mut JoinSet<()>) -> String {
     std::future::pending().await
 }
 
-/// Launch options of the handler, and a notice for the person, if any.
-fn plan(
-    options: &Options,
-    app: &App,
-    data: &Path,
-    address: SocketAddr,
-    rest_address: SocketAddr,
-    environment: &BTreeMap<String, String>,
-) -> Result<(Plan, Option<String>), Vec<String>> {
-    let custom = app.host.custom_handler.clone();
-    let mut notice = None;
-    let executable = match (&options.arguments.handler, &custom.executable) {
-        (Some(handler), _) => std::path::absolute(handler).unwrap_or_else(|_| handler.clone()),
-        (None, Executable::File(path)) => path.clone(),
-        (None, Executable::OnPath(program)) if is_named(Path::new(program), options.own_handler) => {
-            let this = std::env::current_exe().map_err(|error| vec![format!("cannot find this program: {error}")])?;
-            notice = Some(format!("{program} is not built in {}: using {} itself as the handler", app.root.display(), this.display()));
-            this
-        }
-        (None, Executable::OnPath(program)) => program.into(),
-    };
-    let mut settings = app.settings.clone();
-    settings.extend(options.variables.clone());
-    let port = handler::free_port().map_err(|error| vec![format!("no port is free for the handler: {error}")])?;
-    let played = [
-        ("AZURE_FUNCTIONS_ENVIRONMENT", "Development".to_owned()),
-        ("FUNCTIONS_CORETOOLS_ENVIRONMENT", "True".to_owned()),
-        ("AzureWebJobsScriptRoot", app.root.display().to_string()),
-        ("WEBSITE_HOSTNAME", shown(address)),
-    ];
-    let rest_endpoint = options.rest_endpoint_setting.map(|name| (name, format!("http://{rest_address}")));
-    let data_directory = options.data_setting.map(|name| (name, data.display().to_string()));
-    settings.extend(played.into_iter().chain(rest_endpoint).chain(data_directory).map(|(name, value)| (name.to_owned(), value)));
-    let (root, environment) = (app.root.clone(), environment.clone());
-    let (working_directory, initialization_timeout) = (custom.working_directory.clone(), custom.initialization_timeout);
-    let launch = move |port| {
-        let mut settings = settings.clone();
-        settings.extend(supervisor::variables(&root, &Uuid::new_v4().to_string(), port));
-        let lookup = |name: &str| settings.get(name).or_else(|| environment.get(name)).cloned();
-        Launch { arguments: custom.arguments(lookup), environment: settings }
-    };
-    let plan = Plan {
-        port,
-        executable,
-        launch: Box::new(launch),
-        working_directory,
-        initialization_timeout,
-        record: data.join("handler.json"),
-        inherited: options.inherited,
-    };
-    Ok((plan, notice))
-}
-
 fn tell(notices: &[String]) {
     for line in notices {
         info!("{line}");
         info!(target: PEOPLE, "{line}");
     }
-}
-
-/// Whether a program has this name, with or without an extension.
-fn is_named(program: &Path, name: Option<&str>) -> bool {
-    program.file_stem().zip(name).is_some_and(|(stem, name)| stem.eq_ignore_ascii_case(name))
 }
 
 /// Locks the data directory: two hosts on one queue would each take the other's messages for free.
@@ -454,11 +407,6 @@ fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         std::io::ErrorKind::AddrNotAvailable => format!("{} is no address of this machine: pass another --host", address.ip()),
         _ => format!("cannot listen on {address}: {error}"),
     })
-}
-
-/// Address as a person types it.
-fn shown(address: SocketAddr) -> String {
-    if address.ip().is_loopback() || address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
 }
 
 /// Runs the host as a command: prints the `welcome` once the handler answers, stops on Ctrl-C. Without a welcome the same is a line of

@@ -11,6 +11,8 @@ mod activity;
 mod dispatch;
 pub mod handler;
 mod log_filter;
+pub mod recording;
+pub mod replay;
 pub mod report;
 pub mod service_bus;
 pub mod trigger;

@@ -28,8 +28,8 @@ const MOST_LOOKS: usize = 50;
 /// A folder that is watched.
 pub(crate) struct Watch {
     root: PathBuf,
-    /// The host's own directory, which is no part of the app.
-    data: PathBuf,
+    /// The host's own directories, which are no part of the app.
+    own: Vec<PathBuf>,
     /// Command that builds the handler.
     build: Option<String>,
     /// Files that change all the time, and so are no reason for a build.
@@ -38,8 +38,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// A folder that nothing is known of yet.
-    pub(crate) fn new(root: &Path, data: &Path, build: Option<String>) -> Self {
-        Self { root: root.to_owned(), data: data.to_owned(), build, restless: BTreeSet::new() }
+    pub(crate) fn new(root: &Path, own: Vec<PathBuf>, build: Option<String>) -> Self {
+        Self { root: root.to_owned(), own, build, restless: BTreeSet::new() }
     }
 
     /// Runs until it is dropped, and says when there is a handler to start. Dropping it ends a running build.
@@ -146,8 +146,8 @@ impl Watch {
     }
 
     async fn look(&self) -> Files {
-        let (root, data) = (self.root.clone(), self.data.clone());
-        tokio::task::spawn_blocking(move || files::look(&root, &data)).await.unwrap_or_default()
+        let (root, own) = (self.root.clone(), self.own.clone());
+        tokio::task::spawn_blocking(move || files::look(&root, &own)).await.unwrap_or_default()
     }
 
     /// Whether the host reads a file at its start: `host.json`, `local.settings.json`, or `function.json` of a function.

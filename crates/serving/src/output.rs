@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,11 @@ const WRITER: &str = "output";
 /// Lines that were dropped since the start, of all streams.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-pub(crate) static STDOUT: Stream = Stream::new("stdout", || Box::new(io::stdout()));
+/// Whether stdout is for data alone.
+static IS_ASIDE: AtomicBool = AtomicBool::new(false);
+
+pub(crate) static STDOUT: Stream =
+    Stream::new("stdout", || if IS_ASIDE.load(Ordering::Relaxed) { Box::new(io::stderr()) } else { Box::new(io::stdout()) });
 pub(crate) static STDERR: Stream = Stream::new("stderr", || Box::new(io::stderr()));
 
 /// A stream, and what waits to be written to it.
@@ -137,6 +141,11 @@ impl Drop for Output {
     fn drop(&mut self) {
         flush();
     }
+}
+
+/// Has every line go to stderr: stdout is for the data of a command. Call it before the log is started.
+pub fn aside() {
+    IS_ASIDE.store(true, Ordering::Relaxed);
 }
 
 /// Starts the threads. A panic is told by them too: the thread that panicked would else wait for the reader of stderr.

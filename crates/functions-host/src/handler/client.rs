@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
+
+use crate::recording::recorder::Exchange;
 
 /// Host version that this stand-in follows.
 pub(crate) const HOST_VERSION: &str = "4.1037.0.0";
@@ -117,40 +118,64 @@ impl Handler {
         }
     }
 
-    /// Posts an invocation. `generation` gets the number of the start that takes it.
+    /// Posts an invocation. The exchange gets the number of the start that takes it.
     pub(crate) async fn invoke(
         &self,
         function: &str,
         invocation: &str,
         envelope: Vec<u8>,
-        generation: &OnceLock<u64>,
+        exchange: &Exchange,
     ) -> Result<RawAnswer, CallError> {
         let running = self.ready().await?;
-        generation.get_or_init(|| running.generation);
         let request = Request::post(uri(running.port, function)?)
             .header("X-Azure-Functions-HostVersion", HOST_VERSION)
             .header("X-Azure-Functions-InvocationId", invocation)
             .header(USER_AGENT, "Azure-Functions-Host/4.1037.0.0")
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"))
             .body(FramedBody { data: Some(envelope.into()), sized: !self.chunked });
-        self.call(running, request.map_err(|error| CallError::Broken(error.to_string()))?).await
+        self.call(running, request.map_err(|error| CallError::Broken(error.to_string()))?, exchange).await
     }
 
-    /// Passes a request on as it is (`enableForwardingHttpRequest`). `generation` gets the number of the start that takes it.
+    /// Passes a request on as it is (`enableForwardingHttpRequest`). The exchange gets the number of the start that takes it.
     pub(crate) async fn forward(
         &self,
         mut request: Request<Bytes>,
         path_and_query: &str,
-        generation: &OnceLock<u64>,
+        exchange: &Exchange,
     ) -> Result<RawAnswer, CallError> {
         let running = self.ready().await?;
-        generation.get_or_init(|| running.generation);
         *request.uri_mut() = uri(running.port, path_and_query.trim_start_matches('/'))?;
-        self.call(running, request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true })).await
+        self.call(running, request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized: true }), exchange).await
+    }
+
+    /// Sends a recorded request again, framed as the host frames it. The exchange gets the number of the start that takes it.
+    pub(crate) async fn resend(
+        &self,
+        mut request: Request<Bytes>,
+        is_forwarded: bool,
+        exchange: &Exchange,
+    ) -> Result<RawAnswer, CallError> {
+        let running = self.ready().await?;
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        *request.uri_mut() = uri(running.port, path.trim_start_matches('/'))?;
+        let sized = is_forwarded || !self.chunked;
+        self.call(running, request.map(|body| FramedBody { data: (!body.is_empty()).then_some(body), sized }), exchange).await
     }
 
     /// Calls a start of the handler, which is not ended meanwhile because of a newer one.
-    async fn call(&self, running: Running, request: Request<FramedBody>) -> Result<RawAnswer, CallError> {
+    async fn call(&self, running: Running, request: Request<FramedBody>, exchange: &Exchange) -> Result<RawAnswer, CallError> {
+        exchange.generation.get_or_init(|| running.generation);
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        exchange.sends(request.method().as_str(), path, request.headers(), request.body().data.as_ref());
+        let answered = self.answered(running, request).await;
+        match &answered {
+            Ok(answer) => exchange.answered(answer.status.as_u16(), &answer.headers, &answer.body),
+            Err(error) => exchange.failed(&error.to_string()),
+        }
+        answered
+    }
+
+    async fn answered(&self, running: Running, request: Request<FramedBody>) -> Result<RawAnswer, CallError> {
         let broken = |error: &dyn std::error::Error| CallError::Broken(source_text(error));
         let response = self.client.request(request).await.map_err(|error| broken(&error))?;
         let (parts, body) = response.into_parts();

@@ -58,8 +58,8 @@ pub(crate) struct Plan {
     pub(crate) launch: Box<dyn Fn(u16) -> Launch + Send + Sync>,
     /// Working directory.
     pub(crate) working_directory: PathBuf,
-    /// Names of the inherited variables; `None` is every variable of this process.
-    pub(crate) inherited: Option<&'static [&'static str]>,
+    /// Whether a variable of this process is inherited; `None` is every one.
+    pub(crate) inherited: Option<fn(&str) -> bool>,
     /// Time until the first answer.
     pub(crate) initialization_timeout: Duration,
     /// File that names the running process, so that the next host can end an orphan.
@@ -208,8 +208,8 @@ impl Supervisor {
         let Launch { arguments, environment } = (self.plan.launch)(port);
         let mut command = Command::new(&self.plan.executable);
         command.args(arguments).current_dir(&self.plan.working_directory);
-        if let Some(names) = self.plan.inherited {
-            command.env_clear().envs(names.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        if let Some(is_inherited) = self.plan.inherited {
+            command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited)));
         }
         command.envs(&environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

@@ -5,8 +5,8 @@ pub(crate) mod head;
 pub mod route;
 mod target;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::app::App;
 use crate::app::function::Trigger;
 use crate::dispatch::{self, Callable, Dispatcher, Failed, Invocation};
 use crate::handler::client::HOST_VERSION;
+use crate::recording::recorder::Exchange;
 use crate::trigger::http::head::Head;
 use crate::trigger::http::route::{Params, Route};
 use crate::trigger::http::target::Path;
@@ -328,7 +329,7 @@ impl Front {
         if !is_up.unwrap_or(false) {
             return text(StatusCode::SERVICE_UNAVAILABLE, "no handler is up\n");
         }
-        match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics", &OnceLock::new()).await {
+        match self.dispatcher.handler.forward(Request::new(Bytes::new()), "metrics", &Exchange::default()).await {
             Ok(answer) => {
                 let mut response = Response::new(Full::new(answer.body));
                 *response.status_mut() = answer.status;
@@ -445,12 +446,12 @@ async fn forward(
     let running = dispatcher.running.clone();
     let noted = dispatcher.begin(function, invocation);
     dispatcher.saw(function, invocation, &noted, request.body());
-    let generation = OnceLock::new();
+    let exchange = dispatcher.exchange(function, invocation);
     let call = async {
-        let forwarded = dispatcher.handler.forward(request, target, &generation).await;
+        let forwarded = dispatcher.handler.forward(request, target, &exchange).await;
         forwarded.map_err(|error| dispatch::failed(function, invocation, Some(&noted), &error))
     };
-    let answered = dispatcher.within_timeout(function, invocation, &noted, &generation, call).await;
+    let answered = dispatcher.within_timeout(function, invocation, &noted, &exchange, call).await;
     noted.end(match &answered {
         Ok(answer) => Outcome::Completed(Some(answer.status.as_u16())),
         Err(_) => Outcome::Failed,

@@ -13,11 +13,12 @@ pub(super) const SETTINGS: [&str; 2] = ["local.settings.json", "local.settings.j
 pub(super) type Files = BTreeMap<PathBuf, (SystemTime, u64)>;
 
 /// Looks at every file. One that cannot be read is left out, as one that is being replaced.
-pub(super) fn look(root: &Path, data: &Path) -> Files {
-    let (own, name) = (data.canonicalize().ok(), data.file_name().map(ToOwned::to_owned));
+pub(super) fn look(root: &Path, own: &[PathBuf]) -> Files {
+    let own: Vec<_> = own.iter().filter_map(|path| Some((path.canonicalize().ok()?, path.file_name()?.to_owned()))).collect();
     // The same folder may have several paths.
-    let is_own =
-        move |entry: &DirEntry| own.is_some() && Some(entry.file_name()) == name.as_deref() && entry.path().canonicalize().ok() == own;
+    let is_own = move |entry: &DirEntry| {
+        own.iter().any(|(path, name)| entry.file_name() == name && entry.path().canonicalize().ok().as_ref() == Some(path))
+    };
     // A folder counts as git would count it, also where no repository is made yet.
     let walk = WalkBuilder::new(root)
         .hidden(false)
