@@ -109,6 +109,11 @@ impl Fake {
         self.state.heard.lock().unwrap().clone()
     }
 
+    /// What was asked of this target: a test that asks again and again must not copy everything else each time.
+    pub fn heard_at(&self, target: &str) -> Vec<Heard> {
+        self.state.heard.lock().unwrap().iter().filter(|heard| heard.target() == target).cloned().collect()
+    }
+
     pub fn until_heard(&self, requests: usize) {
         eventually("it is asked", || (self.state.heard.lock().unwrap().len() >= requests).then_some(()));
     }

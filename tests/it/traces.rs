@@ -44,7 +44,7 @@ impl Collector {
     }
 
     pub fn bodies(&self, path: &str) -> Vec<Vec<u8>> {
-        self.0.heard().into_iter().filter(|heard| heard.target() == path).map(|heard| heard.bytes).collect()
+        self.0.heard_at(path).into_iter().map(|heard| heard.bytes).collect()
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -321,7 +321,7 @@ fn a_collector_that_takes_traces_alone_is_told_of_once_and_loses_no_trace() {
         let status = if heard.target() == "/v1/traces" { 200 } else { 404 };
         reply(status, &[("Content-Type", "application/x-protobuf")], "")
     }));
-    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "20")];
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.0.url.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
     let mut handler = Handler::start(data.path(), &settings);
     for number in 0..5 {
         handler.ingress(Some(&order(&format!("T-10-{number}")).to_string()), &[]).accepted();
