@@ -97,7 +97,7 @@ fn files(options: &Options) -> Result<(BTreeMap<String, String>, Vec<String>), S
     let key = if order.has_id { "" } else { "-H \"Idempotency-Key: $(date +%s)\" " };
     let readme = readme.replace("NAME", name).replace("KEY", key);
     files.insert("README.md".into(), readme.replace("`SCHEMA`", &format!("`{}`", schema.name())).replace("SCHEMA", &quoted(schema.name())));
-    files.insert(".gitignore".into(), "/target\n/.waybill\n/local.settings.json\n".into());
+    files.insert(".gitignore".into(), "/target\n/.waybill\n/recordings\n/local.settings.json\n".into());
     let settings = serde_json::to_string_pretty(&settings).map_err(|error| error.to_string())?;
     files.insert("local.settings.json.example".into(), settings + "\n");
     schema.add_to(&mut files)?;
