@@ -98,7 +98,7 @@ fn an_orders_walk_is_recorded_and_the_same_handler_answers_the_same() {
 #[test]
 fn a_handler_that_answers_differently_is_told_with_the_place_and_both_values() {
     let directory = Directory::new();
-    let (folder, id) = walk(&directory);
+    let (folder, _) = walk(&directory);
     let arguments = [folder.to_str().unwrap(), "--app", repository().to_str().unwrap()];
 
     let (code, text) = replay(&arguments, &[("TAX_RATE", "0.5")]);
@@ -111,7 +111,6 @@ fn a_handler_that_answers_differently_is_told_with_the_place_and_both_values() {
     let status = lines.iter().find(|line| line["function"] == "OrderStatus").unwrap();
     let tax = status["differences"].as_array().unwrap().iter().find(|one| one["pointer"] == "/body/Outputs/res/body/result/tax").unwrap();
     assert_eq!((&status["outcome"], &tax["recorded"], &tax["replayed"]), (&json!("differs"), &json!("8.86"), &json!("22.15")));
-    assert!(!text.contains(&id) || text.contains("differs    OrderStatus"), "{text}");
 }
 
 #[test]
@@ -155,8 +154,8 @@ fn a_handler_in_another_language_is_recorded_and_replayed() {
     recorded(&folder, "Case", 2);
     recorded(&folder, "Sink", 1);
     stop(host);
-    let arguments = [folder.to_str().unwrap(), "--app", app.root().to_str().unwrap()].map(str::to_owned);
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let root = app.root();
+    let arguments = [folder.to_str().unwrap(), "--app", root.to_str().unwrap()];
 
     let (code, same) = replay(&arguments, &[]);
     let handler = fs::read_to_string(app.root().join("handler.py")).unwrap();
