@@ -3,13 +3,14 @@
 //! The rows of the table in `docs/cosmos.md` are the tests of this file.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::emulator::Emulator;
+use crate::fake::{Fake, reply};
 use crate::support::{
     Answer, Directory, Handler, Host, Program, events, eventually, hopeless, http_envelope, order, request, submit as accepted,
     submit_until_accepted, try_submit,
@@ -179,6 +180,31 @@ fn a_write_whose_answer_is_lost_is_known_as_our_own() {
     assert_eq!(processed.status, 200);
     completed_once(&handler, &id);
     assert_eq!(emulator.figures()["faulted"], 2, "both answers were lost");
+}
+
+#[test]
+fn an_end_whose_answers_are_all_lost_is_told_once_the_store_answers() {
+    let emulator = Arc::new(Emulator::start(&[]));
+    let shared = Arc::clone(&emulator);
+    let backend = Fake::answering(move |_, _| {
+        shared.fault(&json!({ "kind": "dropAfterWrite", "operations": ["replace"] }));
+        reply(200, &[], "{}")
+    });
+    let handler = handler(&emulator, &[("FULFILLMENT_URL", &backend.url)]);
+    let (id, message) = accepted(&handler, "C-24");
+
+    let processed = std::thread::scope(|scope| {
+        let processed = scope.spawn(|| handler.process(&message).status);
+        let is_lost = |line: &String| line.contains("the end of a try could not be recorded");
+        eventually("the end is lost", || handler.program.lines().iter().any(is_lost).then_some(()));
+        emulator.calm();
+        processed.join().unwrap()
+    });
+
+    assert_eq!(processed, 200);
+    completed_once(&handler, &id);
+    let told = handler.program.lines().iter().filter(|line| line.contains("order completed") && line.contains(&id)).count();
+    assert_eq!(told, 1);
 }
 
 #[test]

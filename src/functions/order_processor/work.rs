@@ -136,7 +136,8 @@ impl<'a> ClaimedOrder<'a> {
             failpoint!("before-finish" if matches!(outcome, Outcome::Ended(_)));
             failpoint!("before-retry-record" if matches!(outcome, Outcome::Again(..)));
             match self.write(end).await {
-                Ok(()) => return Ok(()),
+                // The answer to an earlier repetition was lost.
+                Ok(()) | Err(NotWritten::Fenced(Fenced::AlreadyEnded)) => return Ok(()),
                 Err(NotWritten::Fenced(fenced)) => return Err(self.stop(fenced)),
                 Err(NotWritten::Store(error)) if Instant::now() >= until || error.is_answer() => {
                     return Err(Next::Abandon(store_is_away(&error)));
@@ -181,7 +182,7 @@ impl<'a> ClaimedOrder<'a> {
     fn stop(&self, fenced: Fenced) -> Next {
         if fenced == Fenced::Superseded {
             let record = &self.latest.record;
-            warn!(order.tracking_id = %record.tracking_id, order.fence = record.fence, "another worker took this order; stopping without a trace");
+            warn!(order.tracking_id = %record.tracking_id, order.fence = record.fence, "another worker took this order; nothing more is written here");
         }
         Next::Complete
     }
