@@ -29,10 +29,11 @@ use crate::functions::reply::{Conclusion, Refusal};
 use crate::outbound::backoff::Backoff;
 use crate::store::{Etag, Replaced, StatusStore, StoreError, Versioned};
 
-/// Pauses between two looks at an order that another worker holds: it may end at any time, or vanish.
+/// Pauses between two looks at an order that another worker holds, since that worker may end the order at any time, or vanish; and
+/// between two tries to write.
 const LOOK_PAUSE: Backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(500) };
 /// Stale looks in a row after which the pause before the next look grows no more.
-const MAX_STALE_LOOKS: u32 = 10;
+const LONGEST_STALE_PAUSE: u32 = 10;
 
 /// Takes a message, claims its order, does the work, ends it.
 pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
@@ -42,7 +43,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
         Err(refusal) => return Conclusion::new(Err(refusal)),
     };
     let delivery_count = queue_message.delivery_count;
-    let (message, store) = match message(&app, &queue_message.text).await {
+    let (message, store) = match read_message(&app, &queue_message.text).await {
         Ok(found) => found,
         Err(refusal) => return Conclusion { delivery_count, ..Conclusion::new(Err(refusal)) },
     };
@@ -53,7 +54,7 @@ pub async fn run(app: Arc<App>, invocation: Invocation) -> Conclusion {
 }
 
 /// The message, and the store once it is open.
-async fn message<'a>(app: &'a App, text: &str) -> Result<(Message, &'a StatusStore), Refusal> {
+async fn read_message<'a>(app: &'a App, text: &str) -> Result<(Message, &'a StatusStore), Refusal> {
     let wait = app.config.time_budget.store_wait;
     let store = tokio::time::timeout(wait, app.store.wait()).await.map_err(|_| store_is_away(&StoreError::NotApplied))?;
     let read = adoption::read(app, store, wait, text).await.map_err(|error| store_is_away(&error))?;
@@ -81,9 +82,9 @@ async fn attempt(delivery: &mut Delivery<'_>) -> Result<(), Next> {
     order.record_end(outcome).instrument(info_span!(target: SPANS, "end")).await
 }
 
-/// What follows when an attempt stops before its end.
+/// What follows when an attempt stops before its last step. An `Err` only so that `?` leaves the attempt.
 enum Next {
-    /// Nothing is left to do for this message: it may be completed.
+    /// Nothing is left to do for this message, which is no failure: it may be completed.
     Complete,
     /// The message must be delivered again.
     Abandon(Refusal),
@@ -98,9 +99,9 @@ enum Reason {
     /// The store did not answer a write. The decision is made anew: by the time the store answers, a lease granted in that write may
     /// have run out.
     Unwritten(StoreError),
-    /// Another worker holds the order until this moment, or ends it sooner, and no message will come.
+    /// Something may end the wait before this moment, such as the worker that holds the order, and no message will come: looked at often.
     Held(Timestamp),
-    /// No worker may take the order before this moment, and no message will come for it.
+    /// No worker may take the order before this moment, and no message will come for it: slept through.
     Waits(Timestamp),
 }
 
@@ -110,11 +111,11 @@ struct Delivery<'a> {
     store: &'a StatusStore,
     invocation: &'a str,
     message: &'a Message,
-    /// Whether the message was never delivered before.
+    /// Whether the message was never delivered before, as far as the host says. Only such a delivery tells how long the queue is.
     is_first: bool,
     /// The work must have ended by then: at `functionTimeout` the host ends the whole handler.
     deadline: Instant,
-    /// How long the delivery waits for an order for which no message will come.
+    /// How long the delivery waits for an order for which no message will come (`config/time_budget.rs`).
     order_wait: WaitBudget,
     /// Looks since the last wait whose record was not the latest version, or could not be replaced.
     stale_looks: u32,
@@ -155,7 +156,7 @@ impl<'a> Delivery<'a> {
         let found = if self.stale_looks == 0 {
             functions::retry_store(wait, || store.read(tracking_id)).await
         } else {
-            tokio::time::sleep(LOOK_PAUSE.first * self.stale_looks.min(MAX_STALE_LOOKS)).await;
+            tokio::time::sleep(LOOK_PAUSE.first * self.stale_looks.min(LONGEST_STALE_PAUSE)).await;
             functions::retry_store(wait, || store.read_latest(tracking_id)).await
         };
         let found = found.map_err(|error| match error {

@@ -232,3 +232,16 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Function, Receiver};
+
+    #[test]
+    fn every_function_is_measured() {
+        for name in FUNCTIONS {
+            assert!(Function::of(name).is_some() != Receiver::of(name).is_some(), "{name}");
+        }
+    }
+}
