@@ -14,10 +14,12 @@ use crate::support::{
 
 /// Runs a program on a terminal of its own, with this number of columns, and passes on what it prints.
 const TERMINAL: &str = "
-import fcntl, os, pty, struct, sys, termios
+import fcntl, os, pty, signal, struct, sys, termios
 child, terminal = pty.fork()
 if child == 0:
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 50, int(sys.argv[1]), 0, 0))
+    # The end of the terminal ends the program, also where the tests run under nohup.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.execv(sys.argv[2], sys.argv[2:])
 while True:
     try:
