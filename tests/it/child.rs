@@ -310,6 +310,11 @@ fn a_handler_that_outlives_its_wrapper_script_and_its_host_is_ended_by_the_next_
 
     assert!(!lives(handler), "{:?}", host.program.lines());
     assert_eq!(logged(&host, "ending a handler that an earlier host left behind"), 1);
+    // This one's outlives it too.
+    let another = || Some(number(&directory.path().join("pid"))).filter(|process| *process != handler);
+    let left = eventually("its own handler starts", another);
+    drop(host);
+    signal(left, "KILL");
 }
 
 #[test]
