@@ -205,9 +205,10 @@ impl CCompiler {
                 for_target("CC", target)
             ));
         };
-        // The compiler must be one word; and zig does not know Rust's name of the target, which the crates hand it.
+        // The compiler must be one word; zig does not know Rust's name of the target, which the crates hand it; and it checks for undefined
+        // behaviour in code that it does not optimise, by functions that no linker but its own finds.
         let script = format!(
-            "#!/bin/sh\nfor a; do shift; case \"$a\" in --target=*) ;; *) set -- \"$@\" \"$a\" ;; esac; done\nexec {zig} cc -target {arch}-linux-musl \"$@\"\n"
+            "#!/bin/sh\nfor a; do shift; case \"$a\" in --target=*) ;; *) set -- \"$@\" \"$a\" ;; esac; done\nexec {zig} cc -target {arch}-linux-musl -fno-sanitize=undefined \"$@\"\n"
         );
         let path = place.join(format!("zig-cc-{arch}"));
         std::fs::write(&path, script).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
